@@ -1,0 +1,163 @@
+//! `LockPool`: named resources, each held by one holder at a time.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, core::Rule};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    lease::LeasePolicy,
+    schema,
+    status::{CommonStatus, Holder},
+};
+
+/// What a user declares of a pool.
+#[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[kube(
+    group = "tenure.dev",
+    version = "v1alpha1",
+    kind = "LockPool",
+    plural = "lockpools",
+    shortname = "lp",
+    category = "tenure",
+    namespaced,
+    doc = "LockPool is a set of named resources, each held by one holder at a time and handed on first come, first served.",
+    derive = "PartialEq",
+    status = "LockPoolStatus",
+    validation = schema::name_rule(),
+    printcolumn(name = "Total", type_ = "integer", json_path = ".status.total", description = "Resources of the pool, disabled ones included"),
+    printcolumn(name = "Held", type_ = "integer", json_path = ".status.held", description = "Resources that are held"),
+    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting", description = "Requests in the queue"),
+    printcolumn(name = "Held by", type_ = "string", json_path = ".status.heldBy", description = "Who holds which resource, the longest hold first, and how many more hold"),
+    printcolumn(name = "Oldest", type_ = "date", json_path = ".status.holders[0].acquiredAt", description = "Age of the longest hold"),
+    printcolumn(name = "Until", type_ = "string", json_path = ".status.holders[0].expiresAt", description = "When the lease of the longest hold ends unless it is renewed"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#, description = "Whether Redis has what the spec says and grants it"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Age of this object"),
+    printcolumn(name = "Free", type_ = "integer", priority = 1, json_path = ".status.free", description = "Resources that can be granted now"),
+    printcolumn(name = "Next", type_ = "string", priority = 1, json_path = ".status.waiters[0].pod", description = "Who is granted next"),
+    printcolumn(name = "Lease", type_ = "integer", priority = 1, json_path = ".spec.leaseDurationSeconds", description = "Length of a lease in seconds"),
+    printcolumn(name = "Max hold", type_ = "integer", priority = 1, json_path = ".spec.maxHoldSeconds", description = "Longest hold in seconds"),
+    printcolumn(name = "Order", type_ = "string", priority = 1, json_path = ".spec.order", description = "Which free resource is granted first"),
+    printcolumn(name = "Fencing floor", type_ = "integer", priority = 1, json_path = ".status.fencingFloor", description = "Every new fencing token is larger after a loss of Redis' data"),
+    printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, description = "Why it is ready or not"),
+    printcolumn(name = "Message", type_ = "string", priority = 1, json_path = r#".status.conditions[?(@.type=="Ready")].message"#, description = "What is the matter and what to do"),
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [source_rule(), schema::max_hold_rule()]))]
+pub struct LockPoolSpec {
+    /// Resources of the pool by name, 1 to 1024; excludes generate. One that is taken out while it is held drains: its
+    /// holder keeps it and nobody gets it next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 1024),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub resources: Vec<PoolResource>,
+
+    /// Resources that are generated as prefix and a number from 0; excludes resources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<Generate>,
+
+    /// Which free resource is granted first: LeastRecentlyUsed spreads the load, MostRecentlyUsed keeps caches warm,
+    /// Random depends on nothing.
+    #[serde(default)]
+    pub order: Order,
+
+    /// How long leases run and how they end.
+    #[serde(flatten)]
+    pub lease: LeasePolicy,
+}
+
+/// A resource of a pool.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolResource {
+    /// Name of the resource, unique in the pool, at most 63 characters.
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = [resource_name_rule()]))]
+    pub name: String,
+
+    /// What a holder gets to know about the resource, at most 16 entries with keys up to 63 and values up to 256
+    /// characters, like `host: gpu-1`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::properties")]
+    pub properties: BTreeMap<String, String>,
+
+    /// Whether the resource is out of service: its holder keeps it and nobody gets it next.
+    #[serde(default)]
+    pub disabled: bool,
+}
+
+/// A recipe for the names of a pool's resources.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Generate {
+    /// Beginning of every name, 1 to 56 characters; `seat-` makes seat-0, seat-1 and so on. Another prefix makes other
+    /// resources: those that are held drain.
+    #[schemars(length(min = 1, max = 56), extend("x-kubernetes-validations" = [prefix_rule()]))]
+    pub prefix: String,
+
+    /// Number of resources, 1 to 1000000. A smaller one drains those with the highest numbers.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub count: u32,
+}
+
+/// Which free resource of a pool is granted first.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Order {
+    /// The one that has been free the longest.
+    #[default]
+    LeastRecentlyUsed,
+    /// The one that was freed last.
+    MostRecentlyUsed,
+    /// Any.
+    Random,
+}
+
+/// What is reported of a pool.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LockPoolStatus {
+    /// Conditions, counts and waiters.
+    #[serde(flatten)]
+    pub common: CommonStatus,
+
+    /// Who holds which resource, at most 32 resources, the longest hold first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["resource"])
+    )]
+    pub holders: Vec<ResourceHolder>,
+}
+
+/// A resource and its holder; a lease over several resources is listed once for each.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceHolder {
+    /// Name of the resource.
+    #[schemars(length(min = 1, max = 63))]
+    pub resource: String,
+
+    /// Who has the lease.
+    #[serde(flatten)]
+    pub holder: Holder,
+}
+
+fn source_rule() -> Rule {
+    Rule::new("has(self.resources) != has(self.generate)").message(
+        "set exactly one of spec.resources and spec.generate: list the resources by name, or have count of them generated from prefix",
+    )
+}
+
+fn resource_name_rule() -> Rule {
+    Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$')").message(
+        "name must begin and end with a letter or digit and have only letters, digits, '.', '_' and '-' in between, like seat-a: rename the resource",
+    )
+}
+
+fn prefix_rule() -> Rule {
+    Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*$')").message(
+        "prefix must begin with a letter or digit and have only letters, digits, '.', '_' and '-' after it, like seat-: change the prefix",
+    )
+}

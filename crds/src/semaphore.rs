@@ -1,0 +1,86 @@
+//! `Semaphore`: a number of permits, held by as many holders at a time.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    lease::LeasePolicy,
+    schema,
+    status::{CommonStatus, Holder},
+};
+
+// The scale subresource has no label selector: what holds are pods of any workload, or no pods at all.
+/// What a user declares of a semaphore.
+#[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[kube(
+    group = "tenure.dev",
+    version = "v1alpha1",
+    kind = "Semaphore",
+    plural = "semaphores",
+    shortname = "sem",
+    category = "tenure",
+    namespaced,
+    doc = "Semaphore is a number of permits, held by as many holders at a time and handed on first come, first served; with one permit it is a lock.",
+    derive = "PartialEq",
+    status = "SemaphoreStatus",
+    scale(spec_replicas_path = ".spec.permits", status_replicas_path = ".status.total"),
+    validation = schema::name_rule(),
+    printcolumn(name = "Permits", type_ = "integer", json_path = ".status.total", description = "Permits in force"),
+    printcolumn(name = "Held", type_ = "integer", json_path = ".status.held", description = "Permits that are held; more than there are while a smaller number drains"),
+    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting", description = "Requests in the queue"),
+    printcolumn(name = "Held by", type_ = "string", json_path = ".status.heldBy", description = "Who holds, the longest hold first, and how many more hold"),
+    printcolumn(name = "Oldest", type_ = "date", json_path = ".status.holders[0].acquiredAt", description = "Age of the longest hold"),
+    printcolumn(name = "Until", type_ = "string", json_path = ".status.holders[0].expiresAt", description = "When the lease of the longest hold ends unless it is renewed"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#, description = "Whether Redis has what the spec says and grants it"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Age of this object"),
+    printcolumn(name = "Free", type_ = "integer", priority = 1, json_path = ".status.free", description = "Permits that can be granted now"),
+    printcolumn(name = "Next", type_ = "string", priority = 1, json_path = ".status.waiters[0].pod", description = "Who is granted next"),
+    printcolumn(name = "Lease", type_ = "integer", priority = 1, json_path = ".spec.leaseDurationSeconds", description = "Length of a lease in seconds"),
+    printcolumn(name = "Max hold", type_ = "integer", priority = 1, json_path = ".spec.maxHoldSeconds", description = "Longest hold in seconds"),
+    printcolumn(name = "Fencing floor", type_ = "integer", priority = 1, json_path = ".status.fencingFloor", description = "Every new fencing token is larger after a loss of Redis' data"),
+    printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, description = "Why it is ready or not"),
+    printcolumn(name = "Message", type_ = "string", priority = 1, json_path = r#".status.conditions[?(@.type=="Ready")].message"#, description = "What is the matter and what to do"),
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [schema::max_hold_rule()]))]
+pub struct SemaphoreSpec {
+    /// Number of permits, 0 to 1000000; 0 grants nothing. A smaller number drains: holders keep what they have and
+    /// nobody gets it next.
+    #[schemars(range(max = 1_000_000))]
+    pub permits: u32,
+
+    /// How long leases run and how they end.
+    #[serde(flatten)]
+    pub lease: LeasePolicy,
+}
+
+/// What is reported of a semaphore.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SemaphoreStatus {
+    /// Conditions, counts and waiters.
+    #[serde(flatten)]
+    pub common: CommonStatus,
+
+    /// Who holds how many permits, at most 32 holders, the longest hold first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["token"])
+    )]
+    pub holders: Vec<PermitHolder>,
+}
+
+/// A holder and the number of its permits.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PermitHolder {
+    /// Number of permits that it holds.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub permits: u32,
+
+    /// Who has the lease.
+    #[serde(flatten)]
+    pub holder: Holder,
+}
