@@ -1,1 +1,57 @@
-//! Coordination over Redis.
+//! Coordination over Redis for programs on Kubernetes and elsewhere: locks, semaphores and pools, whose holds are
+//! *leases*: bounded in time, renewed while held, carrying a fencing token, and the holder is told when one is lost.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), tenure::Error> {
+//! let client = tenure::Client::connect("redis://127.0.0.1:6379").await?;
+//!
+//! // A lock needs nothing but a name.
+//! let lease = client.lock("nightly-migration")?.acquire().await?;
+//! lease.release().await?;
+//!
+//! // A pool and a semaphore are declared with kubectl.
+//! let seat = client.lock_pool("gpu-seats")?.acquire().await?;
+//! println!("we have {} until {:?}, fencing token {}", seat.resource(), seat.deadline(), seat.fencing_token());
+//! # Ok(()) }
+//! ```
+//!
+//! # Where to look
+//! | module | what is in it |
+//! |---|---|
+//! | [`Client`] | the connection; makes all the others |
+//! | [`Lock`], [`Semaphore`], [`LockPool`] | one file each: what can be acquired |
+//! | [`Lease`], [`PoolLease`] | what acquiring gives |
+//! | [`Options`], [`Identity`] | how to hold, and who holds |
+//! | [`control`] | the controller's side: declare, observe, reclaim |
+//! | `acquire` | the one way in, from request to lease |
+//! | `wire` | the connection, the scripts, the pushes, the renewal |
+//!
+//! The protocol itself is in `lua/`: one script an operation.
+//!
+//! # What needs what
+//! A tokio runtime with time and I/O enabled; Redis 7.0 or Valkey 7.2, or newer. All futures are `Send`.
+
+pub mod control;
+
+mod acquire;
+mod client;
+mod error;
+mod identity;
+mod lease;
+mod lock;
+mod object;
+mod options;
+mod pool;
+mod semaphore;
+mod wire;
+
+pub use client::{Client, ClientBuilder};
+pub use control::Control;
+pub use error::Error;
+pub use identity::Identity;
+pub use lease::{Lease, LeaseState};
+pub use lock::Lock;
+pub use object::{Kind, ObjectRef};
+pub use options::Options;
+pub use pool::{LockPool, PoolLease};
+pub use semaphore::Semaphore;

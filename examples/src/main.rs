@@ -1,2 +1,0 @@
-//! A worker.
-fn main() {}

@@ -1,0 +1,124 @@
+//! A worker as any user would write it: takes a lease, works as long as the lease is ours, gives it back, and again.
+//!
+//! It prints a line for each thing that happens: `waiting`, `granted`, `released`, `busy`, `lost`.
+
+use std::{io::Write, time::Duration};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use tenure::{Client, Lease, Options};
+use tokio::time::sleep;
+
+/// Takes leases from Redis through Tenure, holds each for a while, and gives it back.
+///
+/// Who it is comes from POD_NAME, POD_NAMESPACE and POD_UID, else from the host name and process id.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Where Redis is: redis://[user][:password@]host[:port][/database].
+    #[arg(long, env = "TENURE_REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    redis_url: String,
+    /// The password, if it does not stand in the URL.
+    #[arg(long, env = "TENURE_REDIS_PASSWORD", hide_env_values = true, default_value = "")]
+    redis_password: String,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// A lock, which needs no declaration.
+    Lock(Work),
+    /// A permit of a declared Semaphore.
+    Semaphore(Work),
+    /// A resource of a declared LockPool.
+    Pool(Work),
+}
+
+#[derive(Args)]
+struct Work {
+    /// The object's name.
+    name: String,
+    /// How many leases to take, one after the other.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// How long to hold each, in milliseconds.
+    #[arg(long, default_value_t = 1000)]
+    hold_ms: u64,
+    /// How long to wait for each, in milliseconds; without it, for ever.
+    #[arg(long)]
+    timeout_ms: Option<u64>,
+    /// How long a lease runs when this program dies, in milliseconds.
+    #[arg(long)]
+    lease_ms: Option<u64>,
+    /// Why it is held, for the people who look.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+impl Work {
+    fn options(&self) -> Options {
+        let options = Options::new().reason(&self.reason);
+        match self.lease_ms {
+            Some(ms) => options.lease(Duration::from_millis(ms)),
+            None => options,
+        }
+    }
+
+    /// The longest possible wait stands for no limit.
+    fn timeout(&self) -> Duration {
+        self.timeout_ms.map_or(Duration::MAX, Duration::from_millis)
+    }
+
+    /// Holds a lease for as long as the work takes, or until it is lost.
+    async fn hold(&self, lease: Lease, what: &str) -> anyhow::Result<()> {
+        say(&format!("granted {what} fence={}", lease.fencing_token()));
+        tokio::select! {
+            () = sleep(Duration::from_millis(self.hold_ms)) => {}
+            cause = lease.lost() => {
+                say(&format!("lost {what}: {cause}"));
+                return Ok(());
+            }
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        lease.release().await?;
+        say(&format!("released {what}"));
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
+    let cli = Cli::parse();
+    let client = Client::builder(&cli.redis_url).password(&cli.redis_password).connect().await.context("cannot start")?;
+    let (What::Lock(work) | What::Semaphore(work) | What::Pool(work)) = &cli.what;
+    for _ in 0..work.rounds {
+        say(&format!("waiting for {}", work.name));
+        let (name, options, timeout) = (&work.name, work.options(), work.timeout());
+        match &cli.what {
+            What::Lock(_) => match client.lock(name)?.with(options).acquire_timeout(timeout).await? {
+                Some(lease) => work.hold(lease, name).await?,
+                None => say("busy"),
+            },
+            What::Semaphore(_) => match client.semaphore(name)?.with(options).acquire_timeout(timeout).await? {
+                Some(permit) => work.hold(permit, name).await?,
+                None => say("busy"),
+            },
+            What::Pool(_) => match client.lock_pool(name)?.with(options).acquire_timeout(timeout).await? {
+                Some(seat) => {
+                    let what = format!("{} {:?}", seat.resource(), seat.properties());
+                    work.hold(seat.into_lease(), &what).await?;
+                }
+                None => say("busy"),
+            },
+        }
+    }
+    client.close().await;
+    Ok(())
+}
+
+fn say(line: &str) {
+    // Whoever reads may have gone: that is no reason to lose a lease.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

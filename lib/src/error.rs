@@ -1,0 +1,114 @@
+//! The one error type of the crate.
+
+use crate::object::ObjectRef;
+
+/// What can go wrong, apart from a place being taken: that is `Ok(None)`.
+///
+/// Busy, not declared, lost and unreachable are different answers, because the caller does something else about each.
+///
+/// ```
+/// # fn handle(error: tenure::Error) {
+/// match error {
+///     tenure::Error::Lost { object, cause } => eprintln!("stop: {object} is not ours any more ({cause})"),
+///     tenure::Error::Unreachable { reason } => eprintln!("try again later: {reason}"),
+///     other => eprintln!("{other}"),
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument, option or environment variable is not usable. Nothing was sent.
+    #[error("{field} {problem}: {fix}")]
+    InvalidInput {
+        /// Which argument or option.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        fix: String,
+    },
+    /// Redis wants other credentials.
+    #[error("Redis at {address} refuses the credentials ({reason}): check user name and password in the URL")]
+    Authentication {
+        /// Host and port.
+        address: String,
+        /// Redis' own words.
+        reason: String,
+    },
+    /// The server is not one that Tenure can work on.
+    #[error("the server at {address} is {found}: Tenure needs Redis 7.0 or newer, or Valkey 7.2 or newer")]
+    UnsupportedServer {
+        /// Host and port.
+        address: String,
+        /// What answered there.
+        found: String,
+    },
+    /// Redis did not answer in time. Whether the operation took place is not known; what it may have taken ends by
+    /// itself with its lease.
+    #[error("Redis cannot be reached: {reason}")]
+    Unreachable {
+        /// What was tried, and how it failed.
+        reason: String,
+    },
+    /// Redis answered, but refuses the operation: no rights, no memory, keys of another program.
+    #[error("Redis refuses: {reason}")]
+    Refused {
+        /// Redis' own words.
+        reason: String,
+    },
+    /// No custom resource has declared the object, or it has been deleted.
+    #[error(
+        "{object} is not declared: apply a {} named {} in namespace {}, and check that the controller runs",
+        object.kind().resource(), object.name(), object.namespace()
+    )]
+    NotDeclared {
+        /// Which object.
+        object: ObjectRef,
+    },
+    /// More was asked for at once than the object has.
+    #[error("{asked} asked for at once, but {object} has {limit}: ask for at most {limit}, or declare more")]
+    TooLarge {
+        /// Which object.
+        object: ObjectRef,
+        /// Permits or resources asked for.
+        asked: u64,
+        /// What the object has in all.
+        limit: u64,
+    },
+    /// The lease is not held any more: it ran out, or was taken back.
+    #[error("the lease of {object} is lost: {cause}")]
+    Lost {
+        /// Which object.
+        object: ObjectRef,
+        /// Why.
+        cause: String,
+    },
+    /// The reply is none that this version knows: library and scripts do not match.
+    #[error("Redis replied what this version of Tenure does not understand: {reply}")]
+    Protocol {
+        /// What came.
+        reply: String,
+    },
+}
+
+impl Error {
+    /// Whether Redis could not be reached, so that trying again may help.
+    ///
+    /// ```
+    /// let error = tenure::Error::Unreachable { reason: "connection refused".into() };
+    /// assert!(error.is_unreachable());
+    /// ```
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    pub(crate) fn invalid(field: &'static str, problem: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::InvalidInput { field, problem: problem.into(), fix: fix.into() }
+    }
+
+    pub(crate) fn protocol(reply: impl std::fmt::Debug) -> Self {
+        Self::Protocol { reply: format!("{reply:?}") }
+    }
+}

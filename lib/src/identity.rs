@@ -1,0 +1,55 @@
+//! Who holds: what a lease says about its holder.
+
+use serde::{Deserialize, Serialize};
+
+/// Who this process is, as others see it in `kubectl get lockpools` and in [`crate::control`].
+///
+/// By default it is read from the environment, as the downward API sets it: `POD_NAME`, `POD_NAMESPACE`, `POD_UID`.
+/// Outside of a pod the host name and process id say who it is.
+///
+/// ```
+/// let me = tenure::Identity::from_env();
+/// assert!(me.process.contains('/'), "host name/process id: {}", me.process);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Identity {
+    /// The pod's name, if in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The pod's namespace; `default` if not known.
+    #[serde(default)]
+    pub namespace: String,
+    /// The pod's uid. With it, the controller gives back what an ended pod still holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Host name and process id, `host/pid`.
+    #[serde(default)]
+    pub process: String,
+}
+
+impl Identity {
+    /// Reads `POD_NAME`, `POD_NAMESPACE`, `POD_UID`, the host's name and the process id.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let host = var("HOSTNAME")
+            .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+            .map_or_else(|| "unknown-host".to_owned(), |name| name.trim().to_owned());
+        Self {
+            pod: var("POD_NAME"),
+            namespace: var("POD_NAMESPACE").unwrap_or_else(|| "default".to_owned()),
+            uid: var("POD_UID"),
+            process: format!("{host}/{}", std::process::id()),
+        }
+    }
+}
+
+/// What stands in Redis about a holder or waiter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    #[serde(flatten)]
+    pub(crate) identity: Identity,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) reason: String,
+}

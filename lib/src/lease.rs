@@ -1,0 +1,223 @@
+//! A lease: what an acquisition gives.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::{
+    Client, Error, ObjectRef,
+    wire::{
+        ledger::{Hold, Standing},
+        message::texts,
+        releaser::Job,
+        script,
+    },
+};
+
+/// How a lease stands.
+///
+/// ```
+/// # fn watch(lease: &tenure::Lease) {
+/// if let tenure::LeaseState::Lost { cause } = lease.state() {
+///     eprintln!("stop working: {cause}");
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseState {
+    /// It is ours until its deadline, and is being renewed.
+    Held,
+    /// It is ours until its deadline, but the last renewal had no answer. It is tried again.
+    Unsure {
+        /// What the renewal met.
+        reason: String,
+    },
+    /// It is not ours any more: somebody else may hold.
+    Lost {
+        /// Why.
+        cause: String,
+    },
+}
+
+/// A lease of a lock or of a semaphore's permit; [`PoolLease`](crate::PoolLease) of a pool's resource.
+///
+/// It is renewed in the background for as long as it lives, by one task for all leases of the client. Dropping it gives
+/// it back in the background; [`Lease::release`] does so and waits for the answer.
+///
+/// # What it promises
+/// Until [`Lease::deadline`], nobody else is granted what this lease holds: the deadline is kept by this process'
+/// monotonic clock, and lies before the server's expiry however long replies took. Past it the lease counts as lost,
+/// whether anybody noticed or not. A process that is paused between [`Lease::check`] and what it does next cannot know: let
+/// the protected system refuse a smaller [`Lease::fencing_token`] than it has seen (Kleppmann, "How to do distributed
+/// locking", 2016).
+///
+/// # When Redis is gone
+/// The state is [`LeaseState::Unsure`] until Redis answers again or the deadline passes.
+///
+/// ```no_run
+/// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+/// let lease = client.lock("migration")?.acquire().await?;
+/// for step in 0..10 {
+///     lease.check()?;
+///     println!("step {step} under fencing token {}", lease.fencing_token());
+/// }
+/// lease.release().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "dropping a lease gives it back at once"]
+pub struct Lease {
+    client: Client,
+    hold: Arc<Hold>,
+    released: bool,
+}
+
+impl Lease {
+    pub(crate) fn new(client: Client, hold: Arc<Hold>) -> Self {
+        client.inner.ledger.hold(hold.clone());
+        Self { client, hold, released: false }
+    }
+
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
+    /// What is held.
+    #[must_use]
+    pub fn object(&self) -> &ObjectRef {
+        &self.hold.place.object
+    }
+
+    /// A number that is larger for every later lease of the same object. Hand it to the protected system, which refuses a
+    /// smaller one than it has seen.
+    #[must_use]
+    pub fn fencing_token(&self) -> u64 {
+        self.hold.grant.fence
+    }
+
+    /// When it was granted, by the server's clock.
+    #[must_use]
+    pub fn acquired_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.hold.grant.since)
+    }
+
+    /// Until when it is ours without another renewal. Renewals move it.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.hold.status.borrow().deadline
+    }
+
+    /// How it stands now.
+    #[must_use]
+    pub fn state(&self) -> LeaseState {
+        let status = self.hold.status.borrow();
+        match &status.standing {
+            Standing::Lost { cause } => LeaseState::Lost { cause: cause.clone() },
+            // The deadline counts whether anybody had the time to note it: a paused process wakes up here.
+            _ if status.deadline <= Instant::now() => LeaseState::Lost { cause: OUTRUN.to_owned() },
+            Standing::Held => LeaseState::Held,
+            Standing::Unsure { reason } => LeaseState::Unsure { reason: reason.clone() },
+        }
+    }
+
+    /// An error if the lease is lost: for use before each step that needs it.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] with the cause.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.state() {
+            LeaseState::Lost { cause } => Err(Error::Lost { object: self.object().clone(), cause }),
+            LeaseState::Held | LeaseState::Unsure { .. } => Ok(()),
+        }
+    }
+
+    /// Waits until the lease is lost, and says why. For use in `select!` beside the work.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only watches.
+    ///
+    /// ```no_run
+    /// # async fn work() {}
+    /// # async fn run(lease: tenure::Lease) {
+    /// tokio::select! {
+    ///     () = work() => {}
+    ///     cause = lease.lost() => eprintln!("stopped: {cause}"),
+    /// }
+    /// # }
+    /// ```
+    pub async fn lost(&self) -> String {
+        let mut changes = self.hold.status.subscribe();
+        loop {
+            if let LeaseState::Lost { cause } = self.state() {
+                return cause;
+            }
+            let deadline = changes.borrow_and_update().deadline;
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline.into()) => {}
+                // The sender lives as long as the hold that we have.
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Gives the lease back, which grants it to the next in the queue in the same step. One command.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when it was lost before: somebody else may have held since. [`Error::Unreachable`] when Redis did
+    /// not answer before the lease's end: it ends by itself.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the release to the background.
+    pub async fn release(mut self) -> Result<(), Error> {
+        let inner = &self.client.inner;
+        inner.ledger.forget(&self.hold.token);
+        let lost = self.check();
+        let until = self.deadline();
+        let reply = inner.link.call(&script::RELEASE, &self.hold.place.keys, &["", &self.hold.token], until).await;
+        let reply = match (reply, lost) {
+            (Err(Error::Unreachable { .. }), Err(lost)) => return Err(lost),
+            (reply, _) => reply?,
+        };
+        self.released = true;
+        match texts(&reply.value)?.first().map(String::as_str) {
+            Some("released") => Ok(()),
+            // Sent before over a connection that broke: then it was that one which released it.
+            Some("gone") if reply.repeated && Instant::now() < until => Ok(()),
+            Some("gone") => {
+                let cause = match self.state() {
+                    LeaseState::Lost { cause } => cause,
+                    _ => "it had been taken back".to_owned(),
+                };
+                Err(Error::Lost { object: self.object().clone(), cause })
+            }
+            _ => Err(Error::protocol(&reply.value)),
+        }
+    }
+}
+
+const OUTRUN: &str = "its deadline has passed without a renewal";
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.released {
+            return;
+        }
+        self.client.inner.ledger.forget(&self.hold.token);
+        let ends = Some(self.deadline());
+        let job = Job::Release { token: self.hold.token.clone(), place: self.hold.place.clone(), ends };
+        // An error means that the runtime is gone: the lease ends by itself.
+        let _ = self.client.inner.jobs.send(job);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("object", &self.object().to_string())
+            .field("fencing_token", &self.fencing_token())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

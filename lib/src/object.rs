@@ -1,0 +1,175 @@
+//! What an object is called, and which keys it lies in.
+
+use std::{fmt, sync::Arc};
+
+use crate::Error;
+
+/// The kinds of objects.
+///
+/// ```
+/// assert_eq!(tenure::Kind::Pool.to_string(), "pool");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// One holder at a time.
+    Lock,
+    /// A number of permits.
+    Semaphore,
+    /// Named resources.
+    Pool,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Lock, Self::Semaphore, Self::Pool];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::Semaphore => "semaphore",
+            Self::Pool => "pool",
+        }
+    }
+
+    /// The custom resource that declares objects of this kind.
+    pub(crate) fn resource(self) -> &'static str {
+        match self {
+            Self::Lock => "Lock",
+            Self::Semaphore => "Semaphore",
+            Self::Pool => "LockPool",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An object's full name: namespace, kind and name. Two objects with one full name are the same object.
+///
+/// Namespaces are Kubernetes namespaces (DNS labels of at most 63 characters). Names have 1 to 253 characters: ASCII
+/// letters, digits and `- _ . : / @`, so that no name can break a key.
+///
+/// ```
+/// use tenure::{Kind, ObjectRef};
+///
+/// let seats = ObjectRef::new(Kind::Pool, "ml", "gpu-seats")?;
+/// assert_eq!(seats.to_string(), "ml/pool/gpu-seats");
+/// assert!(ObjectRef::new(Kind::Pool, "ml", "gpu}seats").is_err());
+/// # Ok::<(), tenure::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectRef {
+    kind: Kind,
+    namespace: Arc<str>,
+    name: Arc<str>,
+}
+
+const NAME_FIX: &str = "use 1 to 253 ASCII letters, digits and the characters - _ . : / @";
+const NAMESPACE_FIX: &str = "use a Kubernetes namespace: 1 to 63 lower-case letters, digits and -";
+
+impl ObjectRef {
+    /// Names an object. The name is checked, the object need not exist.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Result<Self, Error> {
+        check_namespace(namespace)?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:/@".contains(c);
+        if name.is_empty() || name.len() > 253 {
+            return Err(Error::invalid("name", format!("has {} characters", name.len()), NAME_FIX));
+        }
+        if let Some(c) = name.chars().find(|&c| !allowed(c)) {
+            return Err(Error::invalid("name", format!("{name:?} has the character {c:?}"), NAME_FIX));
+        }
+        Ok(Self { kind, namespace: namespace.into(), name: name.into() })
+    }
+
+    /// The object's kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The Kubernetes namespace that it belongs to.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Its name within kind and namespace.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads what `Display` writes. Names may hold slashes, namespaces and kinds cannot.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, '/');
+        let (namespace, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
+        let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind)?;
+        Self::new(kind, namespace, name).ok()
+    }
+
+    /// The object's keys, in the order in which every script expects them. They share one hash tag, so that Redis
+    /// Cluster keeps them on one node.
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+        let parts: &[&str] = match self.kind {
+            Kind::Lock | Kind::Semaphore => &["obj", "holders", "queue", "expiry"],
+            Kind::Pool => &["obj", "holders", "queue", "expiry", "resources", "free"],
+        };
+        parts.iter().map(|part| format!("{prefix}:{{{self}}}:{part}")).collect()
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.namespace, self.kind, self.name)
+    }
+}
+
+pub(crate) fn check_namespace(namespace: &str) -> Result<(), Error> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let edge = |c: Option<char>| c.is_some_and(|c| c != '-');
+    if namespace.len() <= 63
+        && namespace.chars().all(inner)
+        && edge(namespace.chars().next())
+        && edge(namespace.chars().last())
+    {
+        return Ok(());
+    }
+    Err(Error::invalid("namespace", format!("{namespace:?} is not a namespace's name"), NAMESPACE_FIX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_break_keys_are_refused_with_the_field_and_the_fix() {
+        for bad in ["", "a}b", "a{b", "a b", "a\nb", "ä", "a\0"] {
+            let error = ObjectRef::new(Kind::Lock, "default", bad).unwrap_err().to_string();
+            assert!(error.starts_with("name ") && error.contains("letters, digits"), "{bad:?}: {error}");
+        }
+        assert!(ObjectRef::new(Kind::Lock, "default", &"x".repeat(254)).is_err());
+        for bad in ["", "Default", "-a", "a-", "a/b", "a_b"] {
+            let error = ObjectRef::new(Kind::Lock, bad, "x").unwrap_err().to_string();
+            assert!(error.starts_with("namespace "), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_with_slashes_do_not_collide_and_read_back() {
+        let one = ObjectRef::new(Kind::Lock, "a", "b/c").unwrap();
+        assert_eq!(ObjectRef::parse(&one.to_string()), Some(one.clone()));
+        assert_eq!(one.keys("tenure")[0], "tenure:{a/lock/b/c}:obj");
+        assert_eq!(ObjectRef::parse("a/cow/b"), None);
+    }
+
+    #[test]
+    fn all_keys_of_an_object_share_one_hash_tag() {
+        for kind in Kind::ALL {
+            let object = ObjectRef::new(kind, "ns", "x").unwrap();
+            let tag = format!("{{{object}}}");
+            assert!(object.keys("p").iter().all(|k| k.matches('{').count() == 1 && k.contains(&tag)));
+        }
+    }
+}

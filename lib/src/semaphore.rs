@@ -1,0 +1,86 @@
+//! A semaphore: a number of permits.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    Client, Error, Lease, ObjectRef, Options,
+    acquire::{Handle, Wait},
+    lock::acquired,
+    wire::ledger::Place,
+};
+
+/// A semaphore that a `Semaphore` resource declares: as many leases at a time as it has permits.
+///
+/// The number of permits lives in the object, never in a caller's argument, and can be changed while it is in use: more
+/// permits are granted at once, fewer drain: holders keep theirs. Every permit is a lease, so a crash gives it back, and
+/// no permit can be released twice. Fair like [`Lock`](crate::Lock).
+///
+/// ```no_run
+/// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+/// let callers = client.semaphore("api-callers")?;
+/// let permit = callers.acquire().await?;
+/// // ... call the API that takes five callers ...
+/// permit.release().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Semaphore {
+    handle: Handle,
+}
+
+impl Semaphore {
+    pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
+        Self { handle: Handle { client, place, options: Options::new(), first_limit: 0 } }
+    }
+
+    /// The same semaphore, acquired with these options.
+    #[must_use]
+    pub fn with(mut self, options: Options) -> Self {
+        self.handle.options = options;
+        self
+    }
+
+    /// The semaphore's full name.
+    #[must_use]
+    pub fn object(&self) -> &ObjectRef {
+        &self.handle.place.object
+    }
+
+    /// Waits for a permit, as long as it takes, outages of Redis included.
+    ///
+    /// One command when a permit is free. With zero permits declared it waits until there are some.
+    ///
+    /// # Errors
+    /// [`Error::NotDeclared`] when the semaphore is not declared within five seconds, or is deleted meanwhile;
+    /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has Redis' words.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
+    /// in the queue is lost.
+    pub async fn acquire(&self) -> Result<Lease, Error> {
+        acquired(self.handle.acquire(1, Wait::Forever).await)
+    }
+
+    /// Waits for at most `timeout`; then leaves the queue and returns `None`. Zero is one attempt.
+    ///
+    /// # Errors
+    /// As [`Semaphore::acquire`], and [`Error::Unreachable`] when Redis does not answer up to the timeout.
+    ///
+    /// # Cancel safety
+    /// As [`Semaphore::acquire`].
+    pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Lease>, Error> {
+        self.handle.acquire(1, Wait::for_up_to(timeout)).await
+    }
+
+    /// Takes a permit if one is free and nobody waits, else returns `None`. One command.
+    ///
+    /// # Errors
+    /// [`Error::NotDeclared`] at once, [`Error::Unreachable`] when Redis does not answer within the response timeout;
+    /// else as [`Semaphore::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Semaphore::acquire`].
+    pub async fn try_acquire(&self) -> Result<Option<Lease>, Error> {
+        self.handle.acquire(1, Wait::Not).await
+    }
+}

@@ -1,0 +1,352 @@
+//! What this client holds and waits for. Pushes arrive here, and the renewal reads from here what is due.
+//!
+//! A token is entered before its request is sent, for its push may come before the reply has been looked at.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, oneshot, watch};
+use tracing::warn;
+
+use super::{
+    clock::{self, Sample},
+    link::{Receiver, lock},
+    message::{self, Grant, Push, Renewed},
+};
+use crate::object::ObjectRef;
+
+/// Names one request for a lease, from its first try to the lease's end.
+pub(crate) type Token = Arc<str>;
+
+/// An object and its keys.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) object: ObjectRef,
+    pub(crate) keys: Vec<String>,
+}
+
+/// How a lease stands.
+#[derive(Debug, Clone)]
+pub(crate) enum Standing {
+    Held,
+    Unsure { reason: String },
+    Lost { cause: String },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    pub(crate) deadline: Instant,
+    pub(crate) standing: Standing,
+}
+
+/// A lease as this client knows it.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) token: Token,
+    pub(crate) place: Arc<Place>,
+    pub(crate) grant: Grant,
+    /// What the request for it was, to be let in again after a loss of data.
+    pub(crate) request: Request,
+    pub(crate) status: watch::Sender<Status>,
+}
+
+/// What an acquisition asks for, as the scripts want it.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) permits: u64,
+    pub(crate) lease_ms: u64,
+    pub(crate) max_hold_ms: u64,
+    /// The permits of an object that its first user makes; 0: it must be declared.
+    pub(crate) first_limit: u64,
+    pub(crate) holder: Arc<str>,
+}
+
+/// What a waiting request is told.
+#[derive(Debug)]
+pub(crate) enum Word {
+    Granted { grant: Grant, deadline: Instant },
+    /// The place is in doubt, or the push was lost: ask again with the same token.
+    AskAgain,
+    Gone { cause: String },
+}
+
+enum Entry {
+    Waiting { place: Arc<Place>, word: oneshot::Sender<Word>, due: Option<Instant> },
+    Held { hold: Arc<Hold>, due: Option<Instant> },
+}
+
+impl Entry {
+    fn due(&mut self) -> &mut Option<Instant> {
+        match self {
+            Self::Waiting { due, .. } | Self::Held { due, .. } => due,
+        }
+    }
+}
+
+/// Something to be renewed.
+pub(crate) struct Item {
+    pub(crate) token: Token,
+    pub(crate) place: Arc<Place>,
+    /// Absent: a place in the queue.
+    pub(crate) hold: Option<Arc<Hold>>,
+}
+
+/// What is due this soon is renewed along with what is due now.
+const COALESCE: Duration = Duration::from_millis(50);
+/// While Redis does not answer, or does not know the object, a renewal is tried this often.
+const RETRY: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+pub(crate) struct Ledger {
+    book: Mutex<Book>,
+    sample: Mutex<Option<Sample>>,
+    changed: Notify,
+    closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Book {
+    entries: HashMap<Token, Entry>,
+    /// Until when the renewal sleeps; it is woken only for what comes due before.
+    asleep_until: Option<Instant>,
+}
+
+impl Ledger {
+    pub(crate) fn learn(&self, sample: Sample) {
+        *lock(&self.sample) = Some(sample);
+    }
+
+    pub(crate) fn wait(&self, token: &Token, place: &Arc<Place>) -> oneshot::Receiver<Word> {
+        let (word, heard) = oneshot::channel();
+        lock(&self.book).entries.insert(token.clone(), Entry::Waiting { place: place.clone(), word, due: None });
+        heard
+    }
+
+    /// Notes when a place in the queue has to be renewed, after the server has said that it is one.
+    pub(crate) fn queued(&self, token: &Token, place: Duration, wake: Duration) {
+        self.set_due(token, Instant::now() + waiting_interval(token, place, wake));
+    }
+
+    pub(crate) fn hold(&self, hold: Arc<Hold>) {
+        let deadline = hold.status.borrow().deadline;
+        let token = hold.token.clone();
+        let due = Instant::now() + held_interval(&token, deadline);
+        lock(&self.book).entries.insert(token.clone(), Entry::Held { hold, due: None });
+        self.set_due(&token, due);
+    }
+
+    pub(crate) fn forget(&self, token: &Token) {
+        lock(&self.book).entries.remove(token);
+    }
+
+    /// Like `forget`, but leaves a lease that the place has become.
+    pub(crate) fn forget_waiting(&self, token: &Token) {
+        let mut book = lock(&self.book);
+        if matches!(book.entries.get(token), Some(Entry::Waiting { .. })) {
+            book.entries.remove(token);
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn set_due(&self, token: &Token, at: Instant) {
+        let mut book = lock(&self.book);
+        let sooner = book.asleep_until.is_none_or(|wakes| at < wakes);
+        if let Some(entry) = book.entries.get_mut(token) {
+            *entry.due() = Some(at);
+            if sooner {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Waits until something is due, and takes it out of the schedule until its outcome is noted. Nearest deadline
+    /// first. None when the client is closed.
+    pub(crate) async fn due(&self) -> Option<Vec<Item>> {
+        loop {
+            if self.closed.load(Ordering::Acquire) {
+                return None;
+            }
+            let now = Instant::now();
+            let next = match self.take_due(now) {
+                Ok(items) => return Some(items),
+                Err(next) => next,
+            };
+            match next {
+                Some(at) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at.into()) => {}
+                        () = self.changed.notified() => {}
+                    }
+                }
+                None => self.changed.notified().await,
+            }
+        }
+    }
+
+    fn take_due(&self, now: Instant) -> Result<Vec<Item>, Option<Instant>> {
+        let mut book = lock(&self.book);
+        let next = book.entries.values_mut().filter_map(|entry| *entry.due()).min();
+        book.asleep_until = next;
+        if next.is_none_or(|at| at > now) {
+            return Err(next);
+        }
+        let mut items = Vec::new();
+        for (token, entry) in &mut book.entries {
+            let Some(due) = entry.due().take_if(|at| *at <= now + COALESCE) else { continue };
+            let (place, hold) = match entry {
+                Entry::Waiting { place, .. } => (place.clone(), None),
+                Entry::Held { hold, .. } => (hold.place.clone(), Some(hold.clone())),
+            };
+            items.push((due, Item { token: token.clone(), place, hold }));
+        }
+        items.sort_by_key(|(due, _)| *due);
+        Ok(items.into_iter().map(|(_, item)| item).collect())
+    }
+
+    /// Notes what a renewal, asked for at `sample.sent`, made of an item. True: the holder has to be let in again.
+    pub(crate) fn renewed(&self, item: &Item, outcome: Renewed, sample: Sample) -> bool {
+        match (&item.hold, outcome) {
+            (Some(hold), Renewed::Held { expires }) => {
+                let deadline = clock::deadline(sample, expires);
+                let before = hold.status.borrow().deadline;
+                hold.status.send_modify(|status| {
+                    if !matches!(status.standing, Standing::Lost { .. }) {
+                        *status = Status { deadline, standing: Standing::Held };
+                    }
+                });
+                // At the longest hold, renewing moves nothing any more.
+                if deadline > before {
+                    self.set_due(&item.token, Instant::now() + held_interval(&item.token, deadline));
+                }
+            }
+            (Some(hold), Renewed::Recovering | Renewed::Missing) if hold.grant.declared => {
+                self.unsure(item, "Redis has lost the object");
+                return outcome == Renewed::Recovering;
+            }
+            (Some(hold), _) => {
+                self.lost(hold, "it ran out before it was renewed");
+            }
+            (None, Renewed::Waiting { expires, wake }) => {
+                let place = Duration::from_millis(expires.saturating_sub(sample.server_ms));
+                self.queued(&item.token, place, Duration::from_millis(wake));
+            }
+            (None, _) => self.tell(&item.token, Word::AskAgain),
+        }
+        false
+    }
+
+    /// A renewal had no answer: the lease may still run.
+    pub(crate) fn unsure(&self, item: &Item, reason: &str) {
+        if let Some(hold) = &item.hold {
+            hold.status.send_if_modified(|status| {
+                let was_held = matches!(status.standing, Standing::Held);
+                if was_held {
+                    status.standing = Standing::Unsure { reason: reason.to_owned() };
+                }
+                was_held
+            });
+            if hold.status.borrow().deadline <= Instant::now() {
+                self.lost(hold, "it could not be renewed in time");
+                return;
+            }
+        }
+        self.set_due(&item.token, Instant::now() + RETRY);
+    }
+
+    pub(crate) fn lost(&self, hold: &Hold, cause: &str) {
+        self.forget(&hold.token);
+        let told = hold.status.send_if_modified(|status| {
+            let known = matches!(status.standing, Standing::Lost { .. });
+            if !known {
+                status.standing = Standing::Lost { cause: cause.to_owned() };
+            }
+            !known
+        });
+        if told {
+            warn!(object = %hold.place.object, fence = hold.grant.fence, cause, "a lease is lost");
+        }
+    }
+
+    fn tell(&self, token: &Token, word: Word) {
+        let entry = lock(&self.book).entries.remove(token);
+        if let Some(Entry::Waiting { word: teller, .. }) = entry {
+            // Its future was dropped: dropping it also gives back what it got.
+            let _ = teller.send(word);
+        }
+    }
+}
+
+impl Receiver for Ledger {
+    fn message(&self, _channel: &str, payload: &str) {
+        let received = Instant::now();
+        match message::push(payload) {
+            Some((token, Push::Granted(grant))) => {
+                let sample = *lock(&self.sample);
+                let deadline = clock::pushed_deadline(sample, received, grant.now, grant.expires);
+                self.tell(&token.into(), Word::Granted { grant, deadline });
+            }
+            Some((token, Push::Gone(cause))) => self.tell(&token.into(), Word::Gone { cause }),
+            Some((token, Push::Lost(cause))) => {
+                let held = match lock(&self.book).entries.get(token) {
+                    Some(Entry::Held { hold, .. }) => Some(hold.clone()),
+                    _ => None,
+                };
+                if let Some(hold) = held {
+                    self.lost(&hold, &cause);
+                }
+            }
+            None => warn!(payload, "a push that this version does not understand"),
+        }
+    }
+
+    fn connected(&self) {
+        // Pushes may have been missed, and leases may have run on without renewal: ask for everything at once.
+        let now = Instant::now();
+        for entry in lock(&self.book).entries.values_mut() {
+            if entry.due().is_some() {
+                *entry.due() = Some(now);
+            }
+        }
+        self.changed.notify_one();
+    }
+}
+
+/// Up to a tenth earlier, by the token, so that the leases of many clients do not all come due together.
+fn jittered(token: &Token, span: Duration) -> Duration {
+    let byte = token.bytes().last().map_or(0, u32::from) % 16;
+    span - span * byte / 160
+}
+
+fn held_interval(token: &Token, deadline: Instant) -> Duration {
+    jittered(token, deadline.saturating_duration_since(Instant::now()) / 3)
+}
+
+/// A place is renewed at a third of its life, or just after the next lease runs out, which may be a dead holder's.
+fn waiting_interval(token: &Token, place: Duration, wake: Duration) -> Duration {
+    let after_expiry = wake + Duration::from_millis(2);
+    jittered(token, place / 3).min(after_expiry).max(Duration::from_millis(20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_renewed_at_a_third_of_its_life_or_when_a_lease_runs_out() {
+        let token: Token = "0".into();
+        let place = Duration::from_secs(9);
+        assert_eq!(waiting_interval(&token, place, place), Duration::from_secs(3));
+        assert_eq!(waiting_interval(&token, place, Duration::from_millis(500)), Duration::from_millis(502));
+        assert_eq!(waiting_interval(&token, place, Duration::ZERO), Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,144 @@
+//! What the server says, read into types: replies of the scripts, and pushes.
+
+use redis::Value;
+
+use crate::Error;
+
+/// A lease, as a grant's reply or push describes it. Times are the server's, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) fence: u64,
+    pub(crate) now: u64,
+    pub(crate) expires: u64,
+    pub(crate) lease: u64,
+    pub(crate) since: u64,
+    pub(crate) declared: bool,
+    /// Names and properties (JSON) of a pool's resources.
+    pub(crate) resources: Vec<(String, String)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Acquired {
+    Granted(Grant),
+    Queued { now: u64, expires: u64, wake: u64 },
+    Busy { now: u64 },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Push {
+    Granted(Grant),
+    /// A held lease was ended by the server.
+    Lost(String),
+    /// A place in the queue was ended by the server.
+    Gone(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewed {
+    Held { expires: u64 },
+    Waiting { expires: u64, wake: u64 },
+    Recovering,
+    Missing,
+    Gone,
+}
+
+/// A reply's elements as text, whatever the server made of them.
+pub(crate) fn texts(reply: &Value) -> Result<Vec<String>, Error> {
+    redis::from_redis_value_ref(reply).map_err(|_| Error::protocol(reply))
+}
+
+fn grant<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<Grant> {
+    let mut number = || fields.next()?.parse().ok();
+    let (fence, now, expires, lease, since, declared) =
+        (number()?, number()?, number()?, number()?, number()?, number()? == 1);
+    let mut resources = Vec::new();
+    while let Some(name) = fields.next() {
+        resources.push((name.to_owned(), fields.next()?.to_owned()));
+    }
+    Some(Grant { fence, now, expires, lease, since, declared, resources })
+}
+
+pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
+    let fields = texts(reply)?;
+    let mut rest = fields.iter().skip(1).map(String::as_str);
+    let mut number = || rest.next().and_then(|text| text.parse().ok());
+    let read = match fields.first().map(String::as_str) {
+        Some("granted") => grant(fields.iter().skip(1).map(String::as_str)).map(Acquired::Granted),
+        Some("queued") => number().zip(number()).zip(number()).map(|((now, expires), wake)| Acquired::Queued { now, expires, wake }),
+        Some("busy") => number().map(|now| Acquired::Busy { now }),
+        _ => None,
+    };
+    read.ok_or_else(|| Error::protocol(reply))
+}
+
+/// The server's time, and what became of each token, in the order in which they were sent.
+pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
+    let fields = texts(reply)?;
+    let read = |(now, rest): (&String, &[String])| {
+        let mut states = Vec::with_capacity(rest.len() / 3);
+        for part in rest.chunks(3) {
+            let [state, expires, wake] = part else { return None };
+            let (expires, wake) = (expires.parse().ok()?, wake.parse().ok()?);
+            states.push(match state.as_str() {
+                "held" => Renewed::Held { expires },
+                "waiting" => Renewed::Waiting { expires, wake },
+                "recovering" => Renewed::Recovering,
+                "missing" => Renewed::Missing,
+                "gone" => Renewed::Gone,
+                _ => return None,
+            });
+        }
+        Some((now.parse().ok()?, states))
+    };
+    fields.split_first().and_then(read).ok_or_else(|| Error::protocol(reply))
+}
+
+/// A push's token and what it says; lines, the first of which names it.
+pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
+    let mut lines = payload.split('\n');
+    let (what, token) = (lines.next()?, lines.next()?);
+    let push = match what {
+        "granted" => Push::Granted(grant(lines)?),
+        "lost" => Push::Lost(lines.next()?.to_owned()),
+        "gone" => Push::Gone(lines.next()?.to_owned()),
+        _ => return None,
+    };
+    Some((token, push))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(fields: &[&str]) -> Value {
+        Value::Array(fields.iter().map(|f| Value::BulkString(f.as_bytes().to_vec())).collect())
+    }
+
+    #[test]
+    fn a_push_says_what_the_reply_would_have_said() {
+        let expected = Grant {
+            fence: 7,
+            now: 10,
+            expires: 40,
+            lease: 30,
+            since: 10,
+            declared: true,
+            resources: vec![("seat-a".into(), r#"{"host":"x"}"#.into()), ("seat-b".into(), String::new())],
+        };
+        let fields = ["7", "10", "40", "30", "10", "1", "seat-a", r#"{"host":"x"}"#, "seat-b", ""];
+        let replied = acquired(&reply(&[&["granted"][..], &fields].concat())).unwrap();
+        assert_eq!(replied, Acquired::Granted(expected.clone()));
+        let pushed = format!("granted\ntoken\n{}", fields.join("\n"));
+        assert_eq!(push(&pushed), Some(("token", Push::Granted(expected))));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error_and_not_a_guess() {
+        for fields in [&["granted", "1"][..], &["queued", "1", "x", "2"], &["maybe"], &[]] {
+            assert!(acquired(&reply(fields)).is_err(), "{fields:?}");
+        }
+        assert!(renewed(&reply(&["1", "held", "2"])).is_err());
+        assert_eq!(push("granted\ntoken\n1\n2"), None);
+        assert_eq!(push("hello"), None);
+    }
+}

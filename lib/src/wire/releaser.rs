@@ -1,0 +1,59 @@
+//! Gives back, in the background, what was dropped: leases, and places of futures that nobody polls any more.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tracing::debug;
+
+use super::{
+    ledger::{Place, Token},
+    link::Link,
+    script,
+};
+
+/// Redis away for longer than this: what was to be given back has ended, or ends, with its lease.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) enum Job {
+    Release { token: Token, place: Arc<Place>, ends: Option<Instant> },
+    /// Answered when all jobs before it are done.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Runs until the client is gone and all is given back.
+pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            job = jobs.recv() => match job {
+                Some(Job::Release { token, place, ends }) => {
+                    let link = link.clone();
+                    running.spawn(async move { release(&link, &token, &place, ends).await });
+                }
+                Some(Job::Flush(done)) => {
+                    while running.join_next().await.is_some() {}
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
+                None => break,
+            },
+            Some(_) = running.join_next() => {}
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+async fn release(link: &Link, token: &Token, place: &Place, ends: Option<Instant>) {
+    let patience = Instant::now() + PATIENCE;
+    let until = ends.map_or(patience, |ends| ends.min(patience));
+    let released = link.call(&script::RELEASE, &place.keys, &["", token], until).await;
+    if let Err(error) = released {
+        debug!(%error, object = %place.object, "could not give back; it ends with its lease");
+    }
+}

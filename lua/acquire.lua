@@ -1,0 +1,63 @@
+-- acquire: takes a lease, or a place in the queue, or neither.
+-- KEYS  obj holders queue expiry [resources free]
+-- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
+--       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
+--       channel, holder JSON
+-- Reply granted fence now expires lease since declared [resource properties]...
+--       queued  now expires wake position
+--       busy    now
+-- Error NOTDECLARED, TOOLARGE
+-- A repeated token gets what the first call did: its lease, or its place.
+-- O(log n) in the leases and waiters of the object.
+local token, permits = ARGV[3], tonumber(ARGV[4])
+local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+local first_limit, place = tonumber(ARGV[7]), tonumber(ARGV[8])
+local is_new = not o.exists
+
+if is_new then
+  if first_limit == 0 then
+    missing(o)
+    return redis.error_reply('NOTDECLARED ' .. object_of(o))
+  end
+  o.exists, o.limit = true, first_limit
+else
+  settle(o)
+end
+if permits > o.limit and o.limit > 0 then
+  close(o)
+  return redis.error_reply('TOOLARGE ' .. int(o.limit))
+end
+
+local value, reply = o.values[token], nil
+if value then
+  local e = parse(value)
+  local fence = call('ZSCORE', o.holders, token)
+  if fence then
+    reply = { 'granted', unpack(describe(o, tonumber(fence), tonumber(call('ZSCORE', o.expiry, token)), e)) }
+  else
+    call('ZADD', o.expiry, now + e.place, token)
+    reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
+  end
+elseif o.draining then
+  close(o)
+  missing(o)
+  return redis.error_reply('NOTDECLARED ' .. object_of(o))
+else
+  local lease, max_hold = bounded(o, tonumber(ARGV[5]), tonumber(ARGV[6]))
+  local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold, since = now,
+    channel = ARGV[9], names = '-', holder = ARGV[10] }
+  if not recovering(o) and permits <= available(o) and (is_new or call('ZCARD', o.queue) == 0) then
+    reply = { 'granted', unpack(grant(o, token, e, lease_end(e))) }
+  elseif place > 0 then
+    o.ticket = o.ticket + 1
+    o.changed = true
+    store(o, token, e)
+    call('ZADD', o.queue, o.ticket, token)
+    call('ZADD', o.expiry, now + e.place, token)
+    reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
+  else
+    reply = { 'busy', int(now) }
+  end
+end
+close(o)
+return reply

@@ -1,0 +1,267 @@
+-- core.lua: what every script shares. It stands in front of each of them.
+--
+-- An object lies in four keys (a pool in six), all with one hash tag {namespace/kind/name}:
+--   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter
+--   holders    sorted set: token -> fencing token         (oldest lease first)
+--   queue      sorted set: token -> ticket                (head first)
+--   expiry     sorted set: token -> milliseconds of the server's clock, leases and places in the queue alike
+--   resources  hash: resource -> "1" in service or "0" disabled, then its properties   (pools)
+--   free       sorted set: resource -> when it was given back, in microseconds         (pools)
+--
+-- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest place),
+-- lease, max_hold (milliseconds), declared (digest of the declaration; absent: made by its first user), run (the
+-- server's run id when it was declared), recover (nothing new is granted before), watched (the controller wants a word
+-- at the next change), draining (being withdrawn), ttl (first-user objects: how long the keys outlive the last touch);
+-- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out).
+--
+-- A value t:<token> reads "permits lease place max_hold since channel resources holder":
+-- milliseconds; resources joined by commas or "-"; the holder is JSON that the scripts never look into.
+
+local call = redis.call
+
+local clock = call('TIME')
+local now_us = clock[1] * 1000000 + clock[2]
+local now = math.floor(now_us / 1000)
+
+local FIELDS = { 'limit', 'held', 'last', 'ticket', 'lease', 'max_hold', 'declared', 'run', 'recover', 'watched',
+  'draining', 'ttl', 'order', 'prefix', 'count', 'fresh' }
+local TEXT = { declared = true, run = true, order = true, prefix = true }
+
+-- Numbers go out as digits: Lua's own conversion would write large ones with an exponent.
+local function int(n) return string.format('%.0f', n) end
+
+-- Reads the object whose keys begin at KEYS[at + 1], and the values of the tokens, in one command.
+-- `run` is the id of the server process that the caller talks to, `events` the controller's channel.
+local function open(at, width, run, events, tokens)
+  local o = { obj = KEYS[at + 1], holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
+    resources = KEYS[at + 5], free = KEYS[at + 6], keys = { unpack(KEYS, at + 1, at + width) }, pool = width == 6, here = run, events = events, values = {} }
+  local names = { unpack(FIELDS) }
+  for _, token in ipairs(tokens or {}) do names[#names + 1] = 't:' .. token end
+  local got = call('HMGET', o.obj, unpack(names))
+  for i, field in ipairs(FIELDS) do
+    local v = got[i]
+    o[field] = v and (TEXT[field] and v or tonumber(v)) or nil
+  end
+  for i, token in ipairs(tokens or {}) do o.values[token] = got[#FIELDS + i] or nil end
+  o.exists = o.limit ~= nil
+  o.held, o.last, o.ticket = o.held or 0, o.last or 0, o.ticket or 0
+  o.lease, o.max_hold, o.recover, o.ttl = o.lease or 0, o.max_hold or 0, o.recover or 0, o.ttl or 0
+  return o
+end
+
+-- A declared object that this server process has not been told of anew may have lost its newest leases (restart,
+-- failover, old snapshot). Until the controller has declared it again, and for one lease after that, nothing new is
+-- granted, while holders that still know their fencing token are let in again.
+local function recovering(o) return o.declared and (o.run ~= o.here or now < o.recover) end
+
+local function tell(channel, ...) call('PUBLISH', channel, table.concat({ ... }, '\n')) end
+
+local function object_of(o) return string.match(o.obj, '{(.*)}') end
+
+local function parse(value)
+  local permits, lease, place, max_hold, since, channel, names, holder =
+    string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
+  return { permits = tonumber(permits), lease = tonumber(lease), place = tonumber(place),
+    max_hold = tonumber(max_hold), since = tonumber(since), channel = channel, names = names, holder = holder }
+end
+
+local function store(o, token, e)
+  local value = table.concat({ int(e.permits), int(e.lease), int(e.place), int(e.max_hold), int(e.since), e.channel,
+    e.names, e.holder }, ' ')
+  o.values[token] = value
+  call('HSET', o.obj, 't:' .. token, value)
+  local longest = math.max(e.lease, e.place)
+  if longest > o.ttl then o.ttl = longest end
+end
+
+-- What a declaration says bounds what a request asks for; 0 is the declared length, and no longest hold.
+local function bounded(o, lease, max_hold)
+  if o.lease > 0 then lease = lease == 0 and o.lease or math.min(lease, o.lease) end
+  if o.max_hold > 0 then max_hold = max_hold == 0 and o.max_hold or math.min(max_hold, o.max_hold) end
+  return lease, max_hold
+end
+
+-- A lease never reaches past the longest hold, counted from when it was granted.
+local function lease_end(e)
+  local ends = now + e.lease
+  if e.max_hold > 0 then ends = math.min(ends, e.since + e.max_hold) end
+  return ends
+end
+
+---- resources of a pool
+
+local function index_of(o, name)
+  if not o.prefix or string.sub(name, 1, #o.prefix) ~= o.prefix then return nil end
+  local digits = string.sub(name, #o.prefix + 1)
+  if not string.match(digits, '^%d+$') then return nil end
+  local index = tonumber(digits)
+  if index < o.count and int(index) == digits then return index end
+end
+
+-- In a generated pool, names never handed out stand in no set: they are those from `fresh` on. A holder let in again
+-- after a loss may have one of them; such a name is marked "x" in resources and passed over.
+local function fresh_left(o)
+  if not o.prefix then return 0 end
+  return math.max(0, o.count - o.fresh - call('HLEN', o.resources))
+end
+
+local function take_fresh(o)
+  while o.fresh < o.count do
+    local name = o.prefix .. int(o.fresh)
+    o.fresh = o.fresh + 1
+    if call('HDEL', o.resources, name) == 0 then return name end
+  end
+end
+
+local function take(o)
+  local fresh = fresh_left(o)
+  if o.order == 'MostRecentlyUsed' then
+    local got = call('ZPOPMAX', o.free)
+    return got[1] or take_fresh(o)
+  elseif o.order == 'Random' then
+    local used = call('ZCARD', o.free)
+    math.randomseed(now_us % 2147483648) -- the server seeds every script alike
+    if fresh > 0 and math.random(used + fresh) > used then return take_fresh(o) end
+    local name = call('ZRANDMEMBER', o.free)
+    call('ZREM', o.free, name)
+    return name
+  end
+  -- least recently used: what was never used comes first
+  if fresh > 0 then return take_fresh(o) end
+  return call('ZPOPMIN', o.free)[1]
+end
+
+local function give_back(o, names)
+  for name in string.gmatch(names, '[^,]+') do
+    local entry = call('HGET', o.resources, name)
+    local index = index_of(o, name)
+    if index then
+      if index < o.fresh then call('ZADD', o.free, now_us, name) else call('HDEL', o.resources, name) end
+    elseif entry and string.sub(entry, 1, 1) == '1' then
+      call('ZADD', o.free, now_us, name)
+    end
+  end
+end
+
+local function available(o)
+  if o.pool then return call('ZCARD', o.free) + fresh_left(o) end
+  return o.limit - o.held
+end
+
+---- leases
+
+-- What a grant's reply and its push say, behind the first word.
+local function describe(o, fence, ends, e)
+  local out = { int(fence), int(now), int(ends), int(e.lease), int(e.since), o.declared and '1' or '0' }
+  if o.pool then
+    for name in string.gmatch(e.names, '[^,]+') do
+      out[#out + 1] = name
+      out[#out + 1] = string.sub(call('HGET', o.resources, name) or '', 2)
+    end
+  end
+  return out
+end
+
+local function grant(o, token, e, ends)
+  e.since = now
+  if o.pool then
+    local names = {}
+    for i = 1, e.permits do names[i] = take(o) end
+    e.names = table.concat(names, ',')
+  end
+  -- Declared objects count on from the floor that the controller keeps in etcd; the others have only the clock.
+  o.last = o.declared and o.last + 1 or math.max(o.last + 1, now_us)
+  o.held = o.held + e.permits
+  o.changed = true
+  if e.max_hold > 0 then ends = math.min(ends, now + e.max_hold) end
+  store(o, token, e)
+  call('ZADD', o.holders, o.last, token)
+  call('ZADD', o.expiry, ends, token)
+  return describe(o, o.last, ends, e)
+end
+
+-- Ends a lease or a place in the queue. With a cause, its client is told.
+local function finish(o, token, cause)
+  local value = o.values[token] or call('HGET', o.obj, 't:' .. token)
+  if not value then return nil end
+  o.values[token] = nil
+  local e = parse(value)
+  call('HDEL', o.obj, 't:' .. token)
+  call('ZREM', o.expiry, token)
+  o.changed = true
+  local was_held = call('ZREM', o.holders, token) == 1
+  if was_held then
+    o.held = o.held - e.permits
+    if o.pool then give_back(o, e.names) end
+  else
+    call('ZREM', o.queue, token)
+  end
+  if cause then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
+  return was_held and 'released' or 'left'
+end
+
+-- Grants to the head of the queue while there is room for it. Nobody overtakes: a large request at the head waits for
+-- its room, and the small ones wait behind it. A granted lease runs only as long as the place in the queue would have,
+-- until its client has renewed it: that is why any number of dead waiters costs one place lease in total.
+local function advance(o)
+  if o.draining or recovering(o) then return end
+  while true do
+    local token = call('ZRANGE', o.queue, 0, 0)[1]
+    if not token then return end
+    local e = parse(call('HGET', o.obj, 't:' .. token))
+    if e.permits > available(o) then return end
+    local ends = math.min(now + e.lease, tonumber(call('ZSCORE', o.expiry, token)))
+    call('ZREM', o.queue, token)
+    tell(e.channel, 'granted', token, unpack(grant(o, token, e, ends)))
+  end
+end
+
+-- What every script does first: end what has run out, then grant what is free.
+local function settle(o)
+  if not o.exists then return end
+  repeat
+    local due = call('ZRANGE', o.expiry, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)
+    for _, token in ipairs(due) do finish(o, token, 'expired') end
+  until #due < 100
+  advance(o)
+end
+
+-- Milliseconds until the next thing that may change who holds: an expiry, or the end of a recovery.
+local function wake(o)
+  local next_at = tonumber(call('ZRANGE', o.expiry, 0, 0, 'WITHSCORES')[2] or 0)
+  if o.recover > now and (next_at == 0 or o.recover < next_at) then next_at = o.recover end
+  return math.max(0, next_at - now)
+end
+
+local function position(o, token) return call('ZRANK', o.queue, token) + 1 end
+
+-- What every script does last: writes the counters back, drops or times a first-user object, tells the controller.
+local function close(o)
+  if not o.exists then return end
+  local lasting = o.declared and not o.draining
+  if o.changed and not lasting and o.held == 0 and call('ZCARD', o.queue) == 0 then
+    call('UNLINK', unpack(o.keys))
+    if o.draining then tell(o.events, 'changed', object_of(o)) end
+    return
+  end
+  if o.changed then
+    call('HSET', o.obj, 'limit', int(o.limit), 'held', int(o.held), 'last', int(o.last), 'ticket', int(o.ticket),
+      'ttl', int(o.ttl))
+    if o.fresh then call('HSET', o.obj, 'fresh', int(o.fresh)) end
+  end
+  if not o.declared then
+    -- Leases end by themselves; the keys of an object that nobody touches again must, too.
+    local ttl = int(o.ttl * 2 + 1000)
+    call('PEXPIRE', o.obj, ttl)
+    call('PEXPIRE', o.holders, ttl)
+    call('PEXPIRE', o.expiry, ttl)
+    call('PEXPIRE', o.queue, ttl)
+  end
+  if o.changed and o.watched then
+    call('HDEL', o.obj, 'watched')
+    tell(o.events, 'changed', object_of(o))
+  end
+end
+
+-- Somebody asks for a declared object that is not there: the controller may have to declare it (again).
+local function missing(o) tell(o.events, 'missing', object_of(o)) end

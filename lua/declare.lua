@@ -1,0 +1,83 @@
+-- declare: makes a declared object, or changes it. The controller's script; it takes nothing from any holder.
+-- KEYS  obj holders queue expiry [resources free]
+-- ARGV  run id, controller's channel, digest, floor (every later fencing token is larger), recover (1: the object has
+--       been declared before), lease ms, max hold ms (0: none), limit (permits, or resources in service);
+--       a pool goes on: order, then prefix and count of generated names, or "" and 0; then for each named resource:
+--       name, "1" (in service) or "0" (disabled) followed by its properties
+-- Reply 1 when the object has to recover: nothing new is granted for one lease, known holders are let in again; else 0
+-- A smaller limit drains: holders keep what they have, and it is not granted again. Safe to repeat.
+-- O(n) in the named resources and the leases; shrinking a generated pool also O(n) in its free names.
+local o = open(0, #KEYS, ARGV[1], ARGV[2])
+local floor, declared_before, lease = tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
+
+local lost = declared_before and o.run ~= o.here
+if lost then o.recover = now + math.max(lease, o.lease) end
+o.exists, o.declared, o.run, o.draining, o.changed = true, ARGV[3], o.here, nil, true
+o.lease, o.max_hold, o.limit, o.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(o.last, floor)
+for _, key in ipairs(KEYS) do call('PERSIST', key) end
+call('HDEL', o.obj, 'draining')
+call('HSET', o.obj, 'declared', o.declared, 'run', o.run, 'recover', int(o.recover), 'lease', int(o.lease),
+  'max_hold', int(o.max_hold))
+
+-- Held names are neither free nor fresh, whatever is declared now.
+local function held_names()
+  local held = {}
+  for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
+    for name in string.gmatch(parse(call('HGET', o.obj, 't:' .. token)).names, '[^,]+') do held[name] = true end
+  end
+  return held
+end
+
+local function generated(prefix, count)
+  if o.prefix ~= prefix then
+    call('DEL', o.free)
+    o.fresh = 0
+  end
+  o.prefix, o.count = prefix, count
+  if count < o.fresh then
+    for _, name in ipairs(call('ZRANGE', o.free, 0, -1)) do
+      if not index_of(o, name) then call('ZREM', o.free, name) end
+    end
+    o.fresh = count
+  end
+  call('DEL', o.resources)
+  for name in pairs(held_names()) do
+    local index = index_of(o, name)
+    if index and index >= o.fresh then call('HSET', o.resources, name, 'x') end
+  end
+  call('HSET', o.obj, 'prefix', prefix, 'count', int(count))
+end
+
+local function named(from)
+  if o.prefix then
+    call('DEL', o.resources, o.free)
+    call('HDEL', o.obj, 'prefix', 'count', 'fresh')
+    o.prefix, o.count, o.fresh = nil, nil, nil
+  end
+  local held, wanted = held_names(), {}
+  for i = from, #ARGV, 2 do
+    local name, entry = ARGV[i], ARGV[i + 1]
+    wanted[name] = true
+    call('HSET', o.resources, name, entry)
+    if held[name] or string.sub(entry, 1, 1) == '0' then
+      call('ZREM', o.free, name)
+    else
+      call('ZADD', o.free, 'NX', 0, name)
+    end
+  end
+  for _, name in ipairs(call('HKEYS', o.resources)) do
+    if not wanted[name] then
+      call('HDEL', o.resources, name)
+      call('ZREM', o.free, name)
+    end
+  end
+end
+
+if o.pool then
+  o.order = ARGV[9]
+  call('HSET', o.obj, 'order', o.order)
+  if ARGV[10] ~= '' then generated(ARGV[10], tonumber(ARGV[11])) else named(12) end
+end
+settle(o)
+close(o)
+return lost and 1 or 0

@@ -1,0 +1,29 @@
+-- observe: what an object is, who holds and who waits.
+-- KEYS  obj holders queue expiry [resources free]
+-- ARGV  run id, controller's channel, how many holders and how many waiters to list, watch (1: send a word on the
+--       controller's channel at the next change)
+-- Reply nil when there is no such object, else
+--       now digest run limit held free waiting last recover draining wake
+--       holders: { token fence expires value }..., oldest lease first
+--       waiters: { token value }..., head of the queue first
+-- O(log n + what is listed).
+local o = open(0, #KEYS, ARGV[1], ARGV[2])
+if not o.exists then return false end
+settle(o)
+close(o)
+if ARGV[4] == '1' then call('HSET', o.obj, 'watched', 1) end
+
+local last = tonumber(ARGV[3]) - 1
+local holders, waiters = {}, {}
+if last >= 0 then
+  local held = call('ZRANGE', o.holders, 0, last, 'WITHSCORES')
+  for i = 1, #held, 2 do
+    holders[#holders + 1] = { held[i], int(tonumber(held[i + 1])), call('ZSCORE', o.expiry, held[i]),
+      call('HGET', o.obj, 't:' .. held[i]) }
+  end
+  for i, token in ipairs(call('ZRANGE', o.queue, 0, last)) do
+    waiters[i] = { token, call('HGET', o.obj, 't:' .. token) }
+  end
+end
+return { int(now), o.declared or '', o.run or '', int(o.limit), int(o.held), int(math.max(0, available(o))),
+  call('ZCARD', o.queue), int(o.last), int(o.recover), o.draining and 1 or 0, int(wake(o)), holders, waiters }

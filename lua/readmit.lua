@@ -1,0 +1,69 @@
+#!lua flags=allow-oom
+-- readmit: lets a holder in again, under its old fencing token, while its object recovers from a loss of data.
+-- KEYS  obj holders queue expiry [resources free]
+-- ARGV  run id, controller's channel, token, fence, permits, lease ms, max hold ms, since ms, channel,
+--       resources joined by commas (or "-"), holder JSON
+-- Reply held now expires, or gone now
+-- Where an old snapshot has given a resource to somebody else, the larger fencing token is the truth.
+-- O(n) in the leases of a pool, otherwise O(log n).
+local token, fence = ARGV[3], tonumber(ARGV[4])
+local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+local lease, max_hold = bounded(o, tonumber(ARGV[6]), tonumber(ARGV[7]))
+local e = { permits = tonumber(ARGV[5]), lease = lease, place = 0, max_hold = max_hold, since = tonumber(ARGV[8]),
+  channel = ARGV[9], names = ARGV[10], holder = ARGV[11] }
+settle(o)
+
+local function holders_of(names)
+  local wanted, found = {}, {}
+  for name in string.gmatch(names, '[^,]+') do wanted[name] = true end
+  local all = call('ZRANGE', o.holders, 0, -1, 'WITHSCORES')
+  for i = 1, #all, 2 do
+    for name in string.gmatch(parse(call('HGET', o.obj, 't:' .. all[i])).names, '[^,]+') do
+      if wanted[name] then
+        found[#found + 1] = { token = all[i], fence = tonumber(all[i + 1]) }
+        break
+      end
+    end
+  end
+  return found
+end
+
+local function claim(name)
+  local index = index_of(o, name)
+  if index and index >= o.fresh then
+    call('HSET', o.resources, name, 'x')
+  else
+    call('ZREM', o.free, name)
+  end
+end
+
+local ends = lease_end(e)
+local admit = o.exists and recovering(o) and not o.draining and ends > now
+if o.values[token] then
+  admit = false
+  if call('ZSCORE', o.holders, token) then
+    call('ZADD', o.expiry, ends, token)
+    close(o)
+    return { 'held', int(now), int(ends) }
+  end
+end
+if admit and o.pool then
+  local others = holders_of(e.names)
+  for _, other in ipairs(others) do admit = admit and other.fence < fence end
+  if admit then
+    for _, other in ipairs(others) do finish(o, other.token, 'superseded') end
+    for name in string.gmatch(e.names, '[^,]+') do claim(name) end
+  end
+end
+if not admit then
+  close(o)
+  return { 'gone', int(now), '0' }
+end
+o.held = o.held + e.permits
+o.last = math.max(o.last, fence)
+o.changed = true
+store(o, token, e)
+call('ZADD', o.holders, fence, token)
+call('ZADD', o.expiry, ends, token)
+close(o)
+return { 'held', int(now), int(ends) }

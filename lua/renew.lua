@@ -1,0 +1,47 @@
+#!lua flags=allow-oom
+-- renew: renews many leases and places of one client, over many objects, in one command.
+-- KEYS  the keys of each object, one after the other
+-- ARGV  run id, controller's channel, then for each object: how many keys, how many tokens, token...
+-- Reply now, then for each token three values:
+--       held       expires 0
+--       waiting    expires wake
+--       recovering 0 0    the object is coming back from a loss and does not know this token: readmit
+--       missing    0 0    there is no such object (any more, or yet)
+--       gone       0 0    neither holds nor waits
+-- What has run out is gone: a renewal never revives. O(log n) a token.
+local reply = { int(now) }
+local function say(state, expires, wakes)
+  reply[#reply + 1] = state
+  reply[#reply + 1] = int(expires or 0)
+  reply[#reply + 1] = int(wakes or 0)
+end
+
+local key, arg = 0, 3
+while arg <= #ARGV do
+  local width, count = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
+  local tokens = { unpack(ARGV, arg + 2, arg + 1 + count) }
+  local o = open(key, width, ARGV[1], ARGV[2], tokens)
+  settle(o)
+  if not o.exists then missing(o) end
+  for _, token in ipairs(tokens) do
+    local value = o.values[token]
+    if not o.exists then
+      say('missing')
+    elseif not value then
+      say(recovering(o) and 'recovering' or 'gone')
+    else
+      local e = parse(value)
+      if call('ZSCORE', o.holders, token) then
+        local ends = lease_end(e)
+        call('ZADD', o.expiry, ends, token)
+        say('held', ends)
+      else
+        call('ZADD', o.expiry, now + e.place, token)
+        say('waiting', now + e.place, wake(o))
+      end
+    end
+  end
+  close(o)
+  key, arg = key + width, arg + 2 + count
+end
+return reply
