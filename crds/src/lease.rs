@@ -15,19 +15,19 @@ pub struct LeasePolicy {
     #[schemars(range(min = 1, max = 86_400))]
     pub lease_duration_seconds: u32,
 
-    /// Longest hold in seconds, 1 to 2592000 and not less than leaseDurationSeconds: after it a lease is not renewed
+    /// Longest hold in seconds, 1 to 2592000 and not less than `leaseDurationSeconds`: after it a lease is not renewed
     /// any more, so that a holder that hangs lets go. No limit if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000))]
     pub max_hold_seconds: Option<u32>,
 
-    /// What ends a lease early: OnPodEnd frees it as soon as the holder's pod has ended or is gone, OnExpiry leaves it
+    /// What ends a lease early: `OnPodEnd` frees it as soon as the holder's pod has ended or is gone, `OnExpiry` leaves it
     /// to run out.
     #[serde(default)]
     pub reclaim_policy: ReclaimPolicy,
 
-    /// What happens in Redis when this object is deleted: Drain grants nothing new and removes the keys after the
-    /// last holder, Delete removes them at once (holders lose their leases), Retain leaves them as they are.
+    /// What happens in Redis when this object is deleted: `Drain` grants nothing new and removes the keys after the
+    /// last holder, `Delete` removes them at once (holders lose their leases), `Retain` leaves them as they are.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }

@@ -46,7 +46,7 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [source_rule(), schema::max_hold_rule()]))]
 pub struct LockPoolSpec {
-    /// Resources of the pool by name, 1 to 1024; excludes generate. One that is taken out while it is held drains: its
+    /// Resources of the pool by name, 1 to 1024; excludes `generate`. One that is taken out while it is held drains: its
     /// holder keeps it and nobody gets it next.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -55,12 +55,12 @@ pub struct LockPoolSpec {
     )]
     pub resources: Vec<PoolResource>,
 
-    /// Resources that are generated as prefix and a number from 0; excludes resources.
+    /// Resources that are generated as `prefix` and a number from 0; excludes `resources`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generate: Option<Generate>,
 
-    /// Which free resource is granted first: LeastRecentlyUsed spreads the load, MostRecentlyUsed keeps caches warm,
-    /// Random depends on nothing.
+    /// Which free resource is granted first: `LeastRecentlyUsed` spreads the load, `MostRecentlyUsed` keeps caches warm,
+    /// `Random` depends on nothing.
     #[serde(default)]
     pub order: Order,
 

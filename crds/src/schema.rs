@@ -112,10 +112,12 @@ pub(crate) fn finish(mut crd: CustomResourceDefinition) -> CustomResourceDefinit
             continue;
         };
         tidy(root);
-        if let Some(properties) = &mut root.properties {
-            if let Some(status) = properties.get_mut("status") {
-                walk(status, &mut |schema| schema.default = None);
-            }
+        if let Some(status) = root
+            .properties
+            .as_mut()
+            .and_then(|properties| properties.get_mut("status"))
+        {
+            walk(status, &mut |schema| schema.default = None);
         }
     }
     crd

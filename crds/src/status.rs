@@ -24,20 +24,21 @@ pub const MAX_MESSAGE: usize = 1024;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CommonStatus {
-    /// State of this object: Ready, Reconciling, Stalled and BackendReachable, each with the generation that it is about.
+    /// State of this object: `Ready`, `Reconciling`, `Stalled` and `BackendReachable`, each with the generation that it is about.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 
-    /// Generation of the spec that this status is about; a smaller one than metadata.generation is out of date.
+    /// Generation of the spec that this status is about; a smaller one than `metadata.generation` is out of date.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 
     /// Resources or permits in force, disabled resources included.
     #[schemars(range(max = 1_000_000))]
     pub total: u32,
 
-    /// Resources or permits that are held; more than total while a smaller spec drains.
+    /// Resources or permits that are held; more than `total` while a smaller spec drains.
     pub held: u32,
 
     /// Resources or permits that can be granted now.
