@@ -1,1 +1,32 @@
-//! The harness.
+//! The harness: real servers for the suites in `tests/suites`, and for `make demo`.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`assets`] | `redis-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built |
+//! | [`process`] | child processes, folders and ports that do not outlive the run |
+//! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
+//! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
+//! | [`controller`] | the real `tenure-controller` as a child process |
+//! | [`binaries`] | the workspace's own programs |
+//! | [`eventually`] | waiting for a condition, in place of sleeping |
+//!
+//! Servers are plain processes, so a test may share them with tests that run on other tokio runtimes. Clients
+//! are not shared: each test makes its own.
+
+pub mod assets;
+pub mod binaries;
+pub mod control_plane;
+pub mod controller;
+pub mod process;
+pub mod redis;
+mod wait;
+
+pub use anyhow::{Context, anyhow, bail, ensure};
+pub use control_plane::ControlPlane;
+pub use controller::Controller;
+pub use process::{Process, unique};
+pub use redis::Redis;
+pub use wait::eventually;
+
+/// What the harness returns, and what a test may return. The error carries its causes and the logs' tails.
+pub type Result<T = ()> = anyhow::Result<T>;

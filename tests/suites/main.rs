@@ -1,1 +1,5 @@
-//! The suites.
+//! The end-to-end suites, on real servers: a module a topic.
+
+mod crds;
+mod harness;
+mod library;

@@ -1,0 +1,180 @@
+//! Getting a program: by apt-get, or built by Go. One at a time on this machine, with a sign of life every second.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use super::{Asset, Source, cache, parse_version};
+use crate::Result;
+use crate::process::{Process, folder, tail};
+
+impl Asset {
+    /// Gets it to where [`Asset::look`] finds it.
+    pub(super) fn get(&self) -> Result {
+        let cache = cache().context("neither XDG_CACHE_HOME nor HOME is set: set one to an absolute path")?;
+        fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+        // Let go when it is dropped, and by the kernel when we are killed.
+        let lock = File::create(cache.join("lock"))?;
+        watch(
+            &format!("{}: another process gets programs", self.name),
+            Path::new(""),
+            || match lock.try_lock() {
+                Ok(()) => Ok(Some(())),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) => Err(error.into()),
+            },
+        )?;
+        if self.look().is_ok() {
+            return Ok(());
+        }
+        match self.source {
+            Source::Apt { package } => install(package),
+            Source::Go { .. } => self.build(),
+        }
+    }
+
+    fn build(&self) -> Result {
+        let Source::Go {
+            folder: module,
+            package,
+            ldflags,
+            ..
+        } = self.source
+        else {
+            return Ok(());
+        };
+        let version = self.source.go_version().context("its go.mod does not name it")?;
+        let ((major, minor), _) = parse_version(version).context("its go.mod does not name a version")?;
+        let target = self.cached().context("no place in the cache")?;
+        let unfinished = target.with_extension("unfinished");
+        let ldflags = ldflags
+            .replace("VERSION", version)
+            .replace("MAJOR", &major.to_string())
+            .replace("MINOR", &minor.to_string());
+        fs::create_dir_all(target.parent().context("no folder")?)?;
+        let mut command = Command::new(go()?);
+        command
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(module))
+            .envs([("GOFLAGS", "-mod=readonly"), ("GOWORK", "off")])
+            .args([
+                "build",
+                "-v",
+                "-trimpath",
+                "-ldflags",
+                &format!("-s -w {ldflags}"),
+                "-o",
+            ])
+            .arg(&unfinished)
+            .arg(package);
+        let logs = folder("build")?;
+        let mut process = Process::spawn("go", &logs, &command)?;
+        watch(
+            &format!("building {} {version}", self.name),
+            &logs.join("go.err"),
+            || process.exited(),
+        )
+        .and_then(|status| succeeded(status, &logs.join("go.err")))
+        .with_context(|| {
+            format!("it could not be built; the command was, in tests/assets/{module}: go build {package}")
+        })?;
+        fs::rename(unfinished, target)?;
+        Ok(())
+    }
+}
+
+/// Go, also where its own installer puts it.
+fn go() -> Result<PathBuf> {
+    ["go", "/usr/local/go/bin/go"]
+        .into_iter()
+        .find(|go| {
+            Command::new(go)
+                .arg("version")
+                .stdout(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        })
+        .map(PathBuf::from)
+        .context("Go 1.21 or newer is needed to build it: https://go.dev/dl, or `apt-get install golang-go`")
+}
+
+/// Not a [`Process`]: dpkg must not be killed in the middle.
+fn install(package: &str) -> Result {
+    let by_hand = format!("run `sudo apt-get update && sudo apt-get install {package}`");
+    let mut prefix = vec!["env", "DEBIAN_FRONTEND=noninteractive"];
+    if !rustix::process::geteuid().is_root() {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "true"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let may = sudo.status().is_ok_and(|status| status.success());
+        ensure!(may, "it cannot be installed without root: {by_hand}");
+        prefix.splice(0..0, ["sudo", "-n"]);
+    }
+    let log = folder("apt-get")?.join("log");
+    let apt_get = |args: &[&str]| {
+        let output = File::options().create(true).append(true).open(&log)?;
+        let mut command = Command::new(prefix[0]);
+        command.args(&prefix[1..]).arg("apt-get").args(args);
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let mut child = command.spawn()?;
+        let status = watch(&format!("apt-get {}", args.join(" ")), &log, || {
+            Ok(child.try_wait()?)
+        })?;
+        succeeded(status, &log)
+    };
+    let install = ["install", "--yes", "--no-install-recommends", package];
+    apt_get(&install)
+        .or_else(|_| apt_get(&["update"]).and_then(|()| apt_get(&install)))
+        .context(by_hand)
+}
+
+fn succeeded(status: ExitStatus, log: &Path) -> Result {
+    if !status.success() {
+        bail!("{status}, after:\n{}", tail(log));
+    }
+    Ok(())
+}
+
+/// Waits until `done` returns something, and shows every second how long it has taken and the last line of `log`.
+fn watch<T>(what: &str, log: &Path, mut done: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    // Not eprintln: what a test prints by it is held back until the test has failed.
+    let mut screen = io::stderr();
+    let (start, end) = if screen.is_terminal() {
+        ("\r\x1b[K", "")
+    } else {
+        ("", "\n")
+    };
+    let begun = Instant::now();
+    let mut shown = Duration::ZERO;
+    loop {
+        let done = done()?;
+        let elapsed = begun.elapsed();
+        if done.is_some() && shown.is_zero() {
+            return done.context("nothing");
+        }
+        if done.is_some() || elapsed >= shown + Duration::from_secs(1) {
+            shown = elapsed;
+            let text = tail(log);
+            let last = if done.is_some() {
+                "done"
+            } else {
+                text.lines().last().unwrap_or_default()
+            };
+            let last: String = last.chars().take(60).collect();
+            write!(screen, "{start}{what}: {} s {last}{end}", elapsed.as_secs())?;
+        }
+        if let Some(done) = done {
+            write!(screen, "{}", if end.is_empty() { "\n" } else { "" })?;
+            return Ok(done);
+        }
+        sleep(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,99 @@
+//! The real `tenure-controller` as a child process.
+
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::process::{Process, folder};
+use crate::{ControlPlane, Result, binaries};
+
+const START: Duration = Duration::from_secs(30);
+/// The time that Kubernetes gives a Pod by default.
+const STOP: Duration = Duration::from_secs(30);
+
+/// A running controller. Killed when dropped.
+#[derive(Debug)]
+pub struct Controller {
+    process: Process,
+    address: String,
+}
+
+impl Controller {
+    /// Starts a controller for these namespaces; for all if there is none.
+    pub async fn start(plane: &ControlPlane, redis_url: &str, namespaces: &[&str]) -> Result<Self> {
+        Self::start_with(
+            plane,
+            &[
+                "--redis-url",
+                redis_url,
+                "--watch-namespaces",
+                &namespaces.join(","),
+            ],
+        )
+        .await
+    }
+
+    /// Starts a controller with these arguments and waits until its server listens; it may not be ready by then.
+    pub async fn start_with(plane: &ControlPlane, args: &[&str]) -> Result<Self> {
+        let mut process = Self::spawn(plane, args)?;
+        let address = process
+            .ready(START, async |process| {
+                listening(&process.log()?).context("it has not logged `listening`")
+            })
+            .await?;
+        Ok(Self { process, address })
+    }
+
+    /// Starts the program with these arguments and nothing more, for tests of a start that fails.
+    pub fn spawn(plane: &ControlPlane, args: &[&str]) -> Result<Process> {
+        let mut command = Command::new(binaries::find("tenure-controller")?);
+        // First, so that a test's own arguments come last. The environment of who runs the tests has no say.
+        command
+            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(args);
+        command.env("KUBECONFIG", plane.kubeconfig());
+        for name in [
+            "TENURE_REDIS_URL",
+            "TENURE_WATCH_NAMESPACES",
+            "TENURE_LISTEN",
+            "RUST_LOG",
+        ] {
+            command.env_remove(name);
+        }
+        Process::spawn("tenure-controller", &folder("controller")?, &command)
+    }
+
+    /// The status and the body of a GET of `path`, such as `/readyz`.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let response = reqwest::get(format!("http://{}{path}", self.address)).await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
+    /// Kills it.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill9()
+    }
+
+    /// Asks it to end, waits until it has, and returns its exit status.
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        self.process.terminate(STOP).await
+    }
+
+    /// All that it has logged: a JSON object a line.
+    pub fn logs(&self) -> Result<String> {
+        self.process.log()
+    }
+}
+
+/// The address in the line that says where its server listens.
+fn listening(log: &str) -> Option<String> {
+    log.lines().find_map(|line| {
+        let event: Value = serde_json::from_str(line).ok()?;
+        // The formatter of tracing-subscriber nests an event's fields unless told to flatten them.
+        let fields = event.get("fields").unwrap_or(&event);
+        let says = fields.get("message")?.as_str()? == "listening";
+        says.then(|| fields.get("address")?.as_str().map(str::to_owned))?
+    })
+}

@@ -1,0 +1,246 @@
+//! Real Redis servers: one that all tests share, and own ones that a test may kill, pause and empty.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use redis::aio::MultiplexedConnection;
+use redis::{Client, Value};
+use rustix::process::Signal;
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+
+use crate::process::{Process, folder, free_port};
+use crate::{Result, assets};
+
+/// Also holds for a big append-only file on a busy machine.
+const START: Duration = Duration::from_secs(60);
+
+/// What a Redis keeps over a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Persistence {
+    /// Nothing.
+    #[default]
+    None,
+    /// A snapshot, made by [`Redis::stop`] and by `SAVE`: a killed server comes back with an old state.
+    Rdb,
+    /// Everything that it has answered: the append-only file.
+    Aof,
+}
+
+/// How to start a Redis: see [`Redis::builder`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    password: Option<String>,
+    persistence: Persistence,
+    args: Vec<String>,
+}
+
+impl Builder {
+    /// Clients must authenticate with this password, which should need no escape in a URL.
+    #[must_use]
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// What it keeps over a restart; nothing by default.
+    #[must_use]
+    pub fn persistence(mut self, persistence: Persistence) -> Self {
+        self.persistence = persistence;
+        self
+    }
+
+    /// More arguments, such as `["--maxclients", "20"]`.
+    #[must_use]
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
+    /// Starts it and waits until it answers.
+    pub async fn start(self) -> Result<Redis> {
+        let program = spawn_blocking(|| assets::path("redis-server")).await??;
+        let folder = folder("redis")?;
+        let data = folder.join("data");
+        fs::create_dir(&data)?;
+        let port = free_port()?;
+        let mut command = Command::new(program);
+        command
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .arg("--dir")
+            .arg(&data);
+        command.args(match self.persistence {
+            Persistence::None => ["--save", "", "--appendonly", "no"],
+            // The only save point lies far away, but there must be one for a snapshot to be made on SIGTERM.
+            Persistence::Rdb => ["--save", "86400 1", "--appendonly", "no"],
+            Persistence::Aof => ["--save", "", "--appendonly", "yes"],
+        });
+        if let Some(password) = &self.password {
+            command.args(["--requirepass", password]);
+        }
+        command.args(&self.args);
+        let process = Process::spawn("redis-server", &folder, &command)?;
+        let mut redis = Redis {
+            port,
+            password: self.password,
+            data,
+            folder,
+            command,
+            process,
+        };
+        redis.ready().await?;
+        Ok(redis)
+    }
+}
+
+/// A running redis-server. The shared one cannot be stopped, as what stops a server needs `&mut`.
+#[derive(Debug)]
+pub struct Redis {
+    port: u16,
+    password: Option<String>,
+    data: PathBuf,
+    folder: PathBuf,
+    command: Command,
+    process: Process,
+}
+
+impl Redis {
+    /// The server that all tests of this run share, without password and persistence.
+    pub async fn shared() -> Result<&'static Self> {
+        static SHARED: OnceCell<Redis> = OnceCell::const_new();
+        SHARED.get_or_try_init(Self::start).await
+    }
+
+    /// An own server, without password and persistence.
+    pub async fn start() -> Result<Self> {
+        Self::builder().start().await
+    }
+
+    /// An own server with other settings.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Its URL, with the password if it has one.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let password = self
+            .password
+            .as_deref()
+            .map(|password| format!(":{password}@"))
+            .unwrap_or_default();
+        format!("redis://{password}127.0.0.1:{}/", self.port)
+    }
+
+    /// Its port, which stays the same over [`start_again`](Self::start_again).
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder that holds its snapshot or append-only file.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// A new connection.
+    pub async fn connection(&self) -> Result<MultiplexedConnection> {
+        let client = Client::open(self.url())?;
+        client
+            .get_multiplexed_async_connection()
+            .await
+            .with_context(|| format!("connecting to Redis at port {}", self.port))
+    }
+
+    /// Sends one command on a connection of its own and returns the reply as redis-cli prints it to a pipe: a line
+    /// for each string or number, nothing for nil.
+    pub async fn cli(&self, command: &[&str]) -> Result<String> {
+        let (name, args) = command.split_first().context("an empty command")?;
+        let mut connection = self.connection().await?;
+        let reply = redis::cmd(name).arg(args).query_async(&mut connection).await;
+        let mut text = String::new();
+        print(&reply.with_context(|| command.join(" "))?, &mut text);
+        Ok(text)
+    }
+
+    /// Kills it; what it has not written to disk is lost.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill9()
+    }
+
+    /// Stops it in order; with [`Persistence::Rdb`] it saves a snapshot first.
+    pub async fn stop(&mut self) -> Result<()> {
+        let status = self.process.terminate(START).await?;
+        ensure!(
+            status.success(),
+            "redis-server ended with {status}: {}",
+            self.process.tail()
+        );
+        Ok(())
+    }
+
+    /// Starts it on the same port with the data that it has kept.
+    pub async fn start_again(&mut self) -> Result<()> {
+        ensure!(self.process.exited()?.is_some(), "stop or kill it first");
+        self.process = Process::spawn("redis-server", &self.folder, &self.command)?;
+        self.ready().await
+    }
+
+    /// Removes what it has kept; it must not run.
+    pub fn wipe_data(&mut self) -> Result<()> {
+        ensure!(self.process.exited()?.is_some(), "stop or kill it first");
+        fs::remove_dir_all(&self.data)?;
+        fs::create_dir(&self.data)?;
+        Ok(())
+    }
+
+    /// Stops the process (SIGSTOP): connections stay open and nothing is answered.
+    pub fn pause(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    pub fn resume(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let client = Client::open(self.url())?;
+        // PING is refused while data is being loaded.
+        let ping = async |_: &Process| {
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            Ok(redis::cmd("PING").exec_async(&mut connection).await?)
+        };
+        self.process.ready(START, ping).await
+    }
+}
+
+fn print(value: &Value, text: &mut String) {
+    let _ = match value {
+        Value::Nil => Ok(()),
+        Value::Int(number) => writeln!(text, "{number}"),
+        Value::BulkString(bytes) => writeln!(text, "{}", String::from_utf8_lossy(bytes)),
+        Value::SimpleString(string) => writeln!(text, "{string}"),
+        Value::Okay => writeln!(text, "OK"),
+        Value::Array(values) | Value::Set(values) => {
+            for value in values {
+                print(value, text);
+            }
+            Ok(())
+        }
+        Value::Map(pairs) => {
+            for (key, value) in pairs {
+                print(key, text);
+                print(value, text);
+            }
+            Ok(())
+        }
+        other => writeln!(text, "{other:?}"),
+    };
+}
