@@ -1,2 +1,64 @@
-//! The controller.
-fn main() {}
+//! The controller: declares `LockPool`s and `Semaphore`s in Redis, takes back what ended pods held, and reports who holds
+//! and who waits. It never grants: programs talk to Redis themselves, and nobody's lease changes when it dies.
+//!
+//! # Where to look
+//! | module | what is in it |
+//! |---|---|
+//! | [`config`] | flags and environment variables |
+//! | [`run`] | starts the parts and stops them |
+//! | [`observe`] | what makes it look at an object |
+//! | [`reconcile`] | one turn of one object: the I/O, in order |
+//! | [`kinds`] | what it must know of a custom resource |
+//! | [`declare`] | what Redis must be told, and fencing floors |
+//! | [`reclaim`] | which pods have ended |
+//! | [`withdraw`] | what becomes of the keys of a deleted object |
+//! | [`status`] | what is reported, and when it is news |
+//! | [`pace`] | how often an object is looked at |
+//! | [`events`] | what is told of an object's past |
+//! | [`telemetry`], [`http`] | the log, the metrics, the probes |
+//!
+//! `declare`, `withdraw` and `status` decide and do nothing; `reconcile` does and decides nothing.
+//!
+//! # What it must be allowed to do
+//! In every namespace that it watches, and nothing else:
+//!
+//! | group | resources | verbs |
+//! |---|---|---|
+//! | `tenure.dev` | `lockpools`, `semaphores` | `get`, `list`, `watch`, `patch` (the finalizer) |
+//! | `tenure.dev` | `lockpools/status`, `semaphores/status` | `patch` |
+//! | core | `pods` | `list`, `watch` |
+//! | `events.k8s.io` | `events` | `create`, `patch` |
+//!
+//! In Redis: the commands of the scripts in `lua/`, on keys and channels that begin with the key prefix, and `INFO`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod config;
+mod declare;
+mod events;
+mod http;
+mod kinds;
+mod observe;
+mod pace;
+mod reclaim;
+mod reconcile;
+mod run;
+mod status;
+mod telemetry;
+mod withdraw;
+
+// The host may have a hundred cores of which the container gets one; two threads are plenty.
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let config = config::Config::parse();
+    telemetry::start_log(config.log_format, &config.log_level);
+    match run::run(config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Config: flags and environment variables.
+
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use jiff::SignedDuration;
+
+/// Declares LockPools and Semaphores in Redis, gives back what ended pods held, and reports in each object's status who
+/// holds and who waits.
+///
+/// The controller never grants anything: programs talk to Redis themselves, through the library. It may be stopped,
+/// killed or away for a while without any effect on who holds what.
+///
+/// The API server is found as kubectl finds it: through KUBECONFIG or ~/.kube/config, and in a pod through its service
+/// account.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "tenure-controller",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
+pub(crate) struct Config {
+    /// Where Redis is: `redis://host[:port][/database]`
+    #[arg(
+        long,
+        env = "TENURE_REDIS_URL",
+        hide_env_values = true,
+        default_value = "redis://127.0.0.1:6379",
+        value_name = "URL"
+    )]
+    pub(crate) redis_url: String,
+
+    /// User name in Redis, if its ACL has one for Tenure
+    #[arg(long, env = "TENURE_REDIS_USERNAME", value_name = "NAME")]
+    pub(crate) redis_username: Option<String>,
+
+    /// File with the password for Redis, such as a mounted Secret; a line break at its end does not count
+    #[arg(long, env = "TENURE_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) redis_password_file: Option<PathBuf>,
+
+    /// What all keys in Redis begin with; the programs that hold and wait must use the same
+    #[arg(
+        long,
+        env = "TENURE_REDIS_KEY_PREFIX",
+        default_value = "tenure",
+        value_name = "PREFIX"
+    )]
+    pub(crate) redis_key_prefix: String,
+
+    /// Namespaces to work in, separated by commas; all of them if absent
+    #[arg(long, env = "TENURE_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACES", value_parser = namespace)]
+    pub(crate) watch_namespaces: Vec<String>,
+
+    /// Where to serve /livez, /readyz and /metrics; port 0 takes a free one, and the log tells which
+    #[arg(long, env = "TENURE_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT", value_parser = address)]
+    pub(crate) listen: SocketAddr,
+
+    /// How to write the log, which goes to standard error
+    #[arg(long, env = "TENURE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+
+    /// What to log: error, warn, info, debug or trace; or a list such as info,kube=debug
+    #[arg(long, env = "TENURE_LOG_LEVEL", default_value = "info", value_name = "LEVEL", value_parser = log_level)]
+    pub(crate) log_level: String,
+
+    /// How long holders of a deleted object with deletionPolicy Drain may keep what they have, such as 300s or 1h
+    #[arg(long, env = "TENURE_DRAIN_TIMEOUT", default_value = "300s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) drain_timeout: Duration,
+
+    /// How long Redis may be out of reach before a deleted object goes without its keys being removed
+    #[arg(long, env = "TENURE_CLEANUP_TIMEOUT", default_value = "60s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) cleanup_timeout: Duration,
+}
+
+/// A form of the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Human,
+    /// One JSON object a line
+    Json,
+}
+
+/// A setting that cannot be used; says which one, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("--redis-password-file: {} cannot be read ({source}): check the path and that this user may read it", path.display())]
+    PasswordFile { path: PathBuf, source: std::io::Error },
+    #[error("--redis-password-file: {} is empty: write the password into it, or leave the flag out", .0.display())]
+    EmptyPassword(PathBuf),
+    #[error("{flag}: {source}")]
+    Redis {
+        flag: &'static str,
+        source: tenure::Error,
+    },
+}
+
+impl Config {
+    /// A client for Redis that connects as soon as Redis is there. Has to be called in a tokio runtime.
+    pub(crate) fn redis(&self) -> Result<tenure::Client, ConfigError> {
+        let mut builder = tenure::Client::builder(&self.redis_url)
+            // The controller has objects in all namespaces and none of its own.
+            .namespace("default")
+            .key_prefix(&self.redis_key_prefix)
+            .with_events();
+        if let Some(username) = &self.redis_username {
+            builder = builder.username(username);
+        }
+        if let Some(path) = &self.redis_password_file {
+            let text = fs::read_to_string(path).map_err(|source| ConfigError::PasswordFile {
+                path: path.clone(),
+                source,
+            })?;
+            let password = text.strip_suffix('\n').unwrap_or(&text);
+            let password = password.strip_suffix('\r').unwrap_or(password);
+            if password.is_empty() {
+                return Err(ConfigError::EmptyPassword(path.clone()));
+            }
+            builder = builder.password(password);
+        }
+        builder.connect_lazily().map_err(|source| {
+            let flag = match &source {
+                tenure::Error::InvalidInput {
+                    field: "key_prefix", ..
+                } => "--redis-key-prefix",
+                _ => "--redis-url",
+            };
+            ConfigError::Redis { flag, source }
+        })
+    }
+
+    /// The scopes to watch: each namespace, or everything.
+    pub(crate) fn scopes(&self) -> Vec<Option<String>> {
+        let named = self
+            .watch_namespaces
+            .iter()
+            .filter(|namespace| !namespace.is_empty());
+        let mut namespaces: Vec<String> = named.cloned().collect();
+        if namespaces.is_empty() {
+            return vec![None];
+        }
+        namespaces.sort();
+        namespaces.dedup();
+        namespaces.into_iter().map(Some).collect()
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let fix = "write a number and a unit, such as 90s, 5m or 1h";
+    let signed: SignedDuration = text.parse().map_err(|_| format!("it is not a duration: {fix}"))?;
+    let duration = Duration::try_from(signed).map_err(|_| format!("it is negative: {fix}"))?;
+    if duration.is_zero() {
+        return Err(format!("it is zero: {fix}"));
+    }
+    Ok(duration)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "it is not an address and a port: write such as 0.0.0.0:8080, 127.0.0.1:0 or [::]:8080".to_owned()
+    })
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    // An empty list, as a variable that is set to nothing gives it, is no list.
+    let fits = text.len() <= 63 && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-');
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err("it is not a namespace: write names separated by commas, such as ml,web, each of 1 to 63 lower-case letters, digits and '-'".to_owned())
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) if !text.trim().is_empty() && text.parse::<u8>().is_err() => Ok(text.to_owned()),
+        _ => Err(
+            "it is not a level: write error, warn, info, debug or trace, or a list such as info,kube=debug"
+                .to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let args = std::iter::once("tenure-controller").chain(args.iter().copied());
+        Config::try_parse_from(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_flags_it_watches_everything_on_the_local_redis() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.redis_url, "redis://127.0.0.1:6379");
+        assert_eq!(config.scopes(), [None]);
+        assert_eq!(config.drain_timeout, Duration::from_secs(300));
+        assert_eq!(config.cleanup_timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn namespaces_are_a_list_without_doubles() {
+        let config = parse(&["--watch-namespaces", "web,ml,web"]).unwrap();
+        assert_eq!(config.scopes(), [Some("ml".to_owned()), Some("web".to_owned())]);
+        assert_eq!(parse(&["--watch-namespaces", ""]).unwrap().scopes(), [None]);
+    }
+
+    #[test]
+    fn a_bad_flag_is_named_together_with_the_fix() {
+        for (args, fix) in [
+            (["--drain-timeout", "soon"], "such as 90s"),
+            (["--drain-timeout", "0s"], "such as 90s"),
+            (["--cleanup-timeout", "-5s"], "such as 90s"),
+            (["--listen", "8080"], "such as 0.0.0.0:8080"),
+            (["--watch-namespaces", "Ml"], "separated by commas"),
+            (["--log-format", "xml"], "[possible values: human, json]"),
+            (["--log-level", "kube=loud"], "error, warn, info, debug or trace"),
+        ] {
+            let error = parse(&[&args.join("=")]).unwrap_err();
+            assert!(
+                error.contains(args[0]) && error.contains(fix),
+                "{args:?}: {error}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_url_is_named_and_its_password_is_not() {
+        for url in ["http://:hunter2@redis", "redis://:hunter2@redis:port"] {
+            let error = parse(&["--redis-url", url])
+                .unwrap()
+                .redis()
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("--redis-url: ") && error.contains("redis://["),
+                "{error}"
+            );
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_password_file_is_named() {
+        let missing = parse(&["--redis-password-file", "/does/not/exist"])
+            .unwrap()
+            .redis()
+            .unwrap_err();
+        assert!(
+            missing
+                .to_string()
+                .contains("--redis-password-file: /does/not/exist"),
+            "{missing}"
+        );
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let empty = parse(&["--redis-password-file", path])
+            .unwrap()
+            .redis()
+            .unwrap_err();
+        assert!(empty.to_string().contains("is empty"), "{empty}");
+    }
+}

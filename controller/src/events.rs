@@ -1,0 +1,187 @@
+//! Events: what `kubectl describe` shows of the past of an object.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder};
+use tenure_crds::{ConditionReason, ConditionType, bounded};
+
+use crate::{kinds::Report, status::says};
+
+const LIMIT: Duration = Duration::from_secs(5);
+/// The API server takes no longer note, in bytes; a cut character is up to three of them.
+const MAX_NOTE: usize = 1000;
+
+/// What is told of an object. The note is for people; an event of the same reason within six minutes only counts up, so
+/// what differs from one to the next belongs into the status.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Tale {
+    /// Redis has it for the first time.
+    Declared,
+    /// Redis has it anew after a loss.
+    Recovering,
+    /// More is held than the spec has.
+    Draining,
+    /// A pod ended, and what it held or waited for was taken back.
+    Reclaimed { pod: String, leases: usize },
+    /// The time for draining is over, and holders lost their leases.
+    DrainTimedOut,
+    /// Redis was out of reach for so long that its keys were left behind.
+    CleanupSkipped { command: String },
+    /// Nothing gets better until somebody acts.
+    Stalled { message: String },
+}
+
+impl Tale {
+    fn event(&self) -> Event {
+        use EventType::{Normal, Warning};
+        let (type_, reason, action, note) = match self {
+            Self::Declared => (Normal, "Declared", "Declare", "Redis has what the spec says".to_owned()),
+            Self::Recovering => (
+                Warning,
+                "Recovering",
+                "Declare",
+                "Redis lost its data or was restarted; nothing new is granted for one lease, holders keep what they have"
+                    .to_owned(),
+            ),
+            Self::Draining => (
+                Normal,
+                "Draining",
+                "Declare",
+                "more is held than the spec has now; holders keep it and nobody gets it next".to_owned(),
+            ),
+            Self::Reclaimed { pod, leases } => (
+                Normal,
+                "ReclaimedFromEndedPod",
+                "Reclaim",
+                format!("took back {leases} leases or places in the queue of pod {pod}, which has ended"),
+            ),
+            Self::DrainTimedOut => (
+                Warning,
+                "DrainTimedOut",
+                "Withdraw",
+                "the time for draining is over; who still held has lost the lease".to_owned(),
+            ),
+            Self::CleanupSkipped { command } => (
+                Warning,
+                "CleanupSkipped",
+                "Withdraw",
+                format!("Redis is out of reach, so its keys of this object were left behind; remove them with: {command}"),
+            ),
+            Self::Stalled { message } => (Warning, "Stalled", "Declare", message.clone()),
+        };
+        Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(bounded(&note, MAX_NOTE)),
+            action: action.to_owned(),
+            secondary: None,
+        }
+    }
+}
+
+/// What the step from one report to the next is worth telling.
+pub(crate) fn between(previous: &Report, next: &Report) -> Option<Tale> {
+    let begins = |type_, reason| says(next, type_, reason) && !says(previous, type_, reason);
+    if begins(ConditionType::Reconciling, ConditionReason::Draining) {
+        return Some(Tale::Draining);
+    }
+    let stalled = |report: &Report| {
+        let mut conditions = report.common.conditions.iter();
+        conditions
+            .find(|c| c.type_ == ConditionType::Stalled.as_str() && c.status == "True")
+            .cloned()
+    };
+    match (stalled(previous), stalled(next)) {
+        (None, Some(condition)) => Some(Tale::Stalled {
+            message: condition.message,
+        }),
+        _ => None,
+    }
+}
+
+/// Publishes; what cannot be told is only logged, for nothing hangs on it.
+pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, tale: &Tale) {
+    let event = tale.event();
+    let outcome = match tokio::time::timeout(LIMIT, recorder.publish(&event, regarding)).await {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(reason = event.reason, error, "an event could not be published");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use tenure_crds::{Assessment, ConditionStatus, merge};
+
+    use super::*;
+
+    fn report(type_: ConditionType, status: ConditionStatus, reason: ConditionReason) -> Report {
+        let found = [Assessment {
+            type_,
+            status,
+            reason,
+            message: "check the password".to_owned(),
+        }];
+        let mut report = Report::default();
+        report.common.conditions = merge(&[], &found, None, Timestamp::UNIX_EPOCH);
+        report
+    }
+
+    #[test]
+    fn the_beginning_of_draining_is_told_and_its_going_on_is_not() {
+        let draining = report(
+            ConditionType::Reconciling,
+            ConditionStatus::True,
+            ConditionReason::Draining,
+        );
+        assert_eq!(between(&Report::default(), &draining), Some(Tale::Draining));
+        assert_eq!(between(&draining, &draining), None);
+        assert_eq!(between(&draining, &Report::default()), None);
+    }
+
+    #[test]
+    fn stalling_is_told_once_with_what_to_do() {
+        let stalled = report(
+            ConditionType::Stalled,
+            ConditionStatus::True,
+            ConditionReason::BackendDenied,
+        );
+        let told = Some(Tale::Stalled {
+            message: "check the password".to_owned(),
+        });
+        assert_eq!(between(&Report::default(), &stalled), told);
+        assert_eq!(between(&stalled, &stalled), None);
+    }
+
+    #[test]
+    fn an_event_fits_what_the_api_server_takes() {
+        let tales = [
+            Tale::Declared,
+            Tale::Recovering,
+            Tale::Draining,
+            Tale::Reclaimed {
+                pod: "p".repeat(253),
+                leases: 7,
+            },
+            Tale::DrainTimedOut,
+            Tale::CleanupSkipped {
+                command: "c".repeat(500),
+            },
+            Tale::Stalled {
+                message: "m".repeat(2000),
+            },
+        ];
+        for tale in tales {
+            let event = tale.event();
+            assert!(
+                event.note.as_ref().is_some_and(|note| note.len() <= 1024),
+                "{tale:?}"
+            );
+            assert!(event.reason.len() <= 128 && event.action.len() <= 128);
+        }
+    }
+}

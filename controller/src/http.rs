@@ -1,0 +1,192 @@
+//! HTTP: `/livez`, `/readyz` and `/metrics`.
+//!
+//! Ready means that the controller sees what is declared. Redis being away is told in each object's conditions and does
+//! not make the controller unready, let alone dead: restarting it would not bring Redis back.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+/// What the controller must have done before it is ready, and what is missing.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    checks: Mutex<BTreeMap<String, Check>>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+struct Check {
+    ok: bool,
+    /// Whether readiness hangs on it.
+    required: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
+}
+
+impl Health {
+    /// Says that `name` is well.
+    pub(crate) fn good(&self, name: &str) {
+        self.lock().insert(
+            name.to_owned(),
+            Check {
+                ok: true,
+                required: true,
+                message: String::new(),
+            },
+        );
+    }
+
+    /// Says why `name` is not well; returns whether that is news.
+    pub(crate) fn bad(&self, name: &str, message: &str) -> bool {
+        let check = Check {
+            ok: false,
+            required: true,
+            message: message.to_owned(),
+        };
+        self.lock()
+            .insert(name.to_owned(), check.clone())
+            .is_none_or(|before| before != check)
+    }
+
+    /// Notes something that readiness does not hang on.
+    pub(crate) fn inform(&self, name: &str, ok: bool, message: &str) {
+        self.lock().insert(
+            name.to_owned(),
+            Check {
+                ok,
+                required: false,
+                message: message.to_owned(),
+            },
+        );
+    }
+
+    fn verdict(&self) -> (StatusCode, BTreeMap<String, Check>) {
+        let checks = self.lock().clone();
+        let ready = !checks.is_empty() && checks.values().all(|check| check.ok || !check.required);
+        (
+            if ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            },
+            checks,
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Check>> {
+        // Every change is complete at any moment, so what a panic left behind is good.
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Served {
+    health: Arc<Health>,
+    registry: Arc<Registry>,
+}
+
+/// Takes the port; requests wait until [`serve`] answers them.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, io::Error> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "listening");
+    Ok(listener)
+}
+
+/// Answers requests for as long as it is polled.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    health: Arc<Health>,
+    registry: Registry,
+) -> Result<(), io::Error> {
+    axum::serve(
+        listener,
+        router(Served {
+            health,
+            registry: Arc::new(registry),
+        }),
+    )
+    .await
+}
+
+fn router(served: Served) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(served)
+}
+
+async fn readyz(State(served): State<Served>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    let (code, checks) = served.health.verdict();
+    if query.contains_key("verbose") {
+        return (code, Json(checks)).into_response();
+    }
+    let failing = checks.iter().filter(|(_, check)| check.required && !check.ok);
+    let lines: Vec<String> = failing
+        .map(|(name, check)| format!("{name}: {}", check.message))
+        .collect();
+    let text = match (code, lines.is_empty()) {
+        (StatusCode::OK, _) => "ok".to_owned(),
+        (_, true) => "starting".to_owned(),
+        (_, false) => lines.join("\n"),
+    };
+    let text = text + "\n";
+    (code, text).into_response()
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &served.registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_not_ready_before_anything_was_checked() {
+        assert_eq!(Health::default().verdict().0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn one_bad_check_makes_it_unready_and_says_why() {
+        let health = Health::default();
+        health.good("watch lockpools");
+        assert_eq!(health.verdict().0, StatusCode::OK);
+        assert!(health.bad("watch pods", "no permission"));
+        assert!(!health.bad("watch pods", "no permission"), "the same is no news");
+        let (code, checks) = health.verdict();
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(checks["watch pods"].message, "no permission");
+        health.good("watch pods");
+        assert_eq!(health.verdict().0, StatusCode::OK);
+    }
+
+    #[test]
+    fn redis_being_away_does_not_make_it_unready() {
+        let health = Health::default();
+        health.good("watch lockpools");
+        health.inform("redis", false, "connection refused");
+        assert_eq!(health.verdict().0, StatusCode::OK);
+    }
+}

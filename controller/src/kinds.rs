@@ -1,0 +1,276 @@
+//! What the controller must know of a custom resource, so that one path serves every kind.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use serde::{Serialize, de::DeserializeOwned};
+use tenure::{
+    Kind, ObjectRef,
+    control::{Capacity, Order, Resource as PoolMember},
+};
+use tenure_crds::{
+    CommonStatus, Holder, LeasePolicy, LockPool, LockPoolStatus, PermitHolder, ResourceHolder, Semaphore,
+    SemaphoreStatus,
+};
+
+/// A custom resource that declares an object.
+pub(crate) trait Declared:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
+{
+    /// Its status as the API server keeps it.
+    type Status: Serialize;
+
+    /// Its kind as the API server knows it.
+    const CRD_KIND: &'static str;
+
+    /// The kind of object that it declares.
+    const KIND: Kind;
+
+    /// How leases run and end.
+    fn lease(&self) -> &LeasePolicy;
+
+    /// What there is to be held.
+    fn capacity(&self) -> Capacity;
+
+    /// Resources or permits, disabled ones included.
+    fn total(&self) -> u32;
+
+    /// What its status says; nothing, if it has none yet.
+    fn report(&self) -> Report;
+
+    /// A report in the form of its status.
+    fn status(report: Report) -> Self::Status;
+
+    /// The object that it declares, if its name can be one.
+    fn declares(&self) -> Result<ObjectRef, tenure::Error> {
+        let meta = self.meta();
+        ObjectRef::new(
+            Self::KIND,
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default(),
+        )
+    }
+}
+
+/// What the statuses of all kinds say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Report {
+    pub(crate) common: CommonStatus,
+    pub(crate) holds: Vec<Hold>,
+}
+
+/// A line of the list of holders: a lease, or one resource of a lease.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Hold {
+    /// Absent where permits have no names.
+    pub(crate) resource: Option<String>,
+    pub(crate) permits: u32,
+    pub(crate) holder: Holder,
+}
+
+impl Declared for LockPool {
+    type Status = LockPoolStatus;
+
+    const CRD_KIND: &'static str = "LockPool";
+    const KIND: Kind = Kind::Pool;
+
+    fn lease(&self) -> &LeasePolicy {
+        &self.spec.lease
+    }
+
+    fn capacity(&self) -> Capacity {
+        let order = match self.spec.order {
+            tenure_crds::Order::LeastRecentlyUsed => Order::LeastRecentlyUsed,
+            tenure_crds::Order::MostRecentlyUsed => Order::MostRecentlyUsed,
+            tenure_crds::Order::Random => Order::Random,
+        };
+        if let Some(generate) = &self.spec.generate {
+            return Capacity::Generated {
+                order,
+                prefix: generate.prefix.clone(),
+                count: u64::from(generate.count),
+            };
+        }
+        let resources = self
+            .spec
+            .resources
+            .iter()
+            .map(|resource| PoolMember {
+                name: resource.name.clone(),
+                properties: resource.properties.clone(),
+                disabled: resource.disabled,
+            })
+            .collect();
+        Capacity::Resources { order, resources }
+    }
+
+    fn total(&self) -> u32 {
+        match &self.spec.generate {
+            Some(generate) => generate.count,
+            None => u32::try_from(self.spec.resources.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn report(&self) -> Report {
+        let status = self.status.clone().unwrap_or_default();
+        let holds = status
+            .holders
+            .into_iter()
+            .map(|ResourceHolder { resource, holder }| Hold {
+                resource: Some(resource),
+                permits: 1,
+                holder,
+            })
+            .collect();
+        Report {
+            common: status.common,
+            holds,
+        }
+    }
+
+    fn status(report: Report) -> LockPoolStatus {
+        let holders = report
+            .holds
+            .into_iter()
+            .map(|hold| ResourceHolder {
+                resource: hold.resource.unwrap_or_default(),
+                holder: hold.holder,
+            })
+            .collect();
+        LockPoolStatus {
+            common: report.common,
+            holders,
+        }
+    }
+}
+
+impl Declared for Semaphore {
+    type Status = SemaphoreStatus;
+
+    const CRD_KIND: &'static str = "Semaphore";
+    const KIND: Kind = Kind::Semaphore;
+
+    fn lease(&self) -> &LeasePolicy {
+        &self.spec.lease
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity::Permits(u64::from(self.spec.permits))
+    }
+
+    fn total(&self) -> u32 {
+        self.spec.permits
+    }
+
+    fn report(&self) -> Report {
+        let status = self.status.clone().unwrap_or_default();
+        let holds = status
+            .holders
+            .into_iter()
+            .map(|PermitHolder { permits, holder }| Hold {
+                resource: None,
+                permits,
+                holder,
+            })
+            .collect();
+        Report {
+            common: status.common,
+            holds,
+        }
+    }
+
+    fn status(report: Report) -> SemaphoreStatus {
+        let holders = report
+            .holds
+            .into_iter()
+            .map(|hold| PermitHolder {
+                permits: hold.permits,
+                holder: hold.holder,
+            })
+            .collect();
+        SemaphoreStatus {
+            common: report.common,
+            holders,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(yaml: serde_json::Value) -> LockPool {
+        LockPool::new("seats", serde_json::from_value(yaml).unwrap())
+    }
+
+    #[test]
+    fn a_pool_of_named_resources_declares_each_with_its_properties_and_counts_the_disabled_ones() {
+        let pool = pool(serde_json::json!({
+            "resources": [{"name": "a", "properties": {"host": "gpu-1"}}, {"name": "b", "disabled": true}],
+            "order": "MostRecentlyUsed",
+        }));
+        assert_eq!(pool.total(), 2);
+        let Capacity::Resources {
+            order: Order::MostRecentlyUsed,
+            resources,
+        } = pool.capacity()
+        else {
+            panic!("{:?}", pool.capacity())
+        };
+        assert_eq!(resources[0].properties["host"], "gpu-1");
+        assert_eq!(
+            resources.iter().map(|r| r.disabled).collect::<Vec<_>>(),
+            [false, true]
+        );
+    }
+
+    #[test]
+    fn a_generated_pool_declares_prefix_and_count() {
+        let pool = pool(serde_json::json!({"generate": {"prefix": "seat-", "count": 1000}}));
+        assert_eq!(pool.total(), 1000);
+        let Capacity::Generated {
+            order: Order::LeastRecentlyUsed,
+            prefix,
+            count: 1000,
+        } = pool.capacity()
+        else {
+            panic!("{:?}", pool.capacity())
+        };
+        assert_eq!(prefix, "seat-");
+    }
+
+    #[test]
+    fn a_status_comes_back_from_the_report_as_it_was() {
+        let holder = serde_json::json!({
+            "token": "t", "pod": "p", "fencingToken": 7,
+            "acquiredAt": "2026-11-21T09:00:00Z", "expiresAt": "2026-11-21T09:00:30Z",
+        });
+        let mut held = holder.clone();
+        held["resource"] = "a".into();
+        let status: LockPoolStatus =
+            serde_json::from_value(serde_json::json!({"total": 2, "held": 1, "holders": [held]})).unwrap();
+        let mut pool = pool(serde_json::json!({"generate": {"prefix": "s", "count": 2}}));
+        pool.status = Some(status.clone());
+        assert_eq!(LockPool::status(pool.report()), status);
+
+        let mut held = holder;
+        held["permits"] = 3.into();
+        let status: SemaphoreStatus =
+            serde_json::from_value(serde_json::json!({"total": 4, "held": 3, "holders": [held]})).unwrap();
+        let mut semaphore = Semaphore::new(
+            "s",
+            serde_json::from_value(serde_json::json!({"permits": 4})).unwrap(),
+        );
+        semaphore.status = Some(status.clone());
+        assert_eq!(semaphore.report().holds[0].permits, 3);
+        assert_eq!(Semaphore::status(semaphore.report()), status);
+    }
+}

@@ -1,0 +1,127 @@
+//! Observe: what makes the controller look at an object, apart from a change of its custom resource.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
+use kube::runtime::reflector::{ObjectRef as KubeRef, Store};
+use tenure::{
+    Control,
+    control::{Event, Events, Server},
+};
+use tenure_crds::ReclaimPolicy;
+use tokio::sync::watch;
+
+use crate::{kinds::Declared, reconcile::Context};
+
+const ASK_EVERY: Duration = Duration::from_millis(200);
+
+/// The objects of `store` to look at, whenever Redis has told of them, Redis has come or gone, or a pod has ended.
+pub(crate) fn triggers<K: Declared>(
+    store: &Store<K>,
+    context: &Arc<Context>,
+    events: Events,
+    pods_ended: watch::Receiver<()>,
+) -> BoxStream<'static, KubeRef<K>> {
+    let told = {
+        let store = store.clone();
+        stream::unfold(events, |mut events| async move {
+            Some((events.next().await?, events))
+        })
+        .flat_map(move |event| stream::iter(concerned(&store, &event)))
+    };
+    let came_or_gone = {
+        let store = store.clone();
+        comings_and_goings(context.control.clone()).flat_map(move |()| stream::iter(all(&store)))
+    };
+    let ended = {
+        let (store, context) = (store.clone(), context.clone());
+        stream::unfold(pods_ended, |mut pods_ended| async move {
+            pods_ended.changed().await.ok()?;
+            Some(((), pods_ended))
+        })
+        .flat_map(move |()| stream::iter(reclaimable(&store, &context)))
+    };
+    let streams: [BoxStream<'static, KubeRef<K>>; 3] = [told.boxed(), came_or_gone.boxed(), ended.boxed()];
+    stream::select_all(streams).boxed()
+}
+
+/// The custom resources that an event is about. What no custom resource declares is nobody's business here.
+fn concerned<K: Declared>(store: &Store<K>, event: &Event) -> Vec<KubeRef<K>> {
+    match event {
+        Event::Changed(object) | Event::Missing(object) if object.kind() == K::KIND => {
+            let reference = KubeRef::new(object.name()).within(object.namespace());
+            store.get(&reference).map(|_| reference).into_iter().collect()
+        }
+        Event::Changed(_) | Event::Missing(_) => Vec::new(),
+        Event::Reconnected => all(store),
+    }
+}
+
+fn all<K: Declared>(store: &Store<K>) -> Vec<KubeRef<K>> {
+    store
+        .state()
+        .iter()
+        .map(|object| KubeRef::from_obj(&**object))
+        .collect()
+}
+
+/// Those that an ended pod may hold or wait for. A lease too new to be in a status is looked at anyway, for being new.
+fn reclaimable<K: Declared>(store: &Store<K>, context: &Context) -> Vec<KubeRef<K>> {
+    let objects = store.state();
+    let reclaimable = objects.iter().filter(|object| {
+        let common = object.report().common;
+        object.lease().reclaim_policy == ReclaimPolicy::OnPodEnd && common.held + common.waiting > 0
+    });
+    let marked = reclaimable.map(|object| {
+        if let Ok(name) = object.declares() {
+            context.pace.pod_ended(&name);
+        }
+        KubeRef::from_obj(&**object)
+    });
+    marked.collect()
+}
+
+/// An item whenever Redis has come, gone, or changed between being away and refusing.
+fn comings_and_goings(control: Control) -> impl Stream<Item = ()> + Send {
+    let known = control.server();
+    stream::unfold((control, known), |(control, mut known)| async move {
+        loop {
+            let server = server_changed(&control, &known).await;
+            let news = manner(&server) != manner(&known);
+            known = server;
+            if news {
+                return Some(((), (control, known)));
+            }
+        }
+    })
+}
+
+/// Waits until Redis is another way than `known`.
+// By asking: the future of `Control::server_changed` cannot be sent between threads.
+pub(crate) async fn server_changed(control: &Control, known: &Server) -> Server {
+    loop {
+        let server = control.server();
+        if server != *known {
+            return server;
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+#[derive(Eq, PartialEq)]
+enum Manner {
+    Answers,
+    Refuses,
+    Away,
+}
+
+fn manner(server: &Server) -> Manner {
+    match server {
+        Server::Connected { .. } => Manner::Answers,
+        Server::Disconnected { transient: false, .. } => Manner::Refuses,
+        Server::Disconnected { transient: true, .. } => Manner::Away,
+    }
+}

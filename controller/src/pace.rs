@@ -1,0 +1,187 @@
+//! Pace: how often an object is looked at, and how long a failing one is left alone.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tenure::ObjectRef;
+
+/// At most four looks a second at one object, however often it changes; the first change is looked at at once.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// Deletions have deadlines.
+const LONGEST_RETRY_OF_A_DELETION: Duration = Duration::from_secs(5);
+
+/// The pace of every object, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Pace(Mutex<HashMap<ObjectRef, Entry>>);
+
+#[derive(Debug, Default)]
+struct Entry {
+    looked_at: Option<Instant>,
+    failures: u32,
+    failing_since: Option<Timestamp>,
+    pod_ended: bool,
+}
+
+impl Pace {
+    /// How long to wait before looking at the object, or `None`: look now.
+    pub(crate) fn too_soon(&self, object: &ObjectRef, now: Instant) -> Option<Duration> {
+        let mut entries = self.lock();
+        let entry = entries.entry(object.clone()).or_default();
+        let left = entry
+            .looked_at
+            .and_then(|at| (at + BETWEEN_LOOKS).checked_duration_since(now));
+        let left = left.filter(|left| !left.is_zero());
+        if left.is_none() {
+            entry.looked_at = Some(now);
+        }
+        left
+    }
+
+    /// Notes a failure and tells how long to wait before the next try: twice as long each time, a quarter up or down so
+    /// that objects that failed together do not come back together.
+    pub(crate) fn failed(&self, object: &ObjectRef, deleting: bool, now: Timestamp, random: f64) -> Duration {
+        let mut entries = self.lock();
+        let entry = entries.entry(object.clone()).or_default();
+        let longest = if deleting {
+            LONGEST_RETRY_OF_A_DELETION
+        } else {
+            LONGEST_RETRY
+        };
+        let wait = FIRST_RETRY
+            .saturating_mul(1 << entry.failures.min(6))
+            .min(longest);
+        entry.failures = entry.failures.saturating_add(1);
+        entry.failing_since.get_or_insert(now);
+        wait.mul_f64(0.75 + random / 2.0)
+    }
+
+    /// Notes a success.
+    pub(crate) fn succeeded(&self, object: &ObjectRef) {
+        if let Some(entry) = self.lock().get_mut(object) {
+            (entry.failures, entry.failing_since) = (0, None);
+        }
+    }
+
+    /// Since when every try has failed.
+    pub(crate) fn failing_since(&self, object: &ObjectRef) -> Option<Timestamp> {
+        self.lock().get(object).and_then(|entry| entry.failing_since)
+    }
+
+    /// Notes that a pod ended which may hold the object without being listed.
+    pub(crate) fn pod_ended(&self, object: &ObjectRef) {
+        self.lock().entry(object.clone()).or_default().pod_ended = true;
+    }
+
+    /// Whether a pod has ended since the last call.
+    pub(crate) fn take_pod_ended(&self, object: &ObjectRef) -> bool {
+        self.lock()
+            .get_mut(object)
+            .is_some_and(|entry| std::mem::take(&mut entry.pod_ended))
+    }
+
+    /// Forgets an object that is gone.
+    pub(crate) fn forget(&self, object: &ObjectRef) {
+        self.lock().remove(object);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef, Entry>> {
+        // Every change is complete at any moment, so what a panic left behind is good.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure::Kind;
+
+    use super::*;
+
+    fn object() -> ObjectRef {
+        ObjectRef::new(Kind::Pool, "ml", "seats").unwrap()
+    }
+
+    #[test]
+    fn the_first_change_is_looked_at_at_once_and_a_burst_four_times_a_second() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        let mut now = start;
+        let mut looks = 0;
+        while now < start + Duration::from_secs(2) {
+            match pace.too_soon(&object(), now) {
+                None => looks += 1,
+                Some(wait) => assert!(wait <= BETWEEN_LOOKS),
+            }
+            now += Duration::from_millis(1);
+        }
+        assert_eq!(looks, 8);
+        assert_eq!(pace.too_soon(&object(), now + Duration::from_secs(60)), None);
+    }
+
+    #[test]
+    fn what_is_waited_for_is_exactly_the_next_look() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        assert_eq!(pace.too_soon(&object(), start), None);
+        let wait = pace
+            .too_soon(&object(), start + Duration::from_millis(100))
+            .unwrap();
+        assert_eq!(wait, Duration::from_millis(150));
+        assert_eq!(
+            pace.too_soon(&object(), start + Duration::from_millis(100) + wait),
+            None
+        );
+    }
+
+    #[test]
+    fn a_failing_object_is_tried_ever_less_often_until_it_succeeds() {
+        let pace = Pace::default();
+        let retry = || {
+            pace.failed(&object(), false, Timestamp::UNIX_EPOCH, 0.5)
+                .as_secs()
+        };
+        let waits: Vec<u64> = std::iter::repeat_with(retry).take(8).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        pace.succeeded(&object());
+        assert_eq!(retry(), 1);
+    }
+
+    #[test]
+    fn retries_of_objects_that_failed_together_spread() {
+        let retry = |random| Pace::default().failed(&object(), false, Timestamp::UNIX_EPOCH, random);
+        assert_eq!(retry(0.0), Duration::from_millis(750));
+        assert_eq!(retry(1.0), Duration::from_millis(1250));
+    }
+
+    #[test]
+    fn a_deletion_is_never_left_alone_for_long() {
+        let pace = Pace::default();
+        for _ in 0..20 {
+            assert!(pace.failed(&object(), true, Timestamp::UNIX_EPOCH, 1.0) <= Duration::from_millis(6250));
+        }
+    }
+
+    #[test]
+    fn failing_since_is_the_first_failure_after_a_success() {
+        let pace = Pace::default();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(pace.failing_since(&object()), None);
+        pace.failed(&object(), false, at(1), 0.0);
+        pace.failed(&object(), false, at(2), 0.0);
+        assert_eq!(pace.failing_since(&object()), Some(at(1)));
+        pace.succeeded(&object());
+        assert_eq!(pace.failing_since(&object()), None);
+    }
+
+    #[test]
+    fn the_end_of_a_pod_is_told_once() {
+        let pace = Pace::default();
+        assert!(!pace.take_pod_ended(&object()));
+        pace.pod_ended(&object());
+        assert!(pace.take_pod_ended(&object()));
+        assert!(!pace.take_pod_ended(&object()));
+    }
+}

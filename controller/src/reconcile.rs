@@ -1,0 +1,482 @@
+//! Reconcile: one turn of one object. All that is decided here is decided by the pure functions of the other modules;
+//! this is the order in which they are asked, and the I/O between them.
+//!
+//! Every write of a status carries the resource version that it was computed from. The cache may lag behind what this
+//! very controller wrote last, and a floor of fencing tokens must never be taken from an old status.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::{controller::Action, events::Recorder},
+};
+use serde_json::json;
+use tenure::{
+    Control, ObjectRef,
+    control::{Declaration, Server, Snapshot, Withdrawal},
+};
+use tenure_crds::{DeletionPolicy, MAX_LISTED, ReclaimPolicy};
+
+use crate::{
+    declare::{self, Seen},
+    events::{self, Tale},
+    kinds::{Declared, Report},
+    pace::Pace,
+    reclaim::Ended,
+    status::{self, Trouble, View},
+    telemetry::{Metrics, OfFailure, OfKind},
+    withdraw::{self, Limits},
+};
+
+/// Keeps an object in the API server until its keys are gone.
+pub(crate) const FINALIZER: &str = "tenure.dev/redis-keys";
+const FIELD_MANAGER: &str = "tenure-controller";
+/// A turn that takes longer than this hangs.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
+const API_LIMIT: Duration = Duration::from_secs(10);
+/// The cache catches up with the API server in less than this.
+const AFTER_CONFLICT: Duration = Duration::from_millis(100);
+/// Leases and places that are looked through when a pod has ended.
+const ALL: usize = 100_000;
+/// Leases that are reclaimed by one command.
+const BATCH: usize = 1_000;
+
+/// What all turns share.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) control: Control,
+    pub(crate) recorder: Recorder,
+    pub(crate) pace: Pace,
+    pub(crate) ended: Ended,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: Limits,
+    pub(crate) key_prefix: String,
+}
+
+/// Why a turn failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("the API server: {0}")]
+    Api(#[source] Box<kube::Error>),
+    #[error("the API server did not answer within {} s", API_LIMIT.as_secs())]
+    ApiTimeout,
+    #[error(transparent)]
+    Redis(#[from] tenure::Error),
+    #[error("the object vanished from Redis just after it was declared")]
+    Vanished,
+    #[error("no end after {} s", TURN_LIMIT.as_secs())]
+    TurnTimeout,
+}
+
+impl From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Self {
+        Self::Api(Box::new(error))
+    }
+}
+
+impl Failure {
+    /// For counting: a closed set.
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Api(_) => "api",
+            Self::ApiTimeout => "api_timeout",
+            Self::Redis(error) if error.is_unreachable() => "redis_unreachable",
+            Self::Redis(_) => "redis_refused",
+            Self::Vanished => "vanished",
+            Self::TurnTimeout => "timeout",
+        }
+    }
+
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.is_conflict()))
+    }
+
+    fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.is_not_found()))
+    }
+}
+
+/// One turn.
+pub(crate) async fn reconcile<K: Declared>(object: Arc<K>, context: Arc<Context>) -> Result<Action, Failure> {
+    let started = Instant::now();
+    let turn = Turn::new(&*object, &context)?;
+    let outcome = tokio::time::timeout(TURN_LIMIT, turn.run())
+        .await
+        .unwrap_or(Err(Failure::TurnTimeout));
+    context.metrics.reconciled::<K>(started.elapsed());
+    match outcome {
+        Err(failure) if failure.is_conflict() => Ok(Action::requeue(AFTER_CONFLICT)),
+        Err(failure) if failure.is_not_found() => Ok(Action::await_change()),
+        outcome => outcome,
+    }
+}
+
+/// What happens after a turn has failed.
+pub(crate) fn retry<K: Declared>(object: &K, failure: &Failure, context: &Context) -> Action {
+    context
+        .metrics
+        .failures
+        .get_or_create(&OfFailure::of::<K>(failure.class()))
+        .inc();
+    let Ok(name) = object.declares() else {
+        return Action::await_change();
+    };
+    // Redis being away is told once by the connection, and in each object's conditions.
+    if matches!(failure, Failure::Redis(_)) {
+        tracing::debug!(object = %name, error = %failure, "reconciling failed");
+    } else {
+        tracing::warn!(object = %name, error = %failure, "reconciling failed");
+    }
+    let deleting = object.meta().deletion_timestamp.is_some();
+    Action::requeue(
+        context
+            .pace
+            .failed(&name, deleting, Timestamp::now(), fastrand::f64()),
+    )
+}
+
+struct Turn<'a, K> {
+    context: &'a Context,
+    object: &'a K,
+    name: ObjectRef,
+    api: Api<K>,
+    /// As the API server has it, as far as is known; together with the version of exactly that.
+    report: Report,
+    resource_version: Option<String>,
+}
+
+impl<'a, K: Declared> Turn<'a, K> {
+    fn new(object: &'a K, context: &'a Context) -> Result<Self, Failure> {
+        let name = object.declares()?;
+        let api = Api::namespaced(context.client.clone(), name.namespace());
+        let (report, resource_version) = (object.report(), object.resource_version());
+        Ok(Self {
+            context,
+            object,
+            name,
+            api,
+            report,
+            resource_version,
+        })
+    }
+
+    async fn run(mut self) -> Result<Action, Failure> {
+        let has_finalizer = self
+            .object
+            .finalizers()
+            .iter()
+            .any(|finalizer| finalizer == FINALIZER);
+        let deleted_at = self.object.meta().deletion_timestamp.as_ref().map(|time| time.0);
+        match (deleted_at, has_finalizer) {
+            (Some(_), false) => {
+                self.context.pace.forget(&self.name);
+                return Ok(Action::await_change());
+            }
+            (None, false) => {
+                let mut finalizers = self.object.finalizers().to_vec();
+                finalizers.push(FINALIZER.to_owned());
+                self.set_finalizers(finalizers).await?;
+                // The change comes back through the watch.
+                return Ok(Action::await_change());
+            }
+            (_, true) => {}
+        }
+        if let Some(wait) = self.context.pace.too_soon(&self.name, Instant::now()) {
+            return Ok(Action::requeue(wait));
+        }
+        let outcome = match deleted_at {
+            Some(deleted_at) => self.clean_up(deleted_at).await,
+            None => self.keep_declared().await,
+        };
+        match &outcome {
+            Ok(_) => self.context.pace.succeeded(&self.name),
+            Err(Failure::Redis(error)) => {
+                self.write_view(View::Trouble(&Trouble::from(error)), None)
+                    .await?;
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn keep_declared(&mut self) -> Result<Action, Failure> {
+        let snapshot = self.declare().await?;
+        let snapshot = self.reclaim(snapshot).await?.ok_or(Failure::Vanished)?;
+        let view = View::Declared {
+            snapshot: &snapshot,
+            total: self.object.total(),
+        };
+        self.write_view(view, Some(&snapshot)).await?;
+        Ok(Action::requeue(status::nap(
+            &self.report,
+            &snapshot,
+            self.object.lease().lease_duration(),
+        )))
+    }
+
+    /// Sees to it that Redis has what the spec says, and looks at it.
+    async fn declare(&mut self) -> Result<Snapshot, Failure> {
+        let control = &self.context.control;
+        let (lease, capacity) = (self.object.lease(), self.object.capacity());
+        let digest = declare::digest(lease, &capacity);
+        let snapshot = self.observe().await?;
+        let run_id = match control.server() {
+            Server::Connected { run_id, .. } => run_id,
+            Server::Disconnected { error, .. } => {
+                return Err(tenure::Error::Unreachable { reason: error }.into());
+            }
+        };
+        let now_micros = match self.report.common.fencing_floor {
+            Some(_) => 0,
+            None => control.now_micros().await?,
+        };
+        let seen = Seen {
+            snapshot: snapshot.as_ref(),
+            run_id: &run_id,
+            now_micros,
+        };
+        let Some(plan) = declare::plan(&self.report, &digest, seen) else {
+            return snapshot.ok_or(Failure::Vanished);
+        };
+        let mut report = self.report.clone();
+        report.common.fencing_floor = Some(plan.floor);
+        self.write(report).await?;
+        let declaration = Declaration {
+            digest,
+            floor: plan.floor,
+            declared_before: plan.declared_before,
+            lease: lease.lease_duration(),
+            max_hold: lease.max_hold(),
+            capacity,
+        };
+        let recovers = control.declare(&self.name, &declaration).await?;
+        self.context
+            .metrics
+            .declarations
+            .get_or_create(&OfKind::of::<K>())
+            .inc();
+        tracing::info!(object = %self.name, recovers, floor = plan.floor, "declared");
+        if recovers {
+            self.tell(&Tale::Recovering).await;
+        } else if !plan.declared_before {
+            self.tell(&Tale::Declared).await;
+        }
+        self.observe().await?.ok_or(Failure::Vanished)
+    }
+
+    /// Takes back what ended pods hold or wait for. Looks again if there was anything.
+    async fn reclaim(&mut self, snapshot: Snapshot) -> Result<Option<Snapshot>, Failure> {
+        if self.object.lease().reclaim_policy != ReclaimPolicy::OnPodEnd {
+            return Ok(Some(snapshot));
+        }
+        let control = &self.context.control;
+        let listed: u64 = snapshot.holders.iter().map(|holder| holder.permits).sum();
+        let unlisted = listed < snapshot.held || (snapshot.waiters.len() as u64) < snapshot.waiting;
+        let pod_ended = self.context.pace.take_pod_ended(&self.name);
+        let outcome = async {
+            let ended = if pod_ended && unlisted {
+                control
+                    .look(&self.name, ALL)
+                    .await?
+                    .map(|all| self.context.ended.tokens(&all))
+                    .unwrap_or_default()
+            } else {
+                self.context.ended.tokens(&snapshot)
+            };
+            let mut taken = Vec::new();
+            for (pod, tokens) in ended {
+                let mut leases = 0;
+                for batch in tokens.chunks(BATCH) {
+                    let cause = format!("pod {pod} has ended");
+                    leases += control.reclaim(&self.name, batch, &cause).await?;
+                }
+                taken.push((pod, leases));
+            }
+            Ok::<_, tenure::Error>(taken)
+        }
+        .await;
+        let taken = match outcome {
+            Ok(taken) => taken,
+            Err(error) => {
+                // What was not finished is looked for again by the next turn.
+                self.context.pace.pod_ended(&self.name);
+                return Err(error.into());
+            }
+        };
+        if taken.is_empty() {
+            return Ok(Some(snapshot));
+        }
+        for (pod, leases) in taken {
+            tracing::info!(object = %self.name, pod, leases, "took back what an ended pod had");
+            self.context
+                .metrics
+                .reclaimed
+                .get_or_create(&OfKind::of::<K>())
+                .inc_by(leases as u64);
+            self.tell(&Tale::Reclaimed { pod, leases }).await;
+        }
+        self.observe().await
+    }
+
+    async fn clean_up(&mut self, deleted_at: Timestamp) -> Result<Action, Failure> {
+        let (limits, policy) = (self.context.limits, self.object.lease().deletion_policy);
+        let now = Timestamp::now();
+        let how = withdraw::how(policy, deleted_at, now, limits);
+        match self.withdraw(policy, how).await {
+            Ok(None) => {}
+            Ok(Some(snapshot)) => {
+                let until = withdraw::drained_by(deleted_at, limits);
+                self.write_view(
+                    View::Deleting {
+                        snapshot: &snapshot,
+                        until,
+                    },
+                    Some(&snapshot),
+                )
+                .await?;
+                let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+                let nap = status::nap(&self.report, &snapshot, self.object.lease().lease_duration());
+                return Ok(Action::requeue(nap.min(left)));
+            }
+            Err(failure) => {
+                let since = self.context.pace.failing_since(&self.name);
+                if !withdraw::give_up(deleted_at, since, now, limits) {
+                    return Err(failure);
+                }
+                let command = withdraw::command(&self.context.key_prefix, &self.name);
+                tracing::warn!(object = %self.name, error = %failure, command, "deleted without removing its keys from Redis; remove them with this command");
+                self.tell(&Tale::CleanupSkipped { command }).await;
+            }
+        }
+        let finalizers = self
+            .object
+            .finalizers()
+            .iter()
+            .filter(|f| *f != FINALIZER)
+            .cloned()
+            .collect();
+        self.set_finalizers(finalizers).await?;
+        tracing::info!(object = %self.name, "withdrawn");
+        self.context.pace.forget(&self.name);
+        Ok(Action::await_change())
+    }
+
+    /// What is still held; nothing, if that is the end of it.
+    async fn withdraw(
+        &mut self,
+        policy: DeletionPolicy,
+        how: Withdrawal,
+    ) -> Result<Option<Snapshot>, Failure> {
+        let control = &self.context.control;
+        self.reachable()?;
+        let timed_out = policy == DeletionPolicy::Drain && how == Withdrawal::Delete;
+        if timed_out
+            && control
+                .look(&self.name, 0)
+                .await?
+                .is_some_and(|snapshot| snapshot.held > 0)
+        {
+            self.tell(&Tale::DrainTimedOut).await;
+        }
+        if control.withdraw(&self.name, how).await? == 0 {
+            return Ok(None);
+        }
+        match self.observe().await? {
+            Some(snapshot) => self.reclaim(snapshot).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn observe(&self) -> Result<Option<Snapshot>, Failure> {
+        self.reachable()?;
+        Ok(self.context.control.observe(&self.name, MAX_LISTED).await?)
+    }
+
+    /// Fails at once while it is known that Redis does not answer: a call would wait for it.
+    fn reachable(&self) -> Result<(), Failure> {
+        match self.context.control.server() {
+            Server::Disconnected {
+                error,
+                transient: true,
+            } => Err(tenure::Error::Unreachable { reason: error }.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what is seen, if it is news.
+    async fn write_view(&mut self, view: View<'_>, snapshot: Option<&Snapshot>) -> Result<(), Failure> {
+        let now = Timestamp::now();
+        let fresh = status::report(
+            &self.report,
+            self.object.meta().generation,
+            self.name.namespace(),
+            view,
+            now,
+        );
+        let redis_now = snapshot.map_or(now, |snapshot| status::timestamp(snapshot.now));
+        let lease = self.object.lease().lease_duration();
+        let Some(news) = status::to_write(&self.report, fresh, lease, redis_now) else {
+            return Ok(());
+        };
+        let tale = events::between(&self.report, &news);
+        self.write(news).await?;
+        if let Some(tale) = tale {
+            self.tell(&tale).await;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, report: Report) -> Result<(), Failure> {
+        let body = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": { "name": self.name.name(), "resourceVersion": self.resource_version },
+            "status": K::status(report),
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        let written = bounded(self.api.patch_status(self.name.name(), &params, &patch)).await?;
+        self.context
+            .metrics
+            .status_writes
+            .get_or_create(&OfKind::of::<K>())
+            .inc();
+        (self.report, self.resource_version) = (written.report(), written.resource_version());
+        Ok(())
+    }
+
+    async fn set_finalizers(&self, finalizers: Vec<String>) -> Result<(), Failure> {
+        let patch = json!({
+            "metadata": { "finalizers": finalizers, "resourceVersion": self.resource_version },
+        });
+        let params = PatchParams::default();
+        bounded(
+            self.api
+                .patch_metadata(self.name.name(), &params, &Patch::Merge(&patch)),
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn tell(&self, tale: &Tale) {
+        events::publish(
+            &self.context.recorder,
+            &Resource::object_ref(self.object, &()),
+            tale,
+        )
+        .await;
+    }
+}
+
+/// Calls to the API server are not bounded by themselves.
+async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
+    match tokio::time::timeout(API_LIMIT, call).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Failure::ApiTimeout),
+    }
+}

@@ -1,0 +1,377 @@
+//! Run: starts the parts, waits for what is not there yet, and stops them in order.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, future::join_all, stream::BoxStream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client,
+    api::ListParams,
+    runtime::{
+        Controller, WatchStreamExt,
+        controller::{self, Config as ControllerConfig},
+        events::{Recorder, Reporter},
+        predicates,
+        reflector::{self, Store, store::Writer},
+        watcher,
+    },
+};
+use prometheus_client::registry::Registry;
+use tenure::control::Server;
+use tenure_crds::{LockPool, Semaphore};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use crate::{
+    config::{Config, ConfigError},
+    http::{self, Health},
+    kinds::Declared,
+    observe,
+    pace::Pace,
+    reclaim::{Ended, Pods},
+    reconcile::{self, Context},
+    telemetry::{Metrics, Objects},
+    withdraw::Limits,
+};
+
+/// A watch that says nothing for this long is made anew: load balancers drop silent connections without a word.
+const WATCH_SECONDS: u32 = 200;
+/// Turns of one kind that run at the same time.
+const CONCURRENCY: u16 = 16;
+/// How long turns under way may take to finish when the controller stops.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Redis gets this long before objects are told that it is away.
+const FIRST_CONNECTION: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_secs(2);
+
+/// Why the controller cannot run at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("--listen: {address} cannot be served ({source}): choose another address or port")]
+    Listen {
+        address: std::net::SocketAddr,
+        source: std::io::Error,
+    },
+    #[error(
+        "the way to the API server is not known ({0}): set KUBECONFIG, or run in a pod with a service account"
+    )]
+    KubeConfig(#[source] Box<kube::config::InferConfigError>),
+    #[error("the API server's client cannot be made ({0}): check the certificates in the kubeconfig")]
+    Kube(#[source] Box<kube::Error>),
+    #[error("signals cannot be received: {0}")]
+    Signals(#[source] std::io::Error),
+    #[error(transparent)]
+    Redis(#[from] tenure::Error),
+    #[error("{0} has ended by itself")]
+    Ended(&'static str),
+}
+
+/// Runs until a signal comes.
+pub(crate) async fn run(config: Config) -> Result<(), RunError> {
+    let mut stop = stop_on_signals()?;
+    let listener = http::bind(config.listen)
+        .await
+        .map_err(|source| RunError::Listen {
+            address: config.listen,
+            source,
+        })?;
+    let redis = config.redis()?;
+    let control = redis.control();
+    let kube_config = kube::Config::infer()
+        .await
+        .map_err(|error| RunError::KubeConfig(Box::new(error)))?;
+    let client = Client::try_from(kube_config).map_err(|error| RunError::Kube(Box::new(error)))?;
+
+    let mut registry = Registry::with_prefix("tenure");
+    let metrics = Metrics::new(&mut registry);
+    let health = Arc::new(Health::default());
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
+        client,
+        control: control.clone(),
+        pace: Pace::default(),
+        ended: Ended::default(),
+        metrics: metrics.clone(),
+        limits: Limits {
+            drain: config.drain_timeout,
+            cleanup: config.cleanup_timeout,
+        },
+        key_prefix: config.redis_key_prefix.clone(),
+    });
+
+    let mut objects = Objects::new();
+    let (pods_ended, pods_ended_out) = watch::channel(());
+    let mut parts: Vec<JoinHandle<&'static str>> = Vec::new();
+    let mut watchers = Vec::new();
+    for scope in config.scopes() {
+        let part = Part {
+            scope,
+            context: context.clone(),
+            health: health.clone(),
+            stop: stop.clone(),
+        };
+        parts.push(tokio::spawn(
+            part.clone()
+                .watch::<LockPool>(&mut objects, pods_ended_out.clone())?,
+        ));
+        parts.push(tokio::spawn(
+            part.clone()
+                .watch::<Semaphore>(&mut objects, pods_ended_out.clone())?,
+        ));
+        watchers.push(tokio::spawn(part.watch_pods(pods_ended.clone())));
+    }
+    registry.register_collector(Box::new(objects));
+    watchers.push(tokio::spawn(follow_redis(control, health.clone(), metrics)));
+    watchers.push(tokio::spawn(async move {
+        match http::serve(listener, health, registry).await {
+            Ok(()) => "the HTTP server",
+            Err(error) => {
+                tracing::error!(%error, "the HTTP server failed");
+                "the HTTP server"
+            }
+        }
+    }));
+
+    let outcome = tokio::select! {
+        () = stopped(&mut stop) => Ok(()),
+        name = first(&mut parts) => Err(RunError::Ended(name)),
+        name = first(&mut watchers) => Err(RunError::Ended(name)),
+    };
+    if outcome.is_ok() {
+        tracing::info!("stopping");
+        if tokio::time::timeout(STOP_LIMIT, join_all(parts)).await.is_err() {
+            tracing::warn!(
+                "what was under way did not finish within {} s",
+                STOP_LIMIT.as_secs()
+            );
+        }
+        redis.close().await;
+        tracing::info!("stopped");
+    }
+    outcome
+}
+
+/// What works on one scope: a namespace, or all of them.
+#[derive(Clone)]
+struct Part {
+    scope: Option<String>,
+    context: Arc<Context>,
+    health: Arc<Health>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Part {
+    /// Reconciles the objects of a kind. The store is filled by the future that is returned.
+    fn watch<K: Declared>(
+        self,
+        objects: &mut Objects,
+        pods_ended: watch::Receiver<()>,
+    ) -> Result<impl Future<Output = &'static str> + Send + use<K>, RunError> {
+        let (store, writer) = reflector::store::<K>();
+        objects.add(store.clone());
+        let events = self.context.control.events()?;
+        let triggers = observe::triggers(&store, &self.context, events, pods_ended);
+        let check = self.check("watch", &K::plural(&()));
+        self.health.bad(&check, "the first list has not come yet");
+        Ok(async move {
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                () = stopped(&mut stop) => return K::CRD_KIND,
+                () = self.wait_for_definition::<K>() => {}
+            }
+            tokio::select! {
+                () = stopped(&mut stop) => return K::CRD_KIND,
+                () = first_connection(&self.context) => {}
+            }
+            self.reconcile(store, writer, triggers, &check).await;
+            K::CRD_KIND
+        })
+    }
+
+    async fn reconcile<K: Declared>(
+        self,
+        store: Store<K>,
+        writer: Writer<K>,
+        triggers: BoxStream<'static, reflector::ObjectRef<K>>,
+        check: &str,
+    ) {
+        let changes = watcher(self.api::<K>(), watcher::Config::default().timeout(WATCH_SECONDS))
+            .default_backoff()
+            .modify(|object: &mut K| object.meta_mut().managed_fields = None)
+            .reflect(writer)
+            .applied_objects()
+            // What the controller itself writes, a status, is no reason to look again.
+            .predicate_filter(
+                kube::runtime::Predicate::combine(predicates::generation, predicates::finalizers),
+                kube::runtime::utils::PredicateConfig::default(),
+            );
+        let ready = async {
+            if store.wait_until_ready().await.is_ok() {
+                self.health.good(check);
+            }
+            pending::<()>().await;
+        };
+        let mut stop = self.stop.clone();
+        let turns = Controller::for_stream(changes, store.clone())
+            .reconcile_on(triggers)
+            .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
+            .graceful_shutdown_on(async move { stopped(&mut stop).await })
+            .run(
+                reconcile::reconcile::<K>,
+                |object, failure, context| reconcile::retry(&*object, failure, &context),
+                self.context.clone(),
+            )
+            .for_each(|turn| async {
+                match turn {
+                    Err(controller::Error::QueueError(error)) => {
+                        tracing::warn!(kind = K::CRD_KIND, %error, "the watch broke, trying on");
+                    }
+                    Err(controller::Error::RunnerError(error)) => {
+                        tracing::error!(kind = K::CRD_KIND, %error, "the controller failed");
+                    }
+                    // Failures of turns are told where it is decided what follows; an object that is gone is no failure.
+                    Err(_) | Ok(_) => {}
+                }
+            });
+        tokio::select! {
+            () = turns => {}
+            () = ready => {}
+        }
+    }
+
+    async fn watch_pods(self, ended: watch::Sender<()>) -> &'static str {
+        let check = self.check("watch", "pods");
+        self.health.bad(&check, "the first list has not come yet");
+        let mut pods = Pods::default();
+        // Lists must be the newest: a pod that is missing from an old one has not ended.
+        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let mut changes = watcher(self.api::<Pod>(), config).default_backoff().boxed();
+        loop {
+            match changes.try_next().await {
+                Ok(None) => return "the watch of pods",
+                Ok(Some(event)) => {
+                    if matches!(event, watcher::Event::InitDone) {
+                        self.health.good(&check);
+                    }
+                    let uids = pods.apply(&event);
+                    if self.context.ended.note(uids, std::time::Instant::now()) {
+                        ended.send_replace(());
+                    }
+                }
+                Err(error) => {
+                    if self.health.bad(&check, &error.to_string()) {
+                        tracing::warn!(%error, "pods cannot be watched, trying on");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The definitions may be installed after the controller.
+    async fn wait_for_definition<K: Declared>(&self) {
+        let plural = K::plural(&());
+        let check = self.check("definition", &plural);
+        let api = self.api::<K>();
+        let params = ListParams::default().limit(1);
+        loop {
+            let reason = match tokio::time::timeout(POLL * 2, api.list_metadata(&params)).await {
+                Ok(Ok(_)) => return self.health.good(&check),
+                Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
+                    format!(
+                        "{plural}.{} is not installed: apply Tenure's custom resource definitions",
+                        K::group(&())
+                    )
+                }
+                Ok(Err(error)) => format!("{plural} cannot be listed: {error}"),
+                Err(_) => format!("{plural} cannot be listed: the API server does not answer"),
+            };
+            if self.health.bad(&check, &reason) {
+                tracing::warn!(reason, "waiting for the API server");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        match &self.scope {
+            Some(namespace) => Api::namespaced(self.context.client.clone(), namespace),
+            None => Api::all(self.context.client.clone()),
+        }
+    }
+
+    fn check(&self, what: &str, plural: &str) -> String {
+        match &self.scope {
+            Some(namespace) => format!("{what} {plural} in {namespace}"),
+            None => format!("{what} {plural}"),
+        }
+    }
+}
+
+/// Tells health and metrics whether Redis answers; the connection itself logs it.
+async fn follow_redis(control: tenure::Control, health: Arc<Health>, metrics: Metrics) -> &'static str {
+    loop {
+        let server = control.server();
+        match &server {
+            Server::Connected { version, .. } => {
+                metrics.redis_connected.set(1);
+                health.inform("redis", true, version);
+            }
+            Server::Disconnected { error, .. } => {
+                metrics.redis_connected.set(0);
+                health.inform("redis", false, error);
+            }
+        }
+        observe::server_changed(&control, &server).await;
+    }
+}
+
+async fn first_connection(context: &Context) {
+    let first = async {
+        let mut server = context.control.server();
+        while matches!(server, Server::Disconnected { transient: true, .. }) {
+            server = observe::server_changed(&context.control, &server).await;
+        }
+    };
+    // Whatever Redis is by now, the objects are told.
+    let _ = tokio::time::timeout(FIRST_CONNECTION, first).await;
+}
+
+fn stop_on_signals() -> Result<watch::Receiver<bool>, RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.send_replace(true);
+        // Whoever asks later must still hear of it.
+        stop.closed().await;
+    });
+    Ok(stopping)
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the task which waits for signals is gone, and with it the runtime.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// The first of the tasks that ends, none of which should.
+async fn first(tasks: &mut [JoinHandle<&'static str>]) -> &'static str {
+    match futures_util::future::select_all(tasks).await.0 {
+        Ok(name) => name,
+        Err(error) => {
+            tracing::error!(%error, "a task failed");
+            "a task"
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Telemetry: the log and the metrics.
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use kube::runtime::reflector::Store;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::Registry,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{config::LogFormat, kinds::Declared};
+
+/// Begins the log, on standard error.
+pub(crate) fn start_log(format: LogFormat, level: &str) {
+    let filter = EnvFilter::new(level);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Human => builder
+            .with_target(false)
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// The numbers that the controller counts itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    pub(crate) reconciles: Family<OfKind, Counter>,
+    pub(crate) failures: Family<OfFailure, Counter>,
+    pub(crate) durations: Family<OfKind, Histogram>,
+    pub(crate) status_writes: Family<OfKind, Counter>,
+    pub(crate) declarations: Family<OfKind, Counter>,
+    pub(crate) reclaimed: Family<OfKind, Counter>,
+    pub(crate) redis_connected: Gauge,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub(crate) struct OfKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub(crate) struct OfFailure {
+    kind: &'static str,
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct OfObject {
+    kind: &'static str,
+    namespace: String,
+    name: String,
+}
+
+impl OfKind {
+    pub(crate) fn of<K: Declared>() -> Self {
+        Self {
+            kind: kind_label::<K>(),
+        }
+    }
+}
+
+impl OfFailure {
+    pub(crate) fn of<K: Declared>(class: &'static str) -> Self {
+        Self {
+            kind: kind_label::<K>(),
+            class,
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let buckets = || {
+            Histogram::new([
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+            ])
+        };
+        let metrics = Self {
+            reconciles: Family::default(),
+            failures: Family::default(),
+            durations: Family::new_with_constructor(buckets),
+            status_writes: Family::default(),
+            declarations: Family::default(),
+            reclaimed: Family::default(),
+            redis_connected: Gauge::default(),
+        };
+        registry.register(
+            "reconciles",
+            "Reconciliations that ended, well or not",
+            metrics.reconciles.clone(),
+        );
+        registry.register(
+            "reconcile_failures",
+            "Reconciliations that failed",
+            metrics.failures.clone(),
+        );
+        registry.register(
+            "reconcile_duration_seconds",
+            "How long reconciliations took",
+            metrics.durations.clone(),
+        );
+        registry.register(
+            "status_writes",
+            "Statuses that were written",
+            metrics.status_writes.clone(),
+        );
+        registry.register(
+            "declarations",
+            "Objects that were declared in Redis",
+            metrics.declarations.clone(),
+        );
+        registry.register(
+            "reclaimed_leases",
+            "Leases and places in queues that were taken back from ended pods",
+            metrics.reclaimed.clone(),
+        );
+        registry.register(
+            "redis_connected",
+            "Whether Redis answers",
+            metrics.redis_connected.clone(),
+        );
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Which controller this is", version);
+        metrics
+    }
+
+    pub(crate) fn reconciled<K: Declared>(&self, took: Duration) {
+        self.reconciles.get_or_create(&OfKind::of::<K>()).inc();
+        self.durations
+            .get_or_create(&OfKind::of::<K>())
+            .observe(took.as_secs_f64());
+    }
+}
+
+/// Reads total, held, free and waiting of every object in a store.
+type ReadStore = dyn Fn() -> Vec<(OfObject, [u32; 4])> + Send + Sync;
+
+/// What the statuses in a store say, read when asked, so that an object's numbers go with it.
+pub(crate) struct Objects {
+    read: Vec<Box<ReadStore>>,
+}
+
+impl Objects {
+    const GAUGES: [(&'static str, &'static str); 4] = [
+        ("total", "Resources or permits in force, as last reported"),
+        ("held", "Resources or permits that are held, as last reported"),
+        (
+            "free",
+            "Resources or permits that can be granted, as last reported",
+        ),
+        ("waiting", "Requests in the queue, as last reported"),
+    ];
+
+    pub(crate) fn new() -> Self {
+        Self { read: Vec::new() }
+    }
+
+    pub(crate) fn add<K: Declared>(&mut self, store: Store<K>) {
+        self.read.push(Box::new(move || {
+            let line = |object: &Arc<K>| {
+                let common = object.report().common;
+                let of = OfObject {
+                    kind: kind_label::<K>(),
+                    namespace: object.meta().namespace.clone().unwrap_or_default(),
+                    name: object.meta().name.clone().unwrap_or_default(),
+                };
+                (of, [common.total, common.held, common.free, common.waiting])
+            };
+            store.state().iter().map(line).collect()
+        }));
+    }
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Objects")
+            .field("stores", &self.read.len())
+            .finish()
+    }
+}
+
+impl Collector for Objects {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let lines: Vec<_> = self.read.iter().flat_map(|read| read()).collect();
+        for (index, (name, help)) in Self::GAUGES.into_iter().enumerate() {
+            let gauge = ConstGauge::new(0_u64);
+            let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            for (of, numbers) in &lines {
+                ConstGauge::new(u64::from(numbers[index])).encode(family.encode_family(of)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kind_label<K: Declared>() -> &'static str {
+    K::CRD_KIND
+}

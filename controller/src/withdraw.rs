@@ -1,0 +1,159 @@
+//! Withdraw: what becomes of an object's keys when its custom resource is deleted, bounded in time.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tenure::{ObjectRef, control::Withdrawal};
+use tenure_crds::DeletionPolicy;
+
+/// How long retained keys are kept.
+const RETAIN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long deletions may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How long holders may keep what they have.
+    pub(crate) drain: Duration,
+    /// How long Redis may be out of reach before its keys are left behind.
+    pub(crate) cleanup: Duration,
+}
+
+/// How to withdraw an object that was deleted at `deleted_at`.
+pub(crate) fn how(
+    policy: DeletionPolicy,
+    deleted_at: Timestamp,
+    now: Timestamp,
+    limits: Limits,
+) -> Withdrawal {
+    match policy {
+        DeletionPolicy::Drain if now < drained_by(deleted_at, limits) => Withdrawal::Drain,
+        DeletionPolicy::Drain | DeletionPolicy::Delete => Withdrawal::Delete,
+        DeletionPolicy::Retain => Withdrawal::Retain { keep: RETAIN_FOR },
+    }
+}
+
+/// When draining ends, whoever still holds.
+pub(crate) fn drained_by(deleted_at: Timestamp, limits: Limits) -> Timestamp {
+    later(deleted_at, limits.drain)
+}
+
+/// Whether to let the object go although its keys are still there: it has been deleted, and every try to reach Redis
+/// has failed, for as long as is allowed.
+pub(crate) fn give_up(
+    deleted_at: Timestamp,
+    failing_since: Option<Timestamp>,
+    now: Timestamp,
+    limits: Limits,
+) -> bool {
+    failing_since.is_some_and(|since| now >= later(since.max(deleted_at), limits.cleanup))
+}
+
+/// The command by which a person removes the keys that were left behind.
+pub(crate) fn command(key_prefix: &str, object: &ObjectRef) -> String {
+    format!("redis-cli --scan --pattern '{key_prefix}:{{{object}}}:*' | xargs redis-cli unlink")
+}
+
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by)
+        .ok()
+        .and_then(|by| at.checked_add(by).ok())
+        .unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure::Kind;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        drain: Duration::from_secs(300),
+        cleanup: Duration::from_secs(60),
+    };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn draining_holders_keep_what_they_have_until_the_time_is_over() {
+        let drained = |second| how(DeletionPolicy::Drain, at(1000), at(second), LIMITS);
+        assert_eq!(drained(1000), Withdrawal::Drain);
+        assert_eq!(drained(1299), Withdrawal::Drain);
+        assert_eq!(drained(1300), Withdrawal::Delete);
+    }
+
+    #[test]
+    fn the_other_policies_do_not_wait() {
+        assert_eq!(
+            how(DeletionPolicy::Delete, at(1000), at(1000), LIMITS),
+            Withdrawal::Delete
+        );
+        let Withdrawal::Retain { keep } = how(DeletionPolicy::Retain, at(1000), at(9999), LIMITS) else {
+            panic!("retained keys must not be deleted")
+        };
+        assert_eq!(keep.as_secs(), 86_400);
+    }
+
+    #[test]
+    fn it_gives_up_when_redis_was_away_for_the_whole_time_since_the_deletion() {
+        let cases = [
+            ("never failed", None, 9999, false),
+            (
+                "failing since the deletion, not long enough",
+                Some(1000),
+                1059,
+                false,
+            ),
+            ("failing since the deletion, long enough", Some(1000), 1060, true),
+            (
+                "failing since long before, deleted just now",
+                Some(10),
+                1059,
+                false,
+            ),
+            (
+                "failing since long before, deleted a minute ago",
+                Some(10),
+                1060,
+                true,
+            ),
+            (
+                "deleted long ago, failing since a moment ago",
+                Some(5000),
+                5059,
+                false,
+            ),
+            ("deleted long ago, failing for a minute", Some(5000), 5060, true),
+        ];
+        for (case, failing_since, now, expected) in cases {
+            assert_eq!(
+                give_up(at(1000), failing_since.map(at), at(now), LIMITS),
+                expected,
+                "{case}"
+            );
+        }
+    }
+
+    #[test]
+    fn endless_limits_do_not_overflow() {
+        let endless = Limits {
+            drain: Duration::MAX,
+            cleanup: Duration::MAX,
+        };
+        assert_eq!(
+            how(DeletionPolicy::Drain, at(1000), at(9999), endless),
+            Withdrawal::Drain
+        );
+        assert!(!give_up(at(1000), Some(at(1000)), at(9999), endless));
+    }
+
+    #[test]
+    fn the_command_names_exactly_the_keys_of_the_object() {
+        let object = ObjectRef::new(Kind::Pool, "ml", "seats").unwrap();
+        assert_eq!(
+            command("tenure", &object),
+            "redis-cli --scan --pattern 'tenure:{ml/pool/seats}:*' | xargs redis-cli unlink"
+        );
+    }
+}
