@@ -142,7 +142,7 @@ fn tidy(root: &mut JSONSchemaProps) {
 }
 
 /// Calls `change` on `schema` and everything below it.
-pub(crate) fn walk(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaProps)) {
+fn walk(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaProps)) {
     change(schema);
     for property in schema
         .properties

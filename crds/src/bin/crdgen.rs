@@ -90,3 +90,35 @@ fn whole_numbers(value: &mut Value) {
         Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_what_the_types_say() {
+        run(&Options::parse_from(["crdgen", "--check"])).unwrap();
+    }
+
+    #[test]
+    fn a_drift_is_found_and_the_way_to_mend_it_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().to_str().unwrap();
+        let check = Options::parse_from(["crdgen", "--check", "--dir", dir]);
+        assert!(
+            run(&check).unwrap_err().to_string().contains(MEND),
+            "nothing is written yet"
+        );
+
+        run(&Options::parse_from(["crdgen", "--dir", dir])).unwrap();
+        run(&check).unwrap();
+
+        let file = check.dir.join("tenure.dev_lockpools.yaml");
+        fs::write(&file, fs::read_to_string(&file).unwrap().replace("1024", "1025")).unwrap();
+        let message = run(&check).unwrap_err().to_string();
+        assert!(
+            message.contains("tenure.dev_lockpools.yaml") && message.contains(MEND),
+            "{message}"
+        );
+    }
+}
