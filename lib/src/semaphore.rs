@@ -58,7 +58,20 @@ impl Semaphore {
     /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
     /// in the queue is lost.
     pub async fn acquire(&self) -> Result<Lease, Error> {
-        acquired(self.handle.acquire(1, Wait::Forever).await)
+        self.acquire_many(1).await
+    }
+
+    /// Waits for `permits` permits at once, in one lease: all or nothing. Whoever asks later waits behind, so that small
+    /// requests do not starve a large one.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when the semaphore has fewer permits in all, unless it has none; else as
+    /// [`Semaphore::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Semaphore::acquire`].
+    pub async fn acquire_many(&self, permits: u32) -> Result<Lease, Error> {
+        acquired(self.handle.acquire(permits.into(), Wait::Forever).await)
     }
 
     /// Waits for at most `timeout`; then leaves the queue and returns `None`. Zero is one attempt.
@@ -69,7 +82,18 @@ impl Semaphore {
     /// # Cancel safety
     /// As [`Semaphore::acquire`].
     pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Lease>, Error> {
-        self.handle.acquire(1, Wait::for_up_to(timeout)).await
+        self.acquire_many_timeout(1, timeout).await
+    }
+
+    /// [`Semaphore::acquire_many`] with a timeout, like [`Semaphore::acquire_timeout`].
+    ///
+    /// # Errors
+    /// As both.
+    ///
+    /// # Cancel safety
+    /// As [`Semaphore::acquire`].
+    pub async fn acquire_many_timeout(&self, permits: u32, timeout: Duration) -> Result<Option<Lease>, Error> {
+        self.handle.acquire(permits.into(), Wait::for_up_to(timeout)).await
     }
 
     /// Takes a permit if one is free and nobody waits, else returns `None`. One command.
@@ -81,6 +105,17 @@ impl Semaphore {
     /// # Cancel safety
     /// As [`Semaphore::acquire`].
     pub async fn try_acquire(&self) -> Result<Option<Lease>, Error> {
-        self.handle.acquire(1, Wait::Not).await
+        self.try_acquire_many(1).await
+    }
+
+    /// Takes `permits` permits if they are free and nobody waits, else returns `None`. One command.
+    ///
+    /// # Errors
+    /// As [`Semaphore::acquire_many`], but [`Error::NotDeclared`] at once.
+    ///
+    /// # Cancel safety
+    /// As [`Semaphore::acquire`].
+    pub async fn try_acquire_many(&self, permits: u32) -> Result<Option<Lease>, Error> {
+        self.handle.acquire(permits.into(), Wait::Not).await
     }
 }

@@ -22,6 +22,8 @@ use crate::Error;
 
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
+/// A connection that lived for longer than this is made again at once.
+const STABLE: Duration = Duration::from_millis(100);
 
 /// What to connect to, and how long to try.
 #[derive(Clone)]
@@ -241,7 +243,7 @@ impl Keeper {
                     warn!(address = %self.target.address, "the connection to Redis is lost");
                     let error = unreachable(&self.target.address, "the connection is lost");
                     self.state.send_replace(State::Down { error });
-                    if started.elapsed() > LONGEST_DELAY {
+                    if started.elapsed() > STABLE {
                         delay = FIRST_DELAY;
                         continue;
                     }

@@ -1,0 +1,32 @@
+//! The library on a real Redis: the design's promises, and what bad input is told.
+//!
+//! | module | the promise that it breaks on purpose |
+//! |---|---|
+//! | [`p01_one_command`] | one command to acquire, one to release, one to renew many; at most 2.5 when contended |
+//! | [`p02_direct_handoff`] | a release wakes the next alone, without polling; lost connections cost little |
+//! | [`p03_first_come`] | first come, first served; large requests do not starve |
+//! | [`p04_clock`] | the holder stops before the server's expiry |
+//! | [`p05_fencing`] | fencing tokens strictly grow |
+//! | [`p06_loss_of_data`] | exclusion survives the loss of Redis' data |
+//! | [`p07_retries`] | whatever is sent twice is done once |
+//! | [`p08_cancel`] | a dropped future leaves nothing behind |
+//! | [`p09_lost`] | a lost lease is told |
+//! | [`p10_crash`] | a crash costs one lease in total |
+//! | [`p12_who_holds`] | who holds and who waits can be read |
+//!
+//! The eleventh (one hash tag an object) is a unit test in `lib/src/object.rs`, the thirteenth stands in
+//! `controller.rs`.
+
+mod bad_input;
+mod p01_one_command;
+mod p02_direct_handoff;
+mod p03_first_come;
+mod p04_clock;
+mod p05_fencing;
+mod p06_loss_of_data;
+mod p07_retries;
+mod p08_cancel;
+mod p09_lost;
+mod p10_crash;
+mod p12_who_holds;
+mod support;

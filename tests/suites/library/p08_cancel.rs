@@ -1,0 +1,97 @@
+//! Promise 8: dropping a future at any await leaves no hold and no place in the queue behind.
+
+use std::time::Duration;
+
+use tenure::Kind;
+use tenure_tests::{Redis, Result};
+
+use super::support::{World, gone, got, waiting};
+
+/// Drops the future after every possible number of polls up to its end, with and without somebody holding.
+#[tokio::test]
+async fn an_acquisition_dropped_at_any_await_leaves_nothing() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "drop");
+    let client = world.client().await?;
+    let observer = world.client().await?;
+    let object = world.object(Kind::Lock, "x")?;
+    let lock = client.lock("x")?;
+    for patience_us in (0..4000).step_by(20) {
+        let holder = if patience_us % 40 == 0 { Some(observer.lock("x")?.acquire().await?) } else { None };
+        let acquire = tokio::time::timeout(Duration::from_micros(patience_us), lock.acquire());
+        // Granted and dropped at once, or dropped on its way: both have to end as if it had never been.
+        drop(acquire.await);
+        drop(holder);
+        if patience_us % 400 == 0 {
+            gone(&observer, &object).await?;
+        }
+    }
+    gone(&observer, &object).await
+}
+
+#[tokio::test]
+async fn a_dropped_waiter_is_not_granted_and_a_dropped_lease_is_given_back() -> Result {
+    let world = World::shared("dropped-waiter").await?;
+    let client = world.client().await?;
+    let object = world.object(Kind::Lock, "x")?;
+    let lease = client.lock("x")?.acquire().await?;
+    let lock = world.client().await?.lock("x")?;
+    let first = tokio::spawn(async move { lock.acquire().await });
+    waiting(&client, &object, 1).await?;
+    let lock = world.client().await?.lock("x")?;
+    let second = tokio::spawn(async move { lock.acquire().await });
+    waiting(&client, &object, 2).await?;
+    first.abort();
+    waiting(&client, &object, 1).await?;
+    drop(lease);
+    drop(second.await??);
+    gone(&client, &object).await?;
+    // Dropped with its client: the background finishes first.
+    let last = world.client().await?;
+    let lease = got(last.lock("x")?.try_acquire().await?)?;
+    drop(last);
+    drop(lease);
+    gone(&client, &object).await
+}
+
+#[tokio::test]
+async fn closing_waits_until_everything_is_given_back() -> Result {
+    let world = World::shared("close").await?;
+    let client = world.client().await?;
+    let observer = world.client().await?;
+    for i in 0..50 {
+        drop(client.lock(&format!("x{i}"))?.acquire().await?);
+    }
+    client.close().await;
+    for i in 0..50 {
+        let snapshot = observer.control().look(&world.object(Kind::Lock, &format!("x{i}"))?, 1).await?;
+        assert_eq!(snapshot, None);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_random_drops_leave_no_key() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "random-drops");
+    let mut tasks = Vec::new();
+    for id in 0_u64..4 {
+        let lock = world.client().await?.lock("x")?;
+        tasks.push(tokio::spawn(async move {
+            let mut random = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(id + 1);
+            for _ in 0..1000 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let patience = Duration::from_micros(random % 1500);
+                drop(tokio::time::timeout(patience, lock.acquire()).await);
+            }
+        }));
+    }
+    for task in tasks {
+        task.await?;
+    }
+    gone(&world.client().await?, &world.object(Kind::Lock, "x")?).await?;
+    assert_eq!(redis.cli(&["DBSIZE"]).await?.trim(), "0");
+    Ok(())
+}

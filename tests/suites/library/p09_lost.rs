@@ -1,0 +1,107 @@
+//! Promise 9: a lost lease is told to its holder. `max_hold` caps renewals, so that a hung holder lets go.
+
+use std::time::{Duration, Instant};
+
+use tenure::{Kind, LeaseState, Options};
+use tenure_tests::{Redis, Result, ensure, eventually};
+
+use super::support::{SOON, World, got, look};
+
+#[tokio::test]
+async fn a_lease_taken_back_is_told_by_push_with_the_cause() -> Result {
+    let world = World::shared("reclaimed").await?;
+    let client = world.client().await?;
+    let object = world.declare_semaphore(&client, "x", 1).await?;
+    let lease = client.semaphore("x")?.acquire().await?;
+    let control = world.client().await?.control();
+    let token = look(&client, &object).await?.holders[0].token.clone();
+    assert_eq!(control.reclaim(&object, &[token.clone()], "its pod has ended").await?, 1);
+    // Long before it would have been renewed.
+    let cause = tokio::time::timeout(Duration::from_secs(5), lease.lost()).await?;
+    assert_eq!(cause, "its pod has ended");
+    assert!(lease.check().unwrap_err().to_string().contains("its pod has ended"));
+    assert_eq!(control.reclaim(&object, &[token], "again").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_lease_never_touches_its_successor() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "successor");
+    let client = world.client().await?;
+    let lease = client.lock("x")?.acquire().await?;
+    redis.cli(&["FLUSHALL"]).await?;
+    let successor = world.client().await?.lock("x")?.acquire().await?;
+    let error = lease.release().await.unwrap_err();
+    assert!(error.to_string().contains("lost"), "{error}");
+    let snapshot = look(&client, successor.object()).await?;
+    assert_eq!(snapshot.holders[0].fence, successor.fencing_token());
+    successor.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_longest_hold_ends_a_lease_that_is_still_renewed() -> Result {
+    let world = World::shared("max-hold").await?;
+    let client = world.client().await?;
+    let options = Options::new().lease(Duration::from_millis(400)).max_hold(Duration::from_millis(1500));
+    let before = Instant::now();
+    let lease = client.lock("x")?.with(options).acquire().await?;
+    let next = world.client().await?.lock("x")?;
+    let next = tokio::spawn(async move { next.acquire().await });
+    lease.lost().await;
+    let held = before.elapsed();
+    ensure!(held > Duration::from_millis(800), "it was not renewed at all: {held:?}");
+    assert!(matches!(lease.state(), LeaseState::Lost { .. }));
+    tokio::time::timeout(SOON, next).await???.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deleted_object_tells_its_holders_and_waiters() -> Result {
+    use tenure::control::Withdrawal;
+    let world = World::shared("deleted").await?;
+    let client = world.client().await?;
+    let object = world.declare_semaphore(&client, "x", 1).await?;
+    let control = client.control();
+    let lease = client.semaphore("x")?.acquire().await?;
+    let waiter = world.client().await?.semaphore("x")?;
+    let waiter = tokio::spawn(async move { waiter.acquire().await });
+    super::support::waiting(&client, &object, 1).await?;
+    // Draining sends the waiters away, and lets the holder finish.
+    assert_eq!(control.withdraw(&object, Withdrawal::Drain).await?, 1);
+    let error = tokio::time::timeout(SOON, waiter).await??.unwrap_err();
+    assert!(error.to_string().contains("not declared"), "{error}");
+    lease.check()?;
+    assert!(client.semaphore("x")?.try_acquire().await.is_err());
+    // Deleting takes it from the holder too.
+    assert_eq!(control.withdraw(&object, Withdrawal::Delete).await?, 0);
+    assert_eq!(tokio::time::timeout(SOON, lease.lost()).await?, "withdrawn");
+    assert_eq!(control.look(&object, 1).await?, None);
+    // And a drained object goes with its last lease.
+    world.declare_semaphore(&client, "x", 1).await?;
+    let lease = got(client.semaphore("x")?.try_acquire().await?)?;
+    assert_eq!(control.withdraw(&object, Withdrawal::Drain).await?, 1);
+    lease.release().await?;
+    assert_eq!(control.look(&object, 1).await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broken_connection_makes_no_lease_be_lost() -> Result {
+    let redis = Redis::start().await?;
+    let client = World::on(&redis, "broken").client().await?;
+    let lease = client.lock("x")?.with(Options::new().lease(Duration::from_secs(20))).acquire().await?;
+    let first = lease.deadline();
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+    // The new connection renews at once, without waiting for a third of the lease.
+    eventually("the lease to be renewed over the new connection", Duration::from_secs(5), async || {
+        ensure!(lease.deadline() > first, "not yet");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(lease.state(), LeaseState::Held);
+    lease.release().await?;
+    assert_eq!(client.control().look(&tenure::ObjectRef::new(Kind::Lock, "default", "x")?, 1).await?, None);
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! What the library's suites share: clients in a namespace of the test's own, and objects declared as the controller
+//! would.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tenure::{
+    Client, Kind, Lease, ObjectRef,
+    control::{Capacity, Declaration, Order, Resource, Snapshot},
+};
+use tenure_tests::{Context, Redis, Result, ensure, eventually, unique};
+
+/// Longer than anything here takes, on a machine that does much else.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// A namespace on a server: what a test owns.
+pub(crate) struct World {
+    pub(crate) url: String,
+    pub(crate) namespace: String,
+}
+
+impl World {
+    pub(crate) async fn shared(test: &str) -> Result<Self> {
+        Ok(Self::on(Redis::shared().await?, test))
+    }
+
+    pub(crate) fn on(redis: &Redis, test: &str) -> Self {
+        Self { url: redis.url(), namespace: unique(test) }
+    }
+
+    /// A client of its own, with a connection of its own, as another process would have.
+    pub(crate) async fn client(&self) -> Result<Client> {
+        Ok(Client::builder(&self.url).namespace(&self.namespace).connect().await?)
+    }
+
+    pub(crate) fn object(&self, kind: Kind, name: &str) -> Result<ObjectRef> {
+        Ok(ObjectRef::new(kind, &self.namespace, name)?)
+    }
+
+    pub(crate) async fn declare_semaphore(&self, client: &Client, name: &str, permits: u64) -> Result<ObjectRef> {
+        let object = self.object(Kind::Semaphore, name)?;
+        client.control().declare(&object, &declaration(Capacity::Permits(permits))).await?;
+        Ok(object)
+    }
+
+    pub(crate) async fn declare_pool(&self, client: &Client, name: &str, resources: &[&str]) -> Result<ObjectRef> {
+        let object = self.object(Kind::Pool, name)?;
+        client.control().declare(&object, &declaration(named(resources))).await?;
+        Ok(object)
+    }
+}
+
+pub(crate) fn named(names: &[&str]) -> Capacity {
+    let resource = |name: &&str| Resource {
+        name: (*name).to_owned(),
+        properties: BTreeMap::from([("host".to_owned(), format!("{name} host"))]),
+        disabled: false,
+    };
+    Capacity::Resources { order: Order::LeastRecentlyUsed, resources: names.iter().map(resource).collect() }
+}
+
+pub(crate) fn declaration(capacity: Capacity) -> Declaration {
+    Declaration {
+        digest: format!("{capacity:?}").len().to_string(),
+        floor: 1000,
+        declared_before: false,
+        lease: Duration::from_secs(30),
+        max_hold: None,
+        capacity,
+    }
+}
+
+pub(crate) async fn look(client: &Client, object: &ObjectRef) -> Result<Snapshot> {
+    client.control().look(object, 1000).await?.with_context(|| format!("{object} is not there"))
+}
+
+/// Waits until that many wait for the object.
+pub(crate) async fn waiting(client: &Client, object: &ObjectRef, count: u64) -> Result {
+    eventually(&format!("{count} waiters of {object}"), SOON, async || {
+        let waiting = client.control().look(object, 0).await?.map_or(0, |snapshot| snapshot.waiting);
+        ensure!(waiting == count, "{waiting} wait");
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until the object has no key any more.
+pub(crate) async fn gone(client: &Client, object: &ObjectRef) -> Result {
+    eventually(&format!("{object} to be gone"), SOON, async || {
+        let snapshot = client.control().look(object, 10).await?;
+        ensure!(snapshot.is_none(), "{snapshot:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// A lease, which the test expects to get.
+pub(crate) fn got<L>(lease: Option<L>) -> Result<L> {
+    lease.context("busy, where a lease was expected")
+}
+
+/// Drops everything that a client has without a word to Redis, as a crash would: its runtime ends under it.
+pub(crate) struct Doomed {
+    runtime: Option<tokio::runtime::Runtime>,
+    client: Option<Client>,
+}
+
+impl Doomed {
+    pub(crate) async fn start(world: &World) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let (url, namespace) = (world.url.clone(), world.namespace.clone());
+        let connect = async move { Client::builder(&url).namespace(&namespace).connect().await };
+        let client = runtime.spawn(connect).await??;
+        Ok(Self { runtime: Some(runtime), client: Some(client) })
+    }
+
+    pub(crate) fn client(&self) -> Result<Client> {
+        self.client.clone().context("it has crashed")
+    }
+
+    /// Runs on its runtime until the crash.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<tokio::task::JoinHandle<T>> {
+        Ok(self.runtime.as_ref().context("it has crashed")?.spawn(work))
+    }
+
+    pub(crate) fn crash(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        self.client = None;
+    }
+
+    /// Crashes with a lease in its hands.
+    pub(crate) fn crash_with(&mut self, lease: Lease) {
+        self.crash();
+        drop(lease);
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        self.crash();
+    }
+}
