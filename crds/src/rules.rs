@@ -1,6 +1,6 @@
 //! The definitions' own rules against the table of accepted and refused objects, and the samples.
 //!
-//! The same table runs against a real API server in `tests/suites/crds.rs`.
+//! The same table runs against a real API server in `tests/suites/crds/rules.rs`.
 
 use kube_cel::{ValidationErrors, Validator};
 use serde::Deserialize;
