@@ -16,10 +16,20 @@ use tokio::time::sleep;
 #[command(version)]
 struct Cli {
     /// Where Redis is: redis://[user][:password@]host[:port][/database].
-    #[arg(long, env = "TENURE_REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "TENURE_REDIS_URL",
+        default_value = "redis://127.0.0.1:6379",
+        hide_env_values = true
+    )]
     redis_url: String,
     /// The password, if it does not stand in the URL.
-    #[arg(long, env = "TENURE_REDIS_PASSWORD", hide_env_values = true, default_value = "")]
+    #[arg(
+        long,
+        env = "TENURE_REDIS_PASSWORD",
+        hide_env_values = true,
+        default_value = ""
+    )]
     redis_password: String,
     #[command(subcommand)]
     what: What,
@@ -89,9 +99,16 @@ impl Work {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .init();
     let cli = Cli::parse();
-    let client = Client::builder(&cli.redis_url).password(&cli.redis_password).connect().await.context("cannot start")?;
+    let client = Client::builder(&cli.redis_url)
+        .password(&cli.redis_password)
+        .connect()
+        .await
+        .context("cannot start")?;
     let (What::Lock(work) | What::Semaphore(work) | What::Pool(work)) = &cli.what;
     for _ in 0..work.rounds {
         say(&format!("waiting for {}", work.name));
@@ -101,11 +118,21 @@ async fn main() -> anyhow::Result<()> {
                 Some(lease) => work.hold(lease, name).await?,
                 None => say("busy"),
             },
-            What::Semaphore(_) => match client.semaphore(name)?.with(options).acquire_timeout(timeout).await? {
+            What::Semaphore(_) => match client
+                .semaphore(name)?
+                .with(options)
+                .acquire_timeout(timeout)
+                .await?
+            {
                 Some(permit) => work.hold(permit, name).await?,
                 None => say("busy"),
             },
-            What::Pool(_) => match client.lock_pool(name)?.with(options).acquire_timeout(timeout).await? {
+            What::Pool(_) => match client
+                .lock_pool(name)?
+                .with(options)
+                .acquire_timeout(timeout)
+                .await?
+            {
                 Some(seat) => {
                     let what = format!("{} {:?}", seat.resource(), seat.properties());
                     work.hold(seat.into_lease(), &what).await?;

@@ -75,10 +75,18 @@ impl Handle {
         }
         let (lease_ms, max_hold_ms, reason) = self.options.check(self.first_limit == 0)?;
         let identity = self.client.inner.identity.clone();
-        let holder = serde_json::to_string(&Holder { identity, reason: reason.to_owned() })
-            .map_err(|error| Error::invalid("identity", error.to_string(), "use plain text"))?;
-        let request =
-            Request { permits, lease_ms, max_hold_ms, first_limit: self.first_limit, holder: holder.into() };
+        let holder = serde_json::to_string(&Holder {
+            identity,
+            reason: reason.to_owned(),
+        })
+        .map_err(|error| Error::invalid("identity", error.to_string(), "use plain text"))?;
+        let request = Request {
+            permits,
+            lease_ms,
+            max_hold_ms,
+            first_limit: self.first_limit,
+            holder: holder.into(),
+        };
         let claim = Claim::new(self.client.clone(), self.place.clone());
         claim.run(request, wait).await
     }
@@ -94,7 +102,12 @@ struct Claim {
 
 impl Claim {
     fn new(client: Client, place: Arc<Place>) -> Self {
-        Self { client, place, token: uuid::Uuid::new_v4().simple().to_string().into(), open: false }
+        Self {
+            client,
+            place,
+            token: uuid::Uuid::new_v4().simple().to_string().into(),
+            open: false,
+        }
     }
 
     async fn run(mut self, request: Request, wait: Wait) -> Result<Option<Lease>, Error> {
@@ -119,7 +132,10 @@ impl Claim {
             };
             match reply {
                 Acquired::Granted(grant) => {
-                    let sample = Sample { sent, server_ms: grant.now };
+                    let sample = Sample {
+                        sent,
+                        server_ms: grant.now,
+                    };
                     self.client.inner.ledger.learn(sample);
                     let deadline = clock::deadline(sample, grant.expires);
                     return Ok(Some(self.granted(grant, deadline, request)));
@@ -150,7 +166,9 @@ impl Claim {
                 Ok(Ok(Word::Gone { cause })) => {
                     self.open = false;
                     debug!(object = %self.place.object, cause, "sent away from the queue");
-                    return Err(Error::NotDeclared { object: self.place.object.clone() });
+                    return Err(Error::NotDeclared {
+                        object: self.place.object.clone(),
+                    });
                 }
                 Err(_elapsed) => return self.leave().await.map(|()| None),
             }
@@ -166,12 +184,30 @@ impl Claim {
             Wait::Until(at) => at,
             Wait::Forever => Instant::now() + AGES,
         };
-        let numbers =
-            [request.permits, request.lease_ms, request.max_hold_ms, request.first_limit, place_ms].map(|n| n.to_string());
+        let numbers = [
+            request.permits,
+            request.lease_ms,
+            request.max_hold_ms,
+            request.first_limit,
+            place_ms,
+        ]
+        .map(|n| n.to_string());
         let [permits, lease, max_hold, first_limit, place] = numbers.each_ref().map(String::as_str);
-        let args =
-            [&*self.token, permits, lease, max_hold, first_limit, place, &inner.channel, &request.holder];
-        match inner.link.call(&script::ACQUIRE, &self.place.keys, &args, until).await {
+        let args = [
+            &*self.token,
+            permits,
+            lease,
+            max_hold,
+            first_limit,
+            place,
+            &inner.channel,
+            &request.holder,
+        ];
+        match inner
+            .link
+            .call(&script::ACQUIRE, &self.place.keys, &args, until)
+            .await
+        {
             Ok(reply) => Ok((message::acquired(&reply.value)?, reply.sent)),
             Err(Error::Refused { reason }) => Err(self.refusal(reason, request.permits)),
             Err(error) => Err(error),
@@ -183,7 +219,11 @@ impl Claim {
         let object = self.place.object.clone();
         match reason.split_once(' ') {
             Some(("NOTDECLARED", _)) => Error::NotDeclared { object },
-            Some(("TOOLARGE", limit)) => Error::TooLarge { object, asked, limit: limit.parse().unwrap_or(0) },
+            Some(("TOOLARGE", limit)) => Error::TooLarge {
+                object,
+                asked,
+                limit: limit.parse().unwrap_or(0),
+            },
             _ => Error::Refused { reason },
         }
     }
@@ -191,8 +231,17 @@ impl Claim {
     fn granted(mut self, grant: Grant, deadline: Instant, request: Request) -> Lease {
         debug!(object = %self.place.object, fence = grant.fence, "granted");
         self.open = false;
-        let (status, _) = watch::channel(Status { deadline, standing: Standing::Held });
-        let hold = Hold { token: self.token.clone(), place: self.place.clone(), grant, request, status };
+        let (status, _) = watch::channel(Status {
+            deadline,
+            standing: Standing::Held,
+        });
+        let hold = Hold {
+            token: self.token.clone(),
+            place: self.place.clone(),
+            grant,
+            request,
+            status,
+        };
         Lease::new(self.client.clone(), Arc::new(hold))
     }
 
@@ -201,22 +250,30 @@ impl Claim {
         let inner = &self.client.inner;
         inner.ledger.forget(&self.token);
         let until = Instant::now() + inner.link.response_timeout();
-        let left: Result<Value, Error> =
-            inner.link.call(&script::RELEASE, &self.place.keys, &["", &self.token], until).await.map(|r| r.value);
+        let left: Result<Value, Error> = inner
+            .link
+            .call(&script::RELEASE, &self.place.keys, &["", &self.token], until)
+            .await
+            .map(|r| r.value);
         self.open = left.is_err();
         left.map(drop)
     }
 }
 
 fn remaining(wait: Wait) -> Duration {
-    wait.end().map_or(AGES, |end| end.saturating_duration_since(Instant::now()))
+    wait.end()
+        .map_or(AGES, |end| end.saturating_duration_since(Instant::now()))
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         self.client.inner.ledger.forget_waiting(&self.token);
         if self.open {
-            let job = Job::Release { token: self.token.clone(), place: self.place.clone(), ends: None };
+            let job = Job::Release {
+                token: self.token.clone(),
+                place: self.place.clone(),
+                ends: None,
+            };
             // An error means that the runtime is gone: lease and place end by themselves.
             let _ = self.client.inner.jobs.send(job);
         }

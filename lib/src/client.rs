@@ -200,7 +200,9 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("namespace", &self.inner.namespace).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("namespace", &self.inner.namespace)
+            .finish_non_exhaustive()
     }
 }
 
@@ -301,7 +303,10 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::InvalidInput`] names the setting.
     pub fn connect_lazily(self) -> Result<Client, Error> {
-        let namespace = self.namespace.clone().unwrap_or_else(|| self.identity.namespace.clone());
+        let namespace = self
+            .namespace
+            .clone()
+            .unwrap_or_else(|| self.identity.namespace.clone());
         check_namespace(&namespace)?;
         let prefix_ok = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         if self.prefix.is_empty() || !self.prefix.chars().all(prefix_ok) {
@@ -311,9 +316,10 @@ impl ClientBuilder {
                 "use ASCII letters, digits and - _ . :",
             ));
         }
-        for (field, timeout) in
-            [("connect_timeout", self.connect_timeout), ("response_timeout", self.response_timeout)]
-        {
+        for (field, timeout) in [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+        ] {
             if timeout.is_zero() {
                 return Err(Error::invalid(field, "is zero", "use a duration above zero"));
             }
@@ -331,7 +337,13 @@ impl ClientBuilder {
             receiver = mailbox.clone();
             events = Some(mailbox);
         }
-        let target = Target { client, address, channels, events_channel, response_timeout: self.response_timeout };
+        let target = Target {
+            client,
+            address,
+            channels,
+            events_channel,
+            response_timeout: self.response_timeout,
+        };
         let link = Link::start(target, receiver);
         let (jobs, jobs_in) = mpsc::unbounded_channel();
         tokio::spawn(renewal::run(ledger.clone(), link.clone(), channel.clone()));
@@ -346,28 +358,49 @@ impl ClientBuilder {
             namespace,
             events,
         };
-        Ok(Client { inner: Arc::new(inner) })
+        Ok(Client {
+            inner: Arc::new(inner),
+        })
     }
 
     fn target(&self) -> Result<(redis::Client, String), Error> {
         let unusable = |problem: String| {
-            Error::invalid("url", problem, "use redis://[user][:password@]host[:port][/database]")
+            Error::invalid(
+                "url",
+                problem,
+                "use redis://[user][:password@]host[:port][/database]",
+            )
         };
         if self.url.starts_with("rediss://") {
-            return Err(unusable("asks for TLS, which this build does not have".to_owned()));
+            return Err(unusable(
+                "asks for TLS, which this build does not have".to_owned(),
+            ));
         }
         // The driver's words may hold the URL, and with it the password.
-        let info = self.url.as_str().into_connection_info().map_err(|error| unusable(format!("is not usable ({})", error.category())))?;
+        let info = self
+            .url
+            .as_str()
+            .into_connection_info()
+            .map_err(|error| unusable(format!("is not usable ({})", error.category())))?;
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
             ConnectionAddr::Unix(path) => path.display().to_string(),
             other => other.to_string(),
         };
-        let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        let mut settings = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name();
         if let Some(username) = &self.credentials.0 {
             settings = settings.set_username(username);
         }
-        if let Some(password) = self.credentials.1.as_ref().filter(|password| !password.is_empty()) {
+        if let Some(password) = self
+            .credentials
+            .1
+            .as_ref()
+            .filter(|password| !password.is_empty())
+        {
             settings = settings.set_password(password);
         }
         let client = redis::Client::open(info.set_redis_settings(settings))
@@ -379,6 +412,8 @@ impl ClientBuilder {
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Neither the URL nor the credentials: they may hold a password.
-        f.debug_struct("ClientBuilder").field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("ClientBuilder")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }

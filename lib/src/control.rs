@@ -261,7 +261,11 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     pub(crate) fn new(channel: String, ledger: Arc<Ledger>) -> Self {
-        Self { channel, ledger, events: broadcast::channel(4096).0 }
+        Self {
+            channel,
+            ledger,
+            events: broadcast::channel(4096).0,
+        }
     }
 }
 
@@ -317,9 +321,15 @@ impl Control {
     /// [`Error::InvalidInput`] when the client was built without [`ClientBuilder::with_events`](crate::ClientBuilder::with_events).
     pub fn events(&self) -> Result<Events, Error> {
         let mailbox = self.client.events().ok_or_else(|| {
-            Error::invalid("with_events", "was not called", "build the client with ClientBuilder::with_events")
+            Error::invalid(
+                "with_events",
+                "was not called",
+                "build the client with ClientBuilder::with_events",
+            )
         })?;
-        Ok(Events { events: mailbox.events.subscribe() })
+        Ok(Events {
+            events: mailbox.events.subscribe(),
+        })
     }
 
     /// The server's time, in microseconds since 1970: the first floor of an object's fencing tokens.
@@ -359,7 +369,10 @@ impl Control {
     }
 
     async fn read(&self, object: &ObjectRef, head: usize, watch: &str) -> Result<Option<Snapshot>, Error> {
-        match self.call(&script::OBSERVE, object, &[&head.to_string(), watch]).await? {
+        match self
+            .call(&script::OBSERVE, object, &[&head.to_string(), watch])
+            .await?
+        {
             Value::Nil => Ok(None),
             reply => snapshot(&reply).map(Some).ok_or_else(|| Error::protocol(&reply)),
         }
@@ -375,7 +388,10 @@ impl Control {
             Withdrawal::Delete => ("delete", Duration::ZERO),
             Withdrawal::Retain { keep } => ("retain", keep),
         };
-        match self.call(&script::WITHDRAW, object, &[how, &keep.as_millis().to_string()]).await? {
+        match self
+            .call(&script::WITHDRAW, object, &[how, &keep.as_millis().to_string()])
+            .await?
+        {
             Value::Nil => Ok(0),
             Value::Int(held) if how == "drain" => Ok(u64::try_from(held).unwrap_or(0)),
             Value::Int(_) => Ok(0),
@@ -397,7 +413,13 @@ impl Control {
 
     async fn call(&self, script: &Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {
         let keys = self.client.keys(object);
-        Ok(self.client.inner.link.call(script, &keys, args, self.soon()).await?.value)
+        Ok(self
+            .client
+            .inner
+            .link
+            .call(script, &keys, args, self.soon())
+            .await?
+            .value)
     }
 
     fn soon(&self) -> Instant {
@@ -407,12 +429,14 @@ impl Control {
 
 fn server(state: &State) -> Server {
     match state {
-        State::Up(session) => {
-            Server::Connected { run_id: session.run_id.to_string(), version: session.version.to_string() }
-        }
-        State::Down { error } => {
-            Server::Disconnected { error: error.to_string(), transient: error.is_unreachable() }
-        }
+        State::Up(session) => Server::Connected {
+            run_id: session.run_id.to_string(),
+            version: session.version.to_string(),
+        },
+        State::Down { error } => Server::Disconnected {
+            error: error.to_string(),
+            transient: error.is_unreachable(),
+        },
     }
 }
 
@@ -461,8 +485,9 @@ impl Resource {
         let properties = if self.properties.is_empty() {
             String::new()
         } else {
-            serde_json::to_string(&self.properties)
-                .map_err(|error| Error::invalid("resources.properties", error.to_string(), "use plain text"))?
+            serde_json::to_string(&self.properties).map_err(|error| {
+                Error::invalid("resources.properties", error.to_string(), "use plain text")
+            })?
         };
         Ok(format!("{}{properties}", u8::from(!self.disabled)))
     }
@@ -482,14 +507,30 @@ fn number(value: &Value) -> Option<u64> {
 
 fn snapshot(reply: &Value) -> Option<Snapshot> {
     let Value::Array(fields) = reply else { return None };
-    let [now, digest, run_id, limit, held, free, waiting, last, recover, draining, wake, holders, waiters] = &fields[..]
+    let [
+        now,
+        digest,
+        run_id,
+        limit,
+        held,
+        free,
+        waiting,
+        last,
+        recover,
+        draining,
+        wake,
+        holders,
+        waiters,
+    ] = &fields[..]
     else {
         return None;
     };
     let some_text = |value| text(value).map(|text| Some(text).filter(|text| !text.is_empty()));
     let now_ms = number(now)?;
     let (recover, wake) = (number(recover)?, number(wake)?);
-    let (Value::Array(holders), Value::Array(waiters)) = (holders, waiters) else { return None };
+    let (Value::Array(holders), Value::Array(waiters)) = (holders, waiters) else {
+        return None;
+    };
     Some(Snapshot {
         now: time(now_ms),
         digest: some_text(digest)?,
@@ -509,7 +550,9 @@ fn snapshot(reply: &Value) -> Option<Snapshot> {
 
 fn holder_view(value: &Value) -> Option<HolderView> {
     let Value::Array(fields) = value else { return None };
-    let [token, fence, expires, entry] = &fields[..] else { return None };
+    let [token, fence, expires, entry] = &fields[..] else {
+        return None;
+    };
     let entry = Entry::read(&text(entry)?)?;
     Some(HolderView {
         token: text(token)?,
@@ -550,10 +593,22 @@ impl Entry {
         let permits = parts.next()?.parse().ok()?;
         let since = parts.nth(3)?.parse().ok()?;
         let names = parts.nth(1)?;
-        let resources = if names == "-" { Vec::new() } else { names.split(',').map(str::to_owned).collect() };
+        let resources = if names == "-" {
+            Vec::new()
+        } else {
+            names.split(',').map(str::to_owned).collect()
+        };
         // Another language's client may say about itself what it likes.
-        let holder = parts.next().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
-        Some(Self { permits, since, resources, holder })
+        let holder = parts
+            .next()
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default();
+        Some(Self {
+            permits,
+            since,
+            resources,
+            holder,
+        })
     }
 }
 
@@ -563,10 +618,21 @@ mod tests {
 
     #[test]
     fn an_entry_reads_with_spaces_in_the_holder_and_without_a_known_holder() {
-        let entry = Entry::read(r#"2 30000 10000 0 17 chan a,b {"process":"h/1","namespace":"x","reason":"two words"}"#);
+        let entry = Entry::read(
+            r#"2 30000 10000 0 17 chan a,b {"process":"h/1","namespace":"x","reason":"two words"}"#,
+        );
         let entry = entry.unwrap();
-        assert_eq!((entry.permits, entry.since, entry.resources), (2, 17, vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!((entry.holder.reason.as_str(), entry.holder.identity.process.as_str()), ("two words", "h/1"));
+        assert_eq!(
+            (entry.permits, entry.since, entry.resources),
+            (2, 17, vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert_eq!(
+            (
+                entry.holder.reason.as_str(),
+                entry.holder.identity.process.as_str()
+            ),
+            ("two words", "h/1")
+        );
         let strange = Entry::read("1 30000 10000 0 17 chan - whoever").unwrap();
         assert_eq!((strange.resources, strange.holder), (vec![], Holder::default()));
     }
@@ -574,8 +640,19 @@ mod tests {
     #[test]
     fn a_resource_that_could_break_the_lists_is_refused() {
         for name in ["", "a,b", "a b", "a\n"] {
-            let resource = Resource { name: name.into(), properties: BTreeMap::new(), disabled: false };
-            assert!(resource.entry().unwrap_err().to_string().starts_with("resources.name"), "{name:?}");
+            let resource = Resource {
+                name: name.into(),
+                properties: BTreeMap::new(),
+                disabled: false,
+            };
+            assert!(
+                resource
+                    .entry()
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("resources.name"),
+                "{name:?}"
+            );
         }
     }
 }

@@ -105,10 +105,16 @@ impl Error {
     }
 
     pub(crate) fn invalid(field: &'static str, problem: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self::InvalidInput { field, problem: problem.into(), fix: fix.into() }
+        Self::InvalidInput {
+            field,
+            problem: problem.into(),
+            fix: fix.into(),
+        }
     }
 
     pub(crate) fn protocol(reply: impl std::fmt::Debug) -> Self {
-        Self::Protocol { reply: format!("{reply:?}") }
+        Self::Protocol {
+            reply: format!("{reply:?}"),
+        }
     }
 }

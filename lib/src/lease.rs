@@ -77,7 +77,11 @@ pub struct Lease {
 impl Lease {
     pub(crate) fn new(client: Client, hold: Arc<Hold>) -> Self {
         client.inner.ledger.hold(hold.clone());
-        Self { client, hold, released: false }
+        Self {
+            client,
+            hold,
+            released: false,
+        }
     }
 
     pub(crate) fn hold(&self) -> &Hold {
@@ -116,9 +120,13 @@ impl Lease {
         match &status.standing {
             Standing::Lost { cause } => LeaseState::Lost { cause: cause.clone() },
             // The deadline counts whether anybody had the time to note it: a paused process wakes up here.
-            _ if status.deadline <= Instant::now() => LeaseState::Lost { cause: OUTRUN.to_owned() },
+            _ if status.deadline <= Instant::now() => LeaseState::Lost {
+                cause: OUTRUN.to_owned(),
+            },
             Standing::Held => LeaseState::Held,
-            Standing::Unsure { reason } => LeaseState::Unsure { reason: reason.clone() },
+            Standing::Unsure { reason } => LeaseState::Unsure {
+                reason: reason.clone(),
+            },
         }
     }
 
@@ -128,7 +136,10 @@ impl Lease {
     /// [`Error::Lost`] with the cause.
     pub fn check(&self) -> Result<(), Error> {
         match self.state() {
-            LeaseState::Lost { cause } => Err(Error::Lost { object: self.object().clone(), cause }),
+            LeaseState::Lost { cause } => Err(Error::Lost {
+                object: self.object().clone(),
+                cause,
+            }),
             LeaseState::Held | LeaseState::Unsure { .. } => Ok(()),
         }
     }
@@ -175,7 +186,15 @@ impl Lease {
         inner.ledger.forget(&self.hold.token);
         let lost = self.check();
         let until = self.deadline();
-        let reply = inner.link.call(&script::RELEASE, &self.hold.place.keys, &["", &self.hold.token], until).await;
+        let reply = inner
+            .link
+            .call(
+                &script::RELEASE,
+                &self.hold.place.keys,
+                &["", &self.hold.token],
+                until,
+            )
+            .await;
         let reply = match (reply, lost) {
             (Err(Error::Unreachable { .. }), Err(lost)) => return Err(lost),
             (reply, _) => reply?,
@@ -190,7 +209,10 @@ impl Lease {
                     LeaseState::Lost { cause } => cause,
                     _ => "it had been taken back".to_owned(),
                 };
-                Err(Error::Lost { object: self.object().clone(), cause })
+                Err(Error::Lost {
+                    object: self.object().clone(),
+                    cause,
+                })
             }
             _ => Err(Error::protocol(&reply.value)),
         }
@@ -206,7 +228,11 @@ impl Drop for Lease {
         }
         self.client.inner.ledger.forget(&self.hold.token);
         let ends = Some(self.deadline());
-        let job = Job::Release { token: self.hold.token.clone(), place: self.hold.place.clone(), ends };
+        let job = Job::Release {
+            token: self.hold.token.clone(),
+            place: self.hold.place.clone(),
+            ends,
+        };
         // An error means that the runtime is gone: the lease ends by itself.
         let _ = self.client.inner.jobs.send(job);
     }

@@ -34,7 +34,14 @@ pub struct Lock {
 
 impl Lock {
     pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
-        Self { handle: Handle { client, place, options: Options::new(), first_limit: 1 } }
+        Self {
+            handle: Handle {
+                client,
+                place,
+                options: Options::new(),
+                first_limit: 1,
+            },
+        }
     }
 
     /// The same lock, acquired with these options.

@@ -75,12 +75,24 @@ impl ObjectRef {
         check_namespace(namespace)?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:/@".contains(c);
         if name.is_empty() || name.len() > 253 {
-            return Err(Error::invalid("name", format!("has {} characters", name.len()), NAME_FIX));
+            return Err(Error::invalid(
+                "name",
+                format!("has {} characters", name.len()),
+                NAME_FIX,
+            ));
         }
         if let Some(c) = name.chars().find(|&c| !allowed(c)) {
-            return Err(Error::invalid("name", format!("{name:?} has the character {c:?}"), NAME_FIX));
+            return Err(Error::invalid(
+                "name",
+                format!("{name:?} has the character {c:?}"),
+                NAME_FIX,
+            ));
         }
-        Ok(Self { kind, namespace: namespace.into(), name: name.into() })
+        Ok(Self {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        })
     }
 
     /// The object's kind.
@@ -116,7 +128,10 @@ impl ObjectRef {
             Kind::Lock | Kind::Semaphore => &["obj", "holders", "queue", "expiry"],
             Kind::Pool => &["obj", "holders", "queue", "expiry", "resources", "free"],
         };
-        parts.iter().map(|part| format!("{prefix}:{{{self}}}:{part}")).collect()
+        parts
+            .iter()
+            .map(|part| format!("{prefix}:{{{self}}}:{part}"))
+            .collect()
     }
 }
 
@@ -136,7 +151,11 @@ pub(crate) fn check_namespace(namespace: &str) -> Result<(), Error> {
     {
         return Ok(());
     }
-    Err(Error::invalid("namespace", format!("{namespace:?} is not a namespace's name"), NAMESPACE_FIX))
+    Err(Error::invalid(
+        "namespace",
+        format!("{namespace:?} is not a namespace's name"),
+        NAMESPACE_FIX,
+    ))
 }
 
 #[cfg(test)]
@@ -146,8 +165,13 @@ mod tests {
     #[test]
     fn names_that_could_break_keys_are_refused_with_the_field_and_the_fix() {
         for bad in ["", "a}b", "a{b", "a b", "a\nb", "ä", "a\0"] {
-            let error = ObjectRef::new(Kind::Lock, "default", bad).unwrap_err().to_string();
-            assert!(error.starts_with("name ") && error.contains("letters, digits"), "{bad:?}: {error}");
+            let error = ObjectRef::new(Kind::Lock, "default", bad)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("name ") && error.contains("letters, digits"),
+                "{bad:?}: {error}"
+            );
         }
         assert!(ObjectRef::new(Kind::Lock, "default", &"x".repeat(254)).is_err());
         for bad in ["", "Default", "-a", "a-", "a/b", "a_b"] {
@@ -169,7 +193,12 @@ mod tests {
         for kind in Kind::ALL {
             let object = ObjectRef::new(kind, "ns", "x").unwrap();
             let tag = format!("{{{object}}}");
-            assert!(object.keys("p").iter().all(|k| k.matches('{').count() == 1 && k.contains(&tag)));
+            assert!(
+                object
+                    .keys("p")
+                    .iter()
+                    .all(|k| k.matches('{').count() == 1 && k.contains(&tag))
+            );
         }
     }
 }

@@ -62,7 +62,11 @@ impl Options {
         if let Some(lease) = lease
             && !LEASE.contains(&lease)
         {
-            return Err(Error::invalid("lease", format!("is {lease:?}"), "use 100 ms to 24 h"));
+            return Err(Error::invalid(
+                "lease",
+                format!("is {lease:?}"),
+                "use 100 ms to 24 h",
+            ));
         }
         if let Some(max_hold) = self.max_hold
             && (max_hold < lease.unwrap_or(*LEASE.start()) || max_hold > LONGEST_HOLD)
@@ -113,7 +117,10 @@ mod tests {
     fn where_the_declaration_decides_nothing_is_asked_for() {
         assert_eq!(Options::new().check(true).unwrap(), (0, 0, ""));
         assert_eq!(Options::new().check(false).unwrap(), (30_000, 0, ""));
-        let all = Options::new().lease(Duration::from_millis(1500)).max_hold(Duration::from_secs(9)).reason("r");
+        let all = Options::new()
+            .lease(Duration::from_millis(1500))
+            .max_hold(Duration::from_secs(9))
+            .reason("r");
         assert_eq!(all.check(true).unwrap(), (1500, 9000, "r"));
     }
 }

@@ -29,7 +29,14 @@ pub struct LockPool {
 
 impl LockPool {
     pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
-        Self { handle: Handle { client, place, options: Options::new(), first_limit: 0 } }
+        Self {
+            handle: Handle {
+                client,
+                place,
+                options: Options::new(),
+                first_limit: 0,
+            },
+        }
     }
 
     /// The same pool, acquired with these options.
@@ -82,7 +89,9 @@ impl LockPool {
     }
 
     async fn take(&self, wait: Wait) -> Result<Option<PoolLease>, Error> {
-        let Some(lease) = self.handle.acquire(1, wait).await? else { return Ok(None) };
+        let Some(lease) = self.handle.acquire(1, wait).await? else {
+            return Ok(None);
+        };
         // Should the properties not be readable, dropping the lease gives the resource back.
         let [(name, properties)] = &lease.hold().grant.resources[..] else {
             return Err(Error::protocol(&lease.hold().grant.resources));
@@ -91,7 +100,11 @@ impl LockPool {
             "" => BTreeMap::new(),
             json => serde_json::from_str(json).map_err(|_| Error::protocol(json))?,
         };
-        Ok(Some(PoolLease { resource: name.clone(), properties, lease }))
+        Ok(Some(PoolLease {
+            resource: name.clone(),
+            properties,
+            lease,
+        }))
     }
 }
 

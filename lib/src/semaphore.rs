@@ -30,7 +30,14 @@ pub struct Semaphore {
 
 impl Semaphore {
     pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
-        Self { handle: Handle { client, place, options: Options::new(), first_limit: 0 } }
+        Self {
+            handle: Handle {
+                client,
+                place,
+                options: Options::new(),
+                first_limit: 0,
+            },
+        }
     }
 
     /// The same semaphore, acquired with these options.
@@ -92,8 +99,14 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// As [`Semaphore::acquire`].
-    pub async fn acquire_many_timeout(&self, permits: u32, timeout: Duration) -> Result<Option<Lease>, Error> {
-        self.handle.acquire(permits.into(), Wait::for_up_to(timeout)).await
+    pub async fn acquire_many_timeout(
+        &self,
+        permits: u32,
+        timeout: Duration,
+    ) -> Result<Option<Lease>, Error> {
+        self.handle
+            .acquire(permits.into(), Wait::for_up_to(timeout))
+            .await
     }
 
     /// Takes a permit if one is free and nobody waits, else returns `None`. One command.

@@ -12,8 +12,10 @@ use tenure_tests::{
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-const SAMPLES: [&str; 2] =
-    [include_str!("../../crds/samples/lockpool.yaml"), include_str!("../../crds/samples/semaphore.yaml")];
+const SAMPLES: [&str; 2] = [
+    include_str!("../../crds/samples/lockpool.yaml"),
+    include_str!("../../crds/samples/semaphore.yaml"),
+];
 /// For whatever should take a moment.
 const SOON: Duration = Duration::from_secs(30);
 /// The workers' leases are shorter than the samples say, so that nobody has to wait long for a dead one.
@@ -29,7 +31,10 @@ async fn main() -> Result {
     demo.kill_a_holder(&mut workers).await?;
     drop(workers);
     demo.delete().await?;
-    say(&format!("That was all, in {:.0} s. Everything that was started is stopped now.", started.elapsed().as_secs_f32()));
+    say(&format!(
+        "That was all, in {:.0} s. Everything that was started is stopped now.",
+        started.elapsed().as_secs_f32()
+    ));
     Ok(())
 }
 
@@ -46,15 +51,30 @@ impl Demo {
         let servers = async { tokio::try_join!(Redis::shared(), ControlPlane::shared()) };
         let (redis, plane) = alive("starting them", servers).await?;
         let namespace = plane.namespace("demo").await?;
-        done(&format!("Redis listens on port {}; {} resource definitions are installed.", redis.port(), 2));
+        done(&format!(
+            "Redis listens on port {}; {} resource definitions are installed.",
+            redis.port(),
+            2
+        ));
         say("2. Tenure's controller, which declares resources in Redis and reports who holds them.");
-        let controller = alive("starting it", Controller::start(plane, &redis.url(), &[&namespace])).await?;
+        let controller = alive(
+            "starting it",
+            Controller::start(plane, &redis.url(), &[&namespace]),
+        )
+        .await?;
         done("It runs.");
-        Ok(Self { redis, plane, namespace, _controller: controller })
+        Ok(Self {
+            redis,
+            plane,
+            namespace,
+            _controller: controller,
+        })
     }
 
     async fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.plane.kubectl(&[&["--namespace", &self.namespace], args].concat()).await
+        self.plane
+            .kubectl(&[&["--namespace", &self.namespace], args].concat())
+            .await
     }
 
     /// Runs kubectl as a user would, and shows both the command and what it says.
@@ -77,7 +97,13 @@ impl Demo {
             println!("\n   $ kubectl apply -f crds/samples/{name}");
             println!("   {}", self.kubectl(&["apply", "-f", path]).await?.trim());
         }
-        let ready = ["wait", "--for=condition=Ready", "lockpools,semaphores", "--all", "--timeout=30s"];
+        let ready = [
+            "wait",
+            "--for=condition=Ready",
+            "lockpools,semaphores",
+            "--all",
+            "--timeout=30s",
+        ];
         self.show(&ready).await?;
         self.show(&["get", "lockpools,semaphores"]).await
     }
@@ -85,7 +111,9 @@ impl Demo {
     async fn look(&self, workers: &Workers) -> Result {
         say("4. Nine worker processes ask for them: four for two seats, five for three permits.");
         let contended = eventually("the workers to hold and to wait", SOON, async || {
-            let counts = self.kubectl(&["get", "lockpools,semaphores", "-o", COUNTS]).await?;
+            let counts = self
+                .kubectl(&["get", "lockpools,semaphores", "-o", COUNTS])
+                .await?;
             let counts: Vec<&str> = counts.split_whitespace().collect();
             ensure!(counts == ["2/2", "3/2"], "held and waiting: {counts:?}");
             Ok(())
@@ -98,17 +126,32 @@ impl Demo {
         }
         done("The others wait: nobody polls, they are told when it is their turn.");
         self.show(&["get", "lockpools,semaphores"]).await?;
-        self.show(&["get", "lockpool", "gpu-seats", "-o", "yaml", "--show-managed-fields=false"]).await
+        self.show(&[
+            "get",
+            "lockpool",
+            "gpu-seats",
+            "-o",
+            "yaml",
+            "--show-managed-fields=false",
+        ])
+        .await
     }
 
     async fn kill_a_holder(&self, workers: &mut Workers) -> Result {
         say("5. A holder dies: kill -9, so that it cannot give anything back.");
-        let at = workers.pool.iter().position(|worker| worker.granted().is_ok_and(|line| line.is_some()));
+        let at = workers
+            .pool
+            .iter()
+            .position(|worker| worker.granted().is_ok_and(|line| line.is_some()));
         let mut dead = workers.pool.swap_remove(at.context("nobody holds a seat")?);
         let before = workers.granted_seats()?;
         dead.process.kill9()?;
         let killed = Instant::now();
-        done(&format!("{} is dead. Its seat is free when its lease of {} s is over.", dead.name, LEASE.as_secs()));
+        done(&format!(
+            "{} is dead. Its seat is free when its lease of {} s is over.",
+            dead.name,
+            LEASE.as_secs()
+        ));
         let next = eventually("the next waiter to be granted", SOON, async || {
             let mut news = workers.granted_seats()?;
             news.retain(|seat| !before.contains(seat));
@@ -117,8 +160,19 @@ impl Demo {
         let next = alive("waiting", next).await?;
         done(&format!("After {:.1} s {next}", killed.elapsed().as_secs_f32()));
         eventually("the status to say so", SOON, async || {
-            let holders = self.kubectl(&["get", "lockpool", "gpu-seats", "-o", "jsonpath={.status.holders[*].pod}"]).await?;
-            ensure!(!holders.split_whitespace().any(|pod| pod == dead.name), "{holders}");
+            let holders = self
+                .kubectl(&[
+                    "get",
+                    "lockpool",
+                    "gpu-seats",
+                    "-o",
+                    "jsonpath={.status.holders[*].pod}",
+                ])
+                .await?;
+            ensure!(
+                !holders.split_whitespace().any(|pod| pod == dead.name),
+                "{holders}"
+            );
             Ok(())
         })
         .await?;
@@ -128,7 +182,8 @@ impl Demo {
     async fn delete(&self) -> Result {
         say("6. The workers are stopped, and the person deletes what was declared.");
         done("What they held runs out first: the deletion policy of the samples is to drain.");
-        self.show(&["delete", "lockpool/gpu-seats", "semaphore/api-callers"]).await?;
+        self.show(&["delete", "lockpool/gpu-seats", "semaphore/api-callers"])
+            .await?;
         let keys = self.redis.cli(&["KEYS", "*"]).await?;
         ensure!(keys.trim().is_empty(), "Redis still has {keys}");
         println!("\n   $ redis-cli -p {} KEYS '*'", self.redis.port());
@@ -158,13 +213,19 @@ impl Worker {
             .env("POD_NAMESPACE", &demo.namespace)
             .env_remove("POD_UID");
         let process = Process::spawn(name, &folder(name)?, &command)?;
-        Ok(Self { name: name.to_owned(), process })
+        Ok(Self {
+            name: name.to_owned(),
+            process,
+        })
     }
 
     /// The line that says what it got.
     fn granted(&self) -> Result<Option<String>> {
         let output = self.process.output()?;
-        Ok(output.lines().find(|line| line.starts_with("granted")).map(str::to_owned))
+        Ok(output
+            .lines()
+            .find(|line| line.starts_with("granted"))
+            .map(str::to_owned))
     }
 }
 
@@ -175,8 +236,20 @@ struct Workers {
 
 impl Workers {
     fn start(demo: &Demo) -> Result<Self> {
-        let trainer = |i| Worker::start(demo, &format!("trainer-{i}"), &["pool", "gpu-seats", "--reason", "nightly training"]);
-        let caller = |i| Worker::start(demo, &format!("caller-{i}"), &["semaphore", "api-callers", "--reason", "import"]);
+        let trainer = |i| {
+            Worker::start(
+                demo,
+                &format!("trainer-{i}"),
+                &["pool", "gpu-seats", "--reason", "nightly training"],
+            )
+        };
+        let caller = |i| {
+            Worker::start(
+                demo,
+                &format!("caller-{i}"),
+                &["semaphore", "api-callers", "--reason", "import"],
+            )
+        };
         Ok(Self {
             pool: (1..=4).map(trainer).collect::<Result<_>>()?,
             semaphore: (1..=5).map(caller).collect::<Result<_>>()?,

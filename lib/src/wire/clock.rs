@@ -53,17 +53,26 @@ mod tests {
         for executed_after in [0, 1, 500, 4_999] {
             let executed = t0 + Duration::from_millis(executed_after);
             let server_expiry = executed + Duration::from_millis(LEASE);
-            let sample = Sample { sent: t0, server_ms: 1_000_000 };
+            let sample = Sample {
+                sent: t0,
+                server_ms: 1_000_000,
+            };
             let deadline = deadline(sample, 1_000_000 + LEASE);
             assert!(deadline < server_expiry);
-            assert!(server_expiry - deadline <= Duration::from_millis(executed_after) + margin(Duration::from_millis(LEASE)));
+            assert!(
+                server_expiry - deadline
+                    <= Duration::from_millis(executed_after) + margin(Duration::from_millis(LEASE))
+            );
         }
     }
 
     #[test]
     fn a_late_push_shortens_nothing_and_lengthens_nothing() {
         let t0 = Instant::now();
-        let sample = Sample { sent: t0, server_ms: 1_000_000 };
+        let sample = Sample {
+            sent: t0,
+            server_ms: 1_000_000,
+        };
         // Granted 5 s after the sample, received another 7 s later: the true expiry is t0 + 5 s + lease.
         let received = t0 + Duration::from_secs(12);
         let deadline = pushed_deadline(Some(sample), received, 1_005_000, 1_005_000 + LEASE);
@@ -75,7 +84,10 @@ mod tests {
     #[test]
     fn a_server_clock_that_jumped_ahead_does_not_move_the_deadline_out() {
         let t0 = Instant::now();
-        let sample = Sample { sent: t0, server_ms: 1_000_000 };
+        let sample = Sample {
+            sent: t0,
+            server_ms: 1_000_000,
+        };
         let hour = 3_600_000;
         let deadline = pushed_deadline(Some(sample), t0, 1_000_000 + hour, 1_000_000 + hour + LEASE);
         assert!(deadline < t0 + Duration::from_millis(LEASE));

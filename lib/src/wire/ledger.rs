@@ -70,15 +70,27 @@ pub(crate) struct Request {
 /// What a waiting request is told.
 #[derive(Debug)]
 pub(crate) enum Word {
-    Granted { grant: Grant, deadline: Instant },
+    Granted {
+        grant: Grant,
+        deadline: Instant,
+    },
     /// The place is in doubt, or the push was lost: ask again with the same token.
     AskAgain,
-    Gone { cause: String },
+    Gone {
+        cause: String,
+    },
 }
 
 enum Entry {
-    Waiting { place: Arc<Place>, word: oneshot::Sender<Word>, due: Option<Instant> },
-    Held { hold: Arc<Hold>, due: Option<Instant> },
+    Waiting {
+        place: Arc<Place>,
+        word: oneshot::Sender<Word>,
+        due: Option<Instant>,
+    },
+    Held {
+        hold: Arc<Hold>,
+        due: Option<Instant>,
+    },
 }
 
 impl Entry {
@@ -124,7 +136,14 @@ impl Ledger {
 
     pub(crate) fn wait(&self, token: &Token, place: &Arc<Place>) -> oneshot::Receiver<Word> {
         let (word, heard) = oneshot::channel();
-        lock(&self.book).entries.insert(token.clone(), Entry::Waiting { place: place.clone(), word, due: None });
+        lock(&self.book).entries.insert(
+            token.clone(),
+            Entry::Waiting {
+                place: place.clone(),
+                word,
+                due: None,
+            },
+        );
         heard
     }
 
@@ -137,7 +156,9 @@ impl Ledger {
         let deadline = hold.status.borrow().deadline;
         let token = hold.token.clone();
         let due = Instant::now() + held_interval(&token, deadline);
-        lock(&self.book).entries.insert(token.clone(), Entry::Held { hold, due: None });
+        lock(&self.book)
+            .entries
+            .insert(token.clone(), Entry::Held { hold, due: None });
         self.set_due(&token, due);
     }
 
@@ -202,12 +223,21 @@ impl Ledger {
         }
         let mut items = Vec::new();
         for (token, entry) in &mut book.entries {
-            let Some(due) = entry.due().take_if(|at| *at <= now + COALESCE) else { continue };
+            let Some(due) = entry.due().take_if(|at| *at <= now + COALESCE) else {
+                continue;
+            };
             let (place, hold) = match entry {
                 Entry::Waiting { place, .. } => (place.clone(), None),
                 Entry::Held { hold, .. } => (hold.place.clone(), Some(hold.clone())),
             };
-            items.push((due, Item { token: token.clone(), place, hold }));
+            items.push((
+                due,
+                Item {
+                    token: token.clone(),
+                    place,
+                    hold,
+                },
+            ));
         }
         items.sort_by_key(|(due, _)| *due);
         Ok(items.into_iter().map(|(_, item)| item).collect())
@@ -221,7 +251,10 @@ impl Ledger {
                 let before = hold.status.borrow().deadline;
                 hold.status.send_modify(|status| {
                     if !matches!(status.standing, Standing::Lost { .. }) {
-                        *status = Status { deadline, standing: Standing::Held };
+                        *status = Status {
+                            deadline,
+                            standing: Standing::Held,
+                        };
                     }
                 });
                 // At the longest hold, renewing moves nothing any more.
@@ -251,7 +284,9 @@ impl Ledger {
             hold.status.send_if_modified(|status| {
                 let was_held = matches!(status.standing, Standing::Held);
                 if was_held {
-                    status.standing = Standing::Unsure { reason: reason.to_owned() };
+                    status.standing = Standing::Unsure {
+                        reason: reason.to_owned(),
+                    };
                 }
                 was_held
             });
@@ -268,7 +303,9 @@ impl Ledger {
         let told = hold.status.send_if_modified(|status| {
             let known = matches!(status.standing, Standing::Lost { .. });
             if !known {
-                status.standing = Standing::Lost { cause: cause.to_owned() };
+                status.standing = Standing::Lost {
+                    cause: cause.to_owned(),
+                };
             }
             !known
         });
@@ -334,7 +371,9 @@ fn held_interval(token: &Token, deadline: Instant) -> Duration {
 /// A place is renewed at a third of its life, or just after the next lease runs out, which may be a dead holder's.
 fn waiting_interval(token: &Token, place: Duration, wake: Duration) -> Duration {
     let after_expiry = wake + Duration::from_millis(2);
-    jittered(token, place / 3).min(after_expiry).max(Duration::from_millis(20))
+    jittered(token, place / 3)
+        .min(after_expiry)
+        .max(Duration::from_millis(20))
 }
 
 #[cfg(test)]
@@ -346,7 +385,13 @@ mod tests {
         let token: Token = "0".into();
         let place = Duration::from_secs(9);
         assert_eq!(waiting_interval(&token, place, place), Duration::from_secs(3));
-        assert_eq!(waiting_interval(&token, place, Duration::from_millis(500)), Duration::from_millis(502));
-        assert_eq!(waiting_interval(&token, place, Duration::ZERO), Duration::from_millis(20));
+        assert_eq!(
+            waiting_interval(&token, place, Duration::from_millis(500)),
+            Duration::from_millis(502)
+        );
+        assert_eq!(
+            waiting_interval(&token, place, Duration::ZERO),
+            Duration::from_millis(20)
+        );
     }
 }

@@ -78,13 +78,24 @@ pub(crate) struct Link {
 impl Link {
     /// Starts the task that connects. It ends when the last clone of the link is dropped.
     pub(crate) fn start(target: Target, receiver: Arc<dyn Receiver>) -> Self {
-        let none = Error::Unreachable { reason: format!("{}: not connected yet", target.address) };
+        let none = Error::Unreachable {
+            reason: format!("{}: not connected yet", target.address),
+        };
         let (state_out, state) = watch::channel(State::Down { error: none });
         let (broken, broken_in) = mpsc::unbounded_channel();
         let target = Arc::new(target);
-        let keeper = Keeper { target: target.clone(), state: state_out, broken: broken_in, receiver };
+        let keeper = Keeper {
+            target: target.clone(),
+            state: state_out,
+            broken: broken_in,
+            receiver,
+        };
         tokio::spawn(keeper.run(broken.downgrade()));
-        Self { state, broken, target }
+        Self {
+            state,
+            broken,
+            target,
+        }
     }
 
     pub(crate) fn state(&self) -> watch::Receiver<State> {
@@ -102,11 +113,15 @@ impl Link {
             State::Up(_) => true,
             State::Down { error } => !error.is_unreachable(),
         });
-        let found = tokio::time::timeout_at(until.into(), up).await.map(|s| s.map(|s| s.clone()));
+        let found = tokio::time::timeout_at(until.into(), up)
+            .await
+            .map(|s| s.map(|s| s.clone()));
         match found {
             Ok(Ok(State::Up(session))) => Ok(session),
             Ok(Ok(State::Down { error })) => Err(error),
-            Ok(Err(_)) => Err(Error::Unreachable { reason: "the client is closed".to_owned() }),
+            Ok(Err(_)) => Err(Error::Unreachable {
+                reason: "the client is closed".to_owned(),
+            }),
             Err(_) => match &*self.state.borrow() {
                 State::Down { error } => Err(error.clone()),
                 State::Up(_) => Err(unreachable(&self.target.address, "no answer in time")),
@@ -128,7 +143,13 @@ impl Link {
             let session = self.session(until).await?;
             let sent = Instant::now();
             let error = match self.send(&session, script, keys, args).await {
-                Ok(value) => return Ok(Reply { value, sent, repeated }),
+                Ok(value) => {
+                    return Ok(Reply {
+                        value,
+                        sent,
+                        repeated,
+                    });
+                }
                 Err(error) => error,
             };
             match judge(&error) {
@@ -156,15 +177,37 @@ impl Link {
         Ok(seconds * 1_000_000 + micros)
     }
 
-    async fn send(&self, session: &Session, script: &Script, keys: &[String], args: &[&str]) -> Result<Value, RedisError> {
+    async fn send(
+        &self,
+        session: &Session,
+        script: &Script,
+        keys: &[String],
+        args: &[&str],
+    ) -> Result<Value, RedisError> {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(script.hash()).arg(keys.len()).arg(keys).arg(&*session.run_id).arg(&self.target.events_channel).arg(args);
+        command
+            .arg(script.hash())
+            .arg(keys.len())
+            .arg(keys)
+            .arg(&*session.run_id)
+            .arg(&self.target.events_channel)
+            .arg(args);
         let mut connection = session.connection.clone();
-        let result = connection.send_packed_command(&command).await.and_then(Value::extract_error);
+        let result = connection
+            .send_packed_command(&command)
+            .await
+            .and_then(Value::extract_error);
         match result {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                redis::cmd("SCRIPT").arg("LOAD").arg(script.text()).exec_async(&mut connection).await?;
-                connection.send_packed_command(&command).await.and_then(Value::extract_error)
+                redis::cmd("SCRIPT")
+                    .arg("LOAD")
+                    .arg(script.text())
+                    .exec_async(&mut connection)
+                    .await?;
+                connection
+                    .send_packed_command(&command)
+                    .await
+                    .and_then(Value::extract_error)
             }
             result => result,
         }
@@ -205,11 +248,17 @@ fn judge(error: &RedisError) -> Verdict {
 /// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own.
 fn refusal(error: &RedisError) -> Error {
     let code = error.code().unwrap_or_default();
-    Error::Refused { reason: format!("{code} {}", error.detail().unwrap_or_default()).trim().to_owned() }
+    Error::Refused {
+        reason: format!("{code} {}", error.detail().unwrap_or_default())
+            .trim()
+            .to_owned(),
+    }
 }
 
 fn unreachable(address: &str, error: impl std::fmt::Display) -> Error {
-    Error::Unreachable { reason: format!("{address}: {error}") }
+    Error::Unreachable {
+        reason: format!("{address}: {error}"),
+    }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -289,7 +338,8 @@ impl Keeper {
                 }
                 PushKind::Message => {
                     if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
-                        && let (Ok(channel), Ok(payload)) = (std::str::from_utf8(channel), std::str::from_utf8(payload))
+                        && let (Ok(channel), Ok(payload)) =
+                            (std::str::from_utf8(channel), std::str::from_utf8(payload))
                     {
                         receiver.message(channel, payload);
                     }
@@ -304,13 +354,28 @@ impl Keeper {
             .set_response_timeout(Some(timeout))
             .set_push_sender(on_push);
         let refused = |error: &RedisError| self.explain(error);
-        let mut connection =
-            self.target.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|e| refused(&e))?;
-        let about: String =
-            redis::cmd("INFO").arg("server").query_async(&mut connection).await.map_err(|e| refused(&e))?;
+        let mut connection = self
+            .target
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|e| refused(&e))?;
+        let about: String = redis::cmd("INFO")
+            .arg("server")
+            .query_async(&mut connection)
+            .await
+            .map_err(|e| refused(&e))?;
         let (run_id, version) = self.check(&about)?;
-        connection.subscribe(&self.target.channels).await.map_err(|e| refused(&e))?;
-        Ok(Session { number, connection, run_id, version })
+        connection
+            .subscribe(&self.target.channels)
+            .await
+            .map_err(|e| refused(&e))?;
+        Ok(Session {
+            number,
+            connection,
+            run_id,
+            version,
+        })
     }
 
     /// Why a connection could not be made, in words that say what to do.
@@ -318,18 +383,25 @@ impl Keeper {
         let address = self.target.address.clone();
         match (error.kind(), error.code()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH" | "NOPERM")) => {
-                Error::Authentication { address, reason: error.to_string() }
+                Error::Authentication {
+                    address,
+                    reason: error.to_string(),
+                }
             }
-            (ErrorKind::RESP3NotSupported, _) => {
-                Error::UnsupportedServer { address, found: "a server that does not speak RESP3".to_owned() }
-            }
+            (ErrorKind::RESP3NotSupported, _) => Error::UnsupportedServer {
+                address,
+                found: "a server that does not speak RESP3".to_owned(),
+            },
             _ => unreachable(&address, error),
         }
     }
 
     fn check(&self, about: &str) -> Result<(Arc<str>, Arc<str>), Error> {
         let field = |name: &str| {
-            about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+            about
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
         };
         let (product, version) = match (field("valkey_version"), field("redis_version")) {
             (Some(valkey), _) => ("Valkey", valkey),

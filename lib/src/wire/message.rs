@@ -49,13 +49,27 @@ pub(crate) fn texts(reply: &Value) -> Result<Vec<String>, Error> {
 
 fn grant<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<Grant> {
     let mut number = || fields.next()?.parse().ok();
-    let (fence, now, expires, lease, since, declared) =
-        (number()?, number()?, number()?, number()?, number()?, number()? == 1);
+    let (fence, now, expires, lease, since, declared) = (
+        number()?,
+        number()?,
+        number()?,
+        number()?,
+        number()?,
+        number()? == 1,
+    );
     let mut resources = Vec::new();
     while let Some(name) = fields.next() {
         resources.push((name.to_owned(), fields.next()?.to_owned()));
     }
-    Some(Grant { fence, now, expires, lease, since, declared, resources })
+    Some(Grant {
+        fence,
+        now,
+        expires,
+        lease,
+        since,
+        declared,
+        resources,
+    })
 }
 
 pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
@@ -64,7 +78,10 @@ pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
     let mut number = || rest.next().and_then(|text| text.parse().ok());
     let read = match fields.first().map(String::as_str) {
         Some("granted") => grant(fields.iter().skip(1).map(String::as_str)).map(Acquired::Granted),
-        Some("queued") => number().zip(number()).zip(number()).map(|((now, expires), wake)| Acquired::Queued { now, expires, wake }),
+        Some("queued") => number()
+            .zip(number())
+            .zip(number())
+            .map(|((now, expires), wake)| Acquired::Queued { now, expires, wake }),
         Some("busy") => number().map(|now| Acquired::Busy { now }),
         _ => None,
     };
@@ -90,7 +107,10 @@ pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
         }
         Some((now.parse().ok()?, states))
     };
-    fields.split_first().and_then(read).ok_or_else(|| Error::protocol(reply))
+    fields
+        .split_first()
+        .and_then(read)
+        .ok_or_else(|| Error::protocol(reply))
 }
 
 /// A push's token and what it says; lines, the first of which names it.
@@ -111,7 +131,12 @@ mod tests {
     use super::*;
 
     fn reply(fields: &[&str]) -> Value {
-        Value::Array(fields.iter().map(|f| Value::BulkString(f.as_bytes().to_vec())).collect())
+        Value::Array(
+            fields
+                .iter()
+                .map(|f| Value::BulkString(f.as_bytes().to_vec()))
+                .collect(),
+        )
     }
 
     #[test]
@@ -123,9 +148,23 @@ mod tests {
             lease: 30,
             since: 10,
             declared: true,
-            resources: vec![("seat-a".into(), r#"{"host":"x"}"#.into()), ("seat-b".into(), String::new())],
+            resources: vec![
+                ("seat-a".into(), r#"{"host":"x"}"#.into()),
+                ("seat-b".into(), String::new()),
+            ],
         };
-        let fields = ["7", "10", "40", "30", "10", "1", "seat-a", r#"{"host":"x"}"#, "seat-b", ""];
+        let fields = [
+            "7",
+            "10",
+            "40",
+            "30",
+            "10",
+            "1",
+            "seat-a",
+            r#"{"host":"x"}"#,
+            "seat-b",
+            "",
+        ];
         let replied = acquired(&reply(&[&["granted"][..], &fields].concat())).unwrap();
         assert_eq!(replied, Acquired::Granted(expected.clone()));
         let pushed = format!("granted\ntoken\n{}", fields.join("\n"));

@@ -21,7 +21,11 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) enum Job {
-    Release { token: Token, place: Arc<Place>, ends: Option<Instant> },
+    Release {
+        token: Token,
+        place: Arc<Place>,
+        ends: Option<Instant>,
+    },
     /// Answered when all jobs before it are done.
     Flush(oneshot::Sender<()>),
 }
@@ -52,7 +56,9 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
 async fn release(link: &Link, token: &Token, place: &Place, ends: Option<Instant>) {
     let patience = Instant::now() + PATIENCE;
     let until = ends.map_or(patience, |ends| ends.min(patience));
-    let released = link.call(&script::RELEASE, &place.keys, &["", token], until).await;
+    let released = link
+        .call(&script::RELEASE, &place.keys, &["", token], until)
+        .await;
     if let Err(error) = released {
         debug!(%error, object = %place.object, "could not give back; it ends with its lease");
     }

@@ -24,7 +24,12 @@ const BATCH: usize = 250;
 /// Runs until the client is closed.
 pub(crate) async fn run(ledger: Arc<Ledger>, link: Link, channel: Arc<str>) {
     while let Some(items) = ledger.due().await {
-        join_all(items.chunks(BATCH).map(|batch| renew(&ledger, &link, &channel, batch))).await;
+        join_all(
+            items
+                .chunks(BATCH)
+                .map(|batch| renew(&ledger, &link, &channel, batch)),
+        )
+        .await;
     }
 }
 
@@ -56,10 +61,14 @@ async fn renew(ledger: &Ledger, link: &Link, channel: &str, batch: &[Item]) {
                 }
             }
         }
-        Ok(_) => batch.iter().for_each(|item| ledger.unsure(item, "a renewal's reply was cut short")),
+        Ok(_) => batch
+            .iter()
+            .for_each(|item| ledger.unsure(item, "a renewal's reply was cut short")),
         Err(error) => {
             debug!(%error, leases = batch.len(), "a renewal had no answer");
-            batch.iter().for_each(|item| ledger.unsure(item, &error.to_string()));
+            batch
+                .iter()
+                .for_each(|item| ledger.unsure(item, &error.to_string()));
         }
     }
 }
@@ -67,27 +76,69 @@ async fn renew(ledger: &Ledger, link: &Link, channel: &str, batch: &[Item]) {
 async fn call(link: &Link, keys: &[String], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
     let reply = link.call(&script::RENEW, keys, args, soon(link)).await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    Ok((Sample { sent: reply.sent, server_ms }, outcomes))
+    Ok((
+        Sample {
+            sent: reply.sent,
+            server_ms,
+        },
+        outcomes,
+    ))
 }
 
 /// Redis has lost data and come back: the holder shows its fencing token and goes on.
 async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold: &Hold) {
-    let names: Vec<&str> = hold.grant.resources.iter().map(|(name, _)| name.as_str()).collect();
-    let names = if names.is_empty() { "-".to_owned() } else { names.join(",") };
-    let numbers =
-        [hold.grant.fence, hold.request.permits, hold.grant.lease, hold.request.max_hold_ms, hold.grant.since]
-            .map(|n| n.to_string());
+    let names: Vec<&str> = hold
+        .grant
+        .resources
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let names = if names.is_empty() {
+        "-".to_owned()
+    } else {
+        names.join(",")
+    };
+    let numbers = [
+        hold.grant.fence,
+        hold.request.permits,
+        hold.grant.lease,
+        hold.request.max_hold_ms,
+        hold.grant.since,
+    ]
+    .map(|n| n.to_string());
     let [fence, permits, lease, max_hold, since] = numbers.each_ref().map(String::as_str);
-    let args = [&*hold.token, fence, permits, lease, max_hold, since, channel, &names, &hold.request.holder];
+    let args = [
+        &*hold.token,
+        fence,
+        permits,
+        lease,
+        max_hold,
+        since,
+        channel,
+        &names,
+        &hold.request.holder,
+    ];
     let outcome = async {
-        let reply = link.call(&script::READMIT, &item.place.keys, &args, soon(link)).await?;
+        let reply = link
+            .call(&script::READMIT, &item.place.keys, &args, soon(link))
+            .await?;
         let fields = message::texts(&reply.value)?;
         match &fields[..] {
             [state, now, expires] => {
                 let read = |text: &String| text.parse().map_err(|_| Error::protocol(&reply.value));
-                let sample = Sample { sent: reply.sent, server_ms: read(now)? };
+                let sample = Sample {
+                    sent: reply.sent,
+                    server_ms: read(now)?,
+                };
                 let expires = read(expires)?;
-                Ok((sample, if state == "held" { Renewed::Held { expires } } else { Renewed::Gone }))
+                Ok((
+                    sample,
+                    if state == "held" {
+                        Renewed::Held { expires }
+                    } else {
+                        Renewed::Gone
+                    },
+                ))
             }
             _ => Err(Error::protocol(&reply.value)),
         }

@@ -18,8 +18,16 @@ impl Script {
             Some((first, rest)) if first.starts_with("#!") => (first, rest),
             _ => ("", own),
         };
-        let text = if shebang.is_empty() { format!("{CORE}{body}") } else { format!("{shebang}\n{CORE}{body}") };
-        Self { name, script: redis::Script::new(&text), text }
+        let text = if shebang.is_empty() {
+            format!("{CORE}{body}")
+        } else {
+            format!("{shebang}\n{CORE}{body}")
+        };
+        Self {
+            name,
+            script: redis::Script::new(&text),
+            text,
+        }
     }
 
     pub(crate) fn hash(&self) -> &str {
@@ -56,7 +64,9 @@ mod tests {
     fn a_shebang_stays_the_first_line_and_stands_once() {
         assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- core.lua"));
         assert!(ACQUIRE.text().starts_with("-- core.lua"));
-        for script in [&*ACQUIRE, &*DECLARE, &*OBSERVE, &*READMIT, &*RELEASE, &*RENEW, &*WITHDRAW] {
+        for script in [
+            &*ACQUIRE, &*DECLARE, &*OBSERVE, &*READMIT, &*RELEASE, &*RENEW, &*WITHDRAW,
+        ] {
             assert!(script.text().matches("#!lua").count() <= 1, "{}", script.name);
         }
     }

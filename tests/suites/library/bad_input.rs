@@ -13,10 +13,19 @@ use super::support::{SOON, World};
 
 #[tokio::test]
 async fn an_unusable_url_names_what_is_expected_and_not_the_password() -> Result {
-    for url in ["", "127.0.0.1:6379", "http://127.0.0.1", "redis://:secret@host:notaport", "rediss://:secret@host"] {
+    for url in [
+        "",
+        "127.0.0.1:6379",
+        "http://127.0.0.1",
+        "redis://:secret@host:notaport",
+        "rediss://:secret@host",
+    ] {
         let error = Client::connect(url).await.unwrap_err();
         let text = error.to_string();
-        assert!(matches!(error, Error::InvalidInput { field: "url", .. }), "{url}: {text}");
+        assert!(
+            matches!(error, Error::InvalidInput { field: "url", .. }),
+            "{url}: {text}"
+        );
         assert!(text.contains("redis://[user]"), "{url}: {text}");
         assert!(!text.contains("secret"), "{text}");
     }
@@ -28,11 +37,21 @@ async fn a_wrong_password_is_said_at_once() -> Result {
     let redis = Redis::builder().password("right").start().await?;
     for password in ["wrong", ""] {
         let url = format!("redis://127.0.0.1:{}", redis.port());
-        let error = Client::builder(&url).password(password).connect().await.unwrap_err();
+        let error = Client::builder(&url)
+            .password(password)
+            .connect()
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Authentication { .. }), "{error}");
-        assert!(error.to_string().contains("check user name and password"), "{error}");
+        assert!(
+            error.to_string().contains("check user name and password"),
+            "{error}"
+        );
     }
-    Client::builder(&format!("redis://127.0.0.1:{}", redis.port())).password("right").connect().await?;
+    Client::builder(&format!("redis://127.0.0.1:{}", redis.port()))
+        .password("right")
+        .connect()
+        .await?;
     Ok(())
 }
 
@@ -41,8 +60,15 @@ async fn a_redis_that_is_not_there_yet_is_waited_for() -> Result {
     let mut redis = Redis::start().await?;
     let url = redis.url();
     redis.kill9()?;
-    let impatient = Client::builder(&url).connect_timeout(Duration::from_millis(100)).connect().await.unwrap_err();
-    assert!(impatient.is_unreachable() && impatient.to_string().contains(&redis.port().to_string()), "{impatient}");
+    let impatient = Client::builder(&url)
+        .connect_timeout(Duration::from_millis(100))
+        .connect()
+        .await
+        .unwrap_err();
+    assert!(
+        impatient.is_unreachable() && impatient.to_string().contains(&redis.port().to_string()),
+        "{impatient}"
+    );
     let patient = tokio::spawn(async move { Client::builder(&url).connect_timeout(SOON).connect().await });
     redis.start_again().await?;
     patient.await??.lock("x")?.acquire().await?.release().await?;
@@ -79,7 +105,10 @@ async fn old_server(version: &'static str) -> Result<String> {
 async fn a_redis_that_is_too_old_is_named_with_what_is_needed() -> Result {
     let error = Client::connect(&old_server("6.2.0").await?).await.unwrap_err();
     assert!(matches!(error, Error::UnsupportedServer { .. }), "{error}");
-    assert!(error.to_string().contains("Redis 6.2.0") && error.to_string().contains("7.0"), "{error}");
+    assert!(
+        error.to_string().contains("Redis 6.2.0") && error.to_string().contains("7.0"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -94,7 +123,12 @@ async fn what_is_not_declared_says_how_to_declare_it() -> Result {
     // Who waits anyway gets it when it is declared a moment later.
     let late = client.semaphore("late")?;
     let late = tokio::spawn(async move { late.acquire().await });
-    let mut events = Client::builder(&world.url).with_events().connect().await?.control().events()?;
+    let mut events = Client::builder(&world.url)
+        .with_events()
+        .connect()
+        .await?
+        .control()
+        .events()?;
     drop(events.next());
     world.declare_semaphore(&client, "late", 1).await?;
     late.await??.release().await?;
@@ -106,26 +140,78 @@ async fn names_and_durations_are_checked_before_anything_is_sent() -> Result {
     let world = World::shared("names").await?;
     let client = world.client().await?;
     for name in ["", "a b", "a}", "a{b}"] {
-        assert!(matches!(client.lock(name), Err(Error::InvalidInput { field: "name", .. })), "{name:?}");
+        assert!(
+            matches!(client.lock(name), Err(Error::InvalidInput { field: "name", .. })),
+            "{name:?}"
+        );
     }
     let zero = Options::new().lease(Duration::ZERO);
     let error = client.lock("x")?.with(zero).acquire().await.unwrap_err();
-    assert!(error.to_string().starts_with("lease is 0ns: use 100 ms"), "{error}");
-    let error = Client::builder(&world.url).namespace("Not A Namespace").connect().await.unwrap_err();
-    assert!(matches!(error, Error::InvalidInput { field: "namespace", .. }), "{error}");
-    let error = Client::builder(&world.url).key_prefix("a{b").connect().await.unwrap_err();
-    assert!(matches!(error, Error::InvalidInput { field: "key_prefix", .. }), "{error}");
-    let error = Client::builder(&world.url).response_timeout(Duration::ZERO).connect().await.unwrap_err();
-    assert!(matches!(error, Error::InvalidInput { field: "response_timeout", .. }), "{error}");
-    assert_eq!(client.control().look(&world.object(Kind::Lock, "x")?, 1).await?, None);
+    assert!(
+        error.to_string().starts_with("lease is 0ns: use 100 ms"),
+        "{error}"
+    );
+    let error = Client::builder(&world.url)
+        .namespace("Not A Namespace")
+        .connect()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidInput {
+                field: "namespace",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let error = Client::builder(&world.url)
+        .key_prefix("a{b")
+        .connect()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidInput {
+                field: "key_prefix",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let error = Client::builder(&world.url)
+        .response_timeout(Duration::ZERO)
+        .connect()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidInput {
+                field: "response_timeout",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(
+        client.control().look(&world.object(Kind::Lock, "x")?, 1).await?,
+        None
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn a_port_where_nothing_listens_is_named() -> Result {
     let port = free_port()?;
-    let builder = Client::builder(&format!("redis://127.0.0.1:{port}")).connect_timeout(Duration::from_millis(200));
+    let builder =
+        Client::builder(&format!("redis://127.0.0.1:{port}")).connect_timeout(Duration::from_millis(200));
     let error = builder.connect().await.unwrap_err().to_string();
-    assert!(error.contains(&format!("127.0.0.1:{port}")) && error.contains("refused"), "{error}");
+    assert!(
+        error.contains(&format!("127.0.0.1:{port}")) && error.contains("refused"),
+        "{error}"
+    );
     Ok(())
 }

@@ -18,8 +18,8 @@ use super::support::{SOON, World, got, waiting};
 /// How often clients have sent each command, without those that only scripts call here.
 async fn sent(redis: &Redis) -> Result<BTreeMap<String, u64>> {
     let inside = [
-        "time", "hmget", "hset", "hget", "hdel", "hlen", "hkeys", "zadd", "zrem", "zrange", "zscore", "zcard", "zrank",
-        "zpopmin", "pexpire", "persist", "unlink", "del", "publish",
+        "time", "hmget", "hset", "hget", "hdel", "hlen", "hkeys", "zadd", "zrem", "zrange", "zscore",
+        "zcard", "zrank", "zpopmin", "pexpire", "persist", "unlink", "del", "publish",
     ];
     // The harness' own, by which this is read.
     let ours = ["info", "hello", "client|setinfo"];
@@ -63,12 +63,22 @@ async fn two_hundred_leases_are_renewed_by_a_few_commands() -> Result {
     let options = Options::new().lease(Duration::from_secs(6));
     let mut leases = Vec::new();
     for i in 0..200 {
-        leases.push(client.lock(&format!("x{i}"))?.with(options.clone()).acquire().await?);
+        leases.push(
+            client
+                .lock(&format!("x{i}"))?
+                .with(options.clone())
+                .acquire()
+                .await?,
+        );
     }
     let first: Vec<_> = leases.iter().map(tenure::Lease::deadline).collect();
     let before = sent(&redis).await?;
     eventually("every lease to be renewed", SOON, async || {
-        let renewed = leases.iter().zip(&first).filter(|(lease, first)| lease.deadline() > **first).count();
+        let renewed = leases
+            .iter()
+            .zip(&first)
+            .filter(|(lease, first)| lease.deadline() > **first)
+            .count();
         ensure!(renewed == leases.len(), "{renewed} are renewed");
         Ok(())
     })
@@ -125,12 +135,18 @@ async fn twenty_clients_share_one_lock_fairly_at_two_and_a_half_commands() -> Re
 
     let grants = grants.lock().unwrap();
     assert_eq!(grants.len(), CLIENTS * ROUNDS);
-    assert!(grants.windows(2).all(|pair| pair[0].1 < pair[1].1), "fencing tokens do not strictly grow");
+    assert!(
+        grants.windows(2).all(|pair| pair[0].1 < pair[1].1),
+        "fencing tokens do not strictly grow"
+    );
     let mut shares = [0; CLIENTS];
     for (id, _) in &grants[..CLIENTS * ROUNDS / 2] {
         shares[*id] += 1;
     }
-    assert!(shares.iter().all(|share| [12, 13].contains(share)), "shares of the first half: {shares:?}");
+    assert!(
+        shares.iter().all(|share| [12, 13].contains(share)),
+        "shares of the first half: {shares:?}"
+    );
     // Without this test's own looks at the queue, and the gate's release.
     let commands = sent.values().sum::<u64>() - looks - 1;
     #[allow(clippy::cast_precision_loss)] // some hundreds

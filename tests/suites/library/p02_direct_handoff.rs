@@ -45,7 +45,13 @@ async fn only_the_head_of_the_queue_hears_of_a_release() -> Result {
     waiting(&first, &world.object(Kind::Lock, "x")?, 10).await?;
     let published = async || -> Result<u64> {
         let stats = redis.cli(&["INFO", "commandstats"]).await?;
-        let calls = stats.lines().find_map(|l| l.strip_prefix("cmdstat_publish:calls=")?.split(',').next()?.parse().ok());
+        let calls = stats.lines().find_map(|l| {
+            l.strip_prefix("cmdstat_publish:calls=")?
+                .split(',')
+                .next()?
+                .parse()
+                .ok()
+        });
         Ok(calls.unwrap_or_default())
     };
     let before = published().await?;
@@ -74,8 +80,12 @@ async fn waiters_outlive_their_connections() -> Result {
         waiting(&holder, &world.object(Kind::Lock, "x")?, 1).await?;
         // Cuts everybody, the holder too: the release goes over a new connection, and so does the grant's push or, if it
         // came too early, the question what has become of the place.
-        redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await?;
-        redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"]).await?;
+        redis
+            .cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+            .await?;
+        redis
+            .cli(&["CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"])
+            .await?;
         lease.release().await?;
         tokio::time::timeout(SOON, wait).await???;
     }
@@ -87,7 +97,10 @@ async fn a_waiter_finds_out_by_itself_when_the_holder_is_dead() -> Result {
     let world = World::shared("dead-holder").await?;
     let mut doomed = super::support::Doomed::start(&world).await?;
     let client = world.client().await?;
-    let lock = doomed.client()?.lock("x")?.with(Options::new().lease(Duration::from_millis(500)));
+    let lock = doomed
+        .client()?
+        .lock("x")?
+        .with(Options::new().lease(Duration::from_millis(500)));
     let lease = doomed.spawn(async move { lock.acquire().await })?.await??;
     doomed.crash_with(lease);
     // No renewal, no release, nobody else: the waiter's own clock has to bring it back to Redis.

@@ -44,12 +44,19 @@ async fn trying_does_not_overtake_and_small_requests_do_not_starve_a_large_one()
     let large = tokio::spawn(async move { large.acquire_many(3).await });
     waiting(&client, &object, 1).await?;
     // One permit is free, but it is not for those who come later.
-    assert!(semaphore.try_acquire().await?.is_none(), "a try overtook the queue");
+    assert!(
+        semaphore.try_acquire().await?.is_none(),
+        "a try overtook the queue"
+    );
     let small = semaphore.clone();
     let small = tokio::spawn(async move { small.acquire().await });
     waiting(&client, &object, 2).await?;
     one.release().await?;
-    assert_eq!(look(&client, &object).await?.waiting, 2, "two of three free are not enough for the large one");
+    assert_eq!(
+        look(&client, &object).await?.waiting,
+        2,
+        "two of three free are not enough for the large one"
+    );
     two.release().await?;
     let large = large.await??;
     assert_eq!(look(&client, &object).await?.held, 3);
@@ -86,9 +93,14 @@ async fn a_timeout_leaves_the_queue_at_once() -> Result {
     let late = world.client().await?.lock("x")?;
     assert!(late.acquire_timeout(Duration::from_millis(50)).await?.is_none());
     assert_eq!(look(&client, &object).await?.waiting, 0);
-    assert!(late.acquire_timeout(Duration::ZERO).await?.is_none(), "zero is one attempt");
+    assert!(
+        late.acquire_timeout(Duration::ZERO).await?.is_none(),
+        "zero is one attempt"
+    );
     lease.release().await?;
-    got(late.acquire_timeout(Duration::ZERO).await?)?.release().await?;
+    got(late.acquire_timeout(Duration::ZERO).await?)?
+        .release()
+        .await?;
     Ok(())
 }
 
@@ -107,16 +119,25 @@ async fn a_pool_grants_the_least_recently_used_and_drains_what_is_taken_away() -
     }
     assert_eq!(names[..3], names[3..], "each in its turn");
     let held = pool.acquire().await?;
-    let others: Vec<&str> = ["a", "b", "c"].into_iter().filter(|name| *name != held.resource()).collect();
+    let others: Vec<&str> = ["a", "b", "c"]
+        .into_iter()
+        .filter(|name| *name != held.resource())
+        .collect();
     world.declare_pool(&client, "x", &others).await?;
     let snapshot = look(&client, &object).await?;
-    assert_eq!((snapshot.limit, snapshot.held, snapshot.free, snapshot.draining()), (2, 1, 2, 1));
+    assert_eq!(
+        (snapshot.limit, snapshot.held, snapshot.free, snapshot.draining()),
+        (2, 1, 2, 1)
+    );
     held.check()?;
     let drained = held.resource().to_owned();
     held.release().await?;
     for _ in 0..4 {
         let seat = pool.acquire().await?;
-        ensure!(seat.resource() != drained, "{drained} was granted after it was taken away");
+        ensure!(
+            seat.resource() != drained,
+            "{drained} was granted after it was taken away"
+        );
         seat.release().await?;
     }
     assert_eq!(look(&client, &object).await?.draining(), 0);
@@ -130,13 +151,27 @@ async fn a_generated_pool_of_a_million_shrinks_and_grows() -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Pool, "x")?;
     let declare = async |count| {
-        let capacity = Capacity::Generated { order: Order::LeastRecentlyUsed, prefix: "seat-".into(), count };
-        client.control().declare(&object, &super::support::declaration(capacity)).await
+        let capacity = Capacity::Generated {
+            order: Order::LeastRecentlyUsed,
+            prefix: "seat-".into(),
+            count,
+        };
+        client
+            .control()
+            .declare(&object, &super::support::declaration(capacity))
+            .await
     };
     declare(1_000_000).await?;
     let pool = client.lock_pool("x")?;
-    let seats = [pool.acquire().await?, pool.acquire().await?, pool.acquire().await?];
-    assert_eq!(seats.each_ref().map(|seat| seat.resource()), ["seat-0", "seat-1", "seat-2"]);
+    let seats = [
+        pool.acquire().await?,
+        pool.acquire().await?,
+        pool.acquire().await?,
+    ];
+    assert_eq!(
+        seats.each_ref().map(|seat| seat.resource()),
+        ["seat-0", "seat-1", "seat-2"]
+    );
     assert_eq!(look(&client, &object).await?.free, 999_997);
     declare(2).await?;
     let snapshot = look(&client, &object).await?;
@@ -153,7 +188,11 @@ async fn a_generated_pool_of_a_million_shrinks_and_grows() -> Result {
         Ok(())
     })
     .await?;
-    let again = [pool.acquire().await?, pool.acquire().await?, pool.acquire().await?];
+    let again = [
+        pool.acquire().await?,
+        pool.acquire().await?,
+        pool.acquire().await?,
+    ];
     let mut names = again.each_ref().map(|seat| seat.resource());
     names.sort_unstable();
     assert_eq!(names, ["seat-0", "seat-1", "seat-2"]);

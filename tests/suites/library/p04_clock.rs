@@ -12,8 +12,14 @@ async fn stops_before_the_server(client: &Client, lease: &Lease) -> Result {
     let deadline = lease.deadline();
     let snapshot = look(client, lease.object()).await?;
     let left = snapshot.holders[0].expires.duration_since(snapshot.now)?;
-    ensure!(deadline < Instant::now() + left, "the holder would stop after the server's expiry");
-    ensure!(deadline > Instant::now() + left / 2, "the holder would stop far too early");
+    ensure!(
+        deadline < Instant::now() + left,
+        "the holder would stop after the server's expiry"
+    );
+    ensure!(
+        deadline > Instant::now() + left / 2,
+        "the holder would stop far too early"
+    );
     Ok(())
 }
 
@@ -25,7 +31,11 @@ async fn the_local_deadline_lies_before_the_servers_expiry_however_the_lease_cam
     let lease = client.lock("x")?.acquire().await?;
     stops_before_the_server(&client, &lease).await?;
     // by push,
-    let lock = world.client().await?.lock("x")?.with(Options::new().lease(Duration::from_secs(3)));
+    let lock = world
+        .client()
+        .await?
+        .lock("x")?
+        .with(Options::new().lease(Duration::from_secs(3)));
     let waiter = tokio::spawn(async move { lock.acquire().await });
     waiting(&client, &world.object(Kind::Lock, "x")?, 1).await?;
     lease.release().await?;
@@ -50,10 +60,18 @@ async fn a_paused_server_makes_the_holder_unsure_and_then_stop() -> Result {
         .response_timeout(Duration::from_millis(200))
         .connect()
         .await?;
-    let lease = client.lock("x")?.with(Options::new().lease(Duration::from_millis(1500))).acquire().await?;
+    let lease = client
+        .lock("x")?
+        .with(Options::new().lease(Duration::from_millis(1500)))
+        .acquire()
+        .await?;
     redis.pause()?;
     eventually("the holder to be unsure", SOON, async || {
-        ensure!(matches!(lease.state(), LeaseState::Unsure { .. }), "{:?}", lease.state());
+        ensure!(
+            matches!(lease.state(), LeaseState::Unsure { .. }),
+            "{:?}",
+            lease.state()
+        );
         Ok(())
     })
     .await?;

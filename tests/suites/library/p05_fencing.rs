@@ -17,7 +17,11 @@ async fn a_lock_that_nobody_keeps_still_counts_on() -> Result {
             redis.cli(&["FLUSHALL"]).await?;
         }
         let lease = lock.acquire().await?;
-        assert!(lease.fencing_token() > newest, "{} after {newest}", lease.fencing_token());
+        assert!(
+            lease.fencing_token() > newest,
+            "{} after {newest}",
+            lease.fencing_token()
+        );
         newest = lease.fencing_token();
         lease.release().await?;
     }
@@ -38,7 +42,16 @@ async fn a_declared_object_counts_on_from_its_floor_whatever_redis_forgot() -> R
     let floor = 5_000_000_000;
     let declared = declaration(Capacity::Permits(1));
     // As new: no recovery, so that the next token can be seen at once.
-    client.control().declare(&object, &tenure::control::Declaration { floor, ..declared.clone() }).await?;
+    client
+        .control()
+        .declare(
+            &object,
+            &tenure::control::Declaration {
+                floor,
+                ..declared.clone()
+            },
+        )
+        .await?;
     let lease = semaphore.acquire().await?;
     assert_eq!(lease.fencing_token(), floor + 1);
     lease.release().await?;

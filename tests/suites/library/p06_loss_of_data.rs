@@ -22,7 +22,10 @@ fn again(capacity: Capacity) -> Declaration {
 }
 
 fn at_first(capacity: Capacity) -> Declaration {
-    Declaration { lease: Duration::from_secs(3), ..declaration(capacity) }
+    Declaration {
+        lease: Duration::from_secs(3),
+        ..declaration(capacity)
+    }
 }
 
 #[tokio::test]
@@ -37,9 +40,15 @@ async fn known_holders_are_let_in_again_and_nothing_new_is_granted_meanwhile() -
     let seat = pool.acquire().await?;
     redis.cli(&["FLUSHALL"]).await?;
 
-    assert!(control.declare(&object, &again(named(&["a", "b"]))).await?, "it has to recover");
+    assert!(
+        control.declare(&object, &again(named(&["a", "b"]))).await?,
+        "it has to recover"
+    );
     let other = world.client().await?.lock_pool("x")?;
-    assert!(other.try_acquire().await?.is_none(), "granted, though its holder may be alive");
+    assert!(
+        other.try_acquire().await?.is_none(),
+        "granted, though its holder may be alive"
+    );
     let next = tokio::spawn(async move { other.acquire().await });
     eventually("the holder to be let in again", SOON, async || {
         let snapshot = look(&client, &object).await?;
@@ -50,7 +59,10 @@ async fn known_holders_are_let_in_again_and_nothing_new_is_granted_meanwhile() -
     .map(|snapshot| {
         assert_eq!(snapshot.holders[0].fence, seat.fencing_token());
         assert_eq!(snapshot.holders[0].resources, [seat.resource()]);
-        assert!(snapshot.recovering_until.is_some(), "and nobody new yet: {snapshot:?}");
+        assert!(
+            snapshot.recovering_until.is_some(),
+            "and nobody new yet: {snapshot:?}"
+        );
     })?;
     // When the recovery is over the free resource is granted, and not the held one.
     let next = next.await??;
@@ -69,8 +81,15 @@ async fn a_generated_resource_is_not_granted_twice_after_a_loss() -> Result {
     let world = World::on(&redis, "generated");
     let client = world.client().await?;
     let object = world.object(Kind::Pool, "x")?;
-    let seats = Capacity::Generated { order: Order::LeastRecentlyUsed, prefix: "s".into(), count: 3 };
-    client.control().declare(&object, &at_first(seats.clone())).await?;
+    let seats = Capacity::Generated {
+        order: Order::LeastRecentlyUsed,
+        prefix: "s".into(),
+        count: 3,
+    };
+    client
+        .control()
+        .declare(&object, &at_first(seats.clone()))
+        .await?;
     let pool = client.lock_pool("x")?;
     let (_first, second) = (pool.acquire().await?.release().await?, pool.acquire().await?);
     redis.cli(&["FLUSHALL"]).await?;
@@ -87,10 +106,18 @@ async fn a_generated_resource_is_not_granted_twice_after_a_loss() -> Result {
 
 #[tokio::test]
 async fn a_killed_redis_that_kept_its_data_keeps_holders_and_waiters() -> Result {
-    let mut redis = Redis::builder().persistence(Persistence::Aof).args(&["--appendfsync", "always"]).start().await?;
+    let mut redis = Redis::builder()
+        .persistence(Persistence::Aof)
+        .args(&["--appendfsync", "always"])
+        .start()
+        .await?;
     let world = World::on(&redis, "aof");
     let client = world.client().await?;
-    let lease = client.lock("x")?.with(Options::new().lease(Duration::from_secs(20))).acquire().await?;
+    let lease = client
+        .lock("x")?
+        .with(Options::new().lease(Duration::from_secs(20)))
+        .acquire()
+        .await?;
     let lock = world.client().await?.lock("x")?;
     let waiter = tokio::spawn(async move { lock.acquire().await });
     waiting(&client, &world.object(Kind::Lock, "x")?, 1).await?;
@@ -98,7 +125,11 @@ async fn a_killed_redis_that_kept_its_data_keeps_holders_and_waiters() -> Result
     redis.start_again().await?;
     eventually("the lease to be held again", SOON, async || {
         let snapshot = look(&client, lease.object()).await?;
-        ensure!(lease.state() == LeaseState::Held && snapshot.waiting == 1, "{:?} {snapshot:?}", lease.state());
+        ensure!(
+            lease.state() == LeaseState::Held && snapshot.waiting == 1,
+            "{:?} {snapshot:?}",
+            lease.state()
+        );
         ensure!(snapshot.holders[0].fence == lease.fencing_token(), "{snapshot:?}");
         Ok(())
     })
@@ -114,7 +145,11 @@ async fn a_killed_redis_without_its_data_loses_what_is_not_declared_and_says_so(
     let mut redis = Redis::start().await?;
     let world = World::on(&redis, "wiped");
     let client = world.client().await?;
-    let lease = client.lock("x")?.with(Options::new().lease(Duration::from_secs(20))).acquire().await?;
+    let lease = client
+        .lock("x")?
+        .with(Options::new().lease(Duration::from_secs(20)))
+        .acquire()
+        .await?;
     redis.kill9()?;
     redis.start_again().await?;
     let cause = tokio::time::timeout(SOON, lease.lost()).await?;
@@ -130,13 +165,21 @@ async fn a_restart_grants_nothing_new_of_a_declared_object_before_it_is_declared
     let world = World::on(&redis, "restart");
     let client = world.client().await?;
     let object = world.object(Kind::Semaphore, "x")?;
-    client.control().declare(&object, &at_first(Capacity::Permits(5))).await?;
+    client
+        .control()
+        .declare(&object, &at_first(Capacity::Permits(5)))
+        .await?;
     let held = client.semaphore("x")?.acquire().await?;
     redis.kill9()?;
     redis.start_again().await?;
     // Its data may lack the last second: there may be leases that it does not know.
     assert!(client.semaphore("x")?.try_acquire().await?.is_none());
-    assert!(client.control().declare(&object, &again(Capacity::Permits(5))).await?);
+    assert!(
+        client
+            .control()
+            .declare(&object, &again(Capacity::Permits(5)))
+            .await?
+    );
     assert!(client.semaphore("x")?.try_acquire().await?.is_none());
     let next = client.semaphore("x")?.acquire().await?;
     assert!(next.fencing_token() > 1_000_000);

@@ -43,7 +43,11 @@ async fn cut_connections_neither_double_nor_lose_a_lease() -> Result {
             for _ in 0..50 {
                 let lease = got(lock.acquire_timeout(SOON).await?)?;
                 let mut newest = newest.try_lock()?; // fails when somebody else is in here
-                ensure!(lease.fencing_token() > *newest, "{} after {newest}", lease.fencing_token());
+                ensure!(
+                    lease.fencing_token() > *newest,
+                    "{} after {newest}",
+                    lease.fencing_token()
+                );
                 *newest = lease.fencing_token();
                 drop(newest);
                 lease.release().await?;
@@ -55,7 +59,11 @@ async fn cut_connections_neither_double_nor_lose_a_lease() -> Result {
         let redis = redis.clone();
         tokio::spawn(async move {
             let mut pause = tokio::time::interval(Duration::from_millis(110));
-            while redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"]).await.is_ok() {
+            while redis
+                .cli(&["CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"])
+                .await
+                .is_ok()
+            {
                 pause.tick().await;
             }
         })

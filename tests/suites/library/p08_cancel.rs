@@ -17,7 +17,11 @@ async fn an_acquisition_dropped_at_any_await_leaves_nothing() -> Result {
     let object = world.object(Kind::Lock, "x")?;
     let lock = client.lock("x")?;
     for patience_us in (0..4000).step_by(20) {
-        let holder = if patience_us % 40 == 0 { Some(observer.lock("x")?.acquire().await?) } else { None };
+        let holder = if patience_us % 40 == 0 {
+            Some(observer.lock("x")?.acquire().await?)
+        } else {
+            None
+        };
         let acquire = tokio::time::timeout(Duration::from_micros(patience_us), lock.acquire());
         // Granted and dropped at once, or dropped on its way: both have to end as if it had never been.
         drop(acquire.await);
@@ -64,7 +68,10 @@ async fn closing_waits_until_everything_is_given_back() -> Result {
     }
     client.close().await;
     for i in 0..50 {
-        let snapshot = observer.control().look(&world.object(Kind::Lock, &format!("x{i}"))?, 1).await?;
+        let snapshot = observer
+            .control()
+            .look(&world.object(Kind::Lock, &format!("x{i}"))?, 1)
+            .await?;
         assert_eq!(snapshot, None);
     }
     Ok(())

@@ -15,11 +15,22 @@ async fn a_lease_taken_back_is_told_by_push_with_the_cause() -> Result {
     let lease = client.semaphore("x")?.acquire().await?;
     let control = world.client().await?.control();
     let token = look(&client, &object).await?.holders[0].token.clone();
-    assert_eq!(control.reclaim(&object, &[token.clone()], "its pod has ended").await?, 1);
+    assert_eq!(
+        control
+            .reclaim(&object, &[token.clone()], "its pod has ended")
+            .await?,
+        1
+    );
     // Long before it would have been renewed.
     let cause = tokio::time::timeout(Duration::from_secs(5), lease.lost()).await?;
     assert_eq!(cause, "its pod has ended");
-    assert!(lease.check().unwrap_err().to_string().contains("its pod has ended"));
+    assert!(
+        lease
+            .check()
+            .unwrap_err()
+            .to_string()
+            .contains("its pod has ended")
+    );
     assert_eq!(control.reclaim(&object, &[token], "again").await?, 0);
     Ok(())
 }
@@ -44,14 +55,19 @@ async fn a_lost_lease_never_touches_its_successor() -> Result {
 async fn the_longest_hold_ends_a_lease_that_is_still_renewed() -> Result {
     let world = World::shared("max-hold").await?;
     let client = world.client().await?;
-    let options = Options::new().lease(Duration::from_millis(400)).max_hold(Duration::from_millis(1500));
+    let options = Options::new()
+        .lease(Duration::from_millis(400))
+        .max_hold(Duration::from_millis(1500));
     let before = Instant::now();
     let lease = client.lock("x")?.with(options).acquire().await?;
     let next = world.client().await?.lock("x")?;
     let next = tokio::spawn(async move { next.acquire().await });
     lease.lost().await;
     let held = before.elapsed();
-    ensure!(held > Duration::from_millis(800), "it was not renewed at all: {held:?}");
+    ensure!(
+        held > Duration::from_millis(800),
+        "it was not renewed at all: {held:?}"
+    );
     assert!(matches!(lease.state(), LeaseState::Lost { .. }));
     tokio::time::timeout(SOON, next).await???.release().await?;
     Ok(())
@@ -91,17 +107,31 @@ async fn a_deleted_object_tells_its_holders_and_waiters() -> Result {
 async fn a_broken_connection_makes_no_lease_be_lost() -> Result {
     let redis = Redis::start().await?;
     let client = World::on(&redis, "broken").client().await?;
-    let lease = client.lock("x")?.with(Options::new().lease(Duration::from_secs(20))).acquire().await?;
+    let lease = client
+        .lock("x")?
+        .with(Options::new().lease(Duration::from_secs(20)))
+        .acquire()
+        .await?;
     let first = lease.deadline();
     redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
     // The new connection renews at once, without waiting for a third of the lease.
-    eventually("the lease to be renewed over the new connection", Duration::from_secs(5), async || {
-        ensure!(lease.deadline() > first, "not yet");
-        Ok(())
-    })
+    eventually(
+        "the lease to be renewed over the new connection",
+        Duration::from_secs(5),
+        async || {
+            ensure!(lease.deadline() > first, "not yet");
+            Ok(())
+        },
+    )
     .await?;
     assert_eq!(lease.state(), LeaseState::Held);
     lease.release().await?;
-    assert_eq!(client.control().look(&tenure::ObjectRef::new(Kind::Lock, "default", "x")?, 1).await?, None);
+    assert_eq!(
+        client
+            .control()
+            .look(&tenure::ObjectRef::new(Kind::Lock, "default", "x")?, 1)
+            .await?,
+        None
+    );
     Ok(())
 }

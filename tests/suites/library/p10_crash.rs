@@ -40,14 +40,29 @@ async fn a_killed_holder_is_followed_by_the_next_within_one_lease() -> Result {
     let client = world.client().await?;
     let mut command = std::process::Command::new(binaries::find("tenure-worker")?);
     command
-        .args(["--redis-url", &world.url, "lock", "x", "--hold-ms", "600000", "--reason", "to be killed"])
+        .args([
+            "--redis-url",
+            &world.url,
+            "lock",
+            "x",
+            "--hold-ms",
+            "600000",
+            "--reason",
+            "to be killed",
+        ])
         .args(["--lease-ms", "2000"])
         .env("POD_NAMESPACE", &world.namespace)
         .env("POD_NAME", "worker-1");
     let mut worker = Process::spawn("worker", &folder("worker")?, &command)?;
     let object = world.object(Kind::Lock, "x")?;
     let held = eventually("the worker to hold", SOON, async || look(&client, &object).await).await?;
-    assert_eq!((held.holders[0].holder.pod.as_deref(), held.holders[0].reason.as_str()), (Some("worker-1"), "to be killed"));
+    assert_eq!(
+        (
+            held.holders[0].holder.pod.as_deref(),
+            held.holders[0].reason.as_str()
+        ),
+        (Some("worker-1"), "to be killed")
+    );
     let lock = client.lock("x")?;
     let next = tokio::spawn(async move { lock.acquire_timeout(SOON).await });
     waiting(&client, &object, 1).await?;
@@ -55,8 +70,15 @@ async fn a_killed_holder_is_followed_by_the_next_within_one_lease() -> Result {
     worker.kill9()?;
     let killed = Instant::now();
     let lease = got(next.await??)?;
-    ensure!(killed.elapsed() < LEASE + Duration::from_secs(1), "it took {:?}", killed.elapsed());
-    ensure!(lease.acquired_at() >= last, "granted before the dead holder's lease was over");
+    ensure!(
+        killed.elapsed() < LEASE + Duration::from_secs(1),
+        "it took {:?}",
+        killed.elapsed()
+    );
+    ensure!(
+        lease.acquired_at() >= last,
+        "granted before the dead holder's lease was over"
+    );
     Ok(())
 }
 
@@ -65,7 +87,10 @@ async fn nothing_is_left_when_all_clients_have_crashed() -> Result {
     let redis = tenure_tests::Redis::start().await?;
     let world = World::on(&redis, "left");
     let mut doomed = Doomed::start(&world).await?;
-    let lock = doomed.client()?.lock("x")?.with(Options::new().lease(Duration::from_millis(300)));
+    let lock = doomed
+        .client()?
+        .lock("x")?
+        .with(Options::new().lease(Duration::from_millis(300)));
     let waiter = lock.clone();
     let lease = doomed.spawn(async move { lock.acquire().await })?.await??;
     drop(doomed.spawn(async move { waiter.acquire().await.map(std::mem::forget) })?);

@@ -10,12 +10,23 @@ async fn holders_and_waiters_are_listed_with_who_what_for_and_since_when() -> Re
     let world = World::shared("who").await?;
     let client = world.client().await?;
     let object = world.object(Kind::Lock, "x")?;
-    let lease = client.lock("x")?.with(Options::new().reason("first; with \"quotes\" and spaces")).acquire().await?;
-    let waiter = world.client().await?.lock("x")?.with(Options::new().reason("second"));
+    let lease = client
+        .lock("x")?
+        .with(Options::new().reason("first; with \"quotes\" and spaces"))
+        .acquire()
+        .await?;
+    let waiter = world
+        .client()
+        .await?
+        .lock("x")?
+        .with(Options::new().reason("second"));
     let waiter = tokio::spawn(async move { waiter.acquire().await });
     waiting(&client, &object, 1).await?;
     let snapshot = look(&client, &object).await?;
-    assert_eq!((snapshot.limit, snapshot.held, snapshot.free, snapshot.waiting), (1, 1, 0, 1));
+    assert_eq!(
+        (snapshot.limit, snapshot.held, snapshot.free, snapshot.waiting),
+        (1, 1, 0, 1)
+    );
     let holder = &snapshot.holders[0];
     assert_eq!(holder.reason, "first; with \"quotes\" and spaces");
     assert_eq!(holder.holder.process, client.identity().process);
@@ -33,7 +44,11 @@ async fn holders_and_waiters_are_listed_with_who_what_for_and_since_when() -> Re
 async fn a_watched_object_tells_its_next_change_once() -> Result {
     use tenure::{Client, control::Event};
     let world = World::shared("watched").await?;
-    let watcher = Client::builder(&world.url).namespace(&world.namespace).with_events().connect().await?;
+    let watcher = Client::builder(&world.url)
+        .namespace(&world.namespace)
+        .with_events()
+        .connect()
+        .await?;
     let control = watcher.control();
     let mut events = control.events()?;
     let client = world.client().await?;
@@ -51,7 +66,11 @@ async fn a_watched_object_tells_its_next_change_once() -> Result {
     assert_eq!(next().await, Some(Event::Changed(object.clone())));
     control.observe(&object, 0).await?;
     one.release().await?;
-    assert_eq!(next().await, Some(Event::Changed(object.clone())), "the second acquisition was not told of");
+    assert_eq!(
+        next().await,
+        Some(Event::Changed(object.clone())),
+        "the second acquisition was not told of"
+    );
     two.release().await?;
     let missing = world.object(Kind::Semaphore, "never-declared")?;
     assert!(client.semaphore("never-declared")?.try_acquire().await.is_err());

@@ -24,27 +24,49 @@ impl World {
     }
 
     pub(crate) fn on(redis: &Redis, test: &str) -> Self {
-        Self { url: redis.url(), namespace: unique(test) }
+        Self {
+            url: redis.url(),
+            namespace: unique(test),
+        }
     }
 
     /// A client of its own, with a connection of its own, as another process would have.
     pub(crate) async fn client(&self) -> Result<Client> {
-        Ok(Client::builder(&self.url).namespace(&self.namespace).connect().await?)
+        Ok(Client::builder(&self.url)
+            .namespace(&self.namespace)
+            .connect()
+            .await?)
     }
 
     pub(crate) fn object(&self, kind: Kind, name: &str) -> Result<ObjectRef> {
         Ok(ObjectRef::new(kind, &self.namespace, name)?)
     }
 
-    pub(crate) async fn declare_semaphore(&self, client: &Client, name: &str, permits: u64) -> Result<ObjectRef> {
+    pub(crate) async fn declare_semaphore(
+        &self,
+        client: &Client,
+        name: &str,
+        permits: u64,
+    ) -> Result<ObjectRef> {
         let object = self.object(Kind::Semaphore, name)?;
-        client.control().declare(&object, &declaration(Capacity::Permits(permits))).await?;
+        client
+            .control()
+            .declare(&object, &declaration(Capacity::Permits(permits)))
+            .await?;
         Ok(object)
     }
 
-    pub(crate) async fn declare_pool(&self, client: &Client, name: &str, resources: &[&str]) -> Result<ObjectRef> {
+    pub(crate) async fn declare_pool(
+        &self,
+        client: &Client,
+        name: &str,
+        resources: &[&str],
+    ) -> Result<ObjectRef> {
         let object = self.object(Kind::Pool, name)?;
-        client.control().declare(&object, &declaration(named(resources))).await?;
+        client
+            .control()
+            .declare(&object, &declaration(named(resources)))
+            .await?;
         Ok(object)
     }
 }
@@ -55,7 +77,10 @@ pub(crate) fn named(names: &[&str]) -> Capacity {
         properties: BTreeMap::from([("host".to_owned(), format!("{name} host"))]),
         disabled: false,
     };
-    Capacity::Resources { order: Order::LeastRecentlyUsed, resources: names.iter().map(resource).collect() }
+    Capacity::Resources {
+        order: Order::LeastRecentlyUsed,
+        resources: names.iter().map(resource).collect(),
+    }
 }
 
 pub(crate) fn declaration(capacity: Capacity) -> Declaration {
@@ -70,13 +95,21 @@ pub(crate) fn declaration(capacity: Capacity) -> Declaration {
 }
 
 pub(crate) async fn look(client: &Client, object: &ObjectRef) -> Result<Snapshot> {
-    client.control().look(object, 1000).await?.with_context(|| format!("{object} is not there"))
+    client
+        .control()
+        .look(object, 1000)
+        .await?
+        .with_context(|| format!("{object} is not there"))
 }
 
 /// Waits until that many wait for the object.
 pub(crate) async fn waiting(client: &Client, object: &ObjectRef, count: u64) -> Result {
     eventually(&format!("{count} waiters of {object}"), SOON, async || {
-        let waiting = client.control().look(object, 0).await?.map_or(0, |snapshot| snapshot.waiting);
+        let waiting = client
+            .control()
+            .look(object, 0)
+            .await?
+            .map_or(0, |snapshot| snapshot.waiting);
         ensure!(waiting == count, "{waiting} wait");
         Ok(())
     })
@@ -106,11 +139,17 @@ pub(crate) struct Doomed {
 
 impl Doomed {
     pub(crate) async fn start(world: &World) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
         let (url, namespace) = (world.url.clone(), world.namespace.clone());
         let connect = async move { Client::builder(&url).namespace(&namespace).connect().await };
         let client = runtime.spawn(connect).await??;
-        Ok(Self { runtime: Some(runtime), client: Some(client) })
+        Ok(Self {
+            runtime: Some(runtime),
+            client: Some(client),
+        })
     }
 
     pub(crate) fn client(&self) -> Result<Client> {
