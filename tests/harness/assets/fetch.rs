@@ -56,11 +56,13 @@ impl Asset {
             .replace("VERSION", version)
             .replace("MAJOR", &major.to_string())
             .replace("MINOR", &minor.to_string());
+        let logs = folder("build")?;
         fs::create_dir_all(target.parent().context("no folder")?)?;
         let mut command = Command::new(go()?);
         command
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(module))
             .envs([("GOFLAGS", "-mod=readonly"), ("GOWORK", "off")])
+            .env("GOTMPDIR", &logs)
             .args([
                 "build",
                 "-v",
@@ -71,7 +73,6 @@ impl Asset {
             ])
             .arg(&unfinished)
             .arg(package);
-        let logs = folder("build")?;
         let mut process = Process::spawn("go", &logs, &command)?;
         watch(
             &format!("building {} {version}", self.name),

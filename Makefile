@@ -1,0 +1,65 @@
+# Every target gets what it needs; `make` alone lists them.
+
+# Where rustup and Go's own installer put their programs, should PATH not say so.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
+# An error of a test already carries its causes.
+export RUST_LIB_BACKTRACE ?= 0
+
+# What the suites and the demo run that is not ours.
+ASSETS := redis-server etcd kube-apiserver kubectl
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
+DENY_VERSION := 0.20.2
+DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny)
+
+# No target names a package: cargo would build the dependencies anew with that package's features alone.
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## Show the main job on real servers, step by step
+	@cargo run --quiet --bin demo
+
+test: setup ## Run the whole suite on real servers
+	cargo test --workspace
+
+check: format lint drift deny docs ## All checks that need no server
+
+build: cargo ## Build all programs
+	cargo build --workspace --bins
+
+setup: build ## Find, install or build the servers that the suites run
+	@cargo run --quiet --bin assets -- $(ASSETS)
+
+generate: cargo ## Write the resource definitions that the types say
+	cargo run --bin crdgen
+
+format: cargo ## Is all code formatted?
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	cargo fmt --all --check
+
+lint: cargo ## Does clippy find nothing?
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+	cargo clippy --workspace --all-targets -- -D warnings
+
+drift: cargo ## Are the generated files what the types say?
+	cargo run --bin crdgen -- --check
+
+deny: $(DENY) ## Are licences, sources and versions of dependencies as deny.toml says?
+	$(DENY) check licenses bans sources
+	@if [ -d "$${CARGO_HOME:-$$HOME/.cargo}/advisory-dbs" ]; then \
+		$(DENY) --offline check advisories; \
+	else \
+		echo "advisories are NOT checked: their database is not on this machine; with access to GitHub, get it with: $(DENY) fetch db"; \
+	fi
+
+docs: cargo ## Are the docs without warnings?
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+$(DENY): | cargo
+	cargo install --locked --root $(CACHE)/cargo-deny-$(DENY_VERSION) cargo-deny@$(DENY_VERSION)
+
+cargo:
+	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
+
+.PHONY: help demo test check build setup generate format lint drift deny docs cargo
