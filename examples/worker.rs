@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 /// Takes leases from Redis through Tenure, holds each for a while, and gives it back.
 ///
-/// Who it is comes from POD_NAME, POD_NAMESPACE and POD_UID, else from the host name and process id.
+/// Who it is comes from `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, else from the host name and process id.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {

@@ -236,13 +236,14 @@ end
 local function position(o, token) return call('ZRANK', o.queue, token) + 1 end
 
 -- What every script does last: writes the counters back, drops or times a first-user object, tells the controller.
+-- True when that has ended the object.
 local function close(o)
-  if not o.exists then return end
+  if not o.exists then return true end
   local lasting = o.declared and not o.draining
   if o.changed and not lasting and o.held == 0 and call('ZCARD', o.queue) == 0 then
     call('UNLINK', unpack(o.keys))
     if o.draining then tell(o.events, 'changed', object_of(o)) end
-    return
+    return true
   end
   if o.changed then
     call('HSET', o.obj, 'limit', int(o.limit), 'held', int(o.held), 'last', int(o.last), 'ticket', int(o.ticket),

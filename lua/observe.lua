@@ -8,10 +8,9 @@
 --       waiters: { token value }..., head of the queue first
 -- O(log n + what is listed).
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
-if not o.exists then return false end
 settle(o)
-close(o)
-if ARGV[4] == '1' then call('HSET', o.obj, 'watched', 1) end
+if close(o) then return false end
+if ARGV[4] == '1' and o.declared then call('HSET', o.obj, 'watched', 1) end
 
 local last = tonumber(ARGV[3]) - 1
 local holders, waiters = {}, {}

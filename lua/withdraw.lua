@@ -5,7 +5,7 @@
 --       drain   waiters are sent away, nothing new is granted, the keys go with the last lease
 --       delete  holders and waiters are told, the keys go now
 --       retain  everything stays as it is for keep ms
--- Reply how many permits or resources are still held; nil when nothing is left
+-- Reply how many permits or resources are still being drained; nil when nothing is left to do
 -- Safe to repeat. O(n) in what is sent away.
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 if not o.exists then return false end
@@ -15,7 +15,7 @@ local how = ARGV[3]
 if how == 'retain' then
   close(o)
   for _, key in ipairs(KEYS) do call('PEXPIRE', key, ARGV[4]) end
-  return o.held
+  return false
 end
 o.draining = 1
 call('HSET', o.obj, 'draining', 1)

@@ -83,7 +83,6 @@ impl Client {
     /// let client = tenure::Client::builder("redis://127.0.0.1").namespace("ml").connect().await?;
     /// # Ok(()) }
     /// ```
-    #[must_use]
     pub fn builder(url: &str) -> ClientBuilder {
         ClientBuilder {
             url: url.to_owned(),

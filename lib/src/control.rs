@@ -393,9 +393,7 @@ impl Control {
             .await?
         {
             Value::Nil => Ok(0),
-            Value::Int(held) if how == "drain" => Ok(u64::try_from(held).unwrap_or(0)),
-            Value::Int(_) => Ok(0),
-            reply => Err(Error::protocol(&reply)),
+            reply => number(&reply).ok_or_else(|| Error::protocol(&reply)),
         }
     }
 

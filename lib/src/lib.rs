@@ -55,3 +55,8 @@ pub use object::{Kind, ObjectRef};
 pub use options::Options;
 pub use pool::{LockPool, PoolLease};
 pub use semaphore::Semaphore;
+
+/// What the README shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -245,6 +245,9 @@ impl Ledger {
 
     /// Notes what a renewal, asked for at `sample.sent`, made of an item. True: the holder has to be let in again.
     pub(crate) fn renewed(&self, item: &Item, outcome: Renewed, sample: Sample) -> bool {
+        if !lock(&self.book).entries.contains_key(&item.token) {
+            return false; // given back while the renewal was on its way
+        }
         match (&item.hold, outcome) {
             (Some(hold), Renewed::Held { expires }) => {
                 let deadline = clock::deadline(sample, expires);
@@ -361,7 +364,7 @@ impl Receiver for Ledger {
 /// Up to a tenth earlier, by the token, so that the leases of many clients do not all come due together.
 fn jittered(token: &Token, span: Duration) -> Duration {
     let byte = token.bytes().last().map_or(0, u32::from) % 16;
-    span - span * byte / 160
+    span.saturating_sub(span * byte / 160)
 }
 
 fn held_interval(token: &Token, deadline: Instant) -> Duration {

@@ -66,9 +66,9 @@ async fn renew(ledger: &Ledger, link: &Link, channel: &str, batch: &[Item]) {
             .for_each(|item| ledger.unsure(item, "a renewal's reply was cut short")),
         Err(error) => {
             debug!(%error, leases = batch.len(), "a renewal had no answer");
-            batch
-                .iter()
-                .for_each(|item| ledger.unsure(item, &error.to_string()));
+            for item in batch {
+                ledger.unsure(item, &error.to_string());
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ const CORE: &str = include_str!("../../lua/core.lua");
 /// A script, ready to be called by its hash.
 pub(crate) struct Script {
     pub(crate) name: &'static str,
-    script: redis::Script,
+    hashed: redis::Script,
     text: String,
 }
 
@@ -25,13 +25,13 @@ impl Script {
         };
         Self {
             name,
-            script: redis::Script::new(&text),
+            hashed: redis::Script::new(&text),
             text,
         }
     }
 
     pub(crate) fn hash(&self) -> &str {
-        self.script.get_hash()
+        self.hashed.get_hash()
     }
 
     pub(crate) fn text(&self) -> &str {

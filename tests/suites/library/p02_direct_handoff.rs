@@ -63,7 +63,9 @@ async fn only_the_head_of_the_queue_hears_of_a_release() -> Result {
     })
     .await?;
     assert_eq!(now - before, 1, "messages for one release");
-    waits.into_iter().for_each(|wait| wait.abort());
+    for wait in waits {
+        wait.abort();
+    }
     Ok(())
 }
 

@@ -169,7 +169,7 @@ async fn a_generated_pool_of_a_million_shrinks_and_grows() -> Result {
         pool.acquire().await?,
     ];
     assert_eq!(
-        seats.each_ref().map(|seat| seat.resource()),
+        seats.each_ref().map(tenure::PoolLease::resource),
         ["seat-0", "seat-1", "seat-2"]
     );
     assert_eq!(look(&client, &object).await?.free, 999_997);
@@ -193,7 +193,7 @@ async fn a_generated_pool_of_a_million_shrinks_and_grows() -> Result {
         pool.acquire().await?,
         pool.acquire().await?,
     ];
-    let mut names = again.each_ref().map(|seat| seat.resource());
+    let mut names = again.each_ref().map(tenure::PoolLease::resource);
     names.sort_unstable();
     assert_eq!(names, ["seat-0", "seat-1", "seat-2"]);
     assert!(pool.try_acquire().await?.is_none());

@@ -17,7 +17,7 @@ async fn a_lease_taken_back_is_told_by_push_with_the_cause() -> Result {
     let token = look(&client, &object).await?.holders[0].token.clone();
     assert_eq!(
         control
-            .reclaim(&object, &[token.clone()], "its pod has ended")
+            .reclaim(&object, std::slice::from_ref(&token), "its pod has ended")
             .await?,
         1
     );
