@@ -68,20 +68,14 @@ fn all<K: Declared>(store: &Store<K>) -> Vec<KubeRef<K>> {
         .collect()
 }
 
-/// Those that an ended pod may hold or wait for. A lease too new to be in a status is looked at anyway, for being new.
+/// Those that an ended pod may hold or wait for.
 fn reclaimable<K: Declared>(store: &Store<K>, context: &Context) -> Vec<KubeRef<K>> {
     let objects = store.state();
     let reclaimable = objects.iter().filter(|object| {
-        let common = object.report().common;
-        object.lease().reclaim_policy == ReclaimPolicy::OnPodEnd && common.held + common.waiting > 0
+        object.lease().reclaim_policy == ReclaimPolicy::OnPodEnd
+            && object.declares().is_ok_and(|name| context.pace.pod_ended(&name))
     });
-    let marked = reclaimable.map(|object| {
-        if let Ok(name) = object.declares() {
-            context.pace.pod_ended(&name);
-        }
-        KubeRef::from_obj(&**object)
-    });
-    marked.collect()
+    reclaimable.map(|object| KubeRef::from_obj(&**object)).collect()
 }
 
 /// An item whenever Redis has come, gone, or changed between being away and refusing.

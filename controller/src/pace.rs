@@ -20,12 +20,27 @@ const LONGEST_RETRY_OF_A_DELETION: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct Pace(Mutex<HashMap<ObjectRef, Entry>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     looked_at: Option<Instant>,
     failures: u32,
     failing_since: Option<Timestamp>,
+    /// Nobody held or waited when it was looked at last; whoever came since makes it be looked at again.
+    idle: bool,
     pod_ended: bool,
+}
+
+impl Default for Entry {
+    /// Of an object that was never looked at: a pod that held it may have ended while this controller was away.
+    fn default() -> Self {
+        Self {
+            looked_at: None,
+            failures: 0,
+            failing_since: None,
+            idle: false,
+            pod_ended: true,
+        }
+    }
 }
 
 impl Pace {
@@ -73,9 +88,17 @@ impl Pace {
         self.lock().get(object).and_then(|entry| entry.failing_since)
     }
 
-    /// Notes that a pod ended which may hold the object without being listed.
-    pub(crate) fn pod_ended(&self, object: &ObjectRef) {
-        self.lock().entry(object.clone()).or_default().pod_ended = true;
+    /// Notes whether anybody holds or waits. Has to be noted before it is asked which pods have ended.
+    pub(crate) fn looked(&self, object: &ObjectRef, idle: bool) {
+        self.lock().entry(object.clone()).or_default().idle = idle;
+    }
+
+    /// Notes that a pod has ended; tells whether the object has to be looked at for that.
+    pub(crate) fn pod_ended(&self, object: &ObjectRef) -> bool {
+        let mut entries = self.lock();
+        let entry = entries.entry(object.clone()).or_default();
+        entry.pod_ended |= !entry.idle;
+        entry.pod_ended
     }
 
     /// Whether a pod has ended since the last call.
@@ -179,9 +202,24 @@ mod tests {
     #[test]
     fn the_end_of_a_pod_is_told_once() {
         let pace = Pace::default();
+        pace.looked(&object(), false);
+        assert!(
+            pace.take_pod_ended(&object()),
+            "it may have ended before the first look"
+        );
         assert!(!pace.take_pod_ended(&object()));
-        pace.pod_ended(&object());
+        assert!(pace.pod_ended(&object()));
         assert!(pace.take_pod_ended(&object()));
         assert!(!pace.take_pod_ended(&object()));
+    }
+
+    #[test]
+    fn the_end_of_a_pod_does_not_matter_to_what_nobody_holds() {
+        let pace = Pace::default();
+        pace.looked(&object(), true);
+        pace.take_pod_ended(&object());
+        assert!(!pace.pod_ended(&object()));
+        pace.looked(&object(), false);
+        assert!(pace.pod_ended(&object()));
     }
 }

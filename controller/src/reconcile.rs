@@ -394,7 +394,12 @@ impl<'a, K: Declared> Turn<'a, K> {
 
     async fn observe(&self) -> Result<Option<Snapshot>, Failure> {
         self.reachable()?;
-        Ok(self.context.control.observe(&self.name, MAX_LISTED).await?)
+        let snapshot = self.context.control.observe(&self.name, MAX_LISTED).await?;
+        let idle = snapshot
+            .as_ref()
+            .is_none_or(|snapshot| snapshot.held + snapshot.waiting == 0);
+        self.context.pace.looked(&self.name, idle);
+        Ok(snapshot)
     }
 
     /// Fails at once while it is known that Redis does not answer: a call would wait for it.

@@ -281,7 +281,7 @@ impl Part {
         loop {
             let reason = match tokio::time::timeout(POLL * 2, api.list_metadata(&params)).await {
                 Ok(Ok(_)) => return self.health.good(&check),
-                Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
                     format!(
                         "{plural}.{} is not installed: apply Tenure's custom resource definitions",
                         K::group(&())

@@ -1,0 +1,16 @@
+//! The controller as a program: a real API server, a real Redis, and the library as the holder.
+//!
+//! | module | what it shows |
+//! |---|---|
+//! | [`reporting`] | what is declared can be held, and what is held is seen within a second; quiet otherwise |
+//! | [`deleting`] | each deletion policy, and deletions that cannot be carried out |
+//! | [`outages`] | Redis away, emptied, or refusing; the controller killed: nobody's lease changes |
+//! | [`pods`] | the end of a pod frees what it had |
+//! | [`serving`] | probes, metrics, flags, signals |
+
+mod deleting;
+mod outages;
+mod pods;
+mod reporting;
+mod serving;
+mod support;

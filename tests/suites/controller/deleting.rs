@@ -1,0 +1,198 @@
+//! Each deletion policy, and deletions that cannot be carried out: none of them hangs.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use tenure_crds::{LockPool, Semaphore};
+use tenure_tests::{ControlPlane, Redis, Result, ensure, eventually};
+use tokio::time::timeout;
+
+use super::support::{SOON, Watched, World, expect};
+
+#[tokio::test]
+async fn drain_waits_for_holders_sends_waiters_away_and_then_leaves_no_key() -> Result {
+    let world = World::new("drain").await?;
+    world.pool("seats", "resources: [{name: a}]").await?;
+    let client = world.client("holder").await?;
+    let pool = client.lock_pool("seats")?;
+    let lease = pool.acquire().await?;
+    let next = world.client("waiter").await?.lock_pool("seats")?;
+    let waiting = tokio::spawn(async move { next.acquire().await });
+    let queued = world.until::<LockPool>("seats", "waited for", SOON, |pool| {
+        ensure!(pool.common().waiting == 1, "waiting");
+        Ok(())
+    });
+    queued.await?;
+
+    world.delete("lockpool", "seats").await?;
+    let deleting = world.until::<LockPool>("seats", "drained", SOON, |pool| {
+        expect(pool, "Ready", "False", "Deleting")?;
+        expect(pool, "Reconciling", "True", "Deleting")
+    });
+    assert_eq!(deleting.await?.common().held, 1);
+    let sent_away = timeout(SOON, waiting)
+        .await??
+        .map(|lease| lease.resource().to_owned());
+    ensure!(
+        matches!(sent_away, Err(tenure::Error::NotDeclared { .. })),
+        "{sent_away:?}"
+    );
+    ensure!(
+        matches!(pool.try_acquire().await, Err(tenure::Error::NotDeclared { .. })),
+        "granted while draining"
+    );
+    lease.release().await?;
+    world.until_gone::<LockPool>("seats", SOON).await?;
+    assert_eq!(world.keys("pool", "seats").await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn draining_ends_when_its_time_is_over() -> Result {
+    let world = World::with("drain-timeout", Redis::start().await?, &["--drain-timeout", "2s"]).await?;
+    world.semaphore("calls", 1, "").await?;
+    let client = world.client("hangs").await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    world.delete("semaphore", "calls").await?;
+    let cause = timeout(SOON, lease.lost()).await?;
+    assert_eq!(cause, "withdrawn");
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    assert_eq!(world.keys("semaphore", "calls").await?, [""; 0]);
+    world.event("DrainTimedOut").await.map(drop)
+}
+
+#[tokio::test]
+async fn delete_takes_the_leases_and_the_keys_at_once() -> Result {
+    let world = World::new("delete").await?;
+    world.semaphore("calls", 1, "deletionPolicy: Delete").await?;
+    let client = world.client("holder").await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    assert!(!world.keys("semaphore", "calls").await?.is_empty());
+    world.delete("semaphore", "calls").await?;
+    assert_eq!(timeout(SOON, lease.lost()).await?, "withdrawn");
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    assert_eq!(world.keys("semaphore", "calls").await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn retain_leaves_the_leases_and_the_keys_for_a_day_and_a_new_object_takes_them_over() -> Result {
+    let world = World::new("retain").await?;
+    world.semaphore("calls", 1, "deletionPolicy: Retain").await?;
+    let client = world.client("holder").await?;
+    let semaphore = client.semaphore("calls")?;
+    let lease = semaphore.acquire().await?;
+    world.delete("semaphore", "calls").await?;
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    lease.check()?;
+    let ttl = async |key: &str| -> Result<i64> { Ok(world.redis.cli(&["TTL", key]).await?.trim().parse()?) };
+    let keys = world.keys("semaphore", "calls").await?;
+    assert!(!keys.is_empty());
+    for key in keys {
+        let seconds = ttl(&key).await?;
+        ensure!(
+            (86_000..=86_400).contains(&seconds),
+            "{key} lives for {seconds} s"
+        );
+    }
+
+    world.semaphore("calls", 1, "deletionPolicy: Retain").await?;
+    for key in world.keys("semaphore", "calls").await? {
+        assert_eq!(ttl(&key).await?, -1, "{key} still has a time to live");
+    }
+    let first = lease.fencing_token();
+    assert!(semaphore.try_acquire().await?.is_none(), "it is held");
+    lease.release().await?;
+    let second = semaphore.acquire().await?;
+    assert!(second.fencing_token() > first);
+    second.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deletion_while_redis_is_away_ends_and_says_how_to_clean_up() -> Result {
+    let mut world = World::with("away", Redis::start().await?, &["--cleanup-timeout", "2s"]).await?;
+    world.semaphore("calls", 1, "").await?;
+    world.redis.kill9()?;
+    let seen = world.until::<Semaphore>("calls", "cut off", SOON, |s| {
+        expect(s, "BackendReachable", "False", "BackendUnreachable")
+    });
+    seen.await?;
+    world.delete("semaphore", "calls").await?;
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    let command = format!(
+        "redis-cli --scan --pattern 'tenure:{{{}/semaphore/calls}}:*' | xargs redis-cli unlink",
+        world.namespace
+    );
+    let note = world.event("CleanupSkipped").await?;
+    assert!(note.contains(&command), "{note}");
+    assert!(world.controller.logs()?.contains(&command));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deletion_while_redis_is_away_for_a_moment_is_carried_out() -> Result {
+    let world = World::new("moment").await?;
+    world.semaphore("calls", 1, "").await?;
+    world.redis.pause()?;
+    world.delete("semaphore", "calls").await?;
+    let api = world.api::<Semaphore>();
+    let deleted = eventually("the deletion to be noted", SOON, async || {
+        let object = api.get("calls").await?;
+        ensure!(object.metadata.deletion_timestamp.is_some(), "not deleted");
+        Ok(())
+    });
+    deleted.await?;
+    world.redis.resume()?;
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    assert_eq!(world.keys("semaphore", "calls").await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn deleted_while_the_controller_was_dead_is_deleted_when_it_is_back() -> Result {
+    let mut world = World::new("dead").await?;
+    world.semaphore("calls", 1, "").await?;
+    world.controller.kill9()?;
+    world.delete("semaphore", "calls").await?;
+    assert!(
+        world.api::<Semaphore>().get_opt("calls").await?.is_some(),
+        "the finalizer holds it"
+    );
+    world.restart_controller().await?;
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    assert_eq!(world.keys("semaphore", "calls").await?, [""; 0]);
+    Ok(())
+}
+
+/// What a namespace's deletion does to the objects in it; without a controller-manager nothing else would.
+#[tokio::test]
+async fn objects_of_a_namespace_that_ends_end_too() -> Result {
+    let world = World::new("ending").await?;
+    world.semaphore("calls", 1, "deletionPolicy: Delete").await?;
+    let plane: &ControlPlane = world.plane;
+    plane
+        .kubectl(&["delete", "namespace", "--wait=false", &world.namespace])
+        .await?;
+    let namespace = Api::<Namespace>::all(world.kube.clone())
+        .get(&world.namespace)
+        .await?;
+    assert!(namespace.metadata.deletion_timestamp.is_some());
+    plane
+        .kubectl(&[
+            "-n",
+            &world.namespace,
+            "delete",
+            "semaphores",
+            "--all",
+            "--wait=false",
+        ])
+        .await?;
+    // No events can be made in such a namespace, and nothing may hang on them.
+    world
+        .until_gone::<Semaphore>("calls", Duration::from_secs(10))
+        .await?;
+    assert_eq!(world.keys("semaphore", "calls").await?, [""; 0]);
+    Ok(())
+}

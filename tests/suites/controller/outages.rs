@@ -1,0 +1,257 @@
+//! Redis away, emptied, or refusing; the controller killed. Nobody's lease changes, and everything is mended by itself.
+
+use std::time::{Duration, Instant};
+
+use tenure_crds::Semaphore;
+use tenure_tests::redis::Persistence;
+use tenure_tests::{Redis, Result, ensure, eventually};
+
+use super::support::{SOON, Watched, World, condition, expect, version};
+
+#[tokio::test]
+async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
+    let redis = Redis::builder().persistence(Persistence::Rdb).start().await?;
+    let mut world = World::with("outage", redis, &[]).await?;
+    world.semaphore("calls", 2, "leaseDurationSeconds: 1").await?;
+    let series = "tenure_status_writes_total{kind=\"Semaphore\"}";
+    let before = world.metric(series).await?.unwrap_or_default();
+    world.redis.stop().await?;
+    let away = world.until::<Semaphore>("calls", "cut off", SOON, |s| {
+        expect(s, "BackendReachable", "False", "BackendUnreachable")
+    });
+    let away = away.await?;
+    expect(&away, "Ready", "False", "BackendUnreachable")?;
+    expect(&away, "Stalled", "False", "BackendUnreachable")?;
+    assert_eq!(
+        (away.common().total, away.common().free),
+        (2, 2),
+        "the last known counts"
+    );
+    assert_eq!(world.controller.get("/livez").await?.0, 200);
+    assert_eq!(world.controller.get("/readyz").await?.0, 200);
+    assert_eq!(world.metric("tenure_redis_connected").await?, Some(0.0));
+
+    // It tries on meanwhile, and has nothing to tell of that.
+    let failures = "tenure_reconcile_failures_total{kind=\"Semaphore\",class=\"redis_unreachable\"}";
+    eventually("three tries", SOON, async || {
+        let tries = world.metric(failures).await?.unwrap_or_default();
+        ensure!(tries >= 3.0, "{tries}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(
+        version(&world.api::<Semaphore>().get("calls").await?),
+        version(&away)
+    );
+    assert_eq!(world.metric(series).await?, Some(before + 1.0));
+    let complaints = world
+        .controller
+        .logs()?
+        .lines()
+        .filter(|line| line.contains("\"WARN\""))
+        .count();
+    ensure!(
+        complaints <= 2,
+        "{complaints} warnings of one outage:\n{}",
+        world.controller.logs()?
+    );
+
+    world.redis.start_again().await?;
+    let back = world.until::<Semaphore>("calls", "back", SOON, |s| {
+        expect(s, "BackendReachable", "True", "Connected")?;
+        expect(s, "Ready", "True", "Synced")
+    });
+    back.await?;
+    assert_eq!(world.metric("tenure_redis_connected").await?, Some(1.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_a_loss_of_data_holders_stay_nothing_new_is_granted_for_a_lease_and_tokens_grow() -> Result {
+    let world = World::new("flushed").await?;
+    world.semaphore("calls", 2, "leaseDurationSeconds: 3").await?;
+    let client = world.client("holder").await?;
+    let semaphore = client.semaphore("calls")?;
+    let lease = semaphore.acquire().await?;
+    let shown = |s: &Semaphore| {
+        s.status
+            .as_ref()
+            .and_then(|status| status.holders.first().cloned())
+    };
+    let held = world.until::<Semaphore>("calls", "held", SOON, |s| {
+        ensure!(shown(s).is_some(), "held");
+        Ok(())
+    });
+    let floor = held.await?.common().fencing_floor;
+
+    world.redis.cli(&["FLUSHALL"]).await?;
+    let lost = Instant::now();
+    let recovering = world.until::<Semaphore>("calls", "recovering", SOON, |s| {
+        expect(s, "Ready", "False", "Recovering")?;
+        expect(s, "Reconciling", "True", "Recovering")
+    });
+    assert!(
+        recovering.await?.common().fencing_floor > floor,
+        "the floor is in etcd first"
+    );
+    let newcomer = world.client("newcomer").await?;
+    let newcomer = newcomer.semaphore("calls")?;
+    let second = newcomer.acquire().await?;
+    let waited = lost.elapsed();
+    ensure!(
+        waited >= Duration::from_secs(3),
+        "granted {waited:?} after the loss"
+    );
+    lease.check()?;
+    assert!(second.fencing_token() > lease.fencing_token() + (1 << 31));
+    let both = world.until::<Semaphore>("calls", "held by both", SOON, |s| {
+        expect(s, "Ready", "True", "Synced")?;
+        ensure!(s.common().held == 2, "held");
+        Ok(())
+    });
+    let both = both.await?;
+    let tokens: Vec<_> = both
+        .status
+        .iter()
+        .flat_map(|s| &s.holders)
+        .map(|line| line.holder.fencing_token)
+        .collect();
+    assert_eq!(
+        tokens,
+        [lease.fencing_token(), second.fencing_token()],
+        "the old holder under its old token"
+    );
+    world.event("Recovering").await?;
+    lease.release().await?;
+    second.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_killed_without_its_data_is_mended_too() -> Result {
+    let mut world = World::new("killed").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 3").await?;
+    let client = world.client("holder").await?;
+    let semaphore = client.semaphore("calls")?;
+    let lease = semaphore.acquire().await?;
+    world.redis.kill9()?;
+    world.redis.wipe_data()?;
+    world.redis.start_again().await?;
+    let recovered = world.until::<Semaphore>("calls", "recovered with its holder", SOON, |s| {
+        expect(s, "Ready", "True", "Synced")?;
+        ensure!(
+            s.status.as_ref().is_some_and(|s| !s.holders.is_empty()),
+            "nobody holds"
+        );
+        Ok(())
+    });
+    recovered.await?;
+    lease.check()?;
+    assert!(semaphore.try_acquire().await?.is_none(), "one permit, one holder");
+    let first = lease.fencing_token();
+    lease.release().await?;
+    let second = semaphore.acquire().await?;
+    assert!(second.fencing_token() > first);
+    second.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_controller_may_be_killed_at_any_time() -> Result {
+    let mut world = World::new("kill9").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 2").await?;
+    let client = world.client("holder").await?;
+    let semaphore = client.semaphore("calls")?;
+    let lease = semaphore.acquire().await?;
+    world.controller.kill9()?;
+    // Leases are renewed, released and handed on without it.
+    let deadline = lease.deadline();
+    eventually("two renewals", SOON, async || {
+        ensure!(lease.deadline() > deadline + Duration::from_secs(2), "not yet");
+        Ok(())
+    })
+    .await?;
+    lease.check()?;
+    let first = lease.fencing_token();
+    lease.release().await?;
+    let second = semaphore.acquire().await?;
+    assert!(second.fencing_token() > first);
+
+    world.restart_controller().await?;
+    let seen = world.until::<Semaphore>("calls", "held by the second", SOON, |s| {
+        let holder = s.status.as_ref().and_then(|status| status.holders.first());
+        ensure!(
+            holder.is_some_and(|h| h.holder.fencing_token == second.fencing_token()),
+            "{holder:?}"
+        );
+        expect(s, "Ready", "True", "Synced")
+    });
+    seen.await?;
+    second.check()?;
+    assert_eq!(
+        world
+            .metric("tenure_declarations_total{kind=\"Semaphore\"}")
+            .await?,
+        None,
+        "nothing to declare"
+    );
+    second.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_once_in_the_log_and_in_each_object_with_the_fix() -> Result {
+    let redis = Redis::builder().password("right").start().await?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), "wrong\n")?;
+    let path = file.path().to_str().unwrap_or_default();
+    let bare = format!("redis://127.0.0.1:{}", redis.port());
+    let args = ["--redis-url", &bare, "--redis-password-file", path];
+    let world = World::with("password", redis, &args).await?;
+    world.apply_semaphore("calls", 1, "").await?;
+    let denied = world.until::<Semaphore>("calls", "denied", SOON, |s| {
+        expect(s, "BackendReachable", "False", "BackendDenied")?;
+        expect(s, "Stalled", "True", "BackendDenied")
+    });
+    let message = condition(&denied.await?, "Stalled")?.message;
+    assert!(message.contains("check user name and password"), "{message}");
+    let logs = world.controller.logs()?;
+    assert_eq!(
+        logs.lines()
+            .filter(|line| line.contains("refuses the credentials"))
+            .count(),
+        1,
+        "{logs}"
+    );
+    assert!(!logs.contains("wrong\"") && !logs.contains("right"), "{logs}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_right_password_comes_from_its_file_and_redis_may_come_late() -> Result {
+    let mut redis = Redis::builder().password("right").start().await?;
+    let bare = format!("redis://127.0.0.1:{}", redis.port());
+    redis.kill9()?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), "right\n")?;
+    let path = file.path().to_str().unwrap_or_default();
+    let args = ["--redis-url", &bare, "--redis-password-file", path];
+    let mut world = World::with("late", redis, &args).await?;
+    world.apply_semaphore("calls", 1, "").await?;
+    let away = world.until::<Semaphore>("calls", "cut off", SOON, |s| {
+        expect(s, "BackendReachable", "False", "BackendUnreachable")
+    });
+    away.await?;
+    world.redis.start_again().await?;
+    let ready = world.until::<Semaphore>("calls", "ready", SOON, |s| expect(s, "Ready", "True", "Synced"));
+    ready.await?;
+    world
+        .client("holder")
+        .await?
+        .semaphore("calls")?
+        .acquire()
+        .await?
+        .release()
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The end of a pod frees what it held and what it waited for; nothing else does before its time.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tenure_crds::{LockPool, Semaphore};
+use tenure_tests::{Context, Result, ensure};
+use tokio::time::timeout;
+
+use super::support::{SOON, Watched, World};
+
+/// Shorter than any lease here.
+const EARLY: Duration = Duration::from_secs(10);
+
+/// A pod that no kubelet runs; its holders are in this process.
+async fn pod(world: &World, name: &str) -> Result<String> {
+    let pod = serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {"containers": [{"name": "main", "image": "example.com/none"}]},
+    }))?;
+    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+    let pod = pods.create(&PostParams::default(), &pod).await?;
+    pod.uid().context("a pod without uid")
+}
+
+#[tokio::test]
+async fn a_deleted_pod_gives_back_what_it_held_and_leaves_the_queue() -> Result {
+    let world = World::new("deleted").await?;
+    world
+        .pool("seats", "resources: [{name: a}], leaseDurationSeconds: 60")
+        .await?;
+    let (one, two) = (pod(&world, "one").await?, pod(&world, "two").await?);
+    let (first, second) = (
+        world.client_of("one", Some(one)).await?,
+        world.client_of("two", Some(two)).await?,
+    );
+    let lease = first.lock_pool("seats")?.acquire().await?;
+    // In the queue: the second pod, then nobody's pod.
+    let (behind, last) = (
+        second.lock_pool("seats")?,
+        world.client("last").await?.lock_pool("seats")?,
+    );
+    let queued = async |number: u32| {
+        let queued = world.until::<LockPool>("seats", "waited for", SOON, |pool| {
+            ensure!(pool.common().waiting == number, "waiting");
+            Ok(())
+        });
+        queued.await.map(drop)
+    };
+    let behind = tokio::spawn(async move { behind.acquire().await });
+    queued(1).await?;
+    let last = tokio::spawn(async move { last.acquire().await });
+    queued(2).await?;
+
+    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+    for name in ["two", "one"] {
+        pods.delete(name, &DeleteParams::default().grace_period(0))
+            .await?;
+    }
+    assert_eq!(
+        timeout(EARLY, lease.into_lease().lost()).await?,
+        "pod one has ended"
+    );
+    let granted = timeout(EARLY, last).await???;
+    assert_eq!(granted.resource(), "a");
+    behind.abort();
+    let note = world.event("ReclaimedFromEndedPod").await?;
+    assert!(note.contains("took back 1 leases"), "{note}");
+    assert_eq!(
+        world
+            .metric("tenure_reclaimed_leases_total{kind=\"LockPool\"}")
+            .await?,
+        Some(2.0)
+    );
+    granted.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_that_succeeded_gives_back_what_it_held_also_if_the_controller_was_dead_by_then() -> Result {
+    let mut world = World::new("succeeded").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 60").await?;
+    let uid = pod(&world, "job").await?;
+    let client = world.client_of("job", Some(uid)).await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    world.controller.kill9()?;
+    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+    let over = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+    pods.patch_status("job", &PatchParams::default(), &over).await?;
+    world.restart_controller().await?;
+    assert_eq!(timeout(EARLY, lease.lost()).await?, "pod job has ended");
+    Ok(())
+}
+
+#[tokio::test]
+async fn leases_beyond_those_that_a_status_lists_are_given_back_too() -> Result {
+    let world = World::new("unlisted").await?;
+    world.semaphore("calls", 100, "leaseDurationSeconds: 60").await?;
+    let semaphore = world.client("many").await?.semaphore("calls")?;
+    let mut leases = Vec::new();
+    for _ in 0..40 {
+        leases.push(semaphore.acquire().await?);
+    }
+    let uid = pod(&world, "last").await?;
+    let client = world.client_of("last", Some(uid)).await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    let held = world.until::<Semaphore>("calls", "held", SOON, |s| {
+        ensure!(s.common().held == 41 && s.common().truncated, "held");
+        Ok(())
+    });
+    held.await?;
+    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+    pods.delete("last", &DeleteParams::default().grace_period(0))
+        .await?;
+    assert_eq!(timeout(EARLY, lease.lost()).await?, "pod last has ended");
+    for lease in &leases {
+        lease.check()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_taken_from_a_pod_never_seen_nor_from_one_whose_lease_is_to_expire() -> Result {
+    let world = World::new("kept").await?;
+    world.semaphore("ends", 2, "leaseDurationSeconds: 60").await?;
+    world
+        .semaphore("expires", 1, "leaseDurationSeconds: 60, reclaimPolicy: OnExpiry")
+        .await?;
+    let uid = pod(&world, "here").await?;
+    let here = world.client_of("here", Some(uid)).await?;
+    let elsewhere = world
+        .client_of("here", Some("9b2d0c5e-0000-4000-8000-000000000000".to_owned()))
+        .await?;
+    let kept = [
+        elsewhere.semaphore("ends")?.acquire().await?,
+        here.semaphore("expires")?.acquire().await?,
+    ];
+    let taken = here.semaphore("ends")?.acquire().await?;
+    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+    pods.delete("here", &DeleteParams::default().grace_period(0))
+        .await?;
+    timeout(EARLY, taken.lost()).await?;
+    // What the same end of a pod might have taken by mistake is still there.
+    let settled = world.until::<Semaphore>("ends", "held once", SOON, |s| {
+        ensure!(s.common().held == 1, "held");
+        Ok(())
+    });
+    settled.await?;
+    for lease in &kept {
+        lease.check()?;
+    }
+    let expires = world.until::<Semaphore>("expires", "held", SOON, |s| {
+        ensure!(s.common().held == 1, "held");
+        Ok(())
+    });
+    expires.await.map(drop)
+}

@@ -1,0 +1,217 @@
+//! Probes, metrics, flags, signals.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tenure_crds::Semaphore;
+use tenure_tests::{ControlPlane, Controller, Redis, Result, ensure, eventually};
+
+use super::support::{SOON, World};
+
+#[tokio::test]
+async fn probes_and_metrics_tell_how_it_is() -> Result {
+    let world = World::new("probes").await?;
+    world.semaphore("calls", 5, "").await?;
+    let lease = world
+        .client("holder")
+        .await?
+        .semaphore("calls")?
+        .acquire_many(2)
+        .await?;
+    assert_eq!(world.controller.get("/livez").await?, (200, "ok\n".to_owned()));
+    assert_eq!(world.controller.get("/readyz").await?, (200, "ok\n".to_owned()));
+    let (code, text) = world.controller.get("/readyz?verbose").await?;
+    let checks: Value = serde_json::from_str(&text)?;
+    assert_eq!((code, &checks["redis"]["ok"]), (200, &Value::Bool(true)));
+    assert_eq!(
+        checks[format!("watch semaphores in {}", world.namespace)]["ok"],
+        Value::Bool(true),
+        "{checks}"
+    );
+
+    let of = format!(
+        "{{kind=\"Semaphore\",namespace=\"{}\",name=\"calls\"}}",
+        world.namespace
+    );
+    for (gauge, expected) in [("total", 5.0), ("held", 2.0), ("free", 3.0), ("waiting", 0.0)] {
+        let series = format!("tenure_{gauge}{of}");
+        eventually(&series, SOON, async || {
+            let found = world.metric(&series).await?;
+            ensure!(found == Some(expected), "{found:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    assert_eq!(world.metric("tenure_redis_connected").await?, Some(1.0));
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        world
+            .metric(&format!("tenure_build_info{{version=\"{version}\"}}"))
+            .await?,
+        Some(1.0)
+    );
+    assert!(
+        world
+            .metric("tenure_reconciles_total{kind=\"Semaphore\"}")
+            .await?
+            .unwrap_or_default()
+            > 0.0
+    );
+    assert!(
+        world
+            .metric("tenure_reconcile_duration_seconds_count{kind=\"Semaphore\"}")
+            .await?
+            .is_some()
+    );
+
+    lease.release().await?;
+    world.delete("semaphore", "calls").await?;
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    let series = format!("tenure_held{of}");
+    eventually("the object's series to be gone", SOON, async || {
+        let found = world.metric(&series).await?;
+        ensure!(found.is_none(), "{found:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn without_its_definitions_it_waits_unready_and_says_what_to_install() -> Result {
+    let plane = ControlPlane::start().await?;
+    plane.kubectl(&["delete", "crd", "--all"]).await?;
+    let redis = Redis::start().await?;
+    let controller = Controller::start_with(&plane, &["--redis-url", &redis.url()]).await?;
+    let unready = eventually("the reason", SOON, async || {
+        let (code, text) = controller.get("/readyz").await?;
+        ensure!(code == 503 && text.contains("is not installed"), "{code}: {text}");
+        Ok(text)
+    });
+    let text = unready.await?;
+    assert!(
+        text.contains("semaphores.tenure.dev is not installed: apply Tenure's custom resource definitions"),
+        "{text}"
+    );
+    assert_eq!(controller.get("/livez").await?.0, 200);
+
+    let definitions = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/yaml");
+    plane
+        .kubectl(&["apply", "--server-side", "-f", definitions])
+        .await?;
+    let ready = eventually("the controller to be ready", SOON, async || {
+        let (code, text) = controller.get("/readyz").await?;
+        ensure!(code == 200, "{text}");
+        Ok(())
+    });
+    ready.await
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_in_order() -> Result {
+    let mut world = World::new("sigterm").await?;
+    world.semaphore("calls", 1, "").await?;
+    let lease = world
+        .client("holder")
+        .await?
+        .semaphore("calls")?
+        .acquire()
+        .await?;
+    let status = tokio::time::timeout(Duration::from_secs(10), world.controller.terminate()).await??;
+    assert_eq!(status.code(), Some(0), "{status}");
+    let logs = world.controller.logs()?;
+    let messages: Vec<_> = logs
+        .lines()
+        .map(|line| {
+            Ok(serde_json::from_str::<Value>(line)?["message"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned())
+        })
+        .collect::<Result<_>>()?;
+    assert!(
+        messages.ends_with(&["stopping".to_owned(), "stopped".to_owned()]),
+        "{messages:?}"
+    );
+    lease.check()?;
+    lease.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bad_flag_is_named_with_the_fix_and_no_password_is_told() -> Result {
+    let plane = ControlPlane::shared().await?;
+    for (args, expected) in [
+        (["--redis-url", "http://:hunter2@redis"], "--redis-url: url"),
+        (
+            ["--redis-url", "redis://:hunter2@redis:port"],
+            "use redis://[user][:password@]host",
+        ),
+        (
+            ["--redis-password-file", "/does/not/exist"],
+            "--redis-password-file: /does/not/exist cannot be read",
+        ),
+        (["--drain-timeout", "soon"], "such as 90s, 5m or 1h"),
+        (["--listen", "8080"], "such as 0.0.0.0:8080"),
+        (["--listen", "192.0.2.1:80"], "choose another address or port"),
+        (["--watch-namespaces", "Ml"], "separated by commas"),
+        (["--log-level", "kube=loud"], "error, warn, info, debug or trace"),
+    ] {
+        let mut process = Controller::spawn(plane, &args)?;
+        let status = process.wait(SOON).await?;
+        let said = process.log()?;
+        ensure!(!status.success(), "{args:?} is taken");
+        ensure!(
+            said.contains(args[0]) && said.contains(expected),
+            "{args:?}: {said}"
+        );
+        ensure!(
+            !said.contains("hunter2") && !said.contains("panicked"),
+            "{args:?}: {said}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn help_names_every_flag_with_its_variable() -> Result {
+    let mut process = Controller::spawn(ControlPlane::shared().await?, &["--help"])?;
+    assert!(process.wait(SOON).await?.success());
+    let help = process.output()?;
+    for flag in [
+        "redis-url",
+        "redis-username",
+        "redis-password-file",
+        "redis-key-prefix",
+        "watch-namespaces",
+        "listen",
+        "log-format",
+        "log-level",
+        "drain-timeout",
+        "cleanup-timeout",
+    ] {
+        let variable = format!("TENURE_{}", flag.to_uppercase().replace('-', "_"));
+        ensure!(
+            help.contains(&format!("--{flag}")) && help.contains(&variable),
+            "{flag}: {help}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn objects_of_other_namespaces_are_left_alone() -> Result {
+    let world = World::new("mine").await?;
+    let other = world.plane.namespace("other").await?;
+    let head = "apiVersion: tenure.dev/v1alpha1\nkind: Semaphore";
+    let yaml = format!("{head}\nmetadata: {{name: theirs, namespace: {other}}}\nspec: {{permits: 1}}\n");
+    world.plane.apply(&yaml).await?;
+    world.semaphore("mine", 1, "").await?;
+    let theirs = kube::Api::<Semaphore>::namespaced(world.kube.clone(), &other)
+        .get("theirs")
+        .await?;
+    assert!(
+        theirs.status.is_none() && theirs.metadata.finalizers.is_none(),
+        "{theirs:?}"
+    );
+    Ok(())
+}
