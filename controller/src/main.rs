@@ -24,7 +24,7 @@
 //!
 //! | group | resources | verbs |
 //! |---|---|---|
-//! | `tenure.dev` | `lockpools`, `semaphores` | `get`, `list`, `watch`, `patch` (the finalizer) |
+//! | `tenure.dev` | `lockpools`, `semaphores` | `list`, `watch`, `patch` (the finalizer) |
 //! | `tenure.dev` | `lockpools/status`, `semaphores/status` | `patch` |
 //! | core | `pods` | `list`, `watch` |
 //! | `events.k8s.io` | `events` | `create`, `patch` |

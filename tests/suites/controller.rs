@@ -5,11 +5,13 @@
 //! | [`reporting`] | what is declared can be held, and what is held is seen within a second; quiet otherwise |
 //! | [`deleting`] | each deletion policy, and deletions that cannot be carried out |
 //! | [`outages`] | Redis away, emptied, or refusing; the controller killed: nobody's lease changes |
+//! | [`permissions`] | it needs what it lists, and nothing else |
 //! | [`pods`] | the end of a pod frees what it had |
 //! | [`serving`] | probes, metrics, flags, signals |
 
 mod deleting;
 mod outages;
+mod permissions;
 mod pods;
 mod reporting;
 mod serving;
