@@ -6,7 +6,16 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 export RUST_LIB_BACKTRACE ?= 0
 
 # What the suites and the demo run that is not ours.
-ASSETS := redis-server etcd kube-apiserver kubectl
+ASSETS := redis-server etcd kube-apiserver kubectl helm
+
+# A chart cannot reach beyond its folder.
+CHART_CRDS := charts/tenure/files/crds
+
+# `make image` takes a release of the programs by default; PROFILE=dev is built sooner, and is bigger and slower.
+PROFILE ?= release
+PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+CONTAINER_TOOL ?= docker
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
 DENY_VERSION := 0.20.2
@@ -15,13 +24,30 @@ DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/
 # No target names a package: cargo would build the dependencies anew with that package's features alone.
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## Show the main job on real servers, step by step
 	@cargo run --quiet --bin demo
 
 test: setup ## Run the whole suite on real servers
 	cargo test --workspace
+
+chart-test: setup ## Check the chart: lint, refusals, snapshots, and a real API server
+	cargo test --workspace --test suites -- chart::
+
+image: cargo ## Build the container images; IMAGE_LOAD, PROFILE: see the head of Containerfile
+ifdef IMAGE_LOAD
+	cargo build --workspace --bins --profile $(PROFILE)
+	@mkdir -p $(PROGRAMS)/image
+	@for program in tenure-controller tenure-worker tenure-handover; do \
+		strip --strip-debug -o $(PROGRAMS)/image/$$program $(PROGRAMS)/$$program; \
+	done
+	$(IMAGE_LOAD) docker.io/library/tenure-controller:$(VERSION) $(PROGRAMS)/image/tenure-controller
+	$(IMAGE_LOAD) docker.io/library/tenure-worker:$(VERSION) $(PROGRAMS)/image/tenure-worker $(PROGRAMS)/image/tenure-handover
+else
+	$(CONTAINER_TOOL) build --target controller --tag tenure-controller:$(VERSION) --file Containerfile .
+	$(CONTAINER_TOOL) build --target worker --tag tenure-worker:$(VERSION) --file Containerfile .
+endif
 
 check: format lint drift deny docs ## All checks that need no server
 
@@ -33,6 +59,7 @@ setup: build ## Find, install or build the servers that the suites run
 
 generate: cargo ## Write the resource definitions that the types say
 	cargo run --bin crdgen
+	cargo run --bin crdgen -- --dir $(CHART_CRDS)
 
 format: cargo ## Is all code formatted?
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
@@ -44,6 +71,7 @@ lint: cargo ## Does clippy find nothing?
 
 drift: cargo ## Are the generated files what the types say?
 	cargo run --bin crdgen -- --check
+	cargo run --bin crdgen -- --check --dir $(CHART_CRDS)
 
 deny: $(DENY) ## Are licences, sources and versions of dependencies as deny.toml says?
 	$(DENY) check licenses bans sources
@@ -62,4 +90,4 @@ $(DENY): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo test check build setup generate format lint drift deny docs cargo
+.PHONY: help demo test chart-test image check build setup generate format lint drift deny docs cargo

@@ -46,7 +46,9 @@ async fn main() -> anyhow::Result<()> {
     let first = declared(&one, &cli.semaphore, patience).await?;
     println!("taken, fencing token {}", first.fencing_token());
 
-    let queue = other.semaphore(&cli.semaphore)?.with(Options::new().reason("second"));
+    let queue = other
+        .semaphore(&cli.semaphore)?
+        .with(Options::new().reason("second"));
     ensure!(
         queue.try_acquire().await?.is_none(),
         "the permit is held, and yet a second client got it"
@@ -57,7 +59,9 @@ async fn main() -> anyhow::Result<()> {
     let token = first.fencing_token();
     let released = Instant::now();
     first.release().await?;
-    let second = waiting.await??.context("the permit was not handed over in time")?;
+    let second = waiting
+        .await??
+        .context("the permit was not handed over in time")?;
     println!(
         "handed over in {:.1} ms, fencing token {}",
         released.elapsed().as_secs_f64() * 1000.0,

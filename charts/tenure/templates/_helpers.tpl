@@ -1,0 +1,81 @@
+{{/* What the names of all objects begin with. */}}
+{{- define "tenure.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that tell the pods of a component: (list . "redis") */}}
+{{- define "tenure.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ $root.Chart.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* Labels of an object of a component: (list . "redis") */}}
+{{- define "tenure.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "tenure.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
+{{- end -}}
+
+{{/* An image of ours, which has the chart's version unless told otherwise: (list . .Values.image) */}}
+{{- define "tenure.image" -}}
+{{- $image := index . 1 -}}
+{{ $image.repository }}:{{ $image.tag | default (index . 0).Chart.AppVersion }}
+{{- end -}}
+
+{{/* Who the processes of a pod are: (list uid) */}}
+{{- define "tenure.podSecurity" -}}
+{{- $uid := index . 0 -}}
+runAsNonRoot: true
+runAsUser: {{ $uid }}
+runAsGroup: {{ $uid }}
+fsGroup: {{ $uid }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "tenure.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "tenure.redis.name" -}}
+{{ include "tenure.name" . }}-redis
+{{- end -}}
+
+{{- define "tenure.redis.url" -}}
+redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
+{{- end -}}
+
+{{/* The Secret with the key `password`. */}}
+{{- define "tenure.redis.secret" -}}
+{{ .Values.redis.auth.existingSecret | default (include "tenure.redis.name" .) }}
+{{- end -}}
+
+{{/* How a program that uses the library finds Redis. */}}
+{{- define "tenure.redis.env" -}}
+{{- if .Values.redis.enabled -}}
+- name: TENURE_REDIS_URL
+  value: {{ include "tenure.redis.url" . }}
+- name: TENURE_REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "tenure.redis.secret" . }}
+      key: password
+{{- else -}}
+- name: TENURE_REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.externalRedis.existingSecret }}
+      key: url
+{{- end -}}
+{{- end -}}
