@@ -1,9 +1,9 @@
 -- acquire: takes a lease, or a place in the queue, or neither.
--- KEYS  obj holders queue expiry [resources free]
+-- KEYS  obj holders queue expiry [waits] [resources free]
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
---       channel, holder JSON
--- Reply granted fence now expires lease since declared [resource properties]...
+--       channel, holder JSON, grace ms, priority, adopt (1: only take over the lease that this token has)
+-- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position
 --       busy    now
 -- Error NOTDECLARED, TOOLARGE
@@ -33,27 +33,29 @@ if value then
   local e = parse(value)
   local fence = call('ZSCORE', o.holders, token)
   if fence then
+    if ARGV[13] == '1' then
+      e.channel, e.holder = ARGV[9], ARGV[10]
+      store(o, token, e)
+    end
     reply = { 'granted', unpack(describe(o, tonumber(fence), tonumber(call('ZSCORE', o.expiry, token)), e)) }
   else
     call('ZADD', o.expiry, now + e.place, token)
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
   end
+elseif ARGV[13] == '1' then
+  reply = { 'busy', int(now) }
 elseif o.draining then
   close(o)
   missing(o)
   return redis.error_reply('NOTDECLARED ' .. object_of(o))
 else
   local lease, max_hold = bounded(o, tonumber(ARGV[5]), tonumber(ARGV[6]))
-  local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold, since = now,
-    channel = ARGV[9], names = '-', holder = ARGV[10] }
+  local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
+    grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = '-', holder = ARGV[10] }
   if not recovering(o) and permits <= available(o) and (is_new or call('ZCARD', o.queue) == 0) then
     reply = { 'granted', unpack(grant(o, token, e, lease_end(e))) }
   elseif place > 0 then
-    o.ticket = o.ticket + 1
-    o.changed = true
-    store(o, token, e)
-    call('ZADD', o.queue, o.ticket, token)
-    call('ZADD', o.expiry, now + e.place, token)
+    enqueue(o, token, e, tonumber(ARGV[12]))
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
   else
     reply = { 'busy', int(now) }

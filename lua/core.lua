@@ -1,10 +1,11 @@
 -- core.lua: what every script shares. It stands in front of each of them.
 --
--- An object lies in four keys (a pool in six), all with one hash tag {namespace/kind/name}:
+-- An object lies in four keys (a lock in five, a pool in six), all with one hash tag {namespace/kind/name}:
 --   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter
 --   holders    sorted set: token -> fencing token         (oldest lease first)
 --   queue      sorted set: token -> ticket                (head first)
 --   expiry     sorted set: token -> milliseconds of the server's clock, leases and places in the queue alike
+--   waits      sorted set: token -> ticket, of those who wait for a condition of the lock   (locks)
 --   resources  hash: resource -> "1" in service or "0" disabled, then its properties   (pools)
 --   free       sorted set: resource -> when it was given back, in microseconds         (pools)
 --
@@ -14,8 +15,9 @@
 -- at the next change), draining (being withdrawn), ttl (first-user objects: how long the keys outlive the last touch);
 -- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out).
 --
--- A value t:<token> reads "permits lease place max_hold since channel resources holder":
--- milliseconds; resources joined by commas or "-"; the holder is JSON that the scripts never look into.
+-- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds; names are a
+-- pool's resources joined by commas, or "@" and the condition that a place waits for or was notified of, or "-"; the
+-- holder is JSON that the scripts never look into.
 
 local call = redis.call
 
@@ -34,7 +36,7 @@ local function int(n) return string.format('%.0f', n) end
 -- `run` is the id of the server process that the caller talks to, `events` the controller's channel.
 local function open(at, width, run, events, tokens)
   local o = { obj = KEYS[at + 1], holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
-    resources = KEYS[at + 5], free = KEYS[at + 6], keys = { unpack(KEYS, at + 1, at + width) }, pool = width == 6, here = run, events = events, values = {} }
+    waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6], keys = { unpack(KEYS, at + 1, at + width) }, pool = width == 6, here = run, events = events, values = {} }
   local names = { unpack(FIELDS) }
   for _, token in ipairs(tokens or {}) do names[#names + 1] = 't:' .. token end
   local got = call('HMGET', o.obj, unpack(names))
@@ -59,18 +61,18 @@ local function tell(channel, ...) call('PUBLISH', channel, table.concat({ ... },
 local function object_of(o) return string.match(o.obj, '{(.*)}') end
 
 local function parse(value)
-  local permits, lease, place, max_hold, since, channel, names, holder =
-    string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
-  return { permits = tonumber(permits), lease = tonumber(lease), place = tonumber(place),
-    max_hold = tonumber(max_hold), since = tonumber(since), channel = channel, names = names, holder = holder }
+  local permits, lease, place, max_hold, grace, since, channel, names, holder =
+    string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
+  return { permits = tonumber(permits), lease = tonumber(lease), place = tonumber(place), max_hold = tonumber(max_hold),
+    grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
 end
 
 local function store(o, token, e)
-  local value = table.concat({ int(e.permits), int(e.lease), int(e.place), int(e.max_hold), int(e.since), e.channel,
-    e.names, e.holder }, ' ')
+  local value = table.concat({ int(e.permits), int(e.lease), int(e.place), int(e.max_hold), int(e.grace), int(e.since),
+    e.channel, e.names, e.holder }, ' ')
   o.values[token] = value
   call('HSET', o.obj, 't:' .. token, value)
-  local longest = math.max(e.lease, e.place)
+  local longest = math.max(e.lease, e.place, e.grace)
   if longest > o.ttl then o.ttl = longest end
 end
 
@@ -152,7 +154,7 @@ end
 
 -- What a grant's reply and its push say, behind the first word.
 local function describe(o, fence, ends, e)
-  local out = { int(fence), int(now), int(ends), int(e.lease), int(e.since), o.declared and '1' or '0' }
+  local out = { int(fence), int(now), int(ends), int(e.lease), int(e.since), o.declared and '1' or '0', int(e.permits) }
   if o.pool then
     for name in string.gmatch(e.names, '[^,]+') do
       out[#out + 1] = name
@@ -180,6 +182,29 @@ local function grant(o, token, e, ends)
   return describe(o, o.last, ends, e)
 end
 
+-- Puts a token at the end of the queue, behind its equals in priority. A step of priority is worth 2^42 tickets, which
+-- a thousand requests a second use up in 139 years.
+local function enqueue(o, token, e, priority)
+  o.ticket = o.ticket + 1
+  o.changed = true
+  store(o, token, e)
+  call('ZADD', o.queue, o.ticket - priority * 4398046511104, token)
+  call('ZADD', o.expiry, now + e.place, token)
+end
+
+-- Moves the one who has waited longest for a condition into the lock's queue: when it is granted, it wakes up.
+local function notify(o, condition)
+  for _, token in ipairs(call('ZRANGE', o.waits, 0, -1)) do
+    local e = parse(call('HGET', o.obj, 't:' .. token))
+    if e.names == condition then
+      call('ZREM', o.waits, token)
+      enqueue(o, token, e, 0)
+      return true
+    end
+  end
+  return false
+end
+
 -- Ends a lease or a place in the queue. With a cause, its client is told.
 local function finish(o, token, cause)
   local value = o.values[token] or call('HGET', o.obj, 't:' .. token)
@@ -189,15 +214,31 @@ local function finish(o, token, cause)
   call('HDEL', o.obj, 't:' .. token)
   call('ZREM', o.expiry, token)
   o.changed = true
-  local was_held = call('ZREM', o.holders, token) == 1
-  if was_held then
+  local fence = call('ZSCORE', o.holders, token)
+  if cause and e.channel ~= '-' then tell(e.channel, fence and 'lost' or 'gone', token, cause) end
+  if fence then
+    call('ZREM', o.holders, token)
+    if cause == 'expired' and e.grace > 0 then
+      -- What cannot check a fencing token is kept from the next holder for a while: under a name that nobody can renew.
+      local ends, ghost = now + e.grace, 'grace-' .. token
+      e.grace, e.channel = 0, '-'
+      store(o, ghost, e)
+      call('ZADD', o.holders, fence, ghost)
+      call('ZADD', o.expiry, ends, ghost)
+      return 'released'
+    end
     o.held = o.held - e.permits
     if o.pool then give_back(o, e.names) end
   else
     call('ZREM', o.queue, token)
   end
-  if cause then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
-  return was_held and 'released' or 'left'
+  if o.waits then
+    local waited = call('ZREM', o.waits, token) == 1
+    -- A notification that reached nobody goes to the next: its waiter left, or died before it had taken up its lease.
+    local unheard = string.sub(e.names, 1, 1) == '@' and not waited and (not fence or cause == 'expired')
+    if unheard then notify(o, e.names) end
+  end
+  return fence and 'released' or 'left'
 end
 
 -- Grants to the head of the queue while there is room for it. Nobody overtakes: a large request at the head waits for
@@ -240,7 +281,7 @@ local function position(o, token) return call('ZRANK', o.queue, token) + 1 end
 local function close(o)
   if not o.exists then return true end
   local lasting = o.declared and not o.draining
-  if o.changed and not lasting and o.held == 0 and call('ZCARD', o.queue) == 0 then
+  if o.changed and not lasting and o.held == 0 and call('EXISTS', o.queue, o.waits or o.queue) == 0 then
     call('UNLINK', unpack(o.keys))
     if o.draining then tell(o.events, 'changed', object_of(o)) end
     return true
@@ -256,7 +297,10 @@ local function close(o)
     call('PEXPIRE', o.obj, ttl)
     call('PEXPIRE', o.holders, ttl)
     call('PEXPIRE', o.expiry, ttl)
-    call('PEXPIRE', o.queue, ttl)
+    if o.ticket > 0 then
+      call('PEXPIRE', o.queue, ttl)
+      if o.waits then call('PEXPIRE', o.waits, ttl) end
+    end
   end
   if o.changed and o.watched then
     call('HDEL', o.obj, 'watched')

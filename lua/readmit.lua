@@ -1,15 +1,16 @@
 #!lua flags=allow-oom
 -- readmit: lets a holder in again, under its old fencing token, while its object recovers from a loss of data.
--- KEYS  obj holders queue expiry [resources free]
+-- KEYS  obj holders queue expiry [waits] [resources free]
 -- ARGV  run id, controller's channel, token, fence, permits, lease ms, max hold ms, since ms, channel,
---       resources joined by commas (or "-"), holder JSON
+--       resources joined by commas (or "-"), holder JSON, grace ms
 -- Reply held now expires, or gone now
 -- Where an old snapshot has given a resource to somebody else, the larger fencing token is the truth.
 -- O(n) in the leases of a pool, otherwise O(log n).
 local token, fence = ARGV[3], tonumber(ARGV[4])
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 local lease, max_hold = bounded(o, tonumber(ARGV[6]), tonumber(ARGV[7]))
-local e = { permits = tonumber(ARGV[5]), lease = lease, place = 0, max_hold = max_hold, since = tonumber(ARGV[8]),
+local e = { permits = tonumber(ARGV[5]), lease = lease, place = 0, max_hold = max_hold,
+  grace = tonumber(ARGV[12]), since = tonumber(ARGV[8]),
   channel = ARGV[9], names = ARGV[10], holder = ARGV[11] }
 settle(o)
 

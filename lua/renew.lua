@@ -34,6 +34,10 @@ while arg <= #ARGV do
       if call('ZSCORE', o.holders, token) then
         local ends = lease_end(e)
         call('ZADD', o.expiry, ends, token)
+        if string.sub(e.names, 1, 1) == '@' then
+          e.names = '-' -- its client has woken up: the notification is heard
+          store(o, token, e)
+        end
         say('held', ends)
       else
         call('ZADD', o.expiry, now + e.place, token)

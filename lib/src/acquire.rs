@@ -10,7 +10,7 @@ use std::{
 };
 
 use redis::Value;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::debug;
 
 use crate::{
@@ -61,66 +61,118 @@ pub(crate) struct Handle {
 }
 
 /// A place in the queue lives this long unless renewed; a lease handed to its holder lives no longer until confirmed.
-const PLACE_MS: u64 = 10_000;
+pub(crate) const PLACE_MS: u64 = 10_000;
 /// An object that is not declared may be about to be: whoever waits anyway waits this long for it.
 const DECLARE_GRACE: Duration = Duration::from_secs(5);
 const DECLARE_POLL: Duration = Duration::from_millis(100);
 /// Far enough to be for ever.
-const AGES: Duration = Duration::from_secs(10 * 365 * 86_400);
+pub(crate) const AGES: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 impl Handle {
+    /// The handle of an object that is not declared, or is, with the default options.
+    pub(crate) fn new(client: Client, place: Arc<Place>, first_limit: u64) -> Self {
+        Self {
+            client,
+            place,
+            options: Options::new(),
+            first_limit,
+        }
+    }
+
     pub(crate) async fn acquire(&self, permits: u64, wait: Wait) -> Result<Option<Lease>, Error> {
         if permits == 0 {
             return Err(Error::invalid("permits", "is 0", "ask for at least 1"));
         }
-        let (lease_ms, max_hold_ms, reason) = self.options.check(self.first_limit == 0)?;
-        let identity = self.client.inner.identity.clone();
-        let holder = serde_json::to_string(&Holder {
-            identity,
-            reason: reason.to_owned(),
-        })
-        .map_err(|error| Error::invalid("identity", error.to_string(), "use plain text"))?;
-        let request = Request {
-            permits,
-            lease_ms,
-            max_hold_ms,
-            first_limit: self.first_limit,
-            holder: holder.into(),
-        };
-        let claim = Claim::new(self.client.clone(), self.place.clone());
-        claim.run(request, wait).await
+        self.claim().run(self.request(permits)?, wait).await
     }
-}
 
-/// A request under way. Dropped before its end, it gives back what it may have got.
-struct Claim {
-    client: Client,
-    place: Arc<Place>,
-    token: Token,
-    open: bool,
-}
+    /// Takes over the lease that a token has, if it has one.
+    pub(crate) async fn adopt(&self, token: &str) -> Result<Option<Lease>, Error> {
+        if uuid::Uuid::try_parse(token).is_err() {
+            return Err(Error::invalid(
+                "token",
+                "is not a lease's",
+                "use what Lease::detach returned",
+            ));
+        }
+        let mut claim = self.claim();
+        claim.token = token.into();
+        let request = Request {
+            adopt: true,
+            ..self.request(1)?
+        };
+        // Nothing is taken by asking, so nothing is to be given back.
+        let answer = claim.ask(&request, Wait::Not).await?;
+        match answer {
+            (Acquired::Granted(grant), sent) => {
+                let request = Request {
+                    permits: grant.permits,
+                    ..request
+                };
+                Ok(Some(claim.granted_by_reply(grant, sent, request)))
+            }
+            _ => Ok(None),
+        }
+    }
 
-impl Claim {
-    fn new(client: Client, place: Arc<Place>) -> Self {
-        Self {
-            client,
-            place,
+    pub(crate) fn claim(&self) -> Claim {
+        Claim {
+            client: self.client.clone(),
+            place: self.place.clone(),
             token: uuid::Uuid::new_v4().simple().to_string().into(),
             open: false,
         }
     }
 
-    async fn run(mut self, request: Request, wait: Wait) -> Result<Option<Lease>, Error> {
+    pub(crate) fn request(&self, permits: u64) -> Result<Request, Error> {
+        let options = self.options.check(self.first_limit == 0)?;
+        let identity = self.client.inner.identity.clone();
+        let holder = Holder {
+            identity,
+            reason: options.reason.to_owned(),
+        };
+        let holder = serde_json::to_string(&holder)
+            .map_err(|error| Error::invalid("identity", error.to_string(), "use plain text"))?;
+        Ok(Request {
+            permits,
+            lease_ms: options.lease_ms,
+            max_hold_ms: options.max_hold_ms,
+            grace_ms: options.grace_ms,
+            priority: options.priority,
+            first_limit: self.first_limit,
+            adopt: false,
+            holder: holder.into(),
+        })
+    }
+}
+
+/// A request under way. Dropped before its end, it gives back what it may have got.
+pub(crate) struct Claim {
+    pub(crate) client: Client,
+    pub(crate) place: Arc<Place>,
+    pub(crate) token: Token,
+    pub(crate) open: bool,
+}
+
+/// What became of waiting for a word.
+pub(crate) enum Heard {
+    Granted { grant: Grant, deadline: Instant },
+    AskAgain,
+    TimeOver,
+}
+
+impl Claim {
+    pub(crate) async fn run(mut self, request: Request, wait: Wait) -> Result<Option<Lease>, Error> {
         let give_up_declared = Instant::now() + DECLARE_GRACE.min(remaining(wait));
         loop {
-            let mut heard = match wait {
+            let mut word = match wait {
                 Wait::Not => None,
-                _ => Some(self.client.inner.ledger.wait(&self.token, &self.place)),
+                _ => Some(self.listen()),
             };
             self.open = true;
             let (reply, sent) = match self.ask(&request, wait).await {
                 Ok(answer) => answer,
-                Err(Error::NotDeclared { .. }) if Instant::now() < give_up_declared && heard.is_some() => {
+                Err(Error::NotDeclared { .. }) if Instant::now() < give_up_declared && word.is_some() => {
                     tokio::time::sleep(DECLARE_POLL).await;
                     continue;
                 }
@@ -131,48 +183,61 @@ impl Claim {
                 }
             };
             match reply {
-                Acquired::Granted(grant) => {
-                    let sample = Sample {
-                        sent,
-                        server_ms: grant.now,
-                    };
-                    self.client.inner.ledger.learn(sample);
-                    let deadline = clock::deadline(sample, grant.expires);
-                    return Ok(Some(self.granted(grant, deadline, request)));
-                }
+                Acquired::Granted(grant) => return Ok(Some(self.granted_by_reply(grant, sent, request))),
                 Acquired::Busy { .. } => {
                     self.open = false;
                     return Ok(None);
                 }
-                Acquired::Queued { now, expires, wake } => {
-                    let ledger = &self.client.inner.ledger;
-                    ledger.learn(Sample { sent, server_ms: now });
-                    let place = Duration::from_millis(expires.saturating_sub(now));
-                    ledger.queued(&self.token, place, Duration::from_millis(wake));
-                }
+                Acquired::Queued { now, expires, wake } => self.queued(sent, now, expires, wake),
             }
-            let Some(heard) = heard.as_mut() else {
+            let Some(word) = word.as_mut() else {
                 return Err(Error::protocol("queued without having asked for it"));
             };
-            let word = match wait.end() {
-                Some(end) => tokio::time::timeout_at(end.into(), heard).await,
-                None => Ok(heard.await),
-            };
-            match word {
-                Ok(Ok(Word::Granted { grant, deadline })) => {
+            match self.hear(word, wait.end()).await? {
+                Heard::Granted { grant, deadline } => {
                     return Ok(Some(self.granted(grant, deadline, request)));
                 }
-                Ok(Ok(Word::AskAgain) | Err(_)) => {}
-                Ok(Ok(Word::Gone { cause })) => {
-                    self.open = false;
-                    debug!(object = %self.place.object, cause, "sent away from the queue");
-                    return Err(Error::NotDeclared {
-                        object: self.place.object.clone(),
-                    });
-                }
-                Err(_elapsed) => return self.leave().await.map(|()| None),
+                Heard::AskAgain => {}
+                Heard::TimeOver => return self.leave().await.map(|()| None),
             }
         }
+    }
+
+    /// Enters the token for pushes. To be called before anything is sent.
+    pub(crate) fn listen(&self) -> oneshot::Receiver<Word> {
+        self.client.inner.ledger.wait(&self.token, &self.place)
+    }
+
+    /// Waits for the push, or for what the renewal of the place found out.
+    pub(crate) async fn hear(
+        &mut self,
+        word: &mut oneshot::Receiver<Word>,
+        end: Option<Instant>,
+    ) -> Result<Heard, Error> {
+        let word = match end {
+            Some(end) => tokio::time::timeout_at(end.into(), word).await,
+            None => Ok(word.await),
+        };
+        match word {
+            Ok(Ok(Word::Granted { grant, deadline })) => Ok(Heard::Granted { grant, deadline }),
+            Ok(Ok(Word::AskAgain) | Err(_)) => Ok(Heard::AskAgain),
+            Ok(Ok(Word::Gone { cause })) => {
+                self.open = false;
+                debug!(object = %self.place.object, cause, "sent away from the queue");
+                Err(Error::NotDeclared {
+                    object: self.place.object.clone(),
+                })
+            }
+            Err(_elapsed) => Ok(Heard::TimeOver),
+        }
+    }
+
+    /// Notes a place in the queue, so that it is renewed.
+    pub(crate) fn queued(&self, sent: Instant, now: u64, expires: u64, wake: u64) {
+        let ledger = &self.client.inner.ledger;
+        ledger.learn(Sample { sent, server_ms: now });
+        let place = Duration::from_millis(expires.saturating_sub(now));
+        ledger.queued(&self.token, place, Duration::from_millis(wake));
     }
 
     /// One command, whatever it is answered.
@@ -190,9 +255,12 @@ impl Claim {
             request.max_hold_ms,
             request.first_limit,
             place_ms,
+            request.grace_ms,
         ]
         .map(|n| n.to_string());
-        let [permits, lease, max_hold, first_limit, place] = numbers.each_ref().map(String::as_str);
+        let [permits, lease, max_hold, first_limit, place, grace] = numbers.each_ref().map(String::as_str);
+        let priority = request.priority.to_string();
+        let adopt = if request.adopt { "1" } else { "0" };
         let args = [
             &*self.token,
             permits,
@@ -202,6 +270,9 @@ impl Claim {
             place,
             &inner.channel,
             &request.holder,
+            grace,
+            &priority,
+            adopt,
         ];
         match inner
             .link
@@ -215,10 +286,14 @@ impl Claim {
     }
 
     /// The protocol's named errors.
-    fn refusal(&self, reason: String, asked: u64) -> Error {
+    pub(crate) fn refusal(&self, reason: String, asked: u64) -> Error {
         let object = self.place.object.clone();
         match reason.split_once(' ') {
             Some(("NOTDECLARED", _)) => Error::NotDeclared { object },
+            Some(("NOTHELD", _)) => Error::Lost {
+                object,
+                cause: "it is not held".to_owned(),
+            },
             Some(("TOOLARGE", limit)) => Error::TooLarge {
                 object,
                 asked,
@@ -228,7 +303,17 @@ impl Claim {
         }
     }
 
-    fn granted(mut self, grant: Grant, deadline: Instant, request: Request) -> Lease {
+    pub(crate) fn granted_by_reply(&mut self, grant: Grant, sent: Instant, request: Request) -> Lease {
+        let sample = Sample {
+            sent,
+            server_ms: grant.now,
+        };
+        self.client.inner.ledger.learn(sample);
+        let deadline = clock::deadline(sample, grant.expires);
+        self.granted(grant, deadline, request)
+    }
+
+    pub(crate) fn granted(&mut self, grant: Grant, deadline: Instant, request: Request) -> Lease {
         debug!(object = %self.place.object, fence = grant.fence, "granted");
         self.open = false;
         let (status, _) = watch::channel(Status {

@@ -10,7 +10,7 @@ use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Control, Error, Identity, Kind, Lock, LockPool, ObjectRef, Semaphore, control,
+    Control, Error, Identity, Kind, Lock, LockPool, ObjectRef, ReentrantLock, RwLock, Semaphore, control,
     object::check_namespace,
     wire::{
         ledger::{Ledger, Place},
@@ -108,6 +108,35 @@ impl Client {
     /// ```
     pub fn lock(&self, name: &str) -> Result<Lock, Error> {
         Ok(Lock::new(self.clone(), self.place(Kind::Lock, name)?))
+    }
+
+    /// A lock of this name that its owner, the handle that is returned, may take again while it holds it. No command is
+    /// sent.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    ///
+    /// ```no_run
+    /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// let account = client.reentrant_lock("account-17")?;
+    /// # Ok(()) }
+    /// ```
+    pub fn reentrant_lock(&self, name: &str) -> Result<ReentrantLock, Error> {
+        Ok(ReentrantLock::new(self.lock(name)?))
+    }
+
+    /// A read-write lock of this name in the client's namespace. It needs no declaration. No command is sent.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    ///
+    /// ```no_run
+    /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// let index = client.rw_lock("search-index")?;
+    /// # Ok(()) }
+    /// ```
+    pub fn rw_lock(&self, name: &str) -> Result<RwLock, Error> {
+        Ok(RwLock::new(self.clone(), self.place(Kind::RwLock, name)?))
     }
 
     /// The semaphore that a `Semaphore` resource of this name declares in the client's namespace. No command is sent.

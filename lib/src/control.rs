@@ -587,11 +587,11 @@ struct Entry {
 
 impl Entry {
     fn read(entry: &str) -> Option<Self> {
-        let mut parts = entry.splitn(8, ' ');
+        let mut parts = entry.splitn(9, ' ');
         let permits = parts.next()?.parse().ok()?;
-        let since = parts.nth(3)?.parse().ok()?;
+        let since = parts.nth(4)?.parse().ok()?;
         let names = parts.nth(1)?;
-        let resources = if names == "-" {
+        let resources = if names == "-" || names.starts_with('@') {
             Vec::new()
         } else {
             names.split(',').map(str::to_owned).collect()
@@ -617,7 +617,7 @@ mod tests {
     #[test]
     fn an_entry_reads_with_spaces_in_the_holder_and_without_a_known_holder() {
         let entry = Entry::read(
-            r#"2 30000 10000 0 17 chan a,b {"process":"h/1","namespace":"x","reason":"two words"}"#,
+            r#"2 30000 10000 0 0 17 chan a,b {"process":"h/1","namespace":"x","reason":"two words"}"#,
         );
         let entry = entry.unwrap();
         assert_eq!(
@@ -631,7 +631,7 @@ mod tests {
             ),
             ("two words", "h/1")
         );
-        let strange = Entry::read("1 30000 10000 0 17 chan - whoever").unwrap();
+        let strange = Entry::read("1 30000 10000 0 0 17 chan - whoever").unwrap();
         assert_eq!((strange.resources, strange.holder), (vec![], Holder::default()));
     }
 

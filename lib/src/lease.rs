@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use redis::Value;
+
 use crate::{
     Client, Error, ObjectRef,
     wire::{
         ledger::{Hold, Standing},
         message::texts,
         releaser::Job,
-        script,
+        renewal, script,
     },
 };
 
@@ -86,6 +88,39 @@ impl Lease {
 
     pub(crate) fn hold(&self) -> &Hold {
         &self.hold
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        &self.hold.token
+    }
+
+    /// Calls a script that this lease stands for, until its end.
+    pub(crate) async fn call(&self, script: &script::Script, args: &[&str]) -> Result<Value, Error> {
+        let args = [&[self.token()], args].concat();
+        let link = &self.client.inner.link;
+        Ok(link
+            .call(script, &self.hold.place.keys, &args, self.deadline())
+            .await?
+            .value)
+    }
+
+    /// What a script has found out: the lease is not ours any more.
+    pub(crate) fn lose(&self, cause: &str) -> Error {
+        self.client.inner.ledger.lost(&self.hold, cause);
+        Error::Lost {
+            object: self.object().clone(),
+            cause: cause.to_owned(),
+        }
+    }
+
+    /// Renews it no more.
+    pub(crate) fn retire(&self) {
+        self.client.inner.ledger.forget(&self.hold.token);
+    }
+
+    /// It has been given back: dropping it need not do so.
+    pub(crate) fn given_back(&mut self) {
+        self.released = true;
     }
 
     /// What is held.
@@ -171,6 +206,57 @@ impl Lease {
                 _ = changes.changed() => {}
             }
         }
+    }
+
+    /// How many permits it has: 1 of a lock, or the number that was asked for.
+    ///
+    /// ```no_run
+    /// # fn run(lease: tenure::Lease) {
+    /// println!("{} permits", lease.permits());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn permits(&self) -> u64 {
+        self.hold.grant.permits
+    }
+
+    /// Renews it now, without waiting for the background to do so: one command, after which it is known to be ours.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when it is lost; [`Error::Unreachable`] when Redis did not answer in time: the lease still runs.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn run(lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// lease.renew().await
+    /// # }
+    /// ```
+    pub async fn renew(&self) -> Result<(), Error> {
+        self.check()?;
+        renewal::renew_one(&self.client.inner.ledger, &self.client.inner.link, &self.hold).await?;
+        self.check()
+    }
+
+    /// Stops renewing it without giving it back, and returns the token by which another process, or this one, can take it
+    /// over with `adopt` on the same object: [`Lock::adopt`](crate::Lock::adopt). If nobody does, it runs out.
+    ///
+    /// Whoever knows the token can take the lease: treat it as a secret.
+    ///
+    /// ```no_run
+    /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// let lock = client.lock("migration")?;
+    /// let token = lock.acquire().await?.detach();
+    /// // ... in the process that goes on with the work:
+    /// let lease = lock.adopt(&token).await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use = "without the token nobody can take the lease over"]
+    pub fn detach(mut self) -> String {
+        self.retire();
+        self.released = true;
+        self.hold.token.to_string()
     }
 
     /// Gives the lease back, which grants it to the next in the queue in the same step. One command.

@@ -19,7 +19,8 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`Client`] | the connection; makes all the others |
-//! | [`Lock`], [`Semaphore`], [`LockPool`] | one file each: what can be acquired |
+//! | [`Lock`], [`ReentrantLock`], [`RwLock`], [`Semaphore`], [`LockPool`] | one file each: what can be acquired |
+//! | [`Condition`] | what the holders of a lock wait for |
 //! | [`Lease`], [`PoolLease`] | what acquiring gives |
 //! | [`Options`], [`Identity`] | how to hold, and who holds |
 //! | [`control`] | the controller's side: declare, observe, reclaim |
@@ -35,6 +36,7 @@ pub mod control;
 
 mod acquire;
 mod client;
+mod condition;
 mod error;
 mod identity;
 mod lease;
@@ -42,10 +44,13 @@ mod lock;
 mod object;
 mod options;
 mod pool;
+mod reentrant_lock;
+mod rw_lock;
 mod semaphore;
 mod wire;
 
 pub use client::{Client, ClientBuilder};
+pub use condition::Condition;
 pub use control::Control;
 pub use error::Error;
 pub use identity::Identity;
@@ -54,6 +59,8 @@ pub use lock::Lock;
 pub use object::{Kind, ObjectRef};
 pub use options::Options;
 pub use pool::{LockPool, PoolLease};
+pub use reentrant_lock::{ReentrantLease, ReentrantLock};
+pub use rw_lock::{RwLock, WriteLease};
 pub use semaphore::Semaphore;
 
 /// What the README shows compiles.

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Client, Error, Lease, ObjectRef, Options,
+    Client, Condition, Error, Lease, ObjectRef, Options,
     acquire::{Handle, Wait},
+    control::HolderView,
     wire::ledger::Place,
 };
 
@@ -35,12 +36,7 @@ pub struct Lock {
 impl Lock {
     pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
         Self {
-            handle: Handle {
-                client,
-                place,
-                options: Options::new(),
-                first_limit: 1,
-            },
+            handle: Handle::new(client, place, 1),
         }
     }
 
@@ -55,6 +51,79 @@ impl Lock {
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
         &self.handle.place.object
+    }
+
+    /// A condition of this lock: what its holders wait for, see [`Condition`]. No command is sent.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when the name has other characters than an [`ObjectRef`]'s.
+    ///
+    /// ```no_run
+    /// # fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
+    /// let not_empty = lock.condition("not-empty")?;
+    /// # Ok(()) }
+    /// ```
+    pub fn condition(&self, name: &str) -> Result<Condition, Error> {
+        Condition::new(self.handle.clone(), name)
+    }
+
+    /// Who holds it, if anybody. By the time of the answer it may be somebody else. One command.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    ///
+    /// ```no_run
+    /// # async fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
+    /// if let Some(view) = lock.holder().await? {
+    ///     println!("held by {} since {:?}: {}", view.holder.process, view.since, view.reason);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn holder(&self) -> Result<Option<HolderView>, Error> {
+        let snapshot = self.handle.client.control().look(self.object(), 1).await?;
+        Ok(snapshot.and_then(|snapshot| snapshot.holders.into_iter().next()))
+    }
+
+    /// Whether anybody holds it. By the time of the answer that may have changed. One command.
+    ///
+    /// # Errors
+    /// As [`Lock::holder`].
+    ///
+    /// # Cancel safety
+    /// As [`Lock::holder`].
+    ///
+    /// ```no_run
+    /// # async fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
+    /// println!("taken: {}", lock.is_locked().await?);
+    /// # Ok(()) }
+    /// ```
+    pub async fn is_locked(&self) -> Result<bool, Error> {
+        Ok(self.holder().await?.is_some())
+    }
+
+    /// Takes over the lease that [`Lease::detach`](crate::Lease::detach) has left; `None` if it has run out. Its fencing
+    /// token stays the same. One command.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when that is no lease's token, [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the lease as it is; it may be adopted again.
+    ///
+    /// ```no_run
+    /// # async fn run(lock: tenure::Lock, token: String) -> Result<(), tenure::Error> {
+    /// let lease = lock.adopt(&token).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn adopt(&self, token: &str) -> Result<Option<Lease>, Error> {
+        self.handle.adopt(token).await
+    }
+
+    pub(crate) fn response_timeout(&self) -> Duration {
+        self.handle.client.inner.link.response_timeout()
     }
 
     /// Waits until the lock is ours, as long as it takes, outages of Redis included.

@@ -13,6 +13,8 @@ use crate::Error;
 pub enum Kind {
     /// One holder at a time.
     Lock,
+    /// Many readers, or one writer.
+    RwLock,
     /// A number of permits.
     Semaphore,
     /// Named resources.
@@ -20,11 +22,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Lock, Self::Semaphore, Self::Pool];
+    const ALL: [Self; 4] = [Self::Lock, Self::RwLock, Self::Semaphore, Self::Pool];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Lock => "lock",
+            Self::RwLock => "rwlock",
             Self::Semaphore => "semaphore",
             Self::Pool => "pool",
         }
@@ -34,6 +37,7 @@ impl Kind {
     pub(crate) fn resource(self) -> &'static str {
         match self {
             Self::Lock => "Lock",
+            Self::RwLock => "RwLock",
             Self::Semaphore => "Semaphore",
             Self::Pool => "LockPool",
         }
@@ -73,21 +77,7 @@ impl ObjectRef {
     /// Names an object. The name is checked, the object need not exist.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Result<Self, Error> {
         check_namespace(namespace)?;
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:/@".contains(c);
-        if name.is_empty() || name.len() > 253 {
-            return Err(Error::invalid(
-                "name",
-                format!("has {} characters", name.len()),
-                NAME_FIX,
-            ));
-        }
-        if let Some(c) = name.chars().find(|&c| !allowed(c)) {
-            return Err(Error::invalid(
-                "name",
-                format!("{name:?} has the character {c:?}"),
-                NAME_FIX,
-            ));
-        }
+        check_name(name)?;
         Ok(Self {
             kind,
             namespace: namespace.into(),
@@ -125,7 +115,8 @@ impl ObjectRef {
     /// Cluster keeps them on one node.
     pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
         let parts: &[&str] = match self.kind {
-            Kind::Lock | Kind::Semaphore => &["obj", "holders", "queue", "expiry"],
+            Kind::Lock => &["obj", "holders", "queue", "expiry", "waits"],
+            Kind::RwLock | Kind::Semaphore => &["obj", "holders", "queue", "expiry"],
             Kind::Pool => &["obj", "holders", "queue", "expiry", "resources", "free"],
         };
         parts
@@ -139,6 +130,26 @@ impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.namespace, self.kind, self.name)
     }
+}
+
+/// Names of objects, and of what belongs to them.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:/@".contains(c);
+    if name.is_empty() || name.len() > 253 {
+        return Err(Error::invalid(
+            "name",
+            format!("has {} characters", name.len()),
+            NAME_FIX,
+        ));
+    }
+    if let Some(c) = name.chars().find(|&c| !allowed(c)) {
+        return Err(Error::invalid(
+            "name",
+            format!("{name:?} has the character {c:?}"),
+            NAME_FIX,
+        ));
+    }
+    Ok(())
 }
 
 pub(crate) fn check_namespace(namespace: &str) -> Result<(), Error> {

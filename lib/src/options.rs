@@ -19,12 +19,25 @@ use crate::Error;
 pub struct Options {
     lease: Option<Duration>,
     max_hold: Option<Duration>,
+    grace: Duration,
+    priority: i8,
     reason: String,
+}
+
+/// Options that have been checked, as the scripts want them: milliseconds, 0 where the declaration decides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checked<'a> {
+    pub(crate) lease_ms: u64,
+    pub(crate) max_hold_ms: u64,
+    pub(crate) grace_ms: u64,
+    pub(crate) priority: i8,
+    pub(crate) reason: &'a str,
 }
 
 const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 const LEASE: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
 const LONGEST_HOLD: Duration = Duration::from_secs(30 * 86_400);
+const LONGEST_GRACE: Duration = Duration::from_secs(3600);
 const LONGEST_REASON: usize = 256;
 
 impl Options {
@@ -50,14 +63,28 @@ impl Options {
         self
     }
 
+    /// For how long the object stays taken after the lease has *run out* (not after a release): up to one hour, none by
+    /// default. For resources that cannot check a fencing token: a holder that is late by less than this meets nobody.
+    /// Consul calls it lock-delay.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Where to stand in the queue: a larger number stands before all smaller ones, and behind its equals. 0 by default.
+    /// Whoever waits with a small number may wait for ever while larger ones keep coming.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.priority = priority;
+        self
+    }
+
     /// Why it is held, for the people who look: at most 256 bytes.
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         self.reason = reason.into();
         self
     }
 
-    /// The lease and longest hold in milliseconds, 0 where the declaration decides.
-    pub(crate) fn check(&self, declared: bool) -> Result<(u64, u64, &str), Error> {
+    pub(crate) fn check(&self, declared: bool) -> Result<Checked<'_>, Error> {
         let lease = self.lease.or((!declared).then_some(DEFAULT_LEASE));
         if let Some(lease) = lease
             && !LEASE.contains(&lease)
@@ -84,13 +111,26 @@ impl Options {
                 format!("use at most {LONGEST_REASON}"),
             ));
         }
-        Ok((millis(lease), millis(self.max_hold), &self.reason))
+        if self.grace > LONGEST_GRACE {
+            return Err(Error::invalid(
+                "grace",
+                format!("is {:?}", self.grace),
+                "use at most one hour",
+            ));
+        }
+        Ok(Checked {
+            lease_ms: millis(lease.unwrap_or_default()),
+            max_hold_ms: millis(self.max_hold.unwrap_or_default()),
+            grace_ms: millis(self.grace),
+            priority: self.priority,
+            reason: &self.reason,
+        })
     }
 }
 
-fn millis(duration: Option<Duration>) -> u64 {
+fn millis(duration: Duration) -> u64 {
     // In range by the checks above.
-    duration.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -107,6 +147,7 @@ mod tests {
             (Options::new().max_hold(Duration::ZERO), "max_hold"),
             (Options::new().lease(ms(2000)).max_hold(ms(1999)), "max_hold"),
             (Options::new().reason("x".repeat(257)), "reason"),
+            (Options::new().grace(ms(3_600_001)), "grace"),
         ] {
             let error = options.check(false).unwrap_err().to_string();
             assert!(error.starts_with(field) && error.contains("use "), "{error}");
@@ -115,12 +156,21 @@ mod tests {
 
     #[test]
     fn where_the_declaration_decides_nothing_is_asked_for() {
-        assert_eq!(Options::new().check(true).unwrap(), (0, 0, ""));
-        assert_eq!(Options::new().check(false).unwrap(), (30_000, 0, ""));
+        let none = Options::new();
+        let declared = none.check(true).unwrap();
+        assert_eq!(
+            (declared.lease_ms, declared.max_hold_ms, declared.reason),
+            (0, 0, "")
+        );
+        assert_eq!(none.check(false).unwrap().lease_ms, 30_000);
         let all = Options::new()
             .lease(Duration::from_millis(1500))
             .max_hold(Duration::from_secs(9))
+            .grace(Duration::from_secs(2))
+            .priority(-3)
             .reason("r");
-        assert_eq!(all.check(true).unwrap(), (1500, 9000, "r"));
+        let all = all.check(true).unwrap();
+        assert_eq!((all.lease_ms, all.max_hold_ms, all.grace_ms), (1500, 9000, 2000));
+        assert_eq!((all.priority, all.reason), (-3, "r"));
     }
 }

@@ -30,12 +30,7 @@ pub struct LockPool {
 impl LockPool {
     pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
         Self {
-            handle: Handle {
-                client,
-                place,
-                options: Options::new(),
-                first_limit: 0,
-            },
+            handle: Handle::new(client, place, 0),
         }
     }
 

@@ -31,12 +31,7 @@ pub struct Semaphore {
 impl Semaphore {
     pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
         Self {
-            handle: Handle {
-                client,
-                place,
-                options: Options::new(),
-                first_limit: 0,
-            },
+            handle: Handle::new(client, place, 0),
         }
     }
 
@@ -51,6 +46,46 @@ impl Semaphore {
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
         &self.handle.place.object
+    }
+
+    /// How many permits could be granted now, and how many it has in all. Exact at the moment at which Redis answers. One
+    /// command.
+    ///
+    /// # Errors
+    /// [`Error::NotDeclared`], [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    ///
+    /// ```no_run
+    /// # async fn run(callers: tenure::Semaphore) -> Result<(), tenure::Error> {
+    /// let (available, total) = callers.available_permits().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn available_permits(&self) -> Result<(u64, u64), Error> {
+        let object = self.object();
+        let snapshot = self.handle.client.control().look(object, 0).await?;
+        let snapshot = snapshot.ok_or_else(|| Error::NotDeclared {
+            object: object.clone(),
+        })?;
+        Ok((snapshot.free, snapshot.limit))
+    }
+
+    /// Takes over the lease that [`Lease::detach`](crate::Lease::detach) has left: see [`Lock::adopt`](crate::Lock::adopt).
+    ///
+    /// # Errors
+    /// As [`Lock::adopt`](crate::Lock::adopt).
+    ///
+    /// # Cancel safety
+    /// As [`Lock::adopt`](crate::Lock::adopt).
+    ///
+    /// ```no_run
+    /// # async fn run(callers: tenure::Semaphore, token: String) -> Result<(), tenure::Error> {
+    /// let permit = callers.adopt(&token).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn adopt(&self, token: &str) -> Result<Option<Lease>, Error> {
+        self.handle.adopt(token).await
     }
 
     /// Waits for a permit, as long as it takes, outages of Redis included.

@@ -62,6 +62,10 @@ pub(crate) struct Request {
     pub(crate) permits: u64,
     pub(crate) lease_ms: u64,
     pub(crate) max_hold_ms: u64,
+    pub(crate) grace_ms: u64,
+    pub(crate) priority: i8,
+    /// Only take over the lease that the token has.
+    pub(crate) adopt: bool,
     /// The permits of an object that its first user makes; 0: it must be declared.
     pub(crate) first_limit: u64,
     pub(crate) holder: Arc<str>,

@@ -13,6 +13,7 @@ pub(crate) struct Grant {
     pub(crate) lease: u64,
     pub(crate) since: u64,
     pub(crate) declared: bool,
+    pub(crate) permits: u64,
     /// Names and properties (JSON) of a pool's resources.
     pub(crate) resources: Vec<(String, String)>,
 }
@@ -49,14 +50,8 @@ pub(crate) fn texts(reply: &Value) -> Result<Vec<String>, Error> {
 
 fn grant<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<Grant> {
     let mut number = || fields.next()?.parse().ok();
-    let (fence, now, expires, lease, since, declared) = (
-        number()?,
-        number()?,
-        number()?,
-        number()?,
-        number()?,
-        number()? == 1,
-    );
+    let (fence, now, expires, lease, since) = (number()?, number()?, number()?, number()?, number()?);
+    let (declared, permits) = (number()? == 1, number()?);
     let mut resources = Vec::new();
     while let Some(name) = fields.next() {
         resources.push((name.to_owned(), fields.next()?.to_owned()));
@@ -68,6 +63,7 @@ fn grant<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<Grant> {
         lease,
         since,
         declared,
+        permits,
         resources,
     })
 }
@@ -148,6 +144,7 @@ mod tests {
             lease: 30,
             since: 10,
             declared: true,
+            permits: 2,
             resources: vec![
                 ("seat-a".into(), r#"{"host":"x"}"#.into()),
                 ("seat-b".into(), String::new()),
@@ -160,6 +157,7 @@ mod tests {
             "30",
             "10",
             "1",
+            "2",
             "seat-a",
             r#"{"host":"x"}"#,
             "seat-b",

@@ -49,10 +49,14 @@ macro_rules! scripts {
 scripts! {
     ACQUIRE "acquire",
     DECLARE "declare",
+    DOWNGRADE "downgrade",
+    NOTIFY "notify",
     OBSERVE "observe",
     READMIT "readmit",
+    REJOIN "rejoin",
     RELEASE "release",
     RENEW "renew",
+    WAIT "wait",
     WITHDRAW "withdraw",
 }
 
@@ -65,7 +69,17 @@ mod tests {
         assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- core.lua"));
         assert!(ACQUIRE.text().starts_with("-- core.lua"));
         for script in [
-            &*ACQUIRE, &*DECLARE, &*OBSERVE, &*READMIT, &*RELEASE, &*RENEW, &*WITHDRAW,
+            &*ACQUIRE,
+            &*DECLARE,
+            &*DOWNGRADE,
+            &*NOTIFY,
+            &*OBSERVE,
+            &*READMIT,
+            &*REJOIN,
+            &*RELEASE,
+            &*RENEW,
+            &*WAIT,
+            &*WITHDRAW,
         ] {
             assert!(script.text().matches("#!lua").count() <= 1, "{}", script.name);
         }

@@ -18,6 +18,8 @@
 //! `controller.rs`.
 
 mod bad_input;
+mod condition;
+mod options;
 mod p01_one_command;
 mod p02_direct_handoff;
 mod p03_first_come;
@@ -29,4 +31,6 @@ mod p08_cancel;
 mod p09_lost;
 mod p10_crash;
 mod p12_who_holds;
+mod reentrant_lock;
+mod rw_lock;
 mod support;

@@ -19,7 +19,7 @@ use super::support::{SOON, World, got, waiting};
 async fn sent(redis: &Redis) -> Result<BTreeMap<String, u64>> {
     let inside = [
         "time", "hmget", "hset", "hget", "hdel", "hlen", "hkeys", "zadd", "zrem", "zrange", "zscore",
-        "zcard", "zrank", "zpopmin", "pexpire", "persist", "unlink", "del", "publish",
+        "zcard", "zrank", "zpopmin", "exists", "pexpire", "persist", "unlink", "del", "publish",
     ];
     // The harness' own, by which this is read.
     let ours = ["info", "hello", "client|setinfo"];

@@ -1,0 +1,22 @@
+#!lua flags=allow-oom
+-- downgrade: makes a lease smaller without giving it back, and grants what that frees.
+-- KEYS  obj holders queue expiry
+-- ARGV  run id, controller's channel, token, permits to keep
+-- Reply held, or gone: the token does not hold
+-- Safe to repeat. O(log n).
+local token, keep = ARGV[3], tonumber(ARGV[4])
+local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+settle(o)
+local held = o.values[token] and call('ZSCORE', o.holders, token)
+if held then
+  local e = parse(o.values[token])
+  if keep < e.permits then
+    o.held = o.held - e.permits + keep
+    o.changed = true
+    e.permits = keep
+    store(o, token, e)
+    advance(o)
+  end
+end
+close(o)
+return held and 'held' or 'gone'

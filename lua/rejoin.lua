@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- rejoin: ends the wait for a condition without a notification, and queues for the lock.
+-- KEYS  obj holders queue expiry waits
+-- ARGV  run id, controller's channel, token
+-- Reply rejoined, or notified: a notification was faster, and the token queues for the lock or holds it; or gone
+-- Safe to repeat. O(log n).
+local token = ARGV[3]
+local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+settle(o)
+local reply = 'gone'
+if o.values[token] then
+  local e = parse(o.values[token])
+  if call('ZREM', o.waits, token) == 1 then
+    e.names = '-'
+    enqueue(o, token, e, 0)
+    reply = 'rejoined'
+    advance(o)
+  else
+    reply = e.names == '-' and 'rejoined' or 'notified'
+  end
+end
+close(o)
+return reply

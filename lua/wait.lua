@@ -1,0 +1,36 @@
+-- wait: gives a lock back and waits for one of its conditions, in one step.
+-- KEYS  obj holders queue expiry waits
+-- ARGV  run id, controller's channel, the lock's token, the place's token, "@" and the condition, lease ms, max hold ms
+--       (0: none), place ms, client's channel, holder JSON, grace ms
+-- Reply as acquire's: queued now expires wake 0 while it waits, or what a repeated call finds
+-- Error NOTHELD: the lock's token does not hold it
+-- Being notified puts the place into the lock's queue, with its own token: when that is granted, the wait is over.
+-- O(log n).
+local lease, token = ARGV[3], ARGV[4]
+local o = open(0, #KEYS, ARGV[1], ARGV[2], { lease, token })
+settle(o)
+local value, reply = o.values[token], nil
+local fence = value and call('ZSCORE', o.holders, token)
+if fence then
+  reply = { 'granted', unpack(describe(o, tonumber(fence), tonumber(call('ZSCORE', o.expiry, token)), parse(value))) }
+elseif not value then
+  if not (o.values[lease] and call('ZSCORE', o.holders, lease)) then
+    close(o)
+    return redis.error_reply('NOTHELD ' .. object_of(o))
+  end
+  local place = tonumber(ARGV[8])
+  o.ticket = o.ticket + 1
+  store(o, token, { permits = 1, lease = tonumber(ARGV[6]), place = place, max_hold = tonumber(ARGV[7]),
+    grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = ARGV[5], holder = ARGV[10] })
+  call('ZADD', o.waits, o.ticket, token)
+  call('ZADD', o.expiry, now + place, token)
+  finish(o, lease)
+  advance(o)
+end
+if not reply then
+  local ends = now + parse(o.values[token]).place
+  call('ZADD', o.expiry, ends, token)
+  reply = { 'queued', int(now), int(ends), int(wake(o)), 0 }
+end
+close(o)
+return reply

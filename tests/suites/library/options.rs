@@ -1,0 +1,123 @@
+//! What all acquisitions share: grace after expiry, priority, hand-over between processes.
+
+use std::time::Duration;
+
+use tenure::{Kind, Options};
+use tenure_tests::{Result, ensure};
+
+use super::support::{Doomed, SOON, World, gone, got, look, waiting};
+
+#[tokio::test]
+async fn grace_keeps_others_out_after_an_expiry_and_not_after_a_release() -> Result {
+    let world = World::shared("grace").await?;
+    let client = world.client().await?;
+    let options = Options::new()
+        .lease(Duration::from_millis(300))
+        .grace(Duration::from_millis(1200));
+    client
+        .lock("x")?
+        .with(options.clone())
+        .acquire()
+        .await?
+        .release()
+        .await?;
+    got(client.lock("x")?.try_acquire().await?)?.release().await?;
+
+    let mut doomed = Doomed::start(&world).await?;
+    let lock = doomed.client()?.lock("x")?.with(options);
+    let lease = doomed.spawn(async move { lock.acquire().await })?.await??;
+    let expires = look(&client, lease.object()).await?.holders[0].expires;
+    doomed.crash_with(lease);
+    let next = got(client.lock("x")?.acquire_timeout(SOON).await?)?;
+    let after = next.acquired_at().duration_since(expires)?;
+    ensure!(
+        after >= Duration::from_millis(1200),
+        "granted {after:?} after the expiry"
+    );
+    next.release().await?;
+    gone(&client, &world.object(Kind::Lock, "x")?).await
+}
+
+#[tokio::test]
+async fn a_larger_priority_stands_before_all_smaller_ones_and_behind_its_equals() -> Result {
+    let world = World::shared("priority").await?;
+    let client = world.client().await?;
+    let object = world.object(Kind::Lock, "x")?;
+    let gate = client.lock("x")?.acquire().await?;
+    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for (i, (name, priority)) in [("a", 0), ("low", -128), ("b", 0), ("high", 127), ("higher", 127)]
+        .into_iter()
+        .enumerate()
+    {
+        let lock = world
+            .client()
+            .await?
+            .lock("x")?
+            .with(Options::new().priority(priority));
+        let order = order.clone();
+        tasks.push(tokio::spawn(async move {
+            let lease = lock.acquire().await?;
+            order.lock().unwrap().push(name);
+            lease.release().await
+        }));
+        waiting(&client, &object, i as u64 + 1).await?;
+    }
+    gate.release().await?;
+    for task in tasks {
+        task.await??;
+    }
+    assert_eq!(*order.lock().unwrap(), ["high", "higher", "a", "b", "low"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out() -> Result {
+    let world = World::shared("adopt").await?;
+    let (giver, taker) = (world.client().await?, world.client().await?);
+    let short = Options::new()
+        .lease(Duration::from_millis(1500))
+        .reason("taken over");
+    let lease = giver.lock("x")?.with(short.clone()).acquire().await?;
+    let fence = lease.fencing_token();
+    let token = lease.detach();
+    let lock = taker.lock("x")?.with(short);
+    let lease = got(lock.adopt(&token).await?)?;
+    assert_eq!(lease.fencing_token(), fence);
+    // It is renewed by the taker, whose pushes it gets.
+    let first = lease.deadline();
+    tenure_tests::eventually("a renewal", SOON, async || {
+        ensure!(lease.deadline() > first, "not yet");
+        Ok(())
+    })
+    .await?;
+    let token = lease.detach();
+    giver.lock("x")?.acquire().await?.release().await?;
+    assert!(lock.adopt(&token).await?.is_none(), "it has run out");
+    gone(&giver, &world.object(Kind::Lock, "x")?).await?;
+    let error = lock.adopt("no token").await.unwrap_err();
+    assert!(error.to_string().starts_with("token "), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_semaphore_knows_what_is_available() -> Result {
+    let world = World::shared("available").await?;
+    let client = world.client().await?;
+    assert!(client.semaphore("x")?.available_permits().await.is_err());
+    world.declare_semaphore(&client, "x", 5).await?;
+    let semaphore = client.semaphore("x")?;
+    assert_eq!(semaphore.available_permits().await?, (5, 5));
+    let lease = semaphore.acquire_many(2).await?;
+    assert_eq!(
+        (lease.permits(), semaphore.available_permits().await?),
+        (2, (3, 5))
+    );
+    assert!(!client.lock("y")?.is_locked().await?);
+    let held = client.lock("y")?.acquire().await?;
+    assert_eq!(
+        client.lock("y")?.holder().await?.map(|view| view.fence),
+        Some(held.fencing_token())
+    );
+    Ok(())
+}
