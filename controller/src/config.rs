@@ -21,9 +21,10 @@ use jiff::SignedDuration;
     args_override_self = true
 )]
 pub(crate) struct Config {
-    /// Where Redis is: `redis://host[:port][/database]`
+    // No doc comment: that would have to mark the URL up.
     #[arg(
         long,
+        help = "Where Redis is: redis://host[:port][/database]",
         env = "TENURE_REDIS_URL",
         hide_env_values = true,
         default_value = "redis://127.0.0.1:6379",

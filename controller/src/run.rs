@@ -2,7 +2,7 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, TryStreamExt, future::join_all, stream::BoxStream};
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
@@ -22,7 +22,7 @@ use tenure_crds::{LockPool, Semaphore};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::JoinHandle,
+    task::JoinSet,
 };
 
 use crate::{
@@ -68,7 +68,7 @@ pub(crate) enum RunError {
     #[error(transparent)]
     Redis(#[from] tenure::Error),
     #[error("{0} has ended by itself")]
-    Ended(&'static str),
+    Ended(String),
 }
 
 /// Runs until a signal comes.
@@ -106,8 +106,8 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
 
     let mut objects = Objects::new();
     let (pods_ended, pods_ended_out) = watch::channel(());
-    let mut parts: Vec<JoinHandle<&'static str>> = Vec::new();
-    let mut watchers = Vec::new();
+    let mut parts = JoinSet::new();
+    let mut watchers = JoinSet::new();
     for scope in config.scopes() {
         let part = Part {
             scope,
@@ -115,19 +115,19 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
             health: health.clone(),
             stop: stop.clone(),
         };
-        parts.push(tokio::spawn(
+        parts.spawn(
             part.clone()
                 .watch::<LockPool>(&mut objects, pods_ended_out.clone())?,
-        ));
-        parts.push(tokio::spawn(
+        );
+        parts.spawn(
             part.clone()
                 .watch::<Semaphore>(&mut objects, pods_ended_out.clone())?,
-        ));
-        watchers.push(tokio::spawn(part.watch_pods(pods_ended.clone())));
+        );
+        watchers.spawn(part.watch_pods(pods_ended.clone()));
     }
     registry.register_collector(Box::new(objects));
-    watchers.push(tokio::spawn(follow_redis(control, health.clone(), metrics)));
-    watchers.push(tokio::spawn(async move {
+    watchers.spawn(follow_redis(control, health.clone(), metrics));
+    watchers.spawn(async move {
         match http::serve(listener, health, registry).await {
             Ok(()) => "the HTTP server",
             Err(error) => {
@@ -135,25 +135,32 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
                 "the HTTP server"
             }
         }
-    }));
+    });
 
-    let outcome = tokio::select! {
-        () = stopped(&mut stop) => Ok(()),
-        name = first(&mut parts) => Err(RunError::Ended(name)),
-        name = first(&mut watchers) => Err(RunError::Ended(name)),
+    let ended = tokio::select! {
+        () = stopped(&mut stop) => None,
+        ended = parts.join_next() => ended,
+        ended = watchers.join_next() => ended,
     };
-    if outcome.is_ok() {
-        tracing::info!("stopping");
-        if tokio::time::timeout(STOP_LIMIT, join_all(parts)).await.is_err() {
-            tracing::warn!(
-                "what was under way did not finish within {} s",
-                STOP_LIMIT.as_secs()
-            );
-        }
-        redis.close().await;
-        tracing::info!("stopped");
+    // The parts end when they are told to, and may be heard of first.
+    if !*stop.borrow() {
+        return Err(RunError::Ended(match ended {
+            Some(Err(error)) => error.to_string(),
+            Some(Ok(name)) => name.to_owned(),
+            None => "everything".to_owned(),
+        }));
     }
-    outcome
+    tracing::info!("stopping");
+    let finished = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_LIMIT, finished).await.is_err() {
+        tracing::warn!(
+            "what was under way did not finish within {} s",
+            STOP_LIMIT.as_secs()
+        );
+    }
+    redis.close().await;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// What works on one scope: a namespace, or all of them.
@@ -363,15 +370,4 @@ fn stop_on_signals() -> Result<watch::Receiver<bool>, RunError> {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that the task which waits for signals is gone, and with it the runtime.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// The first of the tasks that ends, none of which should.
-async fn first(tasks: &mut [JoinHandle<&'static str>]) -> &'static str {
-    match futures_util::future::select_all(tasks).await.0 {
-        Ok(name) => name,
-        Err(error) => {
-            tracing::error!(%error, "a task failed");
-            "a task"
-        }
-    }
 }

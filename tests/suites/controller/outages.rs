@@ -29,7 +29,7 @@ async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
     );
     assert_eq!(world.controller.get("/livez").await?.0, 200);
     assert_eq!(world.controller.get("/readyz").await?.0, 200);
-    assert_eq!(world.metric("tenure_redis_connected").await?, Some(0.0));
+    world.until_metric("tenure_redis_connected", 0.0).await?;
 
     // It tries on meanwhile, and has nothing to tell of that.
     let failures = "tenure_reconcile_failures_total{kind=\"Semaphore\",class=\"redis_unreachable\"}";
@@ -62,7 +62,7 @@ async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
         expect(s, "Ready", "True", "Synced")
     });
     back.await?;
-    assert_eq!(world.metric("tenure_redis_connected").await?, Some(1.0));
+    world.until_metric("tenure_redis_connected", 1.0).await?;
     Ok(())
 }
 

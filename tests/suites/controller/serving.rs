@@ -35,14 +35,9 @@ async fn probes_and_metrics_tell_how_it_is() -> Result {
     );
     for (gauge, expected) in [("total", 5.0), ("held", 2.0), ("free", 3.0), ("waiting", 0.0)] {
         let series = format!("tenure_{gauge}{of}");
-        eventually(&series, SOON, async || {
-            let found = world.metric(&series).await?;
-            ensure!(found == Some(expected), "{found:?}");
-            Ok(())
-        })
-        .await?;
+        world.until_metric(&series, expected).await?;
     }
-    assert_eq!(world.metric("tenure_redis_connected").await?, Some(1.0));
+    world.until_metric("tenure_redis_connected", 1.0).await?;
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         world

@@ -170,6 +170,16 @@ impl World {
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         Ok(number.map(str::parse).transpose()?)
     }
+
+    /// Waits until that number is `expected`.
+    pub(super) async fn until_metric(&self, series: &str, expected: f64) -> Result {
+        eventually(series, SOON, async || {
+            let found = self.metric(series).await?;
+            ensure!(found == Some(expected), "{found:?}");
+            Ok(())
+        })
+        .await
+    }
 }
 
 async fn start(plane: &ControlPlane, redis: &Redis, namespace: &str, args: &[&str]) -> Result<Controller> {
