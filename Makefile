@@ -49,6 +49,10 @@ else
 	$(CONTAINER_TOOL) build --target worker --tag tenure-worker:$(VERSION) --file Containerfile .
 endif
 
+e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see the head of tests/bin/e2e.rs
+	@cargo run --quiet --bin assets -- kubectl helm
+	@cargo run --quiet --bin e2e -- $(E2E_ARGS)
+
 check: format lint drift deny docs ## All checks that need no server
 
 build: cargo ## Build all programs
@@ -90,4 +94,4 @@ $(DENY): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo test chart-test image check build setup generate format lint drift deny docs cargo
+.PHONY: help demo test chart-test image e2e check build setup generate format lint drift deny docs cargo
