@@ -2,13 +2,14 @@
 -- KEYS  obj holders queue expiry [waits] [resources free]
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
---       channel, holder JSON, grace ms, priority, adopt (1: only take over the lease that this token has)
+--       channel, holder JSON, grace ms, priority, adopt (1: only take over the lease that this token has), wish
+--       (which resources of a pool would do: the names of a place, see core.lua)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position
 --       busy    now
--- Error NOTDECLARED, TOOLARGE
+-- Error NOTDECLARED, TOOLARGE, NORESOURCE
 -- A repeated token gets what the first call did: its lease, or its place.
--- O(log n) in the leases and waiters of the object.
+-- O(log n) in the leases and waiters of the object; a wish for properties also O(n) in the free resources.
 local token, permits = ARGV[3], tonumber(ARGV[4])
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 local first_limit, place = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -28,7 +29,16 @@ if permits > o.limit and o.limit > 0 then
   return redis.error_reply('TOOLARGE ' .. int(o.limit))
 end
 
-local value, reply = o.values[token], nil
+local wish, value, reply = ARGV[14], o.values[token], nil
+if o.pool and not value and string.sub(wish, 1, 1) == '=' then
+  for name in string.gmatch(string.sub(wish, 2), '[^,]+') do
+    if not in_service(o, name) then
+      close(o)
+      return redis.error_reply('NORESOURCE ' .. name)
+    end
+  end
+end
+
 if value then
   local e = parse(value)
   local fence = call('ZSCORE', o.holders, token)
@@ -51,13 +61,22 @@ elseif o.draining then
 else
   local lease, max_hold = bounded(o, tonumber(ARGV[5]), tonumber(ARGV[6]))
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
-    grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = '-', holder = ARGV[10] }
-  if not recovering(o) and permits <= available(o) and (is_new or call('ZCARD', o.queue) == 0) then
-    reply = { 'granted', unpack(grant(o, token, e, lease_end(e))) }
-  elseif place > 0 then
+    grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
+  local alone = is_new or call('ZCARD', o.queue) == 0
+  local got
+  if alone and not recovering(o) and fits(o, e, {}) then
+    got = grant(o, token, e, lease_end(e))
+  elseif place > 0 or (o.pool and not alone) then
     enqueue(o, token, e, tonumber(ARGV[12]))
+    -- Those before it in a pool may wait for something else.
+    if o.pool and not alone then got = advance(o, token) end
+  end
+  if got then
+    reply = { 'granted', unpack(got) }
+  elseif place > 0 then
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
   else
+    finish(o, token)
     reply = { 'busy', int(now) }
   end
 end

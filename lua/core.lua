@@ -10,14 +10,16 @@
 --   free       sorted set: resource -> when it was given back, in microseconds         (pools)
 --
 -- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest place),
--- lease, max_hold (milliseconds), declared (digest of the declaration; absent: made by its first user), run (the
+-- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
 -- server's run id when it was declared), recover (nothing new is granted before), watched (the controller wants a word
 -- at the next change), draining (being withdrawn), ttl (first-user objects: how long the keys outlive the last touch);
 -- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out).
 --
--- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds; names are a
--- pool's resources joined by commas, or "@" and the condition that a place waits for or was notified of, or "-"; the
--- holder is JSON that the scripts never look into.
+-- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
+-- are a pool's resources, joined by commas. Names of a place in a pool's queue say which resources would do: "=" and
+-- these very ones, "?" and properties as in a URL's query, "~" and the one that would be best, or "-" for any. Names in a
+-- lock are "@" and the condition that it waits for or was notified of, or "-". The holder is JSON that the scripts never
+-- look into.
 
 local call = redis.call
 
@@ -26,7 +28,7 @@ local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 
 local FIELDS = { 'limit', 'held', 'last', 'ticket', 'lease', 'max_hold', 'declared', 'run', 'recover', 'watched',
-  'draining', 'ttl', 'order', 'prefix', 'count', 'fresh' }
+  'draining', 'ttl', 'kept', 'order', 'prefix', 'count', 'fresh' }
 local TEXT = { declared = true, run = true, order = true, prefix = true }
 
 -- Numbers go out as digits: Lua's own conversion would write large ones with an exponent.
@@ -76,9 +78,11 @@ local function store(o, token, e)
   if longest > o.ttl then o.ttl = longest end
 end
 
--- What a declaration says bounds what a request asks for; 0 is the declared length, and no longest hold.
+-- What a declaration says bounds what a request asks for; 0 is the declared length, and no longest hold. A pool that
+-- programs keep says nothing: half a minute.
 local function bounded(o, lease, max_hold)
-  if o.lease > 0 then lease = lease == 0 and o.lease or math.min(lease, o.lease) end
+  if lease == 0 then lease = o.lease > 0 and o.lease or 30000 end
+  if o.lease > 0 then lease = math.min(lease, o.lease) end
   if o.max_hold > 0 then max_hold = max_hold == 0 and o.max_hold or math.min(max_hold, o.max_hold) end
   return lease, max_hold
 end
@@ -145,6 +149,94 @@ local function give_back(o, names)
   end
 end
 
+-- A resource by its name: whether it is in service, whether it is free, and taking it when it is.
+local function in_service(o, name)
+  return index_of(o, name) ~= nil or string.sub(call('HGET', o.resources, name) or '0', 1, 1) == '1'
+end
+
+local function is_free(o, name)
+  local index = index_of(o, name)
+  if index and index >= o.fresh then return call('HEXISTS', o.resources, name) == 0 end
+  return call('ZSCORE', o.free, name) ~= false
+end
+
+local function claim(o, name)
+  local index = index_of(o, name)
+  if index and index >= o.fresh then
+    call('HSET', o.resources, name, 'x')
+  else
+    call('ZREM', o.free, name)
+  end
+end
+
+local function unescaped(text)
+  return (string.gsub(text, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
+end
+
+-- Whether a resource is among those that a request would take.
+local function suits(o, wish, name)
+  local kind, wanted = string.sub(wish, 1, 1), string.sub(wish, 2)
+  if kind == '=' then return string.find(',' .. wanted .. ',', ',' .. name .. ',', 1, true) ~= nil end
+  if kind ~= '?' then return true end
+  local json = string.sub(call('HGET', o.resources, name) or '', 2)
+  local properties = json ~= '' and cjson.decode(json) or {}
+  for key, value in string.gmatch(wanted, '([^&=]+)=([^&]*)') do
+    if properties[unescaped(key)] ~= unescaped(value) then return false end
+  end
+  return true
+end
+
+-- Takes the resources that a request wishes for, all or none. `earlier` are the wishes of those who stand before it and
+-- could not be served: what they would take is not for it.
+local function choose(o, e, earlier)
+  local kind, wanted = string.sub(e.names, 1, 1), string.sub(e.names, 2)
+  local chosen = {}
+  local function may_have(name)
+    if not suits(o, e.names, name) then return false end
+    for _, wish in ipairs(earlier) do
+      if suits(o, wish, name) then return false end
+    end
+    return true
+  end
+  if kind == '=' then
+    for name in string.gmatch(wanted, '[^,]+') do
+      if not is_free(o, name) or not may_have(name) then return nil end
+      chosen[#chosen + 1] = name
+    end
+  elseif kind == '?' or #earlier > 0 then
+    local names = call(o.order == 'MostRecentlyUsed' and 'ZREVRANGE' or 'ZRANGE', o.free, 0, -1)
+    for _, name in ipairs(names) do
+      if #chosen == e.permits then break end
+      if may_have(name) then chosen[#chosen + 1] = name end
+    end
+    local fresh = o.fresh
+    while o.prefix and #chosen < e.permits and fresh < o.count do
+      local name = o.prefix .. int(fresh)
+      if is_free(o, name) and may_have(name) then chosen[#chosen + 1] = name end
+      fresh = fresh + 1
+    end
+    if #chosen < e.permits then return nil end
+  else
+    if e.permits > call('ZCARD', o.free) + fresh_left(o) then return nil end
+    if kind == '~' and in_service(o, wanted) and is_free(o, wanted) then
+      claim(o, wanted)
+      chosen[1] = wanted
+    end
+    while #chosen < e.permits do chosen[#chosen + 1] = take(o) end
+    return chosen
+  end
+  for _, name in ipairs(chosen) do claim(o, name) end
+  return chosen
+end
+
+-- Whether a request can be granted now. A pool's resources are taken in finding out.
+local function fits(o, e, earlier)
+  if not o.pool then return e.permits <= o.limit - o.held end
+  local chosen = choose(o, e, earlier)
+  if chosen then e.names = table.concat(chosen, ',') end
+  return chosen ~= nil
+end
+
 local function available(o)
   if o.pool then return call('ZCARD', o.free) + fresh_left(o) end
   return o.limit - o.held
@@ -166,11 +258,6 @@ end
 
 local function grant(o, token, e, ends)
   e.since = now
-  if o.pool then
-    local names = {}
-    for i = 1, e.permits do names[i] = take(o) end
-    e.names = table.concat(names, ',')
-  end
   -- Declared objects count on from the floor that the controller keeps in etcd; the others have only the clock.
   o.last = o.declared and o.last + 1 or math.max(o.last + 1, now_us)
   o.held = o.held + e.permits
@@ -242,19 +329,34 @@ local function finish(o, token, cause)
 end
 
 -- Grants to the head of the queue while there is room for it. Nobody overtakes: a large request at the head waits for
--- its room, and the small ones wait behind it. A granted lease runs only as long as the place in the queue would have,
--- until its client has renewed it: that is why any number of dead waiters costs one place lease in total.
-local function advance(o)
-  if o.draining or recovering(o) then return end
-  while true do
-    local token = call('ZRANGE', o.queue, 0, 0)[1]
-    if not token then return end
+-- its room, and the small ones wait behind it. Only who waits for certain resources of a pool lets others pass, to those
+-- that would not do for it. A granted lease runs only as long as the place in the queue would have, until its client has
+-- renewed it: that is why any number of dead waiters costs one place lease in total.
+-- `asking` is the token whose own script this is: it gets its lease in the reply, and in full.
+local function advance(o, asking)
+  if o.draining or recovering(o) then return nil end
+  local at, earlier, reply = 0, {}, nil
+  while at < 1000 do
+    local token = call('ZRANGE', o.queue, at, at)[1]
+    if not token then break end
     local e = parse(call('HGET', o.obj, 't:' .. token))
-    if e.permits > available(o) then return end
-    local ends = math.min(now + e.lease, tonumber(call('ZSCORE', o.expiry, token)))
-    call('ZREM', o.queue, token)
-    tell(e.channel, 'granted', token, unpack(grant(o, token, e, ends)))
+    local certain = o.pool and string.match(e.names, '^[=?]') and e.names
+    if fits(o, e, earlier) then
+      call('ZREM', o.queue, token)
+      if token == asking then
+        reply = grant(o, token, e, lease_end(e))
+      else
+        local ends = math.min(now + e.lease, tonumber(call('ZSCORE', o.expiry, token)))
+        tell(e.channel, 'granted', token, unpack(grant(o, token, e, ends)))
+      end
+    elseif certain then
+      earlier[#earlier + 1] = certain
+      at = at + 1
+    else
+      break
+    end
   end
+  return reply
 end
 
 -- What every script does first: end what has run out, then grant what is free.
@@ -280,7 +382,7 @@ local function position(o, token) return call('ZRANK', o.queue, token) + 1 end
 -- True when that has ended the object.
 local function close(o)
   if not o.exists then return true end
-  local lasting = o.declared and not o.draining
+  local lasting = (o.declared or o.kept) and not o.draining
   if o.changed and not lasting and o.held == 0 and call('EXISTS', o.queue, o.waits or o.queue) == 0 then
     call('UNLINK', unpack(o.keys))
     if o.draining then tell(o.events, 'changed', object_of(o)) end
@@ -291,7 +393,7 @@ local function close(o)
       'ttl', int(o.ttl))
     if o.fresh then call('HSET', o.obj, 'fresh', int(o.fresh)) end
   end
-  if not o.declared then
+  if not (o.declared or o.kept) then
     -- Leases end by themselves; the keys of an object that nobody touches again must, too.
     local ttl = int(o.ttl * 2 + 1000)
     call('PEXPIRE', o.obj, ttl)

@@ -29,15 +29,6 @@ local function holders_of(names)
   return found
 end
 
-local function claim(name)
-  local index = index_of(o, name)
-  if index and index >= o.fresh then
-    call('HSET', o.resources, name, 'x')
-  else
-    call('ZREM', o.free, name)
-  end
-end
-
 local ends = lease_end(e)
 local admit = o.exists and recovering(o) and not o.draining and ends > now
 if o.values[token] then
@@ -53,7 +44,7 @@ if admit and o.pool then
   for _, other in ipairs(others) do admit = admit and other.fence < fence end
   if admit then
     for _, other in ipairs(others) do finish(o, other.token, 'superseded') end
-    for name in string.gmatch(e.names, '[^,]+') do claim(name) end
+    for name in string.gmatch(e.names, '[^,]+') do claim(o, name) end
   end
 end
 if not admit then

@@ -58,6 +58,8 @@ pub(crate) struct Handle {
     pub(crate) options: Options,
     /// The permits of an object that its first user makes; 0: it must be declared.
     pub(crate) first_limit: u64,
+    /// Which resources of a pool would do, as the scripts want it; `-`: any.
+    pub(crate) wish: Arc<str>,
 }
 
 /// A place in the queue lives this long unless renewed; a lease handed to its holder lives no longer until confirmed.
@@ -76,6 +78,7 @@ impl Handle {
             place,
             options: Options::new(),
             first_limit,
+            wish: "-".into(),
         }
     }
 
@@ -141,6 +144,7 @@ impl Handle {
             priority: options.priority,
             first_limit: self.first_limit,
             adopt: false,
+            wish: self.wish.clone(),
             holder: holder.into(),
         })
     }
@@ -273,6 +277,7 @@ impl Claim {
             grace,
             &priority,
             adopt,
+            &request.wish,
         ];
         match inner
             .link
@@ -293,6 +298,10 @@ impl Claim {
             Some(("NOTHELD", _)) => Error::Lost {
                 object,
                 cause: "it is not held".to_owned(),
+            },
+            Some(("NORESOURCE", resource)) => Error::NoSuchResource {
+                object,
+                resource: resource.to_owned(),
             },
             Some(("TOOLARGE", limit)) => Error::TooLarge {
                 object,

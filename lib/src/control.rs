@@ -93,7 +93,7 @@ pub enum Order {
 }
 
 impl Order {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::LeastRecentlyUsed => "LeastRecentlyUsed",
             Self::MostRecentlyUsed => "MostRecentlyUsed",
@@ -471,15 +471,34 @@ impl Declaration {
 }
 
 impl Resource {
-    fn entry(&self) -> Result<String, Error> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.name.is_empty() || !self.name.chars().all(allowed) {
-            return Err(Error::invalid(
-                "resources.name",
-                format!("{:?} cannot name a resource", self.name),
-                "use ASCII letters, digits and - _ .",
-            ));
+    /// A resource in service, without properties.
+    ///
+    /// ```
+    /// let seat = tenure::control::Resource::new("seat-a").property("host", "gpu-1");
+    /// assert_eq!(seat.properties["host"], "gpu-1");
+    /// ```
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            properties: BTreeMap::new(),
+            disabled: false,
         }
+    }
+
+    /// The same resource with one more property.
+    ///
+    /// ```
+    /// let seat = tenure::control::Resource::new("seat-a").property("host", "gpu-1").property("zone", "b");
+    /// assert_eq!(seat.properties.len(), 2);
+    /// ```
+    #[must_use]
+    pub fn property(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.properties.insert(key.into(), value.into());
+        self
+    }
+
+    pub(crate) fn entry(&self) -> Result<String, Error> {
+        check_resource(&self.name)?;
         let properties = if self.properties.is_empty() {
             String::new()
         } else {
@@ -489,6 +508,19 @@ impl Resource {
         };
         Ok(format!("{}{properties}", u8::from(!self.disabled)))
     }
+}
+
+/// Names of resources are joined by commas, and stand in words.
+pub(crate) fn check_resource(name: &str) -> Result<(), Error> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if !name.is_empty() && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "resources.name",
+        format!("{name:?} cannot name a resource"),
+        "use ASCII letters, digits and - _ .",
+    ))
 }
 
 fn time(ms: u64) -> SystemTime {

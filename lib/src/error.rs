@@ -76,6 +76,14 @@ pub enum Error {
         /// What the object has in all.
         limit: u64,
     },
+    /// The pool has no such resource in service.
+    #[error("{object} has no resource {resource} in service: see its list for those that it has")]
+    NoSuchResource {
+        /// Which pool.
+        object: ObjectRef,
+        /// Which resource.
+        resource: String,
+    },
     /// The lease is not held any more: it ran out, or was taken back.
     #[error("the lease of {object} is lost: {cause}")]
     Lost {

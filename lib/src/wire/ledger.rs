@@ -68,6 +68,8 @@ pub(crate) struct Request {
     pub(crate) adopt: bool,
     /// The permits of an object that its first user makes; 0: it must be declared.
     pub(crate) first_limit: u64,
+    /// Which resources of a pool would do; `-`: any.
+    pub(crate) wish: Arc<str>,
     pub(crate) holder: Arc<str>,
 }
 

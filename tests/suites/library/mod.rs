@@ -31,6 +31,7 @@ mod p08_cancel;
 mod p09_lost;
 mod p10_crash;
 mod p12_who_holds;
+mod pool;
 mod reentrant_lock;
 mod rw_lock;
 mod support;

@@ -1,0 +1,26 @@
+-- list: some of a pool's named resources, and how each of them is.
+-- KEYS  obj holders queue expiry resources free
+-- ARGV  run id, controller's channel, cursor ("0" at first), about how many; or "=" and a name, for that one alone
+-- Reply cursor of the rest ("0": none), then for each resource: name, its entry ("1" in service or "0" disabled, and its
+--       properties), "free" or "held" or "disabled"
+-- A resource that is added or taken away meanwhile may be missing or not; none of the others is missing, and one may come
+-- twice. O(how many).
+local o = open(0, #KEYS, ARGV[1], ARGV[2])
+settle(o)
+local cursor, found
+if string.sub(ARGV[3], 1, 1) == '=' then
+  local name = string.sub(ARGV[3], 2)
+  local entry = call('HGET', o.resources, name)
+  cursor, found = '0', entry and { name, entry } or {}
+else
+  cursor, found = unpack(call('HSCAN', o.resources, ARGV[3], 'COUNT', ARGV[4]))
+end
+local reply = { cursor }
+for i = 1, #found, 2 do
+  local state = string.sub(found[i + 1], 1, 1) == '0' and 'disabled' or call('ZSCORE', o.free, found[i]) and 'free' or 'held'
+  reply[#reply + 1] = found[i]
+  reply[#reply + 1] = found[i + 1]
+  reply[#reply + 1] = state
+end
+close(o)
+return reply
