@@ -12,7 +12,7 @@
 -- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest place),
 -- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
 -- server's run id when it was declared), recover (nothing new is granted before), watched (the controller wants a word
--- at the next change), draining (being withdrawn), ttl (first-user objects: how long the keys outlive the last touch);
+-- at the next change), draining (being withdrawn), retained (withdrawn, but there until then), ttl (first-user objects: how long the keys outlive the last touch);
 -- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out).
 --
 -- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
@@ -28,7 +28,7 @@ local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 
 local FIELDS = { 'limit', 'held', 'last', 'ticket', 'lease', 'max_hold', 'declared', 'run', 'recover', 'watched',
-  'draining', 'ttl', 'kept', 'order', 'prefix', 'count', 'fresh' }
+  'draining', 'retained', 'ttl', 'kept', 'order', 'prefix', 'count', 'fresh' }
 local TEXT = { declared = true, run = true, order = true, prefix = true }
 
 -- Numbers go out as digits: Lua's own conversion would write large ones with an exponent.
@@ -295,7 +295,13 @@ end
 -- Ends a lease or a place in the queue. With a cause, its client is told.
 local function finish(o, token, cause)
   local value = o.values[token] or call('HGET', o.obj, 't:' .. token)
-  if not value then return nil end
+  if not value then
+    -- Part of the object is gone: by an eviction, or by somebody's hand. What is left of the token goes too.
+    call('ZREM', o.expiry, token)
+    call('ZREM', o.holders, token)
+    call('ZREM', o.queue, token)
+    return nil
+  end
   o.values[token] = nil
   local e = parse(value)
   call('HDEL', o.obj, 't:' .. token)
@@ -339,9 +345,12 @@ local function advance(o, asking)
   while at < 1000 do
     local token = call('ZRANGE', o.queue, at, at)[1]
     if not token then break end
-    local e = parse(call('HGET', o.obj, 't:' .. token))
-    local certain = o.pool and string.match(e.names, '^[=?]') and e.names
-    if fits(o, e, earlier) then
+    local value = call('HGET', o.obj, 't:' .. token)
+    local e = value and parse(value)
+    local certain = e and o.pool and string.match(e.names, '^[=?]') and e.names
+    if not e then
+      finish(o, token)
+    elseif fits(o, e, earlier) then
       call('ZREM', o.queue, token)
       if token == asking then
         reply = grant(o, token, e, lease_end(e))
@@ -393,7 +402,9 @@ local function close(o)
       'ttl', int(o.ttl))
     if o.fresh then call('HSET', o.obj, 'fresh', int(o.fresh)) end
   end
-  if not (o.declared or o.kept) then
+  if o.retained then
+    for _, key in ipairs(o.keys) do call('PEXPIREAT', key, int(o.retained)) end
+  elseif not (o.declared or o.kept) then
     -- Leases end by themselves; the keys of an object that nobody touches again must, too.
     local ttl = int(o.ttl * 2 + 1000)
     call('PEXPIRE', o.obj, ttl)

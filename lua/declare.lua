@@ -12,10 +12,11 @@ local floor, declared_before, lease = tonumber(ARGV[4]), ARGV[5] == '1', tonumbe
 
 local lost = declared_before and o.run ~= o.here
 if lost then o.recover = now + math.max(lease, o.lease) end
-o.exists, o.declared, o.run, o.draining, o.kept, o.changed = true, ARGV[3], o.here, nil, nil, true
+o.exists, o.declared, o.run, o.changed = true, ARGV[3], o.here, true
+o.draining, o.kept, o.retained = nil, nil, nil
 o.lease, o.max_hold, o.limit, o.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(o.last, floor)
 for _, key in ipairs(KEYS) do call('PERSIST', key) end
-call('HDEL', o.obj, 'draining', 'kept')
+call('HDEL', o.obj, 'draining', 'kept', 'retained')
 call('HSET', o.obj, 'declared', o.declared, 'run', o.run, 'recover', int(o.recover), 'lease', int(o.lease),
   'max_hold', int(o.max_hold))
 

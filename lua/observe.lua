@@ -17,11 +17,14 @@ local holders, waiters = {}, {}
 if last >= 0 then
   local held = call('ZRANGE', o.holders, 0, last, 'WITHSCORES')
   for i = 1, #held, 2 do
-    holders[#holders + 1] = { held[i], int(tonumber(held[i + 1])), call('ZSCORE', o.expiry, held[i]),
-      call('HGET', o.obj, 't:' .. held[i]) }
+    local value, expires = call('HGET', o.obj, 't:' .. held[i]), call('ZSCORE', o.expiry, held[i])
+    if value and expires then
+      holders[#holders + 1] = { held[i], int(tonumber(held[i + 1])), expires, value }
+    end
   end
-  for i, token in ipairs(call('ZRANGE', o.queue, 0, last)) do
-    waiters[i] = { token, call('HGET', o.obj, 't:' .. token) }
+  for _, token in ipairs(call('ZRANGE', o.queue, 0, last)) do
+    local value = call('HGET', o.obj, 't:' .. token)
+    if value then waiters[#waiters + 1] = { token, value } end
   end
 end
 return { int(now), o.declared or '', o.run or '', int(o.limit), int(o.held), int(math.max(0, available(o))),

@@ -13,8 +13,9 @@ settle(o)
 local how = ARGV[3]
 
 if how == 'retain' then
+  o.retained = now + tonumber(ARGV[4])
+  call('HSET', o.obj, 'retained', int(o.retained))
   close(o)
-  for _, key in ipairs(KEYS) do call('PEXPIRE', key, ARGV[4]) end
   return false
 end
 o.draining = 1

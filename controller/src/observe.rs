@@ -1,6 +1,6 @@
 //! Observe: what makes the controller look at an object, apart from a change of its custom resource.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::{
     Stream, StreamExt,
@@ -15,8 +15,6 @@ use tenure_crds::ReclaimPolicy;
 use tokio::sync::watch;
 
 use crate::{kinds::Declared, reconcile::Context};
-
-const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// The objects of `store` to look at, whenever Redis has told of them, Redis has come or gone, or a pod has ended.
 pub(crate) fn triggers<K: Declared>(
@@ -83,7 +81,7 @@ fn comings_and_goings(control: Control) -> impl Stream<Item = ()> + Send {
     let known = control.server();
     stream::unfold((control, known), |(control, mut known)| async move {
         loop {
-            let server = server_changed(&control, &known).await;
+            let server = control.server_changed(&known).await;
             let news = manner(&server) != manner(&known);
             known = server;
             if news {
@@ -91,18 +89,6 @@ fn comings_and_goings(control: Control) -> impl Stream<Item = ()> + Send {
             }
         }
     })
-}
-
-/// Waits until Redis is another way than `known`.
-// By asking: the future of `Control::server_changed` cannot be sent between threads.
-pub(crate) async fn server_changed(control: &Control, known: &Server) -> Server {
-    loop {
-        let server = control.server();
-        if server != *known {
-            return server;
-        }
-        tokio::time::sleep(ASK_EVERY).await;
-    }
 }
 
 #[derive(Eq, PartialEq)]

@@ -336,7 +336,7 @@ async fn follow_redis(control: tenure::Control, health: Arc<Health>, metrics: Me
                 health.inform("redis", false, error);
             }
         }
-        observe::server_changed(&control, &server).await;
+        control.server_changed(&server).await;
     }
 }
 
@@ -344,7 +344,7 @@ async fn first_connection(context: &Context) {
     let first = async {
         let mut server = context.control.server();
         while matches!(server, Server::Disconnected { transient: true, .. }) {
-            server = observe::server_changed(&context.control, &server).await;
+            server = context.control.server_changed(&server).await;
         }
     };
     // Whatever Redis is by now, the objects are told.

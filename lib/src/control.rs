@@ -308,10 +308,13 @@ impl Control {
     /// Cancel safe: it only watches.
     pub async fn server_changed(&self, known: &Server) -> Server {
         let mut state = self.client.inner.link.state();
-        match state.wait_for(|state| server(state) != *known).await {
-            Ok(state) => server(&state),
+        let changed = state.wait_for(|state| server(state) != *known).await;
+        // Owned, so that nothing is borrowed while it waits for ever.
+        let changed = changed.map(|state| server(&state)).ok();
+        match changed {
+            Some(server) => server,
             // The client is closed: nothing will change any more.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
