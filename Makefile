@@ -49,7 +49,7 @@ else
 	$(CONTAINER_TOOL) build --target worker --tag tenure-worker:$(VERSION) --file Containerfile .
 endif
 
-e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see the head of tests/bin/e2e.rs
+e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see the head of tests/bin/e2e/main.rs
 	@cargo run --quiet --bin assets -- kubectl helm
 	@cargo run --quiet --bin e2e -- $(E2E_ARGS)
 

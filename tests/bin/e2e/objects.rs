@@ -1,0 +1,93 @@
+//! What is applied.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+pub(crate) const NAMESPACE: &str = "tenure-e2e";
+pub(crate) const POOL: &str = "licence";
+/// Also the time for which nothing new is granted after a restart of Redis.
+pub(crate) const LEASE_SECONDS: u64 = 10;
+/// The password of [`other_redis`].
+pub(crate) const OTHER_PASSWORD: &str = "sesame";
+
+/// Our namespace, in which pods may do as little as can be.
+pub(crate) fn namespace() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {
+            "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted",
+        }},
+    })
+}
+
+/// The volume for the chart's Redis.
+pub(crate) fn volume(path: &Path) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": NAMESPACE},
+        "spec": {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": path, "type": "Directory"},
+            "claimRef": {"namespace": NAMESPACE, "name": "data-tenure-redis-0"},
+        },
+    })
+}
+
+/// The pool of one licence.
+pub(crate) fn pool() -> Value {
+    json!({
+        "apiVersion": "tenure.dev/v1alpha1", "kind": "LockPool", "metadata": {"name": POOL, "namespace": NAMESPACE},
+        "spec": {"resources": [{"name": "only"}], "leaseDurationSeconds": LEASE_SECONDS},
+    })
+}
+
+/// A Job that holds the licence until it is killed.
+pub(crate) fn job(name: &str) -> Value {
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"backoffLimit": 20, "template": {
+            "metadata": {"labels": {"tenure.dev/redis-client": "true"}},
+            "spec": restricted(65532, &json!({
+                "name": "worker", "image": concat!("tenure-worker:", env!("CARGO_PKG_VERSION")),
+                "command": ["tenure-worker", "pool", POOL, "--hold-ms", "3600000", "--reason", name],
+                "env": [
+                    {"name": "TENURE_REDIS_URL", "value": format!("redis://tenure-redis.{NAMESPACE}.svc:6379")},
+                    {"name": "TENURE_REDIS_PASSWORD",
+                     "valueFrom": {"secretKeyRef": {"name": "tenure-redis", "key": "password"}}},
+                    field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"),
+                    field("POD_UID", "metadata.uid"),
+                ],
+            })),
+        }},
+    })
+}
+
+/// A Redis that the chart knows nothing of: a pod, its service, and a Secret with its URL.
+pub(crate) fn other_redis(image: &str) -> Value {
+    let metadata = json!({"name": "other", "namespace": NAMESPACE, "labels": {"app": "other"}});
+    let url = format!("redis://:{OTHER_PASSWORD}@other.{NAMESPACE}.svc:6379");
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": restricted(999, &json!({
+            "name": "redis", "image": image, "command": ["redis-server", "--requirepass", OTHER_PASSWORD, "--save", ""],
+        }))},
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata,
+         "spec": {"selector": {"app": "other"}, "ports": [{"port": 6379}]}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"url": url}},
+    ]})
+}
+
+/// A pod of one container that may do as little as can be.
+fn restricted(user: u32, container: &Value) -> Value {
+    let mut container = container.clone();
+    container["securityContext"] = json!({
+        "runAsUser": user, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]},
+    });
+    json!({
+        "restartPolicy": "Never", "automountServiceAccountToken": false,
+        "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+    })
+}
