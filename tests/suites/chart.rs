@@ -15,6 +15,8 @@ use tenure_tests::{
 };
 use tokio::task::spawn_blocking;
 
+mod probes;
+
 const RELEASE: &str = "tenure";
 const PATIENCE: Duration = Duration::from_secs(60);
 

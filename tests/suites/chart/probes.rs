@@ -1,0 +1,177 @@
+//! What the chart runs in the pod of Redis, as it renders it, against a real Redis in each state that it can be in.
+
+use std::{ffi::OsString, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
+
+use tenure_tests::{
+    Context, Process, Redis, Result, assets, ensure, eventually,
+    process::{folder, free_port},
+    redis::Persistence,
+};
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::{mode_file, objects, render};
+
+const PASSWORD: &str = "sesame";
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_redis_that_answers_is_alive_and_ready() -> Result {
+    let redis = Redis::builder().password(PASSWORD).start().await?;
+    let pod = Pod::rendered(redis.port()).await?;
+    assert_eq!(pod.liveness().await?, Ok(()));
+    assert_eq!(pod.readiness().await?, Ok(()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_that_loads_its_file_is_alive_and_not_ready() -> Result {
+    let mut redis = Redis::builder()
+        .password(PASSWORD)
+        .persistence(Persistence::Rdb)
+        // A tenth of a second a key, and an ear for others after each.
+        .args(&[
+            "--key-load-delay",
+            "100000",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ])
+        .args(&["--rdbcompression", "no"])
+        .start()
+        .await?;
+    let fill = "for i = 1, 30 do redis.call('SET', i, string.rep('x', 2048)) end";
+    redis.cli(&["EVAL", fill, "0"]).await?;
+    redis.stop().await?;
+    let pod = Pod::rendered(redis.port()).await?;
+    let loading = eventually("the probes to see it load", SOON, async || {
+        let refusal = pod.readiness().await?.err().context("it is ready already")?;
+        ensure!(refusal.starts_with("LOADING"), "{refusal}");
+        ensure!(pod.liveness().await? == Ok(()), "it is taken for dead");
+        Ok(())
+    });
+    let (loading, started) = tokio::join!(loading, redis.start_again());
+    loading?;
+    started?;
+    assert_eq!(pod.readiness().await?, Ok(()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_that_is_kept_busy_by_a_script_is_alive_and_not_ready() -> Result {
+    let redis = Redis::builder()
+        .password(PASSWORD)
+        .args(&["--busy-reply-threshold", "50"])
+        .start()
+        .await?;
+    let pod = Pod::rendered(redis.port()).await?;
+    let mut connection = redis.connection().await?;
+    let mut eval = redis::cmd("EVAL");
+    let endless = eval.arg("while true do end").arg(0).exec_async(&mut connection);
+    let busy = eventually("the probes to see it busy", SOON, async || {
+        let refusal = pod.readiness().await?.err().context("it is ready")?;
+        ensure!(refusal.starts_with("BUSY"), "{refusal}");
+        ensure!(pod.liveness().await? == Ok(()), "it is taken for dead");
+        redis.cli(&["SCRIPT", "KILL"]).await?;
+        Ok(())
+    });
+    let (busy, killed) = tokio::join!(busy, endless);
+    busy?;
+    ensure!(killed.is_err(), "the script ended by itself");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_or_hangs_is_neither_alive_nor_ready() -> Result {
+    let nowhere = Pod::rendered(free_port()?).await?;
+    for answer in [nowhere.liveness().await?, nowhere.readiness().await?] {
+        let refusal = answer.err().context("nobody is ready")?;
+        ensure!(refusal.contains("Connection refused"), "{refusal}");
+    }
+    let redis = Redis::builder().password(PASSWORD).start().await?;
+    let pod = Pod::rendered(redis.port()).await?;
+    redis.pause()?;
+    // The kubelet ends a probe that does not end, and takes it as failed.
+    let patience = Duration::from_millis(500);
+    ensure!(timeout(patience, pod.liveness()).await.is_err(), "it is alive");
+    ensure!(timeout(patience, pod.readiness()).await.is_err(), "it is ready");
+    redis.resume()
+}
+
+#[tokio::test]
+async fn a_password_that_its_configuration_could_not_hold_is_refused() -> Result {
+    let pod = Pod::rendered(free_port()?).await?;
+    for password in [
+        "",
+        "two words",
+        "quo\"te",
+        "back\\slash",
+        "two\nlines",
+        "pässword",
+    ] {
+        let answer = pod.run("/command", password).await?;
+        let refusal = answer.err().with_context(|| format!("{password:?} is taken"))?;
+        ensure!(
+            refusal.contains("the password must be of printable ASCII"),
+            "{password:?}: {refusal}"
+        );
+    }
+    Ok(())
+}
+
+/// The container of Redis, with its commands.
+struct Pod {
+    container: serde_json::Value,
+    path: OsString,
+}
+
+impl Pod {
+    /// In a pod, Redis listens where redis-cli looks for it; here it listens at `port`.
+    async fn rendered(port: u16) -> Result<Self> {
+        let objects = objects(&render(&mode_file("default"), &[]).await?)?;
+        let redis = objects.iter().find(|object| object["kind"] == "StatefulSet");
+        let container = redis.context("no StatefulSet")?["spec"]["template"]["spec"]["containers"][0].clone();
+        let cli = spawn_blocking(|| assets::path("redis-server"))
+            .await??
+            .with_file_name("redis-cli");
+        ensure!(
+            cli.exists(),
+            "{} is missing: apt-get install redis-tools",
+            cli.display()
+        );
+        let folder = folder("bin")?;
+        let wrapper = folder.join("redis-cli");
+        fs::write(
+            &wrapper,
+            format!("#!/bin/sh\nexec {} -p {port} \"$@\"\n", cli.display()),
+        )?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+        let path = std::env::join_paths([&*folder, Path::new("/usr/bin"), Path::new("/bin")])?;
+        Ok(Self { container, path })
+    }
+
+    /// `Ok` or what the probe says.
+    async fn liveness(&self) -> Result<std::result::Result<(), String>> {
+        self.run("/livenessProbe/exec/command", PASSWORD).await
+    }
+
+    /// See [`Pod::liveness`].
+    async fn readiness(&self) -> Result<std::result::Result<(), String>> {
+        self.run("/readinessProbe/exec/command", PASSWORD).await
+    }
+
+    async fn run(&self, command: &str, password: &str) -> Result<std::result::Result<(), String>> {
+        let words = self
+            .container
+            .pointer(command)
+            .with_context(|| format!("no {command}"))?;
+        let words: Vec<String> = serde_json::from_value(words.clone())?;
+        let mut program = Command::new(&words[0]);
+        program
+            .args(&words[1..])
+            .env("PATH", &self.path)
+            .env("REDISCLI_AUTH", password);
+        let mut process = Process::spawn("probe", &folder("probe")?, &program)?;
+        let status = process.wait(SOON).await?;
+        let said = process.output()? + &process.log()?;
+        Ok(if status.success() { Ok(()) } else { Err(said) })
+    }
+}
