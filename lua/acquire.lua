@@ -3,7 +3,8 @@
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
 --       channel, holder JSON, grace ms, priority, adopt (1: only take over the lease that this token has), wish
---       (which resources of a pool would do: the names of a place, see core.lua)
+--       (which resources of a pool would do: the names of a place, see core.lua), takeover (not empty: take it from
+--       whoever holds, and tell them this cause)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position
 --       busy    now
@@ -62,7 +63,11 @@ else
   local lease, max_hold = bounded(o, tonumber(ARGV[5]), tonumber(ARGV[6]))
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
     grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
-  local alone = is_new or call('ZCARD', o.queue) == 0
+  local takeover = ARGV[15] ~= ''
+  if takeover then
+    for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do finish(o, other, ARGV[15]) end
+  end
+  local alone = is_new or takeover or call('ZCARD', o.queue) == 0
   local got
   if alone and not recovering(o) and fits(o, e, {}) then
     got = grant(o, token, e, lease_end(e))

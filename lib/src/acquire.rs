@@ -11,11 +11,12 @@ use std::{
 
 use redis::Value;
 use tokio::sync::{oneshot, watch};
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use crate::{
     Client, Error, Lease, Options,
     identity::Holder,
+    telemetry,
     wire::{
         clock::{self, Sample},
         ledger::{Hold, Place, Request, Standing, Status, Token, Word},
@@ -86,7 +87,46 @@ impl Handle {
         if permits == 0 {
             return Err(Error::invalid("permits", "is 0", "ask for at least 1"));
         }
-        self.claim().run(self.request(permits)?, wait).await
+        let request = self.request(permits)?;
+        let kind = self.place.object.kind();
+        let span = tracing::debug_span!("acquire", object = %self.place.object, permits);
+        let started = Instant::now();
+        let outcome = self.claim().run(request, wait).instrument(span).await;
+        telemetry::waited(kind, &outcome, started.elapsed());
+        match outcome? {
+            Some(lease) => self.replicated(lease).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes the lease from whoever holds, and tells them why.
+    pub(crate) async fn take_over(&self, why: &str) -> Result<Option<Lease>, Error> {
+        let identity = &self.client.inner.identity;
+        let who = identity.pod.as_deref().unwrap_or(&identity.process);
+        let cause = format!("taken over by {who}: {}", why.replace('\n', " "));
+        let request = Request {
+            takeover: cause.into(),
+            ..self.request(1)?
+        };
+        self.claim().run(request, Wait::Not).await
+    }
+
+    /// Makes sure that as many replicas as the options say have the lease; gives it back if they have not.
+    async fn replicated(&self, lease: Lease) -> Result<Lease, Error> {
+        let asked = self.options.replicas_asked();
+        if asked == 0 {
+            return Ok(lease);
+        }
+        let reached = lease.renew_replicated(asked).await?;
+        if reached >= u64::from(asked) {
+            return Ok(lease);
+        }
+        lease.release().await?;
+        Err(Error::NotReplicated {
+            object: self.place.object.clone(),
+            asked,
+            reached,
+        })
     }
 
     /// Takes over the lease that a token has, if it has one.
@@ -145,6 +185,7 @@ impl Handle {
             first_limit: self.first_limit,
             adopt: false,
             wish: self.wish.clone(),
+            takeover: "".into(),
             holder: holder.into(),
         })
     }
@@ -278,6 +319,7 @@ impl Claim {
             &priority,
             adopt,
             &request.wish,
+            &request.takeover,
         ];
         match inner
             .link

@@ -76,6 +76,18 @@ pub enum Error {
         /// What the object has in all.
         limit: u64,
     },
+    /// Not as many replicas as asked for have acknowledged the lease in time. It was given back.
+    #[error(
+        "{reached} of {asked} replicas have acknowledged the lease of {object}: add replicas, or ask for fewer"
+    )]
+    NotReplicated {
+        /// Which object.
+        object: ObjectRef,
+        /// Replicas asked for.
+        asked: u8,
+        /// Replicas that have it.
+        reached: u64,
+    },
     /// The pool has no such resource in service.
     #[error("{object} has no resource {resource} in service: see its list for those that it has")]
     NoSuchResource {

@@ -9,7 +9,7 @@ use std::{
 use redis::Value;
 
 use crate::{
-    Client, Error, ObjectRef,
+    Client, Error, ObjectRef, telemetry,
     wire::{
         ledger::{Hold, Standing},
         message::texts,
@@ -73,6 +73,7 @@ pub enum LeaseState {
 pub struct Lease {
     client: Client,
     hold: Arc<Hold>,
+    held_since: Instant,
     released: bool,
 }
 
@@ -82,6 +83,7 @@ impl Lease {
         Self {
             client,
             hold,
+            held_since: Instant::now(),
             released: false,
         }
     }
@@ -235,8 +237,17 @@ impl Lease {
     /// ```
     pub async fn renew(&self) -> Result<(), Error> {
         self.check()?;
-        renewal::renew_one(&self.client.inner.ledger, &self.client.inner.link, &self.hold).await?;
+        renewal::renew_one(&self.client.inner.ledger, &self.client.inner.link, &self.hold, 0).await?;
         self.check()
+    }
+
+    /// Renews it, and returns how many replicas have acknowledged that: up to `replicas`, within half a response timeout.
+    pub(crate) async fn renew_replicated(&self, replicas: u8) -> Result<u64, Error> {
+        self.check()?;
+        let inner = &self.client.inner;
+        let reached = renewal::renew_one(&inner.ledger, &inner.link, &self.hold, replicas).await?;
+        self.check()?;
+        Ok(reached)
     }
 
     /// Stops renewing it without giving it back, and returns the token by which another process, or this one, can take it
@@ -309,6 +320,7 @@ const OUTRUN: &str = "its deadline has passed without a renewal";
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        telemetry::held(self.object().kind(), self.held_since.elapsed());
         if self.released {
             return;
         }

@@ -30,6 +30,10 @@
 //! The protocol itself is in `lua/`: one script an operation.
 //!
 //! # What needs what
+//! With the feature `metrics`, waits, holds and losses are counted through the [`metrics`](https://docs.rs/metrics) facade:
+//! `tenure_wait_seconds{kind,outcome}`, `tenure_hold_seconds{kind}`, `tenure_lost_total{kind}`. Spans and events go through
+//! `tracing`.
+//!
 //! A tokio runtime with time and I/O enabled; Redis 7.0 or Valkey 7.2, or newer. All futures are `Send`.
 
 pub mod control;
@@ -48,6 +52,7 @@ mod pool_members;
 mod reentrant_lock;
 mod rw_lock;
 mod semaphore;
+mod telemetry;
 mod wire;
 
 pub use client::{Client, ClientBuilder};
@@ -56,7 +61,7 @@ pub use control::Control;
 pub use error::Error;
 pub use identity::Identity;
 pub use lease::{Lease, LeaseState};
-pub use lock::Lock;
+pub use lock::{Lock, LockStatus};
 pub use object::{Kind, ObjectRef};
 pub use options::Options;
 pub use pool::{LockPool, PoolLease};

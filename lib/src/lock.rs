@@ -122,6 +122,51 @@ impl Lock {
         self.handle.adopt(token).await
     }
 
+    /// Takes the lock away from whoever holds it, ahead of all who wait, and tells the holder that and why: its lease is
+    /// lost, and its next step should not take place. For people and their tools, where a holder is known to be hung. The
+    /// next fencing token is larger, as always; `None` only while the lock is in its grace after an expiry. One command.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] names the option, [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the lock back if it had been taken over.
+    ///
+    /// ```no_run
+    /// # async fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
+    /// let lease = lock.take_over("its pod hangs, ticket 4711").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn take_over(&self, why: &str) -> Result<Option<Lease>, Error> {
+        self.handle.take_over(why).await
+    }
+
+    /// How the lock is, for a caller who could wait for `within`.
+    ///
+    /// # Errors
+    /// As [`Lock::holder`].
+    ///
+    /// # Cancel safety
+    /// As [`Lock::holder`].
+    ///
+    /// ```no_run
+    /// # async fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
+    /// if lock.status(std::time::Duration::from_secs(60)).await? == tenure::LockStatus::Unavailable {
+    ///     println!("come back later");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn status(&self, within: Duration) -> Result<LockStatus, Error> {
+        let Some(snapshot) = self.handle.client.control().look(self.object(), 1).await? else {
+            return Ok(LockStatus::Free);
+        };
+        Ok(match snapshot.holders.first() {
+            None => LockStatus::Free,
+            Some(view) if view.expires <= snapshot.now + within => LockStatus::Locked,
+            Some(_) => LockStatus::Unavailable,
+        })
+    }
+
     pub(crate) fn response_timeout(&self) -> Duration {
         self.handle.client.inner.link.response_timeout()
     }
@@ -161,6 +206,21 @@ impl Lock {
     pub async fn try_acquire(&self) -> Result<Option<Lease>, Error> {
         self.handle.acquire(1, Wait::Not).await
     }
+}
+
+/// How a lock is. Nothing of Tenure's is held without an end, so there is no state for that.
+///
+/// ```
+/// assert_ne!(tenure::LockStatus::Free, tenure::LockStatus::Locked);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockStatus {
+    /// Nobody holds it.
+    Free,
+    /// It is held, under a lease that runs out within the time asked for, unless it is renewed.
+    Locked,
+    /// It is held under a lease that runs on for longer.
+    Unavailable,
 }
 
 /// Who waits for ever is never told that the place is taken.

@@ -24,7 +24,7 @@ pub enum Kind {
 impl Kind {
     const ALL: [Self; 4] = [Self::Lock, Self::RwLock, Self::Semaphore, Self::Pool];
 
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Lock => "lock",
             Self::RwLock => "rwlock",

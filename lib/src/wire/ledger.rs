@@ -19,7 +19,7 @@ use super::{
     link::{Receiver, lock},
     message::{self, Grant, Push, Renewed},
 };
-use crate::object::ObjectRef;
+use crate::{object::ObjectRef, telemetry};
 
 /// Names one request for a lease, from its first try to the lease's end.
 pub(crate) type Token = Arc<str>;
@@ -70,6 +70,8 @@ pub(crate) struct Request {
     pub(crate) first_limit: u64,
     /// Which resources of a pool would do; `-`: any.
     pub(crate) wish: Arc<str>,
+    /// Why to take it from whoever holds; empty: do not.
+    pub(crate) takeover: Arc<str>,
     pub(crate) holder: Arc<str>,
 }
 
@@ -319,6 +321,7 @@ impl Ledger {
             !known
         });
         if told {
+            telemetry::lost(hold.place.object.kind());
             warn!(object = %hold.place.object, fence = hold.grant.fence, cause, "a lease is lost");
         }
     }

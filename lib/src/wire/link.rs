@@ -138,17 +138,40 @@ impl Link {
         args: &[&str],
         until: Instant,
     ) -> Result<Reply, Error> {
+        Ok(self.call_replicated(script, keys, args, until, 0).await?.0)
+    }
+
+    /// As `call`, and then waits until that many replicas have what the script has written, or for half a response
+    /// timeout. Returns how many have it.
+    pub(crate) async fn call_replicated(
+        &self,
+        script: &Script,
+        keys: &[String],
+        args: &[&str],
+        until: Instant,
+        replicas: u8,
+    ) -> Result<(Reply, u64), Error> {
         let mut repeated = false;
         loop {
             let session = self.session(until).await?;
             let sent = Instant::now();
-            let error = match self.send(&session, script, keys, args).await {
-                Ok(value) => {
-                    return Ok(Reply {
-                        value,
-                        sent,
-                        repeated,
-                    });
+            let outcome = match self.send(&session, script, keys, args).await {
+                Ok(value) => self
+                    .acknowledged(&session, replicas)
+                    .await
+                    .map(|reached| (value, reached)),
+                Err(error) => Err(error),
+            };
+            let error = match outcome {
+                Ok((value, reached)) => {
+                    return Ok((
+                        Reply {
+                            value,
+                            sent,
+                            repeated,
+                        },
+                        reached,
+                    ));
                 }
                 Err(error) => error,
             };
@@ -165,6 +188,20 @@ impl Link {
                 return Err(unreachable(&self.target.address, error));
             }
         }
+    }
+
+    /// The server counts from the last write of this very connection.
+    async fn acknowledged(&self, session: &Session, replicas: u8) -> Result<u64, RedisError> {
+        if replicas == 0 {
+            return Ok(0);
+        }
+        let patience = u64::try_from(self.response_timeout().as_millis() / 2).unwrap_or(u64::MAX);
+        let mut connection = session.connection.clone();
+        redis::cmd("WAIT")
+            .arg(replicas)
+            .arg(patience)
+            .query_async(&mut connection)
+            .await
     }
 
     /// The server's time, in microseconds since 1970.

@@ -33,21 +33,34 @@ pub(crate) async fn run(ledger: Arc<Ledger>, link: Link, channel: Arc<str>) {
     }
 }
 
-/// Renews a lease by itself, at its holder's wish.
-pub(crate) async fn renew_one(ledger: &Ledger, link: &Link, hold: &Arc<Hold>) -> Result<(), Error> {
+/// Renews a lease by itself, at its holder's wish. Returns how many of `replicas` have acknowledged it.
+pub(crate) async fn renew_one(
+    ledger: &Ledger,
+    link: &Link,
+    hold: &Arc<Hold>,
+    replicas: u8,
+) -> Result<u64, Error> {
     let item = Item {
         token: hold.token.clone(),
         place: hold.place.clone(),
         hold: Some(hold.clone()),
     };
     let width = hold.place.keys.len().to_string();
-    let (sample, outcomes) = call(link, &hold.place.keys, &[&width, "1", &hold.token]).await?;
+    let args = [width.as_str(), "1", &hold.token];
+    let (reply, reached) = link
+        .call_replicated(&script::RENEW, &hold.place.keys, &args, soon(link), replicas)
+        .await?;
+    let (server_ms, outcomes) = message::renewed(&reply.value)?;
+    let sample = Sample {
+        sent: reply.sent,
+        server_ms,
+    };
     ledger.learn(sample);
     if let [outcome] = outcomes[..] {
         // Should it have to be let in again, the background does so.
         ledger.renewed(&item, outcome, sample);
     }
-    Ok(())
+    Ok(reached)
 }
 
 async fn renew(ledger: &Ledger, link: &Link, channel: &str, batch: &[Item]) {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tenure::{Kind, Options};
-use tenure_tests::{Result, ensure};
+use tenure::{Client, Error, Kind, LockStatus, Options};
+use tenure_tests::{Redis, Result, ensure, eventually};
 
 use super::support::{Doomed, SOON, World, gone, got, look, waiting};
 
@@ -86,7 +86,7 @@ async fn a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out() ->
     assert_eq!(lease.fencing_token(), fence);
     // It is renewed by the taker, whose pushes it gets.
     let first = lease.deadline();
-    tenure_tests::eventually("a renewal", SOON, async || {
+    eventually("a renewal", SOON, async || {
         ensure!(lease.deadline() > first, "not yet");
         Ok(())
     })
@@ -119,5 +119,75 @@ async fn a_semaphore_knows_what_is_available() -> Result {
         client.lock("y")?.holder().await?.map(|view| view.fence),
         Some(held.fencing_token())
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_takeover_tells_the_holder_who_and_why_and_passes_the_queue() -> Result {
+    let world = World::shared("takeover").await?;
+    let client = world.client().await?;
+    let lock = client.lock("x")?;
+    assert_eq!(lock.status(Duration::ZERO).await?, LockStatus::Free);
+    let hung = world.client().await?.lock("x")?.acquire().await?;
+    assert_eq!(lock.status(Duration::from_secs(60)).await?, LockStatus::Locked);
+    assert_eq!(
+        lock.status(Duration::from_secs(5)).await?,
+        LockStatus::Unavailable
+    );
+    let queued = world.client().await?.lock("x")?;
+    let queued = tokio::spawn(async move { queued.acquire().await });
+    waiting(&client, lock.object(), 1).await?;
+    let lease = got(lock.take_over("ticket 4711").await?)?;
+    assert!(lease.fencing_token() > hung.fencing_token());
+    let cause = tokio::time::timeout(SOON, hung.lost()).await?;
+    assert!(
+        cause.starts_with("taken over by ") && cause.ends_with(": ticket 4711"),
+        "{cause}"
+    );
+    assert!(!queued.is_finished());
+    drop(hung);
+    lease.release().await?;
+    queued.await??.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "replicas");
+    let client = Client::builder(&world.url)
+        .namespace(&world.namespace)
+        .response_timeout(Duration::from_secs(1))
+        .connect()
+        .await?;
+    let lock = client.lock("x")?.with(Options::new().replicas(1));
+    let error = lock.acquire().await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::NotReplicated {
+                asked: 1,
+                reached: 0,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    gone(&client, lock.object()).await?;
+    let port = redis.port().to_string();
+    let replica = Redis::builder()
+        .args(&["--replicaof", "127.0.0.1", &port])
+        .start()
+        .await?;
+    eventually("the replica to be in step", SOON, async || {
+        let info = replica.cli(&["INFO", "replication"]).await?;
+        ensure!(info.contains("master_link_status:up"), "{info}");
+        Ok(())
+    })
+    .await?;
+    let lease = lock.acquire().await?;
+    let there = replica.cli(&["KEYS", "*:holders"]).await?;
+    assert!(there.contains(&world.namespace), "{there}");
+    lease.release().await?;
     Ok(())
 }
