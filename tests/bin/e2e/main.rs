@@ -34,6 +34,10 @@ mod objects;
 
 /// For whatever should take a moment.
 const SOON: Duration = Duration::from_secs(60);
+/// What the Jobs contend for.
+const LICENCE: [&str; 2] = ["pool", POOL];
+/// A lock is not declared, so nothing but the file of Redis brings it back.
+const LOCK: [&str; 4] = ["lock", "nightly", "--lease-ms", "15000"];
 const DEFINITIONS: [&str; 2] = ["lockpools.tenure.dev", "semaphores.tenure.dev"];
 
 /// Installs the chart on the cluster that KUBECONFIG names, breaks it in several ways, and removes it.
@@ -214,8 +218,8 @@ impl E2e {
 
     async fn contend(&self) -> Result<Holder> {
         say("3. Two Jobs contend for the licence, through the library.");
-        self.cluster.apply(&objects::job("job-a")).await?;
-        self.cluster.apply(&objects::job("job-b")).await?;
+        self.cluster.apply(&objects::job("job-a", &LICENCE)).await?;
+        self.cluster.apply(&objects::job("job-b", &LICENCE)).await?;
         let holder = eventually("one to hold and one to wait", SOON, async || {
             let pool = self.pool().await?;
             ensure!(pool["status"]["waiting"] == 1, "{}", pool["status"]);
@@ -322,6 +326,14 @@ impl E2e {
             "jsonpath={.status.holders[0].fencingToken}{\"\\n\"}",
         ];
         self.cluster.show_kubectl(&token).await?;
+        self.cluster.apply(&objects::job("job-lock", &LOCK)).await?;
+        let lock = ["logs", "job/job-lock"];
+        eventually("a lock to be held", SOON, async || {
+            let log = self.cluster.kubectl(&lock).await?;
+            ensure!(log.contains("granted"), "{log}");
+            Ok(())
+        })
+        .await?;
         let before = self.uid("tenure-redis-0").await?;
         let deleted = Instant::now();
         self.cluster.kubectl(&["delete", "pod", "tenure-redis-0"]).await?;
@@ -354,7 +366,11 @@ impl E2e {
         .await?;
         self.still(held).await?;
         self.cluster.show_kubectl(&token).await?;
-        done("Two leases later the same pod holds under the same fencing token.");
+        let log = self.cluster.kubectl(&lock).await?;
+        ensure!(!lost(&log), "the lock did not survive: {log}");
+        done(
+            "Two leases later the same pod holds under the same fencing token; so does the holder of a lock.",
+        );
         let next = self.hand_over(held, SOON).await?;
         done(&format!(
             "And the next one is granted as ever: {}, {}.",
@@ -388,7 +404,7 @@ impl E2e {
         say("8. `helm install` again adopts them.");
         self.install().await?;
         self.ready().await?;
-        self.cluster.apply(&objects::job("job-c")).await?;
+        self.cluster.apply(&objects::job("job-c", &LICENCE)).await?;
         let next = eventually("a new pod to hold", SOON, async || {
             let next = holder(&self.pool().await?)?;
             ensure!(next.pod.starts_with("job-c-"), "{}", next.pod);
@@ -508,11 +524,7 @@ impl E2e {
         let now = holder(&self.pool().await?)?;
         ensure!(now == *held, "{now:?} in place of {held:?}");
         let log = self.cluster.kubectl(&["logs", &held.pod]).await?;
-        ensure!(
-            !log.lines().any(|line| line.starts_with("lost ")),
-            "{} says: {log}",
-            held.pod
-        );
+        ensure!(!lost(&log), "{} says: {log}", held.pod);
         Ok(())
     }
 
@@ -554,6 +566,11 @@ fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
         .as_array()?
         .iter()
         .find(|condition| condition["type"] == name)
+}
+
+/// Whether a worker says that it has lost its lease.
+fn lost(log: &str) -> bool {
+    log.lines().any(|line| line.starts_with("lost "))
 }
 
 fn say(text: &str) {

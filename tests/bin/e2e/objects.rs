@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 pub(crate) const NAMESPACE: &str = "tenure-e2e";
 pub(crate) const POOL: &str = "licence";
 /// Also the time for which nothing new is granted after a restart of Redis.
-pub(crate) const LEASE_SECONDS: u64 = 10;
+pub(crate) const LEASE_SECONDS: u64 = 15;
 /// The password of [`other_redis`].
 pub(crate) const OTHER_PASSWORD: &str = "sesame";
 
@@ -41,8 +41,14 @@ pub(crate) fn pool() -> Value {
     })
 }
 
-/// A Job that holds the licence until it is killed.
-pub(crate) fn job(name: &str) -> Value {
+/// A Job that holds what these arguments of the worker name, until it is killed.
+pub(crate) fn job(name: &str, what: &[&str]) -> Value {
+    let command = [
+        &["tenure-worker"],
+        what,
+        &["--hold-ms", "3600000", "--reason", name],
+    ]
+    .concat();
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     json!({
@@ -51,7 +57,7 @@ pub(crate) fn job(name: &str) -> Value {
             "metadata": {"labels": {"tenure.dev/redis-client": "true"}},
             "spec": restricted(65532, &json!({
                 "name": "worker", "image": concat!("tenure-worker:", env!("CARGO_PKG_VERSION")),
-                "command": ["tenure-worker", "pool", POOL, "--hold-ms", "3600000", "--reason", name],
+                "command": command,
                 "env": [
                     {"name": "TENURE_REDIS_URL", "value": format!("redis://tenure-redis.{NAMESPACE}.svc:6379")},
                     {"name": "TENURE_REDIS_PASSWORD",
