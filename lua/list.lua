@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- list: some of a pool's named resources, and how each of them is.
 -- KEYS  obj holders queue expiry resources free
 -- ARGV  run id, controller's channel, cursor ("0" at first), about how many; or "=" and a name, for that one alone

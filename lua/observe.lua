@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- observe: what an object is, who holds and who waits.
 -- KEYS  obj holders queue expiry [waits] [resources free]
 -- ARGV  run id, controller's channel, how many holders and how many waiters to list, watch (1: send a word on the

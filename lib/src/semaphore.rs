@@ -1,6 +1,6 @@
 //! A semaphore: a number of permits.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::{
     Client, Error, Lease, ObjectRef, Options,
@@ -9,7 +9,7 @@ use crate::{
     wire::ledger::Place,
 };
 
-/// A semaphore that a `Semaphore` resource declares: as many leases at a time as it has permits.
+/// A semaphore that a `Semaphore` resource declares, or its first user makes: as many leases at a time as it has permits.
 ///
 /// The number of permits lives in the object, never in a caller's argument, and can be changed while it is in use: more
 /// permits are granted at once, fewer drain: holders keep theirs. Every permit is a lease, so a crash gives it back, and
@@ -39,6 +39,22 @@ impl Semaphore {
     #[must_use]
     pub fn with(mut self, options: Options) -> Self {
         self.handle.options = options;
+        self
+    }
+
+    /// The same semaphore, which its first user makes with this many permits if no resource declares it. It is gone with
+    /// its last user. The number counts for the one who makes it: while the semaphore is there, everybody else's is not
+    /// looked at, for the limit lives in the object. Its fencing tokens are a [`Lock`](crate::Lock)'s.
+    ///
+    /// ```no_run
+    /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// let three = std::num::NonZeroU32::MIN.saturating_add(2);
+    /// let permit = client.semaphore("imports")?.or_permits(three).acquire().await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn or_permits(mut self, permits: NonZeroU32) -> Self {
+        self.handle.first_limit = permits.get().into();
         self
     }
 

@@ -1,6 +1,6 @@
 //! What all acquisitions share: grace after expiry, priority, hand-over between processes.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use tenure::{Client, Error, Kind, LockStatus, Options};
 use tenure_tests::{Redis, Result, ensure, eventually};
@@ -189,5 +189,27 @@ async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
     let there = replica.cli(&["KEYS", "*:holders"]).await?;
     assert!(there.contains(&world.namespace), "{there}");
     lease.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_semaphore_that_its_first_user_makes_has_that_ones_permits_and_goes_with_the_last() -> Result {
+    let world = World::shared("first-user").await?;
+    let client = world.client().await?;
+    let two = NonZeroU32::MIN.saturating_add(1);
+    let semaphore = client.semaphore("x")?.or_permits(two);
+    let (one, other) = (semaphore.acquire().await?, semaphore.acquire().await?);
+    // S11: another number counts for nothing while the object is there.
+    let generous = client.semaphore("x")?.or_permits(two.saturating_mul(two));
+    assert!(generous.try_acquire().await?.is_none());
+    assert_eq!(generous.available_permits().await?, (0, 2));
+    one.release().await?;
+    other.release().await?;
+    gone(&client, semaphore.object()).await?;
+    // Declared, it has what the declaration says.
+    world.declare_semaphore(&client, "x", 1).await?;
+    let held = semaphore.acquire().await?;
+    assert!(semaphore.try_acquire().await?.is_none());
+    held.release().await?;
     Ok(())
 }
