@@ -16,9 +16,9 @@ use tokio::time::sleep;
 struct Cli {
     /// The Semaphore's name; of its permits, none may be in use.
     semaphore: String,
-    /// Where Redis is: redis://[user][:password@]host[:port][/database].
     #[arg(
         long,
+        help = "Where Redis is: redis://[user][:password@]host[:port][/database]",
         env = "TENURE_REDIS_URL",
         default_value = "redis://127.0.0.1:6379",
         hide_env_values = true
