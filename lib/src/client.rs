@@ -10,7 +10,8 @@ use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Control, Error, Identity, Kind, Lock, LockPool, ObjectRef, ReentrantLock, RwLock, Semaphore, control,
+    Control, Error, Identity, KeyedLock, Kind, Lock, LockMany, LockPool, ObjectRef, Params, ReentrantLock,
+    Register, RwLock, Semaphore, control, keyed_lock,
     object::check_namespace,
     wire::{
         ledger::{Ledger, Place},
@@ -165,6 +166,59 @@ impl Client {
     /// ```
     pub fn lock_pool(&self, name: &str) -> Result<LockPool, Error> {
         Ok(LockPool::new(self.clone(), self.place(Kind::Pool, name)?))
+    }
+
+    /// The lock that a namespace (any text) and parameters name. No command is sent.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when the parameters make no key, see [`Params::key`].
+    ///
+    /// ```no_run
+    /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// let refresh = client.keyed_lock("token_refresh", [("user_id", 42)])?;
+    /// println!("{}", refresh.key());
+    /// # Ok(()) }
+    /// ```
+    pub fn keyed_lock(&self, namespace: &str, params: impl Into<Params>) -> Result<KeyedLock, Error> {
+        let key = params.into().key(namespace)?;
+        let lock = self.lock(&keyed_lock::name(namespace, key))?;
+        Ok(KeyedLock::new(lock, key))
+    }
+
+    /// Several keyed locks, to be held all together or not at all. What is named twice is locked once. No command is sent.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when parameters make no key, see [`Params::key`], or when there are no keys.
+    ///
+    /// ```no_run
+    /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// let transfer = client.lock_many([("account", [("id", 17)]), ("account", [("id", 4)])])?;
+    /// # Ok(()) }
+    /// ```
+    pub fn lock_many<N, P>(&self, keys: impl IntoIterator<Item = (N, P)>) -> Result<LockMany, Error>
+    where
+        N: AsRef<str>,
+        P: Into<Params>,
+    {
+        let locks = keys
+            .into_iter()
+            .map(|(namespace, params)| self.keyed_lock(namespace.as_ref(), params))
+            .collect::<Result<_, _>>()?;
+        LockMany::new(self.clone(), locks)
+    }
+
+    /// The register of this name in the client's namespace. Registers need no declaration. No command is sent.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    ///
+    /// ```no_run
+    /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// let newest = client.register("newest-report")?;
+    /// # Ok(()) }
+    /// ```
+    pub fn register(&self, name: &str) -> Result<Register, Error> {
+        Ok(Register::new(self.clone(), self.place(Kind::Register, name)?))
     }
 
     /// The controller's side of the protocol.

@@ -10,7 +10,7 @@ use redis::Value;
 use tokio::sync::broadcast;
 
 use crate::{
-    Client, Error, Identity, ObjectRef,
+    Client, Error, Identity, Kind, ObjectRef,
     identity::Holder,
     wire::{
         ledger::Ledger,
@@ -413,6 +413,13 @@ impl Control {
     }
 
     async fn call(&self, script: &Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {
+        if object.kind() == Kind::Register {
+            return Err(Error::invalid(
+                "object",
+                format!("{object} is a register, which nobody declares or holds"),
+                "use Client::register",
+            ));
+        }
         let keys = self.client.keys(object);
         Ok(self
             .client

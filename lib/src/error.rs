@@ -104,6 +104,19 @@ pub enum Error {
         /// Why.
         cause: String,
     },
+    /// A fence has seen a newer fencing token than the one that was offered: whoever offered it lost its lease, and must
+    /// not write any more. See [`Register::advance`](crate::Register::advance).
+    #[error(
+        "{object} has seen fencing token {newest}, and refuses the older {token}: somebody else holds since"
+    )]
+    Fenced {
+        /// Which register.
+        object: ObjectRef,
+        /// The token that was offered.
+        token: u64,
+        /// The newest token that it has seen.
+        newest: u64,
+    },
     /// The reply is none that this version knows: library and scripts do not match.
     #[error("Redis replied what this version of Tenure does not understand: {reply}")]
     Protocol {

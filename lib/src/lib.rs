@@ -21,6 +21,9 @@
 //! | [`Client`] | the connection; makes all the others |
 //! | [`Lock`], [`ReentrantLock`], [`RwLock`], [`Semaphore`], [`LockPool`] | one file each: what can be acquired |
 //! | [`Condition`] | what the holders of a lock wait for |
+//! | [`KeyedLock`], [`LockMany`] | locks that parameters name: one, and several together |
+//! | [`Params`] | the parameters, and the key that they make |
+//! | [`Register`] | one value: conditional writes, and a fence |
 //! | [`Lease`], [`PoolLease`] | what acquiring gives |
 //! | [`Options`], [`Identity`] | how to hold, and who holds |
 //! | [`control`] | the controller's side: declare, observe, reclaim |
@@ -43,13 +46,17 @@ mod client;
 mod condition;
 mod error;
 mod identity;
+mod keyed_lock;
 mod lease;
 mod lock;
+mod lock_many;
 mod object;
 mod options;
+mod params;
 mod pool;
 mod pool_members;
 mod reentrant_lock;
+mod register;
 mod rw_lock;
 mod semaphore;
 mod telemetry;
@@ -60,13 +67,17 @@ pub use condition::Condition;
 pub use control::Control;
 pub use error::Error;
 pub use identity::Identity;
+pub use keyed_lock::{KeyedLease, KeyedLock};
 pub use lease::{Lease, LeaseState};
 pub use lock::{Lock, LockStatus};
+pub use lock_many::{LeaseMany, LockMany};
 pub use object::{Kind, ObjectRef};
 pub use options::Options;
+pub use params::{ParamValue, Params};
 pub use pool::{LockPool, PoolLease};
 pub use pool_members::{Member, PoolHealth, ResourceState};
 pub use reentrant_lock::{ReentrantLease, ReentrantLock};
+pub use register::{Compare, Expiry, Outcome, Register, RegisterValue};
 pub use rw_lock::{RwLock, WriteLease};
 pub use semaphore::Semaphore;
 

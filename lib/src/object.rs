@@ -19,10 +19,18 @@ pub enum Kind {
     Semaphore,
     /// Named resources.
     Pool,
+    /// One value. Nobody holds it, and no resource declares it.
+    Register,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Lock, Self::RwLock, Self::Semaphore, Self::Pool];
+    const ALL: [Self; 5] = [
+        Self::Lock,
+        Self::RwLock,
+        Self::Semaphore,
+        Self::Pool,
+        Self::Register,
+    ];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -30,6 +38,7 @@ impl Kind {
             Self::RwLock => "rwlock",
             Self::Semaphore => "semaphore",
             Self::Pool => "pool",
+            Self::Register => "register",
         }
     }
 
@@ -40,6 +49,7 @@ impl Kind {
             Self::RwLock => "RwLock",
             Self::Semaphore => "Semaphore",
             Self::Pool => "LockPool",
+            Self::Register => "Register",
         }
     }
 }
@@ -118,6 +128,7 @@ impl ObjectRef {
             Kind::Lock => &["obj", "holders", "queue", "expiry", "waits"],
             Kind::RwLock | Kind::Semaphore => &["obj", "holders", "queue", "expiry"],
             Kind::Pool => &["obj", "holders", "queue", "expiry", "resources", "free"],
+            Kind::Register => &["value", "done"],
         };
         parts
             .iter()
@@ -133,16 +144,21 @@ impl fmt::Display for ObjectRef {
 }
 
 /// Names of objects, and of what belongs to them.
+pub(crate) const LONGEST_NAME: usize = 253;
+
+pub(crate) fn allowed_in_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_.:/@".contains(c)
+}
+
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:/@".contains(c);
-    if name.is_empty() || name.len() > 253 {
+    if name.is_empty() || name.len() > LONGEST_NAME {
         return Err(Error::invalid(
             "name",
             format!("has {} characters", name.len()),
             NAME_FIX,
         ));
     }
-    if let Some(c) = name.chars().find(|&c| !allowed(c)) {
+    if let Some(c) = name.chars().find(|&c| !allowed_in_name(c)) {
         return Err(Error::invalid(
             "name",
             format!("{name:?} has the character {c:?}"),

@@ -14,11 +14,20 @@
 //! | [`p10_crash`] | a crash costs one lease in total |
 //! | [`p12_who_holds`] | who holds and who waits can be read |
 //!
+//! And what the primitives do beyond acquiring:
+//!
+//! | module | |
+//! |---|---|
+//! | [`keyed_lock`] | locks that parameters name, one and many |
+//! | [`register`] | conditional writes, the fence, and repeats of both |
+//!
 //! The eleventh (one hash tag an object) is a unit test in `lib/src/object.rs`, the thirteenth stands in
 //! `controller.rs`.
 
 mod bad_input;
 mod condition;
+mod cutter;
+mod keyed_lock;
 mod options;
 mod p01_one_command;
 mod p02_direct_handoff;
@@ -33,5 +42,6 @@ mod p10_crash;
 mod p12_who_holds;
 mod pool;
 mod reentrant_lock;
+mod register;
 mod rw_lock;
 mod support;

@@ -126,6 +126,17 @@ pub(crate) async fn gone(client: &Client, object: &ObjectRef) -> Result {
     .await
 }
 
+/// How many scripts the server was sent.
+pub(crate) async fn scripts_called(redis: &Redis) -> Result<u64> {
+    let stats = redis.cli(&["INFO", "commandstats"]).await?;
+    let calls = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split_once(','))
+        .context("no script was called")?
+        .0;
+    Ok(calls.parse()?)
+}
+
 /// A lease, which the test expects to get.
 pub(crate) fn got<L>(lease: Option<L>) -> Result<L> {
     lease.context("busy, where a lease was expected")

@@ -1,0 +1,581 @@
+//! A register: one value that is written if a condition holds.
+//!
+//! Comparison and write are one script, hence one step. The value is a string that says its type; what was changed is
+//! remembered for a while by the request's token, in a second key, so that a request whose reply was lost on a broken
+//! connection is repeated without being carried out again, whoever has written since.
+//!
+//! What the conditional operations of `redis-allocator` do, and what this does about it:
+//!
+//! | line | there | here | test |
+//! |---|---|---|---|
+//! | R9 | `set` and `del` if gt, lt, ge, le, eq, ne: argument to stored | [`Register::set_if`], [`Register::delete_if`] with a [`Compare`], the same direction | `r9_every_condition_…` |
+//! | R9 | nothing stored: every condition holds, and `del` reports success | no condition holds, unless [`Compare::or_missing`] says so; there is nothing to delete | `r9_a_missing_value_…` |
+//! | R9 | a stored text: every condition holds | a text equals the same text and differs from all else; nothing is greater or less | `r9_texts_…` |
+//! | R9 | `set_value` writes something else than was compared, 0 too | condition and value are two arguments | `r9_every_condition_…` |
+//! | R9 | returns 1 or `None` | [`Outcome`]: applied, or kept and what is stored | `r9_every_condition_…` |
+//! | R10 | equal when closer than eps, 10⁻⁶ | equal when equal: a tolerance makes "equal" and "less" hold together | `r10_equality_is_exact` |
+//! | R10 | NaN compares as false | [`Error::InvalidInput`], for every use of it; infinities are numbers | `r10_nan_…` |
+//! | R11 | a write without `ex` makes the value permanent | a write keeps the time to live; [`Expiry`] sets or removes it, to the millisecond | `r11_a_write_keeps_…` |
+//! | R11 | numbers pass through doubles: 2⁵³ + 1 is written as 2⁵³ | whole numbers are exact over `i64`, floating ones over `f64`, and against one another | `r11_numbers_are_exact` |
+//! | R11 | a text as argument is an error of Lua | texts are values, up to 4096 bytes | `r9_texts_…` |
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Client, Error, ObjectRef,
+    wire::{ledger::Place, message::texts, script},
+};
+
+/// One value in Redis, read and written by many: set it, or set it only if it compares so with what is stored. Made by
+/// its first write; needs no declaration.
+///
+/// Every operation is one command, and atomic. Nobody holds a register, and there is no queue: for "one at a time" use a
+/// [`Lock`](crate::Lock).
+///
+/// # Repeats
+/// When the connection breaks before the reply is there, the request is sent again. What changed something is then not
+/// done twice, even if somebody else has written meanwhile, and the answer is the first one's:
+///
+/// | operation | a repeat |
+/// |---|---|
+/// | [`get`](Self::get), [`get_with_expiry`](Self::get_with_expiry) | reads again |
+/// | [`set`](Self::set), [`delete`](Self::delete) | is done once |
+/// | [`set_if`](Self::set_if), [`delete_if`](Self::delete_if) | applied once, it says so again; not applied, it looks again |
+/// | [`advance`](Self::advance) | raised the fence once, it passes again; otherwise it looks again |
+///
+/// Redis remembers this for 10 s and twice the response timeout, which is longer than a request is repeated; a failover
+/// to a replica that lags loses it, along with the write.
+///
+/// # When Redis is gone
+/// Operations fail with [`Error::Unreachable`] after the response timeout; whether a write took place is then not known.
+/// A register lives in Redis alone: what Redis loses, it loses.
+///
+/// # As a fence
+/// A holder whose lease ran out without its knowledge may still write. The fence refuses it, once its successor has been
+/// there:
+///
+/// ```no_run
+/// # async fn append(line: &str) {}
+/// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+/// let lease = client.lock("ledger")?.acquire().await?;
+/// let fence = client.register("ledger-fence")?;
+///
+/// fence.advance(lease.fencing_token()).await?; // Error::Fenced: a newer holder has been here
+/// append("one more").await;
+/// # Ok(()) }
+/// ```
+///
+/// It closes all but the moment between the check and the write behind it. Where the protected system can compare fencing
+/// tokens in the write itself, let it; where what is protected fits in a register, the write can be the check:
+/// [`Register::set_if`] is one step.
+#[derive(Debug, Clone)]
+pub struct Register {
+    client: Client,
+    place: Arc<Place>,
+    expiry: Expiry,
+}
+
+const LONGEST_TEXT: usize = 4096;
+const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How long a write is remembered beyond the time in which it can be repeated.
+const MEMORY: Duration = Duration::from_secs(10);
+
+impl Register {
+    pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
+        Self {
+            client,
+            place,
+            expiry: Expiry::Keep,
+        }
+    }
+
+    /// The same register, whose writes do this with the value's time to live. Default: [`Expiry::Keep`].
+    ///
+    /// ```no_run
+    /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// use std::time::Duration;
+    /// use tenure::Expiry;
+    ///
+    /// let leader = client.register("leader")?.with(Expiry::After(Duration::from_secs(30)));
+    /// leader.set("pod-7").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with(mut self, expiry: Expiry) -> Self {
+        self.expiry = expiry;
+        self
+    }
+
+    /// The register's full name.
+    #[must_use]
+    pub fn object(&self) -> &ObjectRef {
+        &self.place.object
+    }
+
+    /// What is stored; `None` when nothing is, or no longer. One command.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`]; [`Error::Refused`] has Redis' words.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only reads.
+    ///
+    /// ```no_run
+    /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// if let Some(tenure::RegisterValue::Int(version)) = client.register("version")?.get().await? {
+    ///     println!("version {version}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn get(&self) -> Result<Option<RegisterValue>, Error> {
+        Ok(self.get_with_expiry().await?.map(|(value, _)| value))
+    }
+
+    /// What is stored, and for how long yet by the server's clock; `None`: for ever. One command.
+    ///
+    /// # Errors
+    /// As [`Register::get`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only reads.
+    pub async fn get_with_expiry(&self) -> Result<Option<(RegisterValue, Option<Duration>)>, Error> {
+        match self.call("get", &Compare::always(), None).await? {
+            Reply::Kept(stored) => Ok(stored),
+            Reply::Applied => Err(Error::protocol("applied, to a get")),
+        }
+    }
+
+    /// Writes a value, whatever is stored. One command.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] names the value (NaN, or a text beyond 4096 bytes) or the expiry; else as [`Register::get`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the write done or not done.
+    pub async fn set(&self, value: impl Into<RegisterValue>) -> Result<(), Error> {
+        let value = value.into();
+        match self.call("set", &Compare::always(), Some(&value)).await? {
+            Reply::Applied => Ok(()),
+            Reply::Kept(_) => Err(Error::protocol("kept, to a set")),
+        }
+    }
+
+    /// Writes a value if the condition holds for what is stored. One command.
+    ///
+    /// # Errors
+    /// As [`Register::set`], and [`Error::InvalidInput`] on the condition's `argument`.
+    ///
+    /// # Cancel safety
+    /// As [`Register::set`].
+    ///
+    /// ```no_run
+    /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// use tenure::{Compare, Outcome};
+    ///
+    /// // From one state to the next, unless somebody was faster.
+    /// match client.register("state")?.set_if(Compare::eq("ready"), "running").await? {
+    ///     Outcome::Applied => println!("it is ours to run"),
+    ///     Outcome::Kept { stored } => println!("too late: {stored:?}"),
+    /// }
+    ///
+    /// // The largest ever seen.
+    /// let largest = client.register("largest")?;
+    /// let _ = largest.set_if(Compare::gt(17).or_missing(), 17).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn set_if(&self, compare: Compare, value: impl Into<RegisterValue>) -> Result<Outcome, Error> {
+        let value = value.into();
+        Ok(self.call("set", &compare, Some(&value)).await?.into())
+    }
+
+    /// Deletes what is stored. False: nothing was. One command.
+    ///
+    /// # Errors
+    /// As [`Register::get`].
+    ///
+    /// # Cancel safety
+    /// As [`Register::set`].
+    pub async fn delete(&self) -> Result<bool, Error> {
+        let reply = self.call("delete", &Compare::always(), None).await?;
+        Ok(matches!(reply, Reply::Applied))
+    }
+
+    /// Deletes what is stored if the condition holds for it. Where nothing is stored, nothing is deleted, and the outcome
+    /// is kept. One command.
+    ///
+    /// # Errors
+    /// As [`Register::get`], and [`Error::InvalidInput`] on the condition's `argument`.
+    ///
+    /// # Cancel safety
+    /// As [`Register::set`].
+    pub async fn delete_if(&self, compare: Compare) -> Result<Outcome, Error> {
+        Ok(self.call("delete", &compare, None).await?.into())
+    }
+
+    /// Lets a fencing token pass unless a newer one has passed before, and remembers the newest: see the type's head. A
+    /// token may pass as often as it likes, until a newer one does. One command.
+    ///
+    /// Do not let a fence expire: it would have forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when a newer one has passed. [`Error::Refused`] when the register holds something else than
+    /// tokens, [`Error::InvalidInput`] for a token beyond `i64`; else as [`Register::get`].
+    ///
+    /// # Cancel safety
+    /// As [`Register::set`].
+    pub async fn advance(&self, fencing_token: u64) -> Result<(), Error> {
+        let Ok(token) = i64::try_from(fencing_token) else {
+            return Err(Error::invalid(
+                "fencing_token",
+                format!("is {fencing_token}"),
+                format!("use one that a lease has, at most {}", i64::MAX),
+            ));
+        };
+        let newer = Compare::ge(token).or_missing();
+        match self.call("set", &newer, Some(&RegisterValue::Int(token))).await? {
+            Reply::Applied => Ok(()),
+            Reply::Kept(Some((RegisterValue::Int(newest), _))) => Err(Error::Fenced {
+                object: self.object().clone(),
+                token: fencing_token,
+                newest: newest.unsigned_abs(), // larger than the token, hence not negative
+            }),
+            Reply::Kept(stored) => Err(Error::Refused {
+                reason: format!(
+                    "{} holds {stored:?}, which is no fencing token: use a register for nothing but the fence",
+                    self.object()
+                ),
+            }),
+        }
+    }
+
+    async fn call(
+        &self,
+        action: &str,
+        compare: &Compare,
+        value: Option<&RegisterValue>,
+    ) -> Result<Reply, Error> {
+        let argument = match &compare.argument {
+            Some(argument) => argument.encode("argument")?,
+            None => String::new(),
+        };
+        let (value, expiry) = match value {
+            Some(value) => (value.encode("value")?, self.expiry.encode()?),
+            None => (String::new(), String::new()),
+        };
+        let link = &self.client.inner.link;
+        let timeout = link.response_timeout();
+        let memory = timeout.saturating_mul(2).saturating_add(MEMORY);
+        let (token, memory) = (
+            uuid::Uuid::new_v4().simple().to_string(),
+            memory.as_millis().to_string(),
+        );
+        let args = [
+            token.as_str(),
+            &memory,
+            action,
+            compare.name,
+            if compare.or_missing { "1" } else { "0" },
+            &argument,
+            &value,
+            &expiry,
+        ];
+        let reply = link
+            .call(
+                &script::REGISTER,
+                &self.place.keys,
+                &args,
+                Instant::now() + timeout,
+            )
+            .await?;
+        let fields = texts(&reply.value)?;
+        match &fields.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["applied"] => Ok(Reply::Applied),
+            ["kept"] => Ok(Reply::Kept(None)),
+            ["kept", value, left] => RegisterValue::decode(value)
+                .zip(left.parse::<i64>().ok())
+                .map(|(value, left)| {
+                    Reply::Kept(Some((value, u64::try_from(left).ok().map(Duration::from_millis))))
+                })
+                .ok_or_else(|| Error::protocol(&reply.value)),
+            _ => Err(Error::protocol(&reply.value)),
+        }
+    }
+}
+
+enum Reply {
+    Applied,
+    Kept(Option<(RegisterValue, Option<Duration>)>),
+}
+
+/// What a [`Register`] holds.
+///
+/// Numbers compare by their value, exactly, an `Int` with a `Float` too. A text equals the same text; there is no order
+/// between texts, nor between texts and numbers.
+///
+/// ```
+/// use tenure::RegisterValue;
+///
+/// assert_eq!(RegisterValue::from(7), RegisterValue::Int(7));
+/// assert_eq!(RegisterValue::from("seven").to_string(), "seven");
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub enum RegisterValue {
+    /// A whole number.
+    Int(i64),
+    /// A floating point number. Infinities are numbers, NaN is refused.
+    Float(f64),
+    /// A text of at most 4096 bytes.
+    Text(String),
+}
+
+impl RegisterValue {
+    fn encode(&self, field: &'static str) -> Result<String, Error> {
+        match self {
+            Self::Float(number) if number.is_nan() => Err(Error::invalid(
+                field,
+                "is NaN, which compares with nothing",
+                "use a number",
+            )),
+            Self::Text(text) if text.len() > LONGEST_TEXT => Err(Error::invalid(
+                field,
+                format!("has {} bytes", text.len()),
+                format!("use at most {LONGEST_TEXT}"),
+            )),
+            Self::Int(number) => Ok(format!("int {number}")),
+            // The fewest digits that read back as the same number.
+            Self::Float(number) => Ok(format!("float {number:?}")),
+            Self::Text(text) => Ok(format!("text {text}")),
+        }
+    }
+
+    fn decode(stored: &str) -> Option<Self> {
+        match stored.split_once(' ')? {
+            ("int", digits) => digits.parse().ok().map(Self::Int),
+            ("float", digits) => digits.parse().ok().map(Self::Float),
+            ("text", text) => Some(Self::Text(text.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for RegisterValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(number) => write!(f, "{number}"),
+            Self::Float(number) => write!(f, "{number:?}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($given:ty => $variant:ident),*) => {
+        $(impl From<$given> for RegisterValue {
+            fn from(value: $given) -> Self {
+                Self::$variant(value.into())
+            }
+        })*
+    };
+}
+
+from! { i8 => Int, i16 => Int, i32 => Int, i64 => Int, u8 => Int, u16 => Int, u32 => Int, f64 => Float, &str => Text, String => Text }
+
+/// What has to hold for a [`Register`] to change: how an argument compares with what is stored.
+///
+/// Read from left to right: `gt(7)` holds where 7 is greater than what is stored. Where nothing is stored, no comparison
+/// holds, unless [`Compare::or_missing`] says so.
+///
+/// ```
+/// use tenure::Compare;
+///
+/// let compare = Compare::gt(7).or_missing(); // nothing is stored, or less than 7
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "a comparison does nothing until a register uses it"]
+pub struct Compare {
+    name: &'static str,
+    argument: Option<RegisterValue>,
+    or_missing: bool,
+}
+
+impl Compare {
+    fn with_argument(name: &'static str, argument: impl Into<RegisterValue>) -> Self {
+        Self {
+            name,
+            argument: Some(argument.into()),
+            or_missing: false,
+        }
+    }
+
+    fn always() -> Self {
+        Self {
+            name: "always",
+            argument: None,
+            or_missing: false,
+        }
+    }
+
+    /// The argument is greater than what is stored.
+    pub fn gt(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("gt", argument)
+    }
+
+    /// The argument is less than what is stored.
+    pub fn lt(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("lt", argument)
+    }
+
+    /// The argument is greater than what is stored, or equal to it. Not for texts.
+    pub fn ge(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("ge", argument)
+    }
+
+    /// The argument is less than what is stored, or equal to it. Not for texts.
+    pub fn le(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("le", argument)
+    }
+
+    /// The argument is equal to what is stored.
+    pub fn eq(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("eq", argument)
+    }
+
+    /// The argument is not equal to what is stored: another number, another text, or a text to a number.
+    pub fn ne(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("ne", argument)
+    }
+
+    /// Nothing is stored.
+    pub fn missing() -> Self {
+        Self {
+            name: "missing",
+            argument: None,
+            or_missing: false,
+        }
+    }
+
+    /// The same, and it also holds where nothing is stored.
+    pub fn or_missing(mut self) -> Self {
+        self.or_missing = true;
+        self
+    }
+}
+
+/// What became of a conditional operation of a [`Register`].
+///
+/// ```
+/// use tenure::{Outcome, RegisterValue};
+///
+/// let outcome = Outcome::Kept { stored: Some(RegisterValue::Int(9)) };
+/// assert!(!outcome.is_applied());
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "the condition may not have held"]
+pub enum Outcome {
+    /// The condition held, and it is done.
+    Applied,
+    /// The condition did not hold, and nothing has changed.
+    Kept {
+        /// What is stored: `None` when nothing is.
+        stored: Option<RegisterValue>,
+    },
+}
+
+impl Outcome {
+    /// Whether the condition held.
+    #[must_use]
+    pub fn is_applied(&self) -> bool {
+        matches!(self, Self::Applied)
+    }
+}
+
+impl From<Reply> for Outcome {
+    fn from(reply: Reply) -> Self {
+        match reply {
+            Reply::Applied => Self::Applied,
+            Reply::Kept(stored) => Self::Kept {
+                stored: stored.map(|(value, _)| value),
+            },
+        }
+    }
+}
+
+/// What a write does with the value's time to live. Deleting ends it; a new value has none.
+///
+/// ```
+/// let expiry = tenure::Expiry::After(std::time::Duration::from_millis(1500));
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expiry {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// The value is gone this long after the write: 1 ms to ten years, by the server's clock.
+    After(Duration),
+    /// The value stays.
+    Never,
+}
+
+impl Expiry {
+    fn encode(self) -> Result<String, Error> {
+        match self {
+            Self::Keep => Ok("keep".to_owned()),
+            Self::Never => Ok("never".to_owned()),
+            Self::After(span) if span < Duration::from_millis(1) || span > LONGEST_EXPIRY => Err(
+                Error::invalid("expiry", format!("is {span:?}"), "use 1 ms to ten years"),
+            ),
+            Self::After(span) => Ok(span.as_millis().to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r10_nan_and_r11_bad_durations_are_refused_with_the_field_and_the_fix() {
+        for field in ["value", "argument"] {
+            let error = RegisterValue::Float(f64::NAN)
+                .encode(field)
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(field) && error.contains("NaN"), "{error}");
+            assert!(RegisterValue::from("x".repeat(4097)).encode(field).is_err());
+        }
+        assert!(RegisterValue::from("x".repeat(4096)).encode("value").is_ok());
+        for bad in [Duration::ZERO, Duration::from_micros(999), Duration::MAX] {
+            let error = Expiry::After(bad).encode().unwrap_err().to_string();
+            assert!(
+                error.starts_with("expiry ") && error.contains("use 1 ms"),
+                "{error}"
+            );
+        }
+        let exact = Expiry::After(Duration::from_millis(1500)).encode().unwrap();
+        assert_eq!(exact, "1500");
+    }
+
+    #[test]
+    fn r11_every_value_reads_back_as_it_was() {
+        for value in [
+            RegisterValue::Int(i64::MIN),
+            RegisterValue::Int(i64::MAX),
+            RegisterValue::Float(0.1 + 0.2),
+            RegisterValue::Float(f64::MIN_POSITIVE / 3.0),
+            RegisterValue::Float(f64::MAX),
+            RegisterValue::Float(f64::NEG_INFINITY),
+            RegisterValue::from(""),
+            RegisterValue::from(" 5\n\0"),
+        ] {
+            let encoded = value.encode("value").unwrap();
+            assert_eq!(RegisterValue::decode(&encoded), Some(value));
+        }
+        for foreign in ["", "5", "int", "int x", "bool 1"] {
+            assert_eq!(RegisterValue::decode(foreign), None, "{foreign:?}");
+        }
+    }
+}
