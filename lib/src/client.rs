@@ -1,13 +1,12 @@
 //! The client: one connection, on which all locks, semaphores and pools of a process live.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     Control, Error, Identity, Kind, Lock, LockPool, ObjectRef, ReentrantLock, RwLock, Semaphore, control,

@@ -1,9 +1,8 @@
 //! A condition: holders of a lock wait for something that another holder brings about.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{
     Error, Lease,

@@ -3,10 +3,11 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::{
     Client, Error, ObjectRef, telemetry,
@@ -144,7 +145,8 @@ impl Lease {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.hold.grant.since)
     }
 
-    /// Until when it is ours without another renewal. Renewals move it.
+    /// Until when it is ours without another renewal. Renewals move it. By tokio's clock, so that
+    /// [`tokio::time::sleep_until`] takes it as it is, and [`tokio::time::pause`] holds it too.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.hold.status.borrow().deadline
@@ -203,7 +205,7 @@ impl Lease {
             }
             let deadline = changes.borrow_and_update().deadline;
             tokio::select! {
-                () = tokio::time::sleep_until(deadline.into()) => {}
+                () = tokio::time::sleep_until(deadline) => {}
                 // The sender lives as long as the hold that we have.
                 _ = changes.changed() => {}
             }

@@ -1,8 +1,9 @@
 //! The resources of a pool: listing those of any pool, and changing those of a pool that programs keep.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::{
     Error, LockPool,

@@ -7,14 +7,17 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::{
     AsyncConnectionConfig, ErrorKind, PushKind, RedisError, ServerErrorKind, Value,
     aio::MultiplexedConnection,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tracing::{debug, info, warn};
 
 use super::script::Script;
@@ -113,7 +116,7 @@ impl Link {
             State::Up(_) => true,
             State::Down { error } => !error.is_unreachable(),
         });
-        let found = tokio::time::timeout_at(until.into(), up)
+        let found = tokio::time::timeout_at(until, up)
             .await
             .map(|s| s.map(|s| s.clone()));
         match found {

@@ -1,12 +1,9 @@
 //! Renews what the ledger says is due: many leases and places in one command, over many objects.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
