@@ -162,7 +162,7 @@ impl Handle {
         Claim {
             client: self.client.clone(),
             place: self.place.clone(),
-            token: uuid::Uuid::new_v4().simple().to_string().into(),
+            token: self.client.inner.link.draw().simple().to_string().into(),
             open: false,
         }
     }

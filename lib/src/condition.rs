@@ -146,7 +146,7 @@ impl Condition {
                 format!("use one of {}", self.handle.place.object),
             ));
         }
-        let request = uuid::Uuid::new_v4().simple().to_string();
+        let request = self.handle.client.inner.link.draw().simple().to_string();
         let reply = lease
             .call(&script::NOTIFY, &[&self.name, &count.to_string(), &request])
             .await;

@@ -412,7 +412,7 @@ impl Control {
         Ok(texts(&reply)?.iter().filter(|state| *state != "gone").count())
     }
 
-    async fn call(&self, script: &Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {
+    async fn call(&self, script: &'static Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {
         let keys = self.client.keys(object);
         Ok(self
             .client

@@ -98,7 +98,7 @@ impl Lease {
     }
 
     /// Calls a script that this lease stands for, until its end.
-    pub(crate) async fn call(&self, script: &script::Script, args: &[&str]) -> Result<Value, Error> {
+    pub(crate) async fn call(&self, script: &'static script::Script, args: &[&str]) -> Result<Value, Error> {
         let args = [&[self.token()], args].concat();
         let link = &self.client.inner.link;
         Ok(link

@@ -250,7 +250,7 @@ impl Ledger {
                 },
             ));
         }
-        items.sort_by_key(|(due, _)| *due);
+        items.sort_by(|(a, one), (b, other)| (a, &one.token).cmp(&(b, &other.token)));
         Ok(items.into_iter().map(|(_, item)| item).collect())
     }
 

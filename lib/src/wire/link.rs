@@ -22,6 +22,8 @@ use tracing::{debug, info, warn};
 
 use super::script::Script;
 use crate::Error;
+#[cfg(feature = "memory")]
+use crate::memory::{self, Memory};
 
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
@@ -31,7 +33,7 @@ const STABLE: Duration = Duration::from_millis(100);
 /// What to connect to, and how long to try.
 #[derive(Clone)]
 pub(crate) struct Target {
-    pub(crate) client: redis::Client,
+    pub(crate) backend: Backend,
     pub(crate) address: String,
     /// The client's own channel first; a controller also listens for events.
     pub(crate) channels: Vec<String>,
@@ -39,11 +41,38 @@ pub(crate) struct Target {
     pub(crate) response_timeout: Duration,
 }
 
+/// Where the scripts run.
+#[derive(Clone)]
+pub(crate) enum Backend {
+    Redis(redis::Client),
+    /// With the process name of the client.
+    #[cfg(feature = "memory")]
+    Memory(Memory, Arc<str>),
+}
+
+impl Backend {
+    /// For a token or a channel: nobody else draws the same.
+    pub(crate) fn draw(&self) -> uuid::Uuid {
+        match self {
+            Self::Redis(_) => uuid::Uuid::new_v4(),
+            #[cfg(feature = "memory")]
+            Self::Memory(memory, _) => uuid::Uuid::from_u128(memory.draw()),
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Connection {
+    Redis(MultiplexedConnection),
+    #[cfg(feature = "memory")]
+    Memory(memory::Connection),
+}
+
 /// One connection's life.
 #[derive(Clone)]
 pub(crate) struct Session {
     number: u64,
-    connection: MultiplexedConnection,
+    connection: Connection,
     /// Names this life of the server process: another one may have lost data.
     pub(crate) run_id: Arc<str>,
     pub(crate) version: Arc<str>,
@@ -105,6 +134,10 @@ impl Link {
         self.state.clone()
     }
 
+    pub(crate) fn draw(&self) -> uuid::Uuid {
+        self.target.backend.draw()
+    }
+
     pub(crate) fn response_timeout(&self) -> Duration {
         self.target.response_timeout
     }
@@ -136,7 +169,7 @@ impl Link {
     /// connections until `until`.
     pub(crate) async fn call(
         &self,
-        script: &Script,
+        script: &'static Script,
         keys: &[String],
         args: &[&str],
         until: Instant,
@@ -209,21 +242,31 @@ impl Link {
 
     /// The server's time, in microseconds since 1970.
     pub(crate) async fn time(&self, until: Instant) -> Result<u64, Error> {
-        let mut session = self.session(until).await?;
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME")
-            .query_async(&mut session.connection)
-            .await
-            .map_err(|error| unreachable(&self.target.address, error))?;
+        let time = match self.session(until).await?.connection {
+            Connection::Redis(mut connection) => redis::cmd("TIME").query_async(&mut connection).await,
+            #[cfg(feature = "memory")]
+            Connection::Memory(connection) => connection.time().await,
+        };
+        let (seconds, micros): (u64, u64) = time.map_err(|error| unreachable(&self.target.address, error))?;
         Ok(seconds * 1_000_000 + micros)
     }
 
     async fn send(
         &self,
         session: &Session,
-        script: &Script,
+        script: &'static Script,
         keys: &[String],
         args: &[&str],
     ) -> Result<Value, RedisError> {
+        let mut connection = match &session.connection {
+            Connection::Redis(connection) => connection.clone(),
+            #[cfg(feature = "memory")]
+            Connection::Memory(connection) => {
+                let before = [&*session.run_id, &*self.target.events_channel];
+                let args = before.into_iter().chain(args.iter().copied());
+                return connection.call(script, keys, args).await;
+            }
+        };
         let mut command = redis::cmd("EVALSHA");
         command
             .arg(script.hash())
@@ -232,7 +275,6 @@ impl Link {
             .arg(&*session.run_id)
             .arg(&self.target.events_channel)
             .arg(args);
-        let mut connection = session.connection.clone();
         let result = connection
             .send_packed_command(&command)
             .await
@@ -306,6 +348,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+fn tell(broken: &mpsc::WeakUnboundedSender<u64>, number: u64) {
+    if let Some(broken) = broken.upgrade() {
+        // The keeper is gone only when the client is.
+        let _ = broken.send(number);
+    }
+}
+
 /// The task that owns the connection.
 struct Keeper {
     target: Arc<Target>,
@@ -368,14 +417,29 @@ impl Keeper {
 
     async fn connect(&self, number: u64, broken: mpsc::WeakUnboundedSender<u64>) -> Result<Session, Error> {
         let receiver = self.receiver.clone();
+        let client = match &self.target.backend {
+            Backend::Redis(client) => client,
+            #[cfg(feature = "memory")]
+            Backend::Memory(memory, process) => {
+                let caller = memory::Caller {
+                    process: process.clone(),
+                    channels: self.target.channels.clone(),
+                    response_timeout: self.target.response_timeout,
+                    on_message: move |channel: &str, payload: &str| receiver.message(channel, payload),
+                    on_cut: move || tell(&broken, number),
+                };
+                let (connection, run_id) = memory.connect(caller).await?;
+                return Ok(Session {
+                    number,
+                    connection: Connection::Memory(connection),
+                    run_id,
+                    version: concat!("in-memory twin ", env!("CARGO_PKG_VERSION")).into(),
+                });
+            }
+        };
         let on_push = move |info: redis::PushInfo| {
             match info.kind {
-                PushKind::Disconnection => {
-                    if let Some(broken) = broken.upgrade() {
-                        // The keeper is gone only when the client is.
-                        let _ = broken.send(number);
-                    }
-                }
+                PushKind::Disconnection => tell(&broken, number),
                 PushKind::Message => {
                     if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
                         && let (Ok(channel), Ok(payload)) =
@@ -394,9 +458,7 @@ impl Keeper {
             .set_response_timeout(Some(timeout))
             .set_push_sender(on_push);
         let refused = |error: &RedisError| self.explain(error);
-        let mut connection = self
-            .target
-            .client
+        let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .map_err(|e| refused(&e))?;
@@ -412,7 +474,7 @@ impl Keeper {
             .map_err(|e| refused(&e))?;
         Ok(Session {
             number,
-            connection,
+            connection: Connection::Redis(connection),
             run_id,
             version,
         })
