@@ -1,5 +1,6 @@
 //! The library on its in-memory twin, in virtual time: what takes long or goes wrong seldom.
 
+mod drops;
 mod time;
 
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use tenure::{
     Client, Identity, Kind, Memory, ObjectRef,
     control::{Capacity, Declaration},
+    memory::Fate,
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -42,6 +44,11 @@ fn semaphore(permits: u64) -> Declaration {
         max_hold: None,
         capacity: Capacity::Permits(permits),
     }
+}
+
+/// Nothing that this process sends arrives any more, and nothing reaches it: to the others, it has crashed.
+fn silence(memory: &Memory, process: &'static str) {
+    memory.set_faults(move |of, _| if of == process { Fate::Drop } else { Fate::Deliver });
 }
 
 /// Lets everybody do what they can do now.
