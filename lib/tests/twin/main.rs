@@ -1,6 +1,7 @@
 //! The library on its in-memory twin, in virtual time: what takes long or goes wrong seldom.
 
 mod drops;
+mod simulation;
 mod time;
 
 use std::time::Duration;
