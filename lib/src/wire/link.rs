@@ -15,7 +15,7 @@ use redis::{
     aio::MultiplexedConnection,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tracing::{debug, info, warn};
@@ -103,6 +103,7 @@ pub(crate) struct Reply {
 #[derive(Clone)]
 pub(crate) struct Link {
     state: watch::Receiver<State>,
+    changed: Arc<Notify>,
     broken: mpsc::UnboundedSender<u64>,
     target: Arc<Target>,
 }
@@ -116,15 +117,18 @@ impl Link {
         let (state_out, state) = watch::channel(State::Down { error: none });
         let (broken, broken_in) = mpsc::unbounded_channel();
         let target = Arc::new(target);
+        let changed = Arc::new(Notify::new());
         let keeper = Keeper {
             target: target.clone(),
             state: state_out,
             broken: broken_in,
             receiver,
+            changed: Changed(changed.clone()),
         };
         tokio::spawn(keeper.run(broken.downgrade()));
         Self {
             state,
+            changed,
             broken,
             target,
         }
@@ -144,24 +148,35 @@ impl Link {
 
     /// Waits for a session until `until`. A refusal that waiting cannot mend ends the wait.
     pub(crate) async fn session(&self, until: Instant) -> Result<Session, Error> {
-        let mut state = self.state.clone();
-        let up = state.wait_for(|s| match s {
-            State::Up(_) => true,
-            State::Down { error } => !error.is_unreachable(),
+        let up = self.until(|state| match state {
+            State::Up(session) => Some(Ok(session.clone())),
+            State::Down { error } if !error.is_unreachable() => Some(Err(error.clone())),
+            State::Down { .. } => None,
         });
-        let found = tokio::time::timeout_at(until, up)
-            .await
-            .map(|s| s.map(|s| s.clone()));
-        match found {
-            Ok(Ok(State::Up(session))) => Ok(session),
-            Ok(Ok(State::Down { error })) => Err(error),
-            Ok(Err(_)) => Err(Error::Unreachable {
+        match tokio::time::timeout_at(until, up).await {
+            Ok(Some(found)) => found,
+            Ok(None) => Err(Error::Unreachable {
                 reason: "the client is closed".to_owned(),
             }),
             Err(_) => match &*self.state.borrow() {
                 State::Down { error } => Err(error.clone()),
                 State::Up(_) => Err(unreachable(&self.target.address, "no answer in time")),
             },
+        }
+    }
+
+    /// Waits for a state in which `find` finds something. Who waits is woken in the order of coming, so that calls go
+    /// out over a new connection in the order in which they were made; the watch would wake in any. None: it is closed.
+    async fn until<T>(&self, find: impl Fn(&State) -> Option<T>) -> Option<T> {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(found) = find(&self.state.borrow()) {
+                return Some(found);
+            }
+            if self.state.has_changed().is_err() {
+                return None;
+            }
+            changed.await;
         }
     }
 
@@ -297,11 +312,10 @@ impl Link {
 
     /// Asks for another connection, and waits until this one is no longer handed out.
     async fn give_up(&self, session: &Session) {
-        let mut state = self.state.clone();
         if self.broken.send(session.number).is_ok() {
             let gone = |s: &State| !matches!(s, State::Up(current) if current.number == session.number);
-            // An error means that the client is closed, which the next call finds out.
-            let _ = state.wait_for(gone).await;
+            // None means that the client is closed, which the next call finds out.
+            self.until(|state| gone(state).then_some(())).await;
         }
     }
 }
@@ -361,9 +375,25 @@ struct Keeper {
     state: watch::Sender<State>,
     broken: mpsc::UnboundedReceiver<u64>,
     receiver: Arc<dyn Receiver>,
+    /// Dropped after the state: whoever waits then finds it closed.
+    changed: Changed,
+}
+
+/// Wakes who waits for another state.
+struct Changed(Arc<Notify>);
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
 }
 
 impl Keeper {
+    fn set(&self, state: State) {
+        self.state.send_replace(state);
+        self.changed.0.notify_waiters();
+    }
+
     async fn run(mut self, broken: mpsc::WeakUnboundedSender<u64>) {
         let mut number = 0;
         let mut delay = FIRST_DELAY;
@@ -373,14 +403,14 @@ impl Keeper {
             match self.connect(number, broken.clone()).await {
                 Ok(session) => {
                     info!(address = %self.target.address, version = %session.version, "connected to Redis");
-                    self.state.send_replace(State::Up(session));
+                    self.set(State::Up(session));
                     self.receiver.connected();
                     if !self.until_broken(number).await {
                         return;
                     }
                     warn!(address = %self.target.address, "the connection to Redis is lost");
                     let error = unreachable(&self.target.address, "the connection is lost");
-                    self.state.send_replace(State::Down { error });
+                    self.set(State::Down { error });
                     if started.elapsed() > STABLE {
                         delay = FIRST_DELAY;
                         continue;
@@ -391,7 +421,7 @@ impl Keeper {
                     if !same {
                         warn!(%error, "cannot connect to Redis, trying on");
                     }
-                    self.state.send_replace(State::Down { error });
+                    self.set(State::Down { error });
                 }
             }
             tokio::select! {

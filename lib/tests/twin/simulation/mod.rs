@@ -46,7 +46,7 @@ fn worlds(weather: Weather) -> Result {
     if let Some(seed) = number("TENURE_SIMULATION_SEED") {
         return run(seed, weather, true).map(drop);
     }
-    let seeds = number("TENURE_SIMULATION_SEEDS").unwrap_or(25);
+    let seeds = number("TENURE_SIMULATION_SEEDS").unwrap_or(5);
     (0..seeds).try_for_each(|seed| run(seed, weather, false).map(drop))
 }
 

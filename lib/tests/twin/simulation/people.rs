@@ -126,7 +126,7 @@ async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
     let mut random = world.chance();
     let control = world.observer.control();
     loop {
-        sleep(ms(random.u64(1..40))).await;
+        sleep(ms(random.u64(1..100))).await;
         for object in &objects {
             let looked = control.look(object, 100).await;
             let mut witness = lock(&world.witness);
@@ -313,7 +313,7 @@ async fn acquire(
     let (permits, limit) = match object.kind() {
         Kind::Semaphore => (random.u64(1..=PERMITS), PERMITS),
         Kind::Pool => (1, SEATS.len() as u64),
-        Kind::Lock => (1, 1),
+        _ => (1, 1),
     };
     let wanted = Wanted {
         object: object.to_string(),
@@ -332,7 +332,7 @@ async fn acquire(
                 _ => given_up(patience, semaphore.acquire_many(many)).await.map(lease),
             }
         }
-        Kind::Lock => {
+        _ => {
             let lock = client.lock(object.name())?.with(options);
             match how {
                 0 => lock.try_acquire().await.map(lease),
