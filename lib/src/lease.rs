@@ -303,7 +303,8 @@ impl Lease {
             Some("released") => Ok(()),
             // Sent before over a connection that broke: then it was that one which released it.
             Some("gone") if reply.repeated && Instant::now() < until => Ok(()),
-            Some("gone") => {
+            // "left": it ran out, and a late copy of its request has taken a place in the queue, which is given up now.
+            Some("gone" | "left") => {
                 let cause = match self.state() {
                     LeaseState::Lost { cause } => cause,
                     _ => "it had been taken back".to_owned(),
