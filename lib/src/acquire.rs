@@ -4,13 +4,13 @@
 //! place, and told by push; should the push be lost, the renewal of the place in the queue finds out. The token is drawn
 //! once, so that asking again is always safe, and a guard gives back whatever the token got if the future is dropped.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use redis::Value;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tracing::{Instrument, debug};
 
 use crate::{
@@ -162,7 +162,7 @@ impl Handle {
         Claim {
             client: self.client.clone(),
             place: self.place.clone(),
-            token: uuid::Uuid::new_v4().simple().to_string().into(),
+            token: self.client.inner.link.draw().simple().to_string().into(),
             open: false,
         }
     }
@@ -260,7 +260,7 @@ impl Claim {
         end: Option<Instant>,
     ) -> Result<Heard, Error> {
         let word = match end {
-            Some(end) => tokio::time::timeout_at(end.into(), word).await,
+            Some(end) => tokio::time::timeout_at(end, word).await,
             None => Ok(word.await),
         };
         match word {

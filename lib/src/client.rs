@@ -1,21 +1,22 @@
 //! The client: one connection, on which all locks, semaphores and pools of a process live.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
+#[cfg(feature = "memory")]
+use crate::Memory;
 use crate::{
     Control, Error, Identity, KeyedLock, Kind, Lock, LockMany, LockPool, ObjectRef, Params, ReentrantLock,
     Register, RwLock, Semaphore, control, keyed_lock,
     object::check_namespace,
     wire::{
         ledger::{Ledger, Place},
-        link::{Link, Receiver, Target},
+        link::{Backend, Link, Receiver, Target},
         releaser::{self, Job},
         renewal,
     },
@@ -85,16 +86,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn builder(url: &str) -> ClientBuilder {
-        ClientBuilder {
-            url: url.to_owned(),
-            credentials: (None, None),
-            identity: Identity::from_env(),
-            namespace: None,
-            prefix: "tenure".to_owned(),
-            connect_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_secs(3),
-            listen: false,
-        }
+        ClientBuilder::to(Server::At(url.to_owned()))
     }
 
     /// A lock of this name in the client's namespace. Locks need no declaration. No command is sent.
@@ -304,7 +296,7 @@ impl fmt::Debug for Client {
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
-    url: String,
+    server: Server,
     credentials: (Option<String>, Option<String>),
     identity: Identity,
     namespace: Option<String>,
@@ -314,7 +306,32 @@ pub struct ClientBuilder {
     listen: bool,
 }
 
+#[derive(Clone)]
+enum Server {
+    At(String),
+    #[cfg(feature = "memory")]
+    InMemory(Memory),
+}
+
 impl ClientBuilder {
+    fn to(server: Server) -> Self {
+        Self {
+            server,
+            credentials: (None, None),
+            identity: Identity::from_env(),
+            namespace: None,
+            prefix: "tenure".to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(3),
+            listen: false,
+        }
+    }
+
+    #[cfg(feature = "memory")]
+    pub(crate) fn in_memory(memory: Memory) -> Self {
+        Self::to(Server::InMemory(memory))
+    }
+
     /// The ACL user, if it does not stand in the URL.
     pub fn username(mut self, username: &str) -> Self {
         self.credentials.0 = Some(username.to_owned());
@@ -406,8 +423,18 @@ impl ClientBuilder {
                 return Err(Error::invalid(field, "is zero", "use a duration above zero"));
             }
         }
-        let (client, address) = self.target()?;
-        let channel: Arc<str> = format!("{}:client:{}", self.prefix, uuid::Uuid::new_v4().simple()).into();
+        let (backend, address) = match &self.server {
+            Server::At(url) => {
+                let (client, address) = self.target(url)?;
+                (Backend::Redis(client), address)
+            }
+            #[cfg(feature = "memory")]
+            Server::InMemory(memory) => {
+                let backend = Backend::Memory(memory.clone(), self.identity.process.as_str().into());
+                (backend, "the in-memory twin".to_owned())
+            }
+        };
+        let channel: Arc<str> = format!("{}:client:{}", self.prefix, backend.draw().simple()).into();
         let events_channel = format!("{}:events", self.prefix);
         let mut channels = vec![channel.to_string()];
         let ledger = Arc::new(Ledger::default());
@@ -420,7 +447,7 @@ impl ClientBuilder {
             events = Some(mailbox);
         }
         let target = Target {
-            client,
+            backend,
             address,
             channels,
             events_channel,
@@ -445,7 +472,7 @@ impl ClientBuilder {
         })
     }
 
-    fn target(&self) -> Result<(redis::Client, String), Error> {
+    fn target(&self, url: &str) -> Result<(redis::Client, String), Error> {
         let unusable = |problem: String| {
             Error::invalid(
                 "url",
@@ -453,15 +480,13 @@ impl ClientBuilder {
                 "use redis://[user][:password@]host[:port][/database]",
             )
         };
-        if self.url.starts_with("rediss://") {
+        if url.starts_with("rediss://") {
             return Err(unusable(
                 "asks for TLS, which this build does not have".to_owned(),
             ));
         }
         // The driver's words may hold the URL, and with it the password.
-        let info = self
-            .url
-            .as_str()
+        let info = url
             .into_connection_info()
             .map_err(|error| unusable(format!("is not usable ({})", error.category())))?;
         let address = match info.addr() {

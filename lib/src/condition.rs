@@ -1,9 +1,8 @@
 //! A condition: holders of a lock wait for something that another holder brings about.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{
     Error, Lease,
@@ -147,7 +146,7 @@ impl Condition {
                 format!("use one of {}", self.handle.place.object),
             ));
         }
-        let request = uuid::Uuid::new_v4().simple().to_string();
+        let request = self.handle.client.inner.link.draw().simple().to_string();
         let reply = lease
             .call(&script::NOTIFY, &[&self.name, &count.to_string(), &request])
             .await;

@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use redis::Value;
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
     Client, Error, Identity, Kind, ObjectRef,
@@ -412,7 +412,7 @@ impl Control {
         Ok(texts(&reply)?.iter().filter(|state| *state != "gone").count())
     }
 
-    async fn call(&self, script: &Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {
+    async fn call(&self, script: &'static Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {
         if object.kind() == Kind::Register {
             return Err(Error::invalid(
                 "object",

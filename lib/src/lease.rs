@@ -3,10 +3,11 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::{
     Client, Error, ObjectRef, telemetry,
@@ -97,7 +98,7 @@ impl Lease {
     }
 
     /// Calls a script that this lease stands for, until its end.
-    pub(crate) async fn call(&self, script: &script::Script, args: &[&str]) -> Result<Value, Error> {
+    pub(crate) async fn call(&self, script: &'static script::Script, args: &[&str]) -> Result<Value, Error> {
         let args = [&[self.token()], args].concat();
         let link = &self.client.inner.link;
         Ok(link
@@ -144,7 +145,8 @@ impl Lease {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.hold.grant.since)
     }
 
-    /// Until when it is ours without another renewal. Renewals move it.
+    /// Until when it is ours without another renewal. Renewals move it. By tokio's clock, so that
+    /// [`tokio::time::sleep_until`] takes it as it is, and [`tokio::time::pause`] holds it too.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.hold.status.borrow().deadline
@@ -203,7 +205,7 @@ impl Lease {
             }
             let deadline = changes.borrow_and_update().deadline;
             tokio::select! {
-                () = tokio::time::sleep_until(deadline.into()) => {}
+                () = tokio::time::sleep_until(deadline) => {}
                 // The sender lives as long as the hold that we have.
                 _ = changes.changed() => {}
             }
@@ -301,7 +303,8 @@ impl Lease {
             Some("released") => Ok(()),
             // Sent before over a connection that broke: then it was that one which released it.
             Some("gone") if reply.repeated && Instant::now() < until => Ok(()),
-            Some("gone") => {
+            // "left": it ran out, and a late copy of its request has taken a place in the queue, which is given up now.
+            Some("gone" | "left") => {
                 let cause = match self.state() {
                     LeaseState::Lost { cause } => cause,
                     _ => "it had been taken back".to_owned(),

@@ -28,6 +28,7 @@
 //! | [`Options`], [`Identity`] | how to hold, and who holds |
 //! | [`control`] | the controller's side: declare, observe, reclaim |
 //! | `acquire` | the one way in, from request to lease |
+//! | `memory` | with the feature of this name: the in-memory twin, for tests and single processes |
 //! | `wire` | the connection, the scripts, the pushes, the renewal |
 //!
 //! The protocol itself is in `lua/`: one script an operation.
@@ -40,6 +41,8 @@
 //! A tokio runtime with time and I/O enabled; Redis 7.0 or Valkey 7.2, or newer. All futures are `Send`.
 
 pub mod control;
+#[cfg(feature = "memory")]
+pub mod memory;
 
 mod acquire;
 mod client;
@@ -71,6 +74,8 @@ pub use keyed_lock::{KeyedLease, KeyedLock};
 pub use lease::{Lease, LeaseState};
 pub use lock::{Lock, LockStatus};
 pub use lock_many::{LeaseMany, LockMany};
+#[cfg(feature = "memory")]
+pub use memory::Memory;
 pub use object::{Kind, ObjectRef};
 pub use options::Options;
 pub use params::{ParamValue, Params};

@@ -8,12 +8,10 @@
 //! one is taken, those before it are kept, those behind it are given back, and from there on they are waited for one by
 //! one, in order. A lock that runs out meanwhile (Redis was away for longer than a lease) starts the whole again.
 
-use std::{
-    ops::Deref,
-    time::{Duration, Instant},
-};
+use std::{ops::Deref, time::Duration};
 
 use futures_util::future::{join_all, select_all};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{Client, Error, KeyedLease, KeyedLock, Options, acquire::Wait, lock::acquired};

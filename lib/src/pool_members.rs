@@ -1,8 +1,9 @@
 //! The resources of a pool: listing those of any pool, and changing those of a pool that programs keep.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::{
     Error, LockPool,
@@ -237,7 +238,7 @@ impl LockPool {
         let pairs = pairs(resources)?;
         let count = pairs.len() / 2;
         // Two at the same time do not mix what they put aside.
-        let id = uuid::Uuid::new_v4().simple().to_string();
+        let id = self.handle.client.inner.link.draw().simple().to_string();
         let obj = &self.handle.place.keys[0];
         let stem = obj.strip_suffix("obj").unwrap_or(obj);
         let aside = [format!("{stem}staged-{id}"), format!("{stem}staged-free-{id}")];
@@ -303,7 +304,7 @@ impl LockPool {
         ))
     }
 
-    async fn call(&self, script: &Script, keys: &[String], args: &[&str]) -> Result<Value, Error> {
+    async fn call(&self, script: &'static Script, keys: &[String], args: &[&str]) -> Result<Value, Error> {
         let link = &self.handle.client.inner.link;
         let until = Instant::now() + link.response_timeout();
         Ok(link.call(script, keys, args, until).await?.value)

@@ -19,11 +19,9 @@
 //! | R11 | numbers pass through doubles: 2⁵³ + 1 is written as 2⁵³ | whole numbers are exact over `i64`, floating ones over `f64`, and against one another | `r11_numbers_are_exact` |
 //! | R11 | a text as argument is an error of Lua | texts are values, up to 4096 bytes | `r9_texts_…` |
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{
     Client, Error, ObjectRef,

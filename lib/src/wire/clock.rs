@@ -4,7 +4,9 @@
 //! So the server reaches a later time E no earlier than t + (E - S). That bound is a lease's local deadline: the holder
 //! stops at it, and the server's expiry lies behind it, however long the reply took.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// When the server was asked for the time, and what it said (milliseconds).
 #[derive(Debug, Clone, Copy)]

@@ -8,10 +8,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
 use tracing::warn;
 
 use super::{
@@ -213,7 +216,7 @@ impl Ledger {
             match next {
                 Some(at) => {
                     tokio::select! {
-                        () = tokio::time::sleep_until(at.into()) => {}
+                        () = tokio::time::sleep_until(at) => {}
                         () = self.changed.notified() => {}
                     }
                 }
@@ -247,7 +250,7 @@ impl Ledger {
                 },
             ));
         }
-        items.sort_by_key(|(due, _)| *due);
+        items.sort_by(|(a, one), (b, other)| (a, &one.token).cmp(&(b, &other.token)));
         Ok(items.into_iter().map(|(_, item)| item).collect())
     }
 
@@ -280,6 +283,8 @@ impl Ledger {
             (Some(hold), _) => {
                 self.lost(hold, "it ran out before it was renewed");
             }
+            // Meanwhile a push may have made the place a lease, which goes by its own time.
+            (None, _) if !self.waits(&item.token) => {}
             (None, Renewed::Waiting { expires, wake }) => {
                 let place = Duration::from_millis(expires.saturating_sub(sample.server_ms));
                 self.queued(&item.token, place, Duration::from_millis(wake));
@@ -326,11 +331,19 @@ impl Ledger {
         }
     }
 
+    fn waits(&self, token: &Token) -> bool {
+        matches!(lock(&self.book).entries.get(token), Some(Entry::Waiting { .. }))
+    }
+
+    /// Tells a waiting request. What waits no more is left alone: the word may be late, and the token a lease by now.
     fn tell(&self, token: &Token, word: Word) {
-        let entry = lock(&self.book).entries.remove(token);
-        if let Some(Entry::Waiting { word: teller, .. }) = entry {
-            // Its future was dropped: dropping it also gives back what it got.
-            let _ = teller.send(word);
+        let mut book = lock(&self.book);
+        if let Some(entry) = book.entries.remove(token) {
+            match entry {
+                // An error means that its future was dropped: dropping it also gives back what it got.
+                Entry::Waiting { word: teller, .. } => drop(teller.send(word)),
+                Entry::Held { .. } => drop(book.entries.insert(token.clone(), entry)),
+            }
         }
     }
 }
@@ -343,6 +356,10 @@ impl Receiver for Ledger {
                 let sample = *lock(&self.sample);
                 let deadline = clock::pushed_deadline(sample, received, grant.now, grant.expires);
                 self.tell(&token.into(), Word::Granted { grant, deadline });
+            }
+            // The place ran out while we could not renew it, but who waits is still here, and gets another one.
+            Some((token, Push::Gone(cause))) if cause == "expired" => {
+                self.tell(&token.into(), Word::AskAgain)
             }
             Some((token, Push::Gone(cause))) => self.tell(&token.into(), Word::Gone { cause }),
             Some((token, Push::Lost(cause))) => {

@@ -7,18 +7,23 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::{
     AsyncConnectionConfig, ErrorKind, PushKind, RedisError, ServerErrorKind, Value,
     aio::MultiplexedConnection,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
 use tracing::{debug, info, warn};
 
 use super::script::Script;
 use crate::Error;
+#[cfg(feature = "memory")]
+use crate::memory::{self, Memory};
 
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
@@ -28,7 +33,7 @@ const STABLE: Duration = Duration::from_millis(100);
 /// What to connect to, and how long to try.
 #[derive(Clone)]
 pub(crate) struct Target {
-    pub(crate) client: redis::Client,
+    pub(crate) backend: Backend,
     pub(crate) address: String,
     /// The client's own channel first; a controller also listens for events.
     pub(crate) channels: Vec<String>,
@@ -36,11 +41,38 @@ pub(crate) struct Target {
     pub(crate) response_timeout: Duration,
 }
 
+/// Where the scripts run.
+#[derive(Clone)]
+pub(crate) enum Backend {
+    Redis(redis::Client),
+    /// With the process name of the client.
+    #[cfg(feature = "memory")]
+    Memory(Memory, Arc<str>),
+}
+
+impl Backend {
+    /// For a token or a channel: nobody else draws the same.
+    pub(crate) fn draw(&self) -> uuid::Uuid {
+        match self {
+            Self::Redis(_) => uuid::Uuid::new_v4(),
+            #[cfg(feature = "memory")]
+            Self::Memory(memory, _) => uuid::Uuid::from_u128(memory.draw()),
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Connection {
+    Redis(MultiplexedConnection),
+    #[cfg(feature = "memory")]
+    Memory(memory::Connection),
+}
+
 /// One connection's life.
 #[derive(Clone)]
 pub(crate) struct Session {
     number: u64,
-    connection: MultiplexedConnection,
+    connection: Connection,
     /// Names this life of the server process: another one may have lost data.
     pub(crate) run_id: Arc<str>,
     pub(crate) version: Arc<str>,
@@ -71,6 +103,7 @@ pub(crate) struct Reply {
 #[derive(Clone)]
 pub(crate) struct Link {
     state: watch::Receiver<State>,
+    changed: Arc<Notify>,
     broken: mpsc::UnboundedSender<u64>,
     target: Arc<Target>,
 }
@@ -84,15 +117,18 @@ impl Link {
         let (state_out, state) = watch::channel(State::Down { error: none });
         let (broken, broken_in) = mpsc::unbounded_channel();
         let target = Arc::new(target);
+        let changed = Arc::new(Notify::new());
         let keeper = Keeper {
             target: target.clone(),
             state: state_out,
             broken: broken_in,
             receiver,
+            changed: Changed(changed.clone()),
         };
         tokio::spawn(keeper.run(broken.downgrade()));
         Self {
             state,
+            changed,
             broken,
             target,
         }
@@ -102,24 +138,24 @@ impl Link {
         self.state.clone()
     }
 
+    pub(crate) fn draw(&self) -> uuid::Uuid {
+        self.target.backend.draw()
+    }
+
     pub(crate) fn response_timeout(&self) -> Duration {
         self.target.response_timeout
     }
 
     /// Waits for a session until `until`. A refusal that waiting cannot mend ends the wait.
     pub(crate) async fn session(&self, until: Instant) -> Result<Session, Error> {
-        let mut state = self.state.clone();
-        let up = state.wait_for(|s| match s {
-            State::Up(_) => true,
-            State::Down { error } => !error.is_unreachable(),
+        let up = self.until(|state| match state {
+            State::Up(session) => Some(Ok(session.clone())),
+            State::Down { error } if !error.is_unreachable() => Some(Err(error.clone())),
+            State::Down { .. } => None,
         });
-        let found = tokio::time::timeout_at(until.into(), up)
-            .await
-            .map(|s| s.map(|s| s.clone()));
-        match found {
-            Ok(Ok(State::Up(session))) => Ok(session),
-            Ok(Ok(State::Down { error })) => Err(error),
-            Ok(Err(_)) => Err(Error::Unreachable {
+        match tokio::time::timeout_at(until, up).await {
+            Ok(Some(found)) => found,
+            Ok(None) => Err(Error::Unreachable {
                 reason: "the client is closed".to_owned(),
             }),
             Err(_) => match &*self.state.borrow() {
@@ -129,11 +165,26 @@ impl Link {
         }
     }
 
+    /// Waits for a state in which `find` finds something. Who waits is woken in the order of coming, so that calls go
+    /// out over a new connection in the order in which they were made; the watch would wake in any. None: it is closed.
+    async fn until<T>(&self, find: impl Fn(&State) -> Option<T>) -> Option<T> {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(found) = find(&self.state.borrow()) {
+                return Some(found);
+            }
+            if self.state.has_changed().is_err() {
+                return None;
+            }
+            changed.await;
+        }
+    }
+
     /// Calls a script, with the server's run id and the controller's channel before the arguments. Repeats it over new
     /// connections until `until`.
     pub(crate) async fn call(
         &self,
-        script: &Script,
+        script: &'static Script,
         keys: &[String],
         args: &[&str],
         until: Instant,
@@ -145,7 +196,7 @@ impl Link {
     /// timeout. Returns how many have it.
     pub(crate) async fn call_replicated(
         &self,
-        script: &Script,
+        script: &'static Script,
         keys: &[String],
         args: &[&str],
         until: Instant,
@@ -196,31 +247,48 @@ impl Link {
             return Ok(0);
         }
         let patience = u64::try_from(self.response_timeout().as_millis() / 2).unwrap_or(u64::MAX);
-        let mut connection = session.connection.clone();
-        redis::cmd("WAIT")
-            .arg(replicas)
-            .arg(patience)
-            .query_async(&mut connection)
-            .await
+        match &session.connection {
+            Connection::Redis(connection) => {
+                let mut connection = connection.clone();
+                redis::cmd("WAIT")
+                    .arg(replicas)
+                    .arg(patience)
+                    .query_async(&mut connection)
+                    .await
+            }
+            // The twin has no replicas.
+            #[cfg(feature = "memory")]
+            Connection::Memory(_) => Ok(0),
+        }
     }
 
     /// The server's time, in microseconds since 1970.
     pub(crate) async fn time(&self, until: Instant) -> Result<u64, Error> {
-        let mut session = self.session(until).await?;
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME")
-            .query_async(&mut session.connection)
-            .await
-            .map_err(|error| unreachable(&self.target.address, error))?;
+        let time = match self.session(until).await?.connection {
+            Connection::Redis(mut connection) => redis::cmd("TIME").query_async(&mut connection).await,
+            #[cfg(feature = "memory")]
+            Connection::Memory(connection) => connection.time().await,
+        };
+        let (seconds, micros): (u64, u64) = time.map_err(|error| unreachable(&self.target.address, error))?;
         Ok(seconds * 1_000_000 + micros)
     }
 
     async fn send(
         &self,
         session: &Session,
-        script: &Script,
+        script: &'static Script,
         keys: &[String],
         args: &[&str],
     ) -> Result<Value, RedisError> {
+        let mut connection = match &session.connection {
+            Connection::Redis(connection) => connection.clone(),
+            #[cfg(feature = "memory")]
+            Connection::Memory(connection) => {
+                let before = [&*session.run_id, &*self.target.events_channel];
+                let args = before.into_iter().chain(args.iter().copied());
+                return connection.call(script, keys, args).await;
+            }
+        };
         let mut command = redis::cmd("EVALSHA");
         command
             .arg(script.hash())
@@ -229,7 +297,6 @@ impl Link {
             .arg(&*session.run_id)
             .arg(&self.target.events_channel)
             .arg(args);
-        let mut connection = session.connection.clone();
         let result = connection
             .send_packed_command(&command)
             .await
@@ -252,11 +319,10 @@ impl Link {
 
     /// Asks for another connection, and waits until this one is no longer handed out.
     async fn give_up(&self, session: &Session) {
-        let mut state = self.state.clone();
         if self.broken.send(session.number).is_ok() {
             let gone = |s: &State| !matches!(s, State::Up(current) if current.number == session.number);
-            // An error means that the client is closed, which the next call finds out.
-            let _ = state.wait_for(gone).await;
+            // None means that the client is closed, which the next call finds out.
+            self.until(|state| gone(state).then_some(())).await;
         }
     }
 }
@@ -303,15 +369,38 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+fn tell(broken: &mpsc::WeakUnboundedSender<u64>, number: u64) {
+    if let Some(broken) = broken.upgrade() {
+        // The keeper is gone only when the client is.
+        let _ = broken.send(number);
+    }
+}
+
 /// The task that owns the connection.
 struct Keeper {
     target: Arc<Target>,
     state: watch::Sender<State>,
     broken: mpsc::UnboundedReceiver<u64>,
     receiver: Arc<dyn Receiver>,
+    /// Dropped after the state: whoever waits then finds it closed.
+    changed: Changed,
+}
+
+/// Wakes who waits for another state.
+struct Changed(Arc<Notify>);
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
 }
 
 impl Keeper {
+    fn set(&self, state: State) {
+        self.state.send_replace(state);
+        self.changed.0.notify_waiters();
+    }
+
     async fn run(mut self, broken: mpsc::WeakUnboundedSender<u64>) {
         let mut number = 0;
         let mut delay = FIRST_DELAY;
@@ -321,14 +410,14 @@ impl Keeper {
             match self.connect(number, broken.clone()).await {
                 Ok(session) => {
                     info!(address = %self.target.address, version = %session.version, "connected to Redis");
-                    self.state.send_replace(State::Up(session));
+                    self.set(State::Up(session));
                     self.receiver.connected();
                     if !self.until_broken(number).await {
                         return;
                     }
                     warn!(address = %self.target.address, "the connection to Redis is lost");
                     let error = unreachable(&self.target.address, "the connection is lost");
-                    self.state.send_replace(State::Down { error });
+                    self.set(State::Down { error });
                     if started.elapsed() > STABLE {
                         delay = FIRST_DELAY;
                         continue;
@@ -339,7 +428,7 @@ impl Keeper {
                     if !same {
                         warn!(%error, "cannot connect to Redis, trying on");
                     }
-                    self.state.send_replace(State::Down { error });
+                    self.set(State::Down { error });
                 }
             }
             tokio::select! {
@@ -365,14 +454,29 @@ impl Keeper {
 
     async fn connect(&self, number: u64, broken: mpsc::WeakUnboundedSender<u64>) -> Result<Session, Error> {
         let receiver = self.receiver.clone();
+        let client = match &self.target.backend {
+            Backend::Redis(client) => client,
+            #[cfg(feature = "memory")]
+            Backend::Memory(memory, process) => {
+                let caller = memory::Caller {
+                    process: process.clone(),
+                    channels: self.target.channels.clone(),
+                    response_timeout: self.target.response_timeout,
+                    on_message: move |channel: &str, payload: &str| receiver.message(channel, payload),
+                    on_cut: move || tell(&broken, number),
+                };
+                let (connection, run_id) = memory.connect(caller).await?;
+                return Ok(Session {
+                    number,
+                    connection: Connection::Memory(connection),
+                    run_id,
+                    version: concat!("in-memory twin ", env!("CARGO_PKG_VERSION")).into(),
+                });
+            }
+        };
         let on_push = move |info: redis::PushInfo| {
             match info.kind {
-                PushKind::Disconnection => {
-                    if let Some(broken) = broken.upgrade() {
-                        // The keeper is gone only when the client is.
-                        let _ = broken.send(number);
-                    }
-                }
+                PushKind::Disconnection => tell(&broken, number),
                 PushKind::Message => {
                     if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
                         && let (Ok(channel), Ok(payload)) =
@@ -391,9 +495,7 @@ impl Keeper {
             .set_response_timeout(Some(timeout))
             .set_push_sender(on_push);
         let refused = |error: &RedisError| self.explain(error);
-        let mut connection = self
-            .target
-            .client
+        let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .map_err(|e| refused(&e))?;
@@ -409,7 +511,7 @@ impl Keeper {
             .map_err(|e| refused(&e))?;
         Ok(Session {
             number,
-            connection,
+            connection: Connection::Redis(connection),
             run_id,
             version,
         })

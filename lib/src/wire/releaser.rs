@@ -1,13 +1,11 @@
 //! Gives back, in the background, what was dropped: leases, and places of futures that nobody polls any more.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
+    time::Instant,
 };
 use tracing::debug;
 

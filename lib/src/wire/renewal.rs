@@ -1,12 +1,9 @@
 //! Renews what the ledger says is due: many leases and places in one command, over many objects.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
@@ -65,7 +62,7 @@ pub(crate) async fn renew_one(
 
 async fn renew(ledger: &Ledger, link: &Link, channel: &str, batch: &[Item]) {
     // One object's tokens stand together, so that the script opens it once.
-    let mut by_object: HashMap<&ObjectRef, Vec<&Item>> = HashMap::new();
+    let mut by_object: BTreeMap<&ObjectRef, Vec<&Item>> = BTreeMap::new();
     for item in batch {
         by_object.entry(&item.place.object).or_default().push(item);
     }

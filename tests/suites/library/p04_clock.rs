@@ -1,9 +1,10 @@
 //! Promise 4: the server's clock decides expiry, and the holder's monotonic clock makes it stop earlier, never later.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure::{Client, Kind, Lease, LeaseState, Options};
 use tenure_tests::{Redis, Result, ensure, eventually};
+use tokio::time::Instant;
 
 use super::support::{SOON, World, look, waiting};
 

@@ -1,0 +1,314 @@
+//! The commands that the scripts call, each as Redis does it. No other: a script that calls one fails and says so.
+
+use std::collections::{HashMap, HashSet};
+
+use redis::Value;
+
+use super::store::{Bytes, Hash, SortedSet, Store};
+
+/// What a script works on.
+pub(super) struct Database {
+    pub(super) store: Store,
+    /// The server's clock while a script runs, in microseconds: it stands still.
+    pub(super) now_us: u64,
+    /// The keys that the running script was given. It may touch no other, or it would not work in a cluster.
+    pub(super) keys: HashSet<Bytes>,
+    /// How many clients listen to a channel.
+    pub(super) listeners: HashMap<String, usize>,
+    /// Messages that the running script has sent: channel and payload.
+    pub(super) published: Vec<(String, String)>,
+    pub(super) random: fastrand::Rng,
+}
+
+type Answer = Result<Value, String>;
+
+impl Database {
+    pub(super) fn execute(&mut self, name: &str, args: &[Bytes]) -> Answer {
+        let keys = match name {
+            "TIME" | "PUBLISH" => &[][..],
+            "DEL" | "UNLINK" | "EXISTS" | "RENAME" => args,
+            _ => args.get(..1).unwrap_or_default(),
+        };
+        if let Some(key) = keys.iter().find(|key| !self.keys.contains(*key)) {
+            let key = String::from_utf8_lossy(key);
+            return Err(format!(
+                "ERR {name} of {key}, which the script was not given in KEYS"
+            ));
+        }
+        let store = &mut self.store;
+        match (name, args) {
+            ("TIME", []) => Ok(Value::Array(vec![
+                text((self.now_us / 1_000_000).to_string()),
+                text((self.now_us % 1_000_000).to_string()),
+            ])),
+            ("PUBLISH", [channel, payload]) => {
+                let read = |text: &Bytes| String::from_utf8_lossy(text).into_owned();
+                let channel = read(channel);
+                let listeners = self.listeners.get(&channel).copied().unwrap_or(0);
+                self.published.push((channel, read(payload)));
+                Ok(count(listeners))
+            }
+            ("DEL" | "UNLINK", [_, ..]) => Ok(count(args.iter().filter(|key| store.remove(key)).count())),
+            ("EXISTS", [_, ..]) => Ok(count(args.iter().filter(|key| store.has(key)).count())),
+            ("RENAME", [from, to]) => match store.rename(from, to) {
+                true => Ok(Value::Okay),
+                false => Err("ERR no such key".to_owned()),
+            },
+            ("PERSIST", [key]) => Ok(flag(store.set_end(key, None))),
+            ("PEXPIRE", [key, ms]) => {
+                let ends = integer(ms)?.saturating_add_unsigned(self.now_us / 1000);
+                Ok(flag(store.end_at(key, ends, self.now_us / 1000)))
+            }
+            ("PEXPIREAT", [key, at]) => Ok(flag(store.end_at(key, integer(at)?, self.now_us / 1000))),
+            ("HGET", [key, field]) => {
+                let hash = store.read::<Hash>(key)?;
+                Ok(maybe(hash.and_then(|hash| hash.get(field))))
+            }
+            ("HMGET", [key, fields @ ..]) if !fields.is_empty() => {
+                let hash = store.read::<Hash>(key)?;
+                let get = |field| maybe(hash.and_then(|hash| hash.get(field)));
+                Ok(Value::Array(fields.iter().map(get).collect()))
+            }
+            ("HSET", [key, pairs @ ..]) if !pairs.is_empty() && pairs.len().is_multiple_of(2) => {
+                let set = |hash: &mut Hash| {
+                    let added = |pair: &&[Bytes]| hash.insert(pair[0].clone(), pair[1].clone()).is_none();
+                    pairs.chunks(2).filter(added).count()
+                };
+                store.change(key, set).map(count)
+            }
+            ("HDEL", [key, fields @ ..]) if !fields.is_empty() => {
+                let remove = |hash: &mut Hash| {
+                    fields
+                        .iter()
+                        .filter(|field| hash.remove(*field).is_some())
+                        .count()
+                };
+                store.change(key, remove).map(count)
+            }
+            ("HEXISTS", [key, field]) => {
+                let hash = store.read::<Hash>(key)?;
+                Ok(flag(hash.is_some_and(|hash| hash.contains_key(field))))
+            }
+            // All at once, as Redis does with small ones.
+            ("HSCAN", [key, _cursor, option, _about]) if option == b"COUNT" => {
+                let pairs = store.read::<Hash>(key)?.into_iter().flatten();
+                let pairs = pairs.flat_map(|(field, value)| [bytes(field), bytes(value)]);
+                Ok(Value::Array(vec![
+                    text("0".to_owned()),
+                    Value::Array(pairs.collect()),
+                ]))
+            }
+            ("HLEN", [key]) => Ok(count(store.read::<Hash>(key)?.map_or(0, Hash::len))),
+            ("HKEYS", [key]) => {
+                let fields = store.read::<Hash>(key)?.into_iter().flat_map(Hash::keys);
+                Ok(Value::Array(fields.map(bytes).collect()))
+            }
+            (_, [key, rest @ ..]) if name.starts_with('Z') => self.sorted(name, key, rest),
+            _ => Err(unknown(name, args.len())),
+        }
+    }
+
+    fn sorted(&mut self, name: &str, key: &Bytes, args: &[Bytes]) -> Answer {
+        let words: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+        let none = SortedSet::default();
+        if let Some(changed) = self.change_sorted(name, key, &words) {
+            return changed;
+        }
+        let set = self.store.read::<SortedSet>(key)?.unwrap_or(&none);
+        match (name, &words[..]) {
+            ("ZCARD", []) => Ok(count(set.len())),
+            ("ZSCORE", [member]) => Ok(set.score(member).map_or(Value::Nil, |n| text(score_text(n)))),
+            ("ZRANK", [member]) => Ok(set.rank(member).map_or(Value::Nil, count)),
+            ("ZRANDMEMBER", []) => {
+                // The order is Redis' own secret; any will do for a member at random.
+                let nth = self.random.usize(..set.len().max(1));
+                Ok(maybe(set.iter().nth(nth).map(|(member, _)| member)))
+            }
+            ("ZRANGE", [first, last]) => {
+                let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
+                Ok(members(set.iter().skip(skip).take(take), false))
+            }
+            ("ZRANGE", [first, last, b"WITHSCORES"]) => {
+                let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
+                Ok(members(set.iter().skip(skip).take(take), true))
+            }
+            ("ZRANGE", [min, max, b"BYSCORE", b"LIMIT", skip, take]) => {
+                let in_range = set.between(score(min)?, score(max)?);
+                let positive = |n: &[u8]| integer(n).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+                Ok(members(
+                    in_range.skip(positive(skip)?).take(positive(take)?),
+                    false,
+                ))
+            }
+            _ => Err(unknown(name, args.len() + 1)),
+        }
+    }
+
+    /// None: it is not a command that changes anything.
+    fn change_sorted(&mut self, name: &str, key: &Bytes, words: &[&[u8]]) -> Option<Answer> {
+        let store = &mut self.store;
+        let mut add = |at: &[u8], member: &[u8], only_new: bool| {
+            let at = score(at)?;
+            let add = |set: &mut SortedSet| {
+                let known = set.score(member).is_some();
+                !(known && only_new) && set.add(member, at)
+            };
+            store.change(key, add).map(flag)
+        };
+        Some(match (name, words) {
+            ("ZADD", [at, member]) => add(at, member, false),
+            ("ZADD", [b"NX", at, member]) => add(at, member, true),
+            ("ZREM", [_, ..]) => {
+                let remove = |set: &mut SortedSet| words.iter().filter(|member| set.remove(member)).count();
+                store.change(key, remove).map(count)
+            }
+            ("ZPOPMIN" | "ZPOPMAX", []) => {
+                let pop = |set: &mut SortedSet| {
+                    let mut order = set.iter();
+                    let end = if name == "ZPOPMIN" {
+                        order.next()
+                    } else {
+                        order.next_back()
+                    };
+                    let popped = end.map(|(member, score)| (member.clone(), score));
+                    drop(order);
+                    if let Some((member, _)) = &popped {
+                        set.remove(member);
+                    }
+                    popped
+                };
+                let popped = store.change(key, pop);
+                popped.map(|popped| members(popped.iter().map(|(member, score)| (member, *score)), true))
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn unknown(name: &str, args: usize) -> String {
+    format!("ERR the in-memory twin has no command {name} with {args} arguments like these")
+}
+
+/// How many to pass over and how many to take, for the places from `first` to `last`: negative ones count from the end.
+fn span(len: usize, first: i64, last: i64) -> (usize, usize) {
+    let len = i64::try_from(len).unwrap_or(i64::MAX);
+    let from_start = |at: i64| if at < 0 { at.saturating_add(len) } else { at };
+    let (first, last) = (from_start(first).max(0), from_start(last).min(len - 1));
+    let take = (last - first + 1).max(0);
+    (
+        usize::try_from(first).unwrap_or(0),
+        usize::try_from(take).unwrap_or(0),
+    )
+}
+
+fn members<'a>(found: impl Iterator<Item = (&'a Bytes, f64)>, with_scores: bool) -> Value {
+    let mut out = Vec::new();
+    for (member, score) in found {
+        out.push(bytes(member));
+        if with_scores {
+            out.push(text(score_text(score)));
+        }
+    }
+    Value::Array(out)
+}
+
+fn text(text: String) -> Value {
+    Value::BulkString(text.into_bytes())
+}
+
+fn bytes(bytes: &Bytes) -> Value {
+    Value::BulkString(bytes.clone())
+}
+
+fn maybe(found: Option<&Bytes>) -> Value {
+    found.map_or(Value::Nil, bytes)
+}
+
+fn count(n: usize) -> Value {
+    Value::Int(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+fn flag(done: bool) -> Value {
+    Value::Int(done.into())
+}
+
+fn parse<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn integer(text: &[u8]) -> Result<i64, String> {
+    parse(text).ok_or_else(|| "ERR value is not an integer or out of range".to_owned())
+}
+
+fn score(text: &[u8]) -> Result<f64, String> {
+    parse(text)
+        .filter(|n: &f64| !n.is_nan())
+        .ok_or_else(|| "ERR value is not a valid float".to_owned())
+}
+
+fn score_text(score: f64) -> String {
+    general(score)
+}
+
+/// As C prints `%.17g`: what Redis makes of scores, and of numbers that scripts give to commands.
+pub(super) fn general(n: f64) -> String {
+    if !n.is_finite() {
+        let text = if n.is_nan() { "nan" } else { "inf" };
+        return format!("{}{text}", if n.is_sign_negative() { "-" } else { "" });
+    }
+    let scientific = format!("{n:.16e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let short = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    match usize::try_from(16 - exponent) {
+        Ok(digits) if exponent >= -4 => short(&format!("{n:.digits$}")),
+        _ => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{}e{sign}{:02}", short(mantissa), exponent.abs())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_printed_as_c_prints_them() {
+        for (n, expected) in [
+            (0.0, "0"),
+            (1.0, "1"),
+            (-3.0, "-3"),
+            (1_763_717_000_123_456.0, "1763717000123456"),
+            (9_007_199_254_740_992.0, "9007199254740992"),
+            (12_345_678_901_234_567_000.0, "1.2345678901234567e+19"),
+            (1e17, "1e+17"),
+            (1e16, "10000000000000000"),
+            (0.1, "0.10000000000000001"),
+            (1.5, "1.5"),
+            (0.0001, "0.0001"),
+            (0.000_012_5, "1.2500000000000001e-05"),
+            (f64::INFINITY, "inf"),
+            (f64::NEG_INFINITY, "-inf"),
+        ] {
+            assert_eq!(general(n), expected);
+        }
+    }
+
+    #[test]
+    fn places_count_from_both_ends() {
+        for (len, first, last, expected) in [
+            (3, 0, -1, (0, 3)),
+            (3, 0, 0, (0, 1)),
+            (3, 1, 9, (1, 2)),
+            (3, -2, -1, (1, 2)),
+            (3, 2, 1, (2, 0)),
+            (0, 0, -1, (0, 0)),
+        ] {
+            assert_eq!(span(len, first, last), expected, "{len} {first} {last}");
+        }
+    }
+}

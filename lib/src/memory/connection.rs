@@ -1,0 +1,366 @@
+//! A client's connection to the twin: two pipes that keep their order, one for calls and one for replies and pushes, each
+//! emptied by a task. What a caller has sent is executed though the caller may have gone, as with a real connection.
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use redis::{RedisError, Value};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{Fate, Memory, Passage, State, scripts};
+use crate::{
+    Error,
+    memory::scripts::Interpreter,
+    wire::{link::lock, script::Script},
+};
+
+/// The client's side.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    shared: Arc<Mutex<State>>,
+    id: u64,
+    calls: mpsc::UnboundedSender<Call>,
+    response_timeout: Duration,
+}
+
+/// What connecting needs to know, and whom to tell.
+pub(crate) struct Caller<M, C> {
+    pub(crate) process: Arc<str>,
+    pub(crate) channels: Vec<String>,
+    pub(crate) response_timeout: Duration,
+    pub(crate) on_message: M,
+    pub(crate) on_cut: C,
+}
+
+struct Call {
+    arrives: Instant,
+    request: Request,
+    reply: oneshot::Sender<Value>,
+}
+
+enum Request {
+    Time,
+    Script {
+        script: &'static Script,
+        keys: Vec<String>,
+        args: Vec<String>,
+    },
+}
+
+impl Request {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Script { script, .. } => script.name,
+        }
+    }
+}
+
+/// The server's side.
+pub(super) struct Peer {
+    process: Arc<str>,
+    channels: HashSet<String>,
+    deliveries: mpsc::UnboundedSender<(Instant, Delivery)>,
+    /// When the last thing on its way arrives: what follows it does not overtake.
+    last_up: Instant,
+    last_down: Instant,
+    /// Nothing passes any more, and nobody knows.
+    silent: bool,
+    unanswered: Vec<oneshot::Sender<Value>>,
+}
+
+impl Peer {
+    fn new(
+        process: Arc<str>,
+        channels: Vec<String>,
+        deliveries: mpsc::UnboundedSender<(Instant, Delivery)>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            process,
+            channels: channels.into_iter().collect(),
+            deliveries,
+            last_up: now,
+            last_down: now,
+            silent: false,
+            unanswered: Vec::new(),
+        }
+    }
+}
+
+enum Delivery {
+    Reply(oneshot::Sender<Value>, Value),
+    Push { channel: String, payload: String },
+    Cut,
+}
+
+impl State {
+    fn decide(&mut self, process: &str, passage: Passage<'_>) -> Fate {
+        self.faults
+            .as_mut()
+            .map_or(Fate::Deliver, |faults| faults(process, passage))
+    }
+
+    pub(super) fn cut(&mut self, id: u64) {
+        if let Some(peer) = self.remove(id) {
+            // An error means that the client has gone.
+            let _ = peer.deliveries.send((peer.last_down, Delivery::Cut));
+        }
+    }
+
+    fn add(&mut self, peer: Peer) -> u64 {
+        let mut database = lock(&self.database);
+        for channel in &peer.channels {
+            *database.listeners.entry(channel.clone()).or_default() += 1;
+        }
+        self.connections += 1;
+        self.peers.insert(self.connections, peer);
+        self.connections
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Peer> {
+        let peer = self.peers.remove(&id)?;
+        let mut database = lock(&self.database);
+        for channel in &peer.channels {
+            if let Some(count) = database.listeners.get_mut(channel) {
+                *count -= 1;
+                if *count == 0 {
+                    database.listeners.remove(channel);
+                }
+            }
+        }
+        Some(peer)
+    }
+
+    /// Sends a call on its way, to be taken from `calls` when it arrives.
+    fn send(
+        &mut self,
+        id: u64,
+        request: Request,
+        calls: &mpsc::UnboundedSender<Call>,
+    ) -> Result<oneshot::Receiver<Value>, RedisError> {
+        let process = self.peers.get(&id).ok_or_else(reset)?.process.clone();
+        let fate = self.decide(
+            &process,
+            Passage::Call {
+                script: request.name(),
+            },
+        );
+        let peer = self.peers.get_mut(&id).ok_or_else(reset)?;
+        let (reply, answer) = oneshot::channel();
+        match fate {
+            Fate::Cut => self.cut(id),
+            Fate::Deliver | Fate::Delay(_) if !peer.silent => {
+                let call = Call {
+                    arrives: arrival(&mut peer.last_up, fate),
+                    request,
+                    reply,
+                };
+                calls.send(call).map_err(|_| reset())?;
+            }
+            _ => {
+                peer.silent = true;
+                peer.unanswered.push(reply);
+            }
+        }
+        Ok(answer)
+    }
+
+    fn execute(&mut self, id: u64, call: Call) {
+        if !self.peers.contains_key(&id) {
+            return; // cut while the call was on its way
+        }
+        self.calls += 1;
+        let now_us = self.clock.tick();
+        let name = call.request.name();
+        let (value, published) = match call.request {
+            Request::Time => {
+                let parts = [now_us / 1_000_000, now_us % 1_000_000];
+                let parts = parts.map(|part| Value::BulkString(part.to_string().into_bytes()));
+                (Value::Array(parts.into()), Vec::new())
+            }
+            Request::Script { script, keys, args } => {
+                let Some(interpreter) = &mut self.interpreter else {
+                    return;
+                };
+                interpreter.run(script, &keys, &args, now_us)
+            }
+        };
+        for (channel, payload) in published {
+            let listening = |(id, peer): (&u64, &Peer)| peer.channels.contains(&channel).then_some(*id);
+            let listeners: Vec<u64> = self.peers.iter().filter_map(listening).collect();
+            for listener in listeners {
+                let delivery = Delivery::Push {
+                    channel: channel.clone(),
+                    payload: payload.clone(),
+                };
+                self.deliver(listener, delivery, name);
+            }
+        }
+        self.deliver(id, Delivery::Reply(call.reply, value), name);
+    }
+
+    fn deliver(&mut self, id: u64, delivery: Delivery, script: &str) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let process = peer.process.clone();
+        let passage = match &delivery {
+            Delivery::Push { payload, .. } => Passage::Push { payload },
+            Delivery::Reply(..) | Delivery::Cut => Passage::Reply { script },
+        };
+        let fate = self.decide(&process, passage);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        match (fate, delivery) {
+            (Fate::Cut, _) => self.cut(id),
+            (Fate::Deliver | Fate::Delay(_), delivery) if !peer.silent => {
+                let arrives = arrival(&mut peer.last_down, fate);
+                // An error means that the client has gone.
+                let _ = peer.deliveries.send((arrives, delivery));
+            }
+            (_, Delivery::Reply(reply, _)) => {
+                peer.silent = true;
+                peer.unanswered.push(reply);
+            }
+            (_, Delivery::Push { .. } | Delivery::Cut) => {}
+        }
+    }
+}
+
+fn arrival(last: &mut Instant, fate: Fate) -> Instant {
+    let delay = match fate {
+        Fate::Delay(delay) => delay,
+        _ => Duration::ZERO,
+    };
+    *last = (*last).max(Instant::now() + delay);
+    *last
+}
+
+fn reset() -> RedisError {
+    io::Error::new(
+        io::ErrorKind::ConnectionReset,
+        "the connection to the in-memory twin is cut",
+    )
+    .into()
+}
+
+async fn until(arrives: Instant) {
+    if arrives > Instant::now() {
+        tokio::time::sleep_until(arrives).await;
+    }
+}
+
+impl Memory {
+    /// A connection that listens to the channels, and the run id of the server.
+    pub(crate) async fn connect<M, C>(&self, caller: Caller<M, C>) -> Result<(Connection, Arc<str>), Error>
+    where
+        M: Fn(&str, &str) + Send + 'static,
+        C: FnOnce() + Send + 'static,
+    {
+        let refused = |why: &str| Error::Unreachable {
+            reason: format!("in-memory twin: {why}"),
+        };
+        let fate = lock(&self.shared).decide(&caller.process, Passage::Connect);
+        match fate {
+            Fate::Deliver => {}
+            Fate::Delay(delay) => tokio::time::sleep(delay).await,
+            Fate::Drop => {
+                tokio::time::sleep(caller.response_timeout).await;
+                return Err(refused("timed out"));
+            }
+            Fate::Cut => return Err(refused("connection refused")),
+        }
+        let (deliveries, delivered) = mpsc::unbounded_channel();
+        let (calls, called) = mpsc::unbounded_channel();
+        let (id, run_id) = {
+            let mut state = lock(&self.shared);
+            if !state.running {
+                return Err(refused("it is stopped"));
+            }
+            if state.interpreter.is_none() {
+                let interpreter = Interpreter::new(state.database.clone());
+                state.interpreter = Some(interpreter.map_err(|error| scripts::unusable(&error))?);
+            }
+            let peer = Peer::new(caller.process, caller.channels, deliveries);
+            (state.add(peer), state.run_id.as_str().into())
+        };
+        // Outside of the lock: on a runtime that shuts down, a task is dropped at once, and with it its registration.
+        tokio::spawn(serve(called, Registered(self.shared.clone(), id)));
+        tokio::spawn(deliver(delivered, caller.on_message, caller.on_cut));
+        let connection = Connection {
+            shared: self.shared.clone(),
+            id,
+            calls,
+            response_timeout: caller.response_timeout,
+        };
+        Ok((connection, run_id))
+    }
+}
+
+/// Takes the peer out when the client, or its runtime, has gone.
+struct Registered(Arc<Mutex<State>>, u64);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        lock(&self.0).remove(self.1);
+    }
+}
+
+async fn serve(mut calls: mpsc::UnboundedReceiver<Call>, peer: Registered) {
+    while let Some(call) = calls.recv().await {
+        until(call.arrives).await;
+        lock(&peer.0).execute(peer.1, call);
+    }
+}
+
+async fn deliver(
+    mut deliveries: mpsc::UnboundedReceiver<(Instant, Delivery)>,
+    on_message: impl Fn(&str, &str),
+    on_cut: impl FnOnce(),
+) {
+    while let Some((arrives, delivery)) = deliveries.recv().await {
+        until(arrives).await;
+        match delivery {
+            // An error means that the caller does not wait any more.
+            Delivery::Reply(reply, value) => drop(reply.send(value)),
+            Delivery::Push { channel, payload } => on_message(&channel, &payload),
+            Delivery::Cut => return on_cut(),
+        }
+    }
+}
+
+impl Connection {
+    pub(crate) async fn call(
+        &self,
+        script: &'static Script,
+        keys: &[String],
+        args: impl Iterator<Item = &str>,
+    ) -> Result<Value, RedisError> {
+        let request = Request::Script {
+            script,
+            keys: keys.to_vec(),
+            args: args.map(str::to_owned).collect(),
+        };
+        self.send(request).await
+    }
+
+    pub(crate) async fn time(&self) -> Result<(u64, u64), RedisError> {
+        redis::from_redis_value(self.send(Request::Time).await?).map_err(Into::into)
+    }
+
+    async fn send(&self, request: Request) -> Result<Value, RedisError> {
+        let answer = lock(&self.shared).send(self.id, request, &self.calls)?;
+        match tokio::time::timeout(self.response_timeout, answer).await {
+            Ok(Ok(value)) => value.extract_error(),
+            Ok(Err(_)) => Err(reset()),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        }
+    }
+}

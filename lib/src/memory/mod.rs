@@ -1,0 +1,343 @@
+//! The in-memory twin: a server in this process that runs the very same scripts as Redis does, in an embedded Lua.
+//!
+//! For tests without a server, and for programs that are one process after all. It stands behind the same
+//! [`Client`](crate::Client): locks, queues, pushes, renewals and the controller's side are the same code and the same
+//! protocol.
+//! Several clients of one [`Memory`] are to one another what several processes on one Redis are.
+//!
+//! # Virtual time
+//! The twin's clock follows tokio's. In a test with `start_paused = true` (or after [`tokio::time::pause`]; tokio's
+//! feature `test-util`) hours of leases pass in microseconds, and always in the same way.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), tenure::Error> {
+//! use std::time::Duration;
+//! use tenure::{Memory, Options};
+//!
+//! let memory = Memory::new();
+//! let (a, b) = (memory.client().connect().await?, memory.client().connect().await?);
+//! let hung = a.lock("x")?.with(Options::new().max_hold(Duration::from_secs(3600))).acquire().await?;
+//! // An hour later, which takes no time at all, the second one has it.
+//! let lease = b.lock("x")?.acquire().await?;
+//! assert!(lease.fencing_token() > hung.fencing_token());
+//! # Ok(()) }
+//! ```
+//!
+//! # Faults
+//! [`Memory::stop`], [`Memory::restart`], [`Memory::flush_all`], [`Memory::disconnect_all`] and [`Memory::set_clock`] do to
+//! all clients what happens to real servers. [`Memory::set_faults`] decides on each call, reply and push alone.
+//!
+//! # What is different from Redis
+//! Nothing is kept on disk, and nothing is replicated. The place of a waiter is found in linear time. Only the commands
+//! that the scripts use are there, and a script may touch no key that it was not given, as in a cluster.
+
+mod commands;
+mod connection;
+mod scripts;
+mod store;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+pub(crate) use self::connection::{Caller, Connection};
+use self::{commands::Database, connection::Peer, scripts::Interpreter, store::Store};
+use crate::{ClientBuilder, wire::link::lock};
+
+/// A server in this process. Cheap to clone: the clones are the same server, which lives as long as one of them, or one
+/// of its clients, does.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tenure::Error> {
+/// let memory = tenure::Memory::new();
+/// let client = memory.client().namespace("ml").connect().await?;
+/// let lease = client.lock("nightly-migration")?.acquire().await?;
+/// assert!(memory.client().namespace("ml").connect().await?.lock("nightly-migration")?.try_acquire().await?.is_none());
+/// lease.release().await?;
+/// assert!(memory.keys().is_empty());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Memory {
+    shared: Arc<Mutex<State>>,
+}
+
+/// Something on its way between a client and the twin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Passage<'a> {
+    /// A client connects.
+    Connect,
+    /// A call of the script that has this name in `lua/`, before it runs. `time` is the command.
+    Call {
+        /// The script's name.
+        script: &'a str,
+    },
+    /// Its reply: the script has run.
+    Reply {
+        /// The script's name.
+        script: &'a str,
+    },
+    /// A message that was not asked for: a grant, a loss, an event for a controller.
+    Push {
+        /// What it says; its first line says what it is.
+        payload: &'a str,
+    },
+}
+
+/// What becomes of a [`Passage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrives.
+    Deliver,
+    /// It arrives this much later (to the millisecond), and so does what follows it in the same direction.
+    Delay(Duration),
+    /// It never arrives. A push is lost alone. A call or a reply is lost because the connection is dead without anybody
+    /// being told: nothing passes any more until the client, after its response timeout, makes another one. A client that
+    /// connects waits for as long.
+    Drop,
+    /// The connection is cut before it arrives, and both sides know.
+    Cut,
+}
+
+type Faults = Box<dyn FnMut(&str, Passage<'_>) -> Fate + Send>;
+
+struct State {
+    /// Made with the first connection.
+    interpreter: Option<Interpreter>,
+    database: Arc<Mutex<Database>>,
+    run_id: String,
+    running: bool,
+    clock: Clock,
+    peers: BTreeMap<u64, Peer>,
+    connections: u64,
+    calls: u64,
+    faults: Option<Faults>,
+    random: fastrand::Rng,
+}
+
+/// The server's wall clock: what it said at an instant, and goes on from there.
+struct Clock {
+    said_us: u64,
+    at: Instant,
+    /// The newest answer. Each script takes a microsecond at least, also while tokio's clock is paused.
+    last_us: u64,
+}
+
+impl Clock {
+    fn set(to: SystemTime) -> Self {
+        let since = to.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            said_us: micros(since),
+            at: Instant::now(),
+            last_us: 0,
+        }
+    }
+
+    fn read(&self) -> u64 {
+        let now = self.said_us.saturating_add(micros(self.at.elapsed()));
+        now.max(self.last_us)
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.last_us = self.read().max(self.last_us + 1);
+        self.last_us
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl State {
+    fn new_life(&mut self) {
+        self.run_id = format!("{:032x}", self.random.u128(..));
+        self.running = true;
+    }
+
+    fn cut_all(&mut self) {
+        let all: Vec<u64> = self.peers.keys().copied().collect();
+        for id in all {
+            self.cut(id);
+        }
+    }
+
+    fn flush(&mut self) {
+        lock(&self.database).store = Store::default();
+    }
+}
+
+impl Memory {
+    /// An empty server, whose clock says the present time, and whose chance is as good as any.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(fastrand::Rng::new(), SystemTime::now())
+    }
+
+    /// An empty server that draws everything that has to be drawn (tokens, names of channels, resources in random
+    /// order) from `seed`, and whose clock says the beginning of 2025: with a paused clock, a single-threaded runtime and
+    /// the same program, all happens in the same way again.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::seeded(42);
+    /// ```
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        const NEW_YEAR_2025: u64 = 1_735_689_600;
+        Self::with(
+            fastrand::Rng::with_seed(seed),
+            SystemTime::UNIX_EPOCH + Duration::from_secs(NEW_YEAR_2025),
+        )
+    }
+
+    fn with(mut random: fastrand::Rng, now: SystemTime) -> Self {
+        let database = Database {
+            store: Store::default(),
+            now_us: 0,
+            keys: HashSet::new(),
+            listeners: HashMap::new(),
+            published: Vec::new(),
+            random: random.fork(),
+        };
+        let mut state = State {
+            interpreter: None,
+            database: Arc::new(Mutex::new(database)),
+            run_id: String::new(),
+            running: true,
+            clock: Clock::set(now),
+            peers: BTreeMap::new(),
+            connections: 0,
+            calls: 0,
+            faults: None,
+            random,
+        };
+        state.new_life();
+        Self {
+            shared: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// Sets up a client of this server, as [`Client::builder`](crate::Client::builder) does for one at a URL. User name and
+    /// password mean nothing here.
+    pub fn client(&self) -> ClientBuilder {
+        ClientBuilder::in_memory(self.clone())
+    }
+
+    /// The server's wall clock.
+    #[must_use]
+    pub fn clock(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_micros(lock(&self.shared).clock.read())
+    }
+
+    /// Sets the server's wall clock, ahead or back. It goes on from there, at the pace of tokio's clock.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let memory = tenure::Memory::new();
+    /// memory.set_clock(memory.clock() - Duration::from_secs(3600));
+    /// ```
+    pub fn set_clock(&self, to: SystemTime) {
+        lock(&self.shared).clock = Clock::set(to);
+    }
+
+    /// Forgets all data, like `FLUSHALL`. Connections and run id stay.
+    pub fn flush_all(&self) {
+        lock(&self.shared).flush();
+    }
+
+    /// Stops the server: all connections are cut, and none can be made until [`Memory::restart`].
+    pub fn stop(&self) {
+        let mut state = lock(&self.shared);
+        state.running = false;
+        state.cut_all();
+    }
+
+    /// Ends this life of the server, if it runs, and begins another: all connections are cut, and the run id is a new
+    /// one. Without `keep_data`, all data is lost.
+    pub fn restart(&self, keep_data: bool) {
+        let mut state = lock(&self.shared);
+        state.cut_all();
+        if !keep_data {
+            state.flush();
+        }
+        state.new_life();
+    }
+
+    /// Cuts all connections, like `CLIENT KILL`. What the server has sent before still arrives.
+    pub fn disconnect_all(&self) {
+        lock(&self.shared).cut_all();
+    }
+
+    /// From now on, `decide` is asked for each [`Passage`] what becomes of it. It is told the process name that the client's
+    /// [`Identity`](crate::Identity) has. It is called while the server stands still: it must not call this `Memory`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), tenure::Error> {
+    /// use tenure::memory::{Fate, Memory, Passage};
+    ///
+    /// let memory = Memory::new();
+    /// // Every first reply is lost, after its script has run: the client asks again, and gets the same lease.
+    /// let mut lost = false;
+    /// memory.set_faults(move |_process, passage| match passage {
+    ///     Passage::Reply { .. } if !std::mem::replace(&mut lost, true) => Fate::Cut,
+    ///     _ => Fate::Deliver,
+    /// });
+    /// let client = memory.client().connect().await?;
+    /// client.lock("x")?.acquire().await?.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn set_faults(&self, decide: impl FnMut(&str, Passage<'_>) -> Fate + Send + 'static) {
+        lock(&self.shared).faults = Some(Box::new(decide));
+    }
+
+    /// From now on everything arrives again. Connections that are dead stay so.
+    pub fn clear_faults(&self) {
+        lock(&self.shared).faults = None;
+    }
+
+    /// The keys that there are, in order.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        let state = lock(&self.shared);
+        let now_ms = state.clock.read() / 1000;
+        let mut database = lock(&state.database);
+        database.store.expire(now_ms);
+        let read = |key: &Vec<u8>| String::from_utf8_lossy(key).into_owned();
+        let mut keys: Vec<String> = database.store.keys().map(read).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// How many calls the server has had from all clients.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        lock(&self.shared).calls
+    }
+
+    /// For tokens and channels.
+    pub(crate) fn draw(&self) -> u128 {
+        lock(&self.shared).random.u128(..)
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.shared);
+        f.debug_struct("Memory")
+            .field("run_id", &state.run_id)
+            .field("running", &state.running)
+            .field("connections", &state.peers.len())
+            .finish_non_exhaustive()
+    }
+}

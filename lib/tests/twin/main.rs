@@ -1,0 +1,58 @@
+//! The library on its in-memory twin, in virtual time: what takes long or goes wrong seldom.
+
+mod drops;
+mod simulation;
+mod time;
+
+use std::time::Duration;
+
+use tenure::{
+    Client, Identity, Kind, Memory, ObjectRef,
+    control::{Capacity, Declaration},
+    memory::Fate,
+};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A client whose process has this name.
+async fn client(memory: &Memory, process: &str) -> Result<Client> {
+    let mut identity = Identity::from_env();
+    process.clone_into(&mut identity.process);
+    Ok(memory
+        .client()
+        .namespace("test")
+        .identity(identity)
+        .connect()
+        .await?)
+}
+
+fn object(kind: Kind, name: &str) -> Result<ObjectRef> {
+    Ok(ObjectRef::new(kind, "test", name)?)
+}
+
+async fn declare_semaphore(client: &Client, name: &str, permits: u64) -> Result<ObjectRef> {
+    let object = object(Kind::Semaphore, name)?;
+    client.control().declare(&object, &semaphore(permits)).await?;
+    Ok(object)
+}
+
+fn semaphore(permits: u64) -> Declaration {
+    Declaration {
+        digest: permits.to_string(),
+        floor: 1000,
+        declared_before: false,
+        lease: Duration::from_secs(30),
+        max_hold: None,
+        capacity: Capacity::Permits(permits),
+    }
+}
+
+/// Nothing that this process sends arrives any more, and nothing reaches it: to the others, it has crashed.
+fn silence(memory: &Memory, process: &'static str) {
+    memory.set_faults(move |of, _| if of == process { Fate::Drop } else { Fate::Deliver });
+}
+
+/// Lets everybody do what they can do now.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}

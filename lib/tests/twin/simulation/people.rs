@@ -1,0 +1,365 @@
+//! What clients, their observer and the controller do.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use fastrand::Rng;
+use tenure::{
+    Client, Error, Kind, Lease, LockPool, ObjectRef, Options,
+    control::{Capacity, Declaration, Order, Resource},
+};
+use tokio::{task::JoinSet, time::sleep};
+
+use super::{
+    witness::held,
+    world::{Weather, World, lock},
+};
+use crate::{Result, client, object};
+
+const CLIENTS: usize = 4;
+const WORKERS: usize = 3;
+const ROUNDS: usize = 12;
+const PERMITS: u64 = 3;
+const SEATS: [&str; 2] = ["a", "b"];
+/// Of what is declared; locks ask for 200 ms to 4 s.
+const LEASE: Duration = Duration::from_secs(2);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn objects(weather: Weather) -> Result<Vec<ObjectRef>> {
+    let mut objects = vec![object(Kind::Semaphore, "s")?, object(Kind::Pool, "p")?];
+    // What is not declared is not exclusive over a loss of all data.
+    if weather != Weather::Flood {
+        objects.push(object(Kind::Lock, "x")?);
+    }
+    Ok(objects)
+}
+
+fn declaration(kind: Kind, again: Option<u64>) -> Declaration {
+    let seat = |name: &&str| Resource {
+        name: (*name).to_owned(),
+        properties: BTreeMap::new(),
+        disabled: false,
+    };
+    Declaration {
+        digest: "1".to_owned(),
+        floor: again.unwrap_or_default(),
+        declared_before: again.is_some(),
+        lease: LEASE,
+        max_hold: None,
+        capacity: match kind {
+            Kind::Pool => Capacity::Resources {
+                order: Order::LeastRecentlyUsed,
+                resources: SEATS.iter().map(seat).collect(),
+            },
+            _ => Capacity::Permits(PERMITS),
+        },
+    }
+}
+
+pub(super) async fn live(world: &Arc<World>) {
+    if let Err(error) = try_to_live(world).await {
+        world.violation(format!("it came to a bad end: {error}"));
+    }
+}
+
+async fn try_to_live(world: &Arc<World>) -> Result {
+    let objects = objects(world.weather)?;
+    for object in objects.iter().filter(|object| object.kind() != Kind::Lock) {
+        let declaration = declaration(object.kind(), None);
+        world.observer.control().declare(object, &declaration).await?;
+    }
+    let mut background = JoinSet::new();
+    background.spawn(observe(world.clone(), objects.clone()));
+    if world.weather == Weather::Flood {
+        background.spawn(lose_and_declare(world.clone(), objects.clone()));
+    }
+    let mut processes = JoinSet::new();
+    for number in 0..CLIENTS {
+        processes.spawn(process(world.clone(), number));
+    }
+    while let Some(ended) = processes.join_next().await {
+        ended??;
+    }
+    background.shutdown().await;
+    world.calm_down();
+    for object in objects.iter().filter(|object| object.kind() != Kind::Lock) {
+        declare_again(world, object).await?;
+    }
+    // Whatever happened: soon everything is to be had again.
+    let last = client(&world.memory, "last").await?;
+    let patience = Duration::from_secs(60);
+    let all = last.semaphore("s")?.acquire_many_timeout(3, patience).await?;
+    let seat = last.lock_pool("p")?.acquire_timeout(patience).await?;
+    let lock = last.lock("x")?.acquire_timeout(patience).await?;
+    if all.is_none() || seat.is_none() || lock.is_none() {
+        world.violation("not all could be had in the end");
+    }
+    drop((all, seat, lock));
+    last.close().await;
+    // Longer than any lease, place and key of a crashed one.
+    sleep(Duration::from_secs(60)).await;
+    for object in objects {
+        let snapshot = world.observer.control().look(&object, 10).await?;
+        let empty = snapshot
+            .as_ref()
+            .is_none_or(|s| s.held == 0 && s.waiting == 0 && s.free == s.limit);
+        if !empty || (object.kind() == Kind::Lock && snapshot.is_some()) {
+            world.violation(format!("left in the end: {snapshot:?}"));
+        }
+    }
+    let keys = world.memory.keys();
+    if keys.iter().any(|key| key.contains("/lock/")) {
+        world.violation(format!("keys left in the end: {keys:?}"));
+    }
+    lock_fences(world);
+    Ok(())
+}
+
+fn lock_fences(world: &World) {
+    lock(&world.witness).fences_grow();
+}
+
+/// Looks at everything, all the time.
+async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
+    let mut random = world.chance();
+    let control = world.observer.control();
+    loop {
+        sleep(ms(random.u64(1..100))).await;
+        for object in &objects {
+            let looked = control.look(object, 100).await;
+            let mut witness = lock(&world.witness);
+            match looked {
+                Ok(Some(snapshot)) if snapshot.digest.is_some() || object.kind() == Kind::Lock => {
+                    witness.seen(&object.to_string(), snapshot);
+                }
+                _ => witness.forgotten(&object.to_string()),
+            }
+        }
+    }
+}
+
+/// The server restarts, with its data or without, and after a while the controller declares again.
+async fn lose_and_declare(world: Arc<World>, objects: Vec<ObjectRef>) {
+    let mut random = world.chance();
+    loop {
+        sleep(ms(random.u64(500..15_000))).await;
+        let how = random.u8(..3);
+        world.say(|| format!("the server loses its data: {how}"));
+        match how {
+            0 => world.memory.flush_all(),
+            1 => world.memory.restart(false),
+            _ => world.memory.restart(true),
+        }
+        sleep(ms(random.u64(..3000))).await;
+        for object in &objects {
+            if let Err(error) = declare_again(&world, object).await {
+                world.violation(format!("{object} could not be declared again: {error}"));
+            }
+        }
+    }
+}
+
+async fn declare_again(world: &World, object: &ObjectRef) -> Result {
+    // Larger than what was granted and never seen by its holder.
+    let floor = lock(&world.witness).highest_fence(&object.to_string()) + 1000;
+    let declaration = declaration(object.kind(), Some(floor));
+    world.observer.control().declare(object, &declaration).await?;
+    Ok(())
+}
+
+/// One life after another, each of which may end in a crash.
+async fn process(world: Arc<World>, number: usize) -> Result {
+    let mut random = world.chance();
+    for life in 0.. {
+        let name = format!("process-{number}-{life}");
+        let connect = world.memory.client().namespace("test").response_timeout(ms(500));
+        let mut identity = tenure::Identity::default();
+        name.clone_into(&mut identity.process);
+        let client = connect
+            .identity(identity)
+            .connect_timeout(Duration::from_secs(600))
+            .connect()
+            .await?;
+        let mut workers = JoinSet::new();
+        for _ in 0..WORKERS {
+            workers.spawn(work(world.clone(), client.clone(), name.clone(), world.chance()));
+        }
+        let crashes = world.weather != Weather::Calm && life < 2;
+        let crash = async {
+            sleep(ms(random.u64(100..20_000))).await;
+            if !crashes {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = crash => {
+                world.silence(&name);
+                lock(&world.witness).crashed(&name);
+                workers.shutdown().await;
+                continue;
+            }
+            outcome = async { while let Some(ended) = workers.join_next().await { ended??; } Result::Ok(()) } => outcome?,
+        }
+        client.close().await;
+        return Ok(());
+    }
+    Ok(())
+}
+
+/// What is acquired, and how much of it there is.
+struct Wanted {
+    object: String,
+    permits: u64,
+    limit: u64,
+}
+
+enum Got {
+    Lease(Lease),
+    Seat(tenure::PoolLease),
+}
+
+async fn work(world: Arc<World>, client: Client, process: String, mut random: Rng) -> Result {
+    for _ in 0..ROUNDS {
+        sleep(ms(random.u64(..800))).await;
+        let lease = ms(random.u64(200..4000));
+        let mut options = Options::new().lease(lease);
+        let max_hold = (random.u8(..5) == 0).then(|| lease + ms(random.u64(..2000)));
+        if let Some(longest) = max_hold {
+            options = options.max_hold(longest);
+        }
+        let (wanted, got) = acquire(&world, &client, options, &mut random).await?;
+        let got = match got {
+            Ok(Some(got)) => got,
+            Ok(None) => continue,
+            Err(error) if expected(&error, world.weather) => continue,
+            Err(error) => {
+                world.violation(format!("{process}: {}: {error}", wanted.object));
+                continue;
+            }
+        };
+        let (lease, resource) = match got {
+            Got::Lease(lease) => (lease, None),
+            Got::Seat(seat) => {
+                let name = seat.resource().to_owned();
+                (seat.into_lease(), Some(name))
+            }
+        };
+        let lease = Arc::new(lease);
+        world.say(|| {
+            format!(
+                "{process} has {}x {} {resource:?}: {lease:?}",
+                wanted.permits, wanted.object
+            )
+        });
+        {
+            let mut witness = lock(&world.witness);
+            witness.granted(&wanted.object, &process, wanted.permits, wanted.limit, &lease);
+            if let Some(name) = resource.filter(|_| held(&lease)) {
+                witness.believes(&format!("{} {name}", wanted.object), &process, 1, 1, &lease);
+            }
+        }
+        sleep(ms(random.u64(..3000))).await;
+        end(&world, &wanted, lease, max_hold.is_some(), &mut random).await;
+    }
+    Ok(())
+}
+
+/// Gives a lease back, in one of the ways there are.
+async fn end(world: &World, wanted: &Wanted, lease: Arc<Lease>, may_end: bool, random: &mut Rng) {
+    let Some(lease) = Arc::into_inner(lease) else {
+        return world.violation("somebody else keeps the lease");
+    };
+    let object = &wanted.object;
+    let calm = world.weather == Weather::Calm;
+    if calm && !may_end && !held(&lease) {
+        world.violation(format!("{object}: lost for no reason: {lease:?}"));
+    }
+    let held = held(&lease);
+    match random.u8(..10) {
+        0..3 => drop(lease),
+        // Given up while it is on its way.
+        3 => drop(tokio::time::timeout(ms(random.u64(..5)), lease.release()).await),
+        _ => match lease.release().await {
+            Ok(()) | Err(Error::Lost { .. }) if !calm || may_end => {}
+            Ok(()) if held => {}
+            Err(error) if expected(&error, world.weather) => {}
+            outcome => world.violation(format!("{object}: the release says {outcome:?}")),
+        },
+    }
+}
+
+fn expected(error: &Error, weather: Weather) -> bool {
+    match error {
+        Error::Unreachable { .. } => weather != Weather::Calm,
+        // Not declared, while the controller has not noticed the loss yet.
+        Error::NotDeclared { .. } | Error::Lost { .. } => weather == Weather::Flood,
+        _ => false,
+    }
+}
+
+async fn acquire(
+    world: &World,
+    client: &Client,
+    options: Options,
+    random: &mut Rng,
+) -> Result<(Wanted, std::result::Result<Option<Got>, Error>)> {
+    let kinds = objects(world.weather)?;
+    let object = random.choice(&kinds).ok_or("there is nothing to acquire")?;
+    let patience = ms(random.u64(..6000));
+    let how = random.u8(..4);
+    let (permits, limit) = match object.kind() {
+        Kind::Semaphore => (random.u64(1..=PERMITS), PERMITS),
+        Kind::Pool => (1, SEATS.len() as u64),
+        _ => (1, 1),
+    };
+    let wanted = Wanted {
+        object: object.to_string(),
+        permits,
+        limit,
+    };
+    let many = u32::try_from(permits)?;
+    let lease = |lease: Option<Lease>| lease.map(Got::Lease);
+    let got = match object.kind() {
+        Kind::Pool => seat(&client.lock_pool(object.name())?.with(options), how, patience).await,
+        Kind::Semaphore => {
+            let semaphore = client.semaphore(object.name())?.with(options);
+            match how {
+                0 => semaphore.try_acquire_many(many).await.map(lease),
+                1 => semaphore.acquire_many_timeout(many, patience).await.map(lease),
+                _ => given_up(patience, semaphore.acquire_many(many)).await.map(lease),
+            }
+        }
+        _ => {
+            let lock = client.lock(object.name())?.with(options);
+            match how {
+                0 => lock.try_acquire().await.map(lease),
+                1 => lock.acquire_timeout(patience).await.map(lease),
+                _ => given_up(patience, lock.acquire()).await.map(lease),
+            }
+        }
+    };
+    Ok((wanted, got))
+}
+
+async fn seat(pool: &LockPool, how: u8, patience: Duration) -> std::result::Result<Option<Got>, Error> {
+    let seat = match how {
+        0 => pool.try_acquire().await,
+        1 => pool.acquire_timeout(patience).await,
+        _ => given_up(patience, pool.acquire()).await,
+    };
+    seat.map(|seat| seat.map(Got::Seat))
+}
+
+/// Drops the future when it takes too long.
+async fn given_up<T>(
+    patience: Duration,
+    future: impl Future<Output = std::result::Result<T, Error>>,
+) -> std::result::Result<Option<T>, Error> {
+    match tokio::time::timeout(patience, future).await {
+        Ok(result) => result.map(Some),
+        Err(_) => Ok(None),
+    }
+}

@@ -1,0 +1,217 @@
+//! What must hold: checked at each grant against what holders believe, and again and again against what the server says.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Weak},
+    time::SystemTime,
+};
+
+use tenure::{Lease, LeaseState, control::Snapshot};
+use tokio::time::Instant;
+
+#[derive(Default)]
+pub(super) struct Witness {
+    pub(super) violations: Vec<String>,
+    /// By object, and by resource of a pool.
+    believers: BTreeMap<String, Vec<Believer>>,
+    /// By object: fencing token, and when it was granted by the server's clock.
+    fences: BTreeMap<String, BTreeMap<u64, SystemTime>>,
+    /// By object: the largest fencing token of those that were held when their holder saw them.
+    newest: HashMap<String, u64>,
+    snapshots: HashMap<String, Snapshot>,
+}
+
+struct Believer {
+    process: String,
+    permits: u64,
+    fence: u64,
+    faith: Faith,
+}
+
+enum Faith {
+    /// As the lease says.
+    Alive(Weak<Lease>),
+    /// It has crashed, or so it seems to the others: it might act up to its last deadline.
+    Ghost { until: Instant },
+}
+
+pub(super) fn held(lease: &Lease) -> bool {
+    !matches!(lease.state(), LeaseState::Lost { .. })
+}
+
+impl Believer {
+    fn believes(&self) -> bool {
+        match &self.faith {
+            Faith::Alive(lease) => lease.upgrade().is_some_and(|lease| held(&lease)),
+            Faith::Ghost { until } => Instant::now() < *until,
+        }
+    }
+}
+
+impl Witness {
+    pub(super) fn grants(&self) -> usize {
+        self.fences.values().map(BTreeMap::len).sum()
+    }
+
+    pub(super) fn highest_fence(&self, object: &str) -> u64 {
+        let fences = self.fences.get(object).and_then(|fences| fences.last_key_value());
+        fences.map_or(0, |(fence, _)| *fence)
+    }
+
+    /// Somebody has got a lease of `permits` of `limit`.
+    pub(super) fn granted(
+        &mut self,
+        object: &str,
+        process: &str,
+        permits: u64,
+        limit: u64,
+        lease: &Arc<Lease>,
+    ) {
+        let fence = lease.fencing_token();
+        if self
+            .fences
+            .entry(object.to_owned())
+            .or_default()
+            .insert(fence, lease.acquired_at())
+            .is_some()
+        {
+            self.violations
+                .push(format!("{object}: fencing token {fence} was granted twice"));
+        }
+        if !held(lease) {
+            return; // it came too late
+        }
+        self.believes(object, process, permits, limit, lease);
+        let newest = self.newest.entry(object.to_owned()).or_default();
+        if limit == 1 && fence < *newest {
+            self.violations
+                .push(format!("{object}: fencing token {fence} after {newest}"));
+        }
+        *newest = fence.max(*newest);
+    }
+
+    /// From now on, somebody believes that he holds `permits` of `limit`.
+    pub(super) fn believes(
+        &mut self,
+        what: &str,
+        process: &str,
+        permits: u64,
+        limit: u64,
+        lease: &Arc<Lease>,
+    ) {
+        let believers = self.believers.entry(what.to_owned()).or_default();
+        believers.retain(Believer::believes);
+        believers.push(Believer {
+            process: process.to_owned(),
+            permits,
+            fence: lease.fencing_token(),
+            faith: Faith::Alive(Arc::downgrade(lease)),
+        });
+        let sum: u64 = believers.iter().map(|believer| believer.permits).sum();
+        if sum > limit {
+            let names: Vec<String> = believers
+                .iter()
+                .map(|b| format!("{} {}x under {}", b.process, b.permits, b.fence))
+                .collect();
+            self.violations
+                .push(format!("{what}: {sum} of {limit} held: {}", names.join(", ")));
+        }
+    }
+
+    /// A process has crashed, though it might only be paused, and do what it does until its deadlines.
+    pub(super) fn crashed(&mut self, process: &str) {
+        for believer in self.believers.values_mut().flatten() {
+            if let Faith::Alive(lease) = &believer.faith
+                && believer.process == process
+                && let Some(lease) = lease.upgrade()
+            {
+                believer.faith = Faith::Ghost {
+                    until: lease.deadline(),
+                };
+            }
+        }
+    }
+
+    /// Of two grants, the one with the larger fencing token is not the earlier one.
+    pub(super) fn fences_grow(&mut self) {
+        for (object, fences) in &self.fences {
+            let mut last = (0, SystemTime::UNIX_EPOCH);
+            for (fence, at) in fences {
+                if *at < last.1 {
+                    self.violations.push(format!(
+                        "{object}: fencing token {fence} was granted before {}",
+                        last.0
+                    ));
+                }
+                last = (*fence, *at);
+            }
+        }
+    }
+
+    /// What the server says of an object.
+    pub(super) fn seen(&mut self, object: &str, now: Snapshot) {
+        let sum: u64 = now.holders.iter().map(|holder| holder.permits).sum();
+        let mut wrong = Vec::new();
+        if sum != now.held || now.held > now.limit || now.held + now.free != now.limit {
+            wrong.push(format!(
+                "held {}, by holders {sum}, free {}, limit {}",
+                now.held, now.free, now.limit
+            ));
+        }
+        if now.waiting != now.waiters.len() as u64 {
+            wrong.push(format!(
+                "{} wait, and {} are listed",
+                now.waiting,
+                now.waiters.len()
+            ));
+        }
+        let mut names = HashSet::new();
+        for name in now.holders.iter().flat_map(|holder| &holder.resources) {
+            if !names.insert(name) {
+                wrong.push(format!("{name} is held twice"));
+            }
+        }
+        if let Some(before) = self.snapshots.get(object)
+            && before.run_id == now.run_id
+        {
+            wrong.extend(overtaken(before, &now));
+            if now.last_fence < before.last_fence {
+                wrong.push(format!(
+                    "fencing tokens went back from {} to {}",
+                    before.last_fence, now.last_fence
+                ));
+            }
+        }
+        let complaints = wrong.into_iter().map(|what| format!("{object}: {what}"));
+        self.violations.extend(complaints);
+        self.snapshots.insert(object.to_owned(), now);
+    }
+
+    /// An object is not there, or not as it was: what comes next has nothing to do with what was.
+    pub(super) fn forgotten(&mut self, object: &str) {
+        self.snapshots.remove(object);
+    }
+}
+
+/// Who was granted, or has moved ahead, past somebody who waited before and waits still. A place is one from when it was
+/// taken; who lost his place and asked again has another.
+fn overtaken(before: &Snapshot, now: &Snapshot) -> Vec<String> {
+    let places: Vec<_> = now.waiters.iter().map(|w| (&w.token, w.since)).collect();
+    let holds: HashSet<_> = now.holders.iter().map(|h| &h.token).collect();
+    let mut wrong = Vec::new();
+    let mut still: Vec<usize> = Vec::new();
+    for waiter in &before.waiters {
+        if let Some(at) = places
+            .iter()
+            .position(|place| *place == (&waiter.token, waiter.since))
+        {
+            still.push(at);
+        } else if holds.contains(&waiter.token) && !still.is_empty() {
+            wrong.push(format!("{} overtook the head of the queue", waiter.token));
+        }
+    }
+    if !still.is_sorted() {
+        wrong.push("the queue changed its order".to_owned());
+    }
+    wrong
+}

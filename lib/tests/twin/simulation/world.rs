@@ -1,0 +1,146 @@
+//! What all share: the twin and the weather between it and its clients.
+
+use std::{
+    collections::HashSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use fastrand::Rng;
+use tenure::{
+    Client, Memory,
+    memory::{Fate, Passage},
+};
+use tokio::time::Instant;
+
+use super::witness::Witness;
+use crate::{Result, client};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weather {
+    /// All arrives, within milliseconds.
+    Calm,
+    /// Calls, replies and pushes are late, lost and cut; clients crash.
+    Storm,
+    /// A storm in which the server restarts, with its data and without.
+    Flood,
+}
+
+pub(super) struct World {
+    pub(super) memory: Memory,
+    pub(super) weather: Weather,
+    /// A client that no weather touches.
+    pub(super) observer: Client,
+    pub(super) witness: Mutex<Witness>,
+    sky: Arc<Mutex<Sky>>,
+    random: Mutex<Rng>,
+}
+
+/// Decides what becomes of what passes.
+struct Sky {
+    weather: Weather,
+    random: Rng,
+    silent: HashSet<String>,
+    passed: DefaultHasher,
+    trace: Option<Instant>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+impl Sky {
+    fn decide(&mut self, process: &str, passage: Passage<'_>) -> Fate {
+        let fate = self.fate(process, passage);
+        let what = format!("{process} {passage:?} {fate:?}");
+        what.hash(&mut self.passed);
+        if let Some(start) = self.trace {
+            println!("{:>10.3} {what}", start.elapsed().as_secs_f64());
+        }
+        fate
+    }
+
+    fn fate(&mut self, process: &str, passage: Passage<'_>) -> Fate {
+        if self.silent.contains(process) {
+            return Fate::Drop;
+        }
+        let random = &mut self.random;
+        let ms = Duration::from_millis;
+        if process == "observer" {
+            return Fate::Deliver;
+        }
+        let usual = Fate::Delay(ms(random.u64(..4)));
+        if self.weather == Weather::Calm {
+            return usual;
+        }
+        match (passage, random.u32(..1000)) {
+            (Passage::Push { .. }, 0..50) | (_, 0..3) => Fate::Drop,
+            (_, 50..65) => Fate::Cut,
+            (_, 65..90) => Fate::Delay(ms(random.u64(..2500))),
+            _ => usual,
+        }
+    }
+}
+
+impl World {
+    pub(super) async fn new(seed: u64, weather: Weather, trace: bool) -> Result<Arc<Self>> {
+        let mut random = Rng::with_seed(seed);
+        let memory = Memory::seeded(random.u64(..));
+        let observer = client(&memory, "observer").await?;
+        let sky = Arc::new(Mutex::new(Sky {
+            weather,
+            random: random.fork(),
+            silent: HashSet::new(),
+            passed: DefaultHasher::new(),
+            trace: trace.then(Instant::now),
+        }));
+        let decides = sky.clone();
+        memory.set_faults(move |process, passage| lock(&decides).decide(process, passage));
+        Ok(Arc::new(Self {
+            memory,
+            weather,
+            observer,
+            witness: Mutex::default(),
+            sky,
+            random: Mutex::new(random),
+        }))
+    }
+
+    /// A source of chance of its own, for one who acts.
+    pub(super) fn chance(&self) -> Rng {
+        lock(&self.random).fork()
+    }
+
+    /// Nothing passes to or from this process any more: it has crashed.
+    pub(super) fn silence(&self, process: &str) {
+        lock(&self.sky).silent.insert(process.to_owned());
+        self.say(|| format!("{process} crashes"));
+    }
+
+    pub(super) fn calm_down(&self) {
+        lock(&self.sky).weather = Weather::Calm;
+        self.say(|| "all is calm".to_owned());
+    }
+
+    pub(super) fn say(&self, what: impl Fn() -> String) {
+        if let Some(start) = lock(&self.sky).trace {
+            println!("{:>10.3} {}", start.elapsed().as_secs_f64(), what());
+        }
+    }
+
+    pub(super) fn violation(&self, what: impl Into<String>) {
+        let what = what.into();
+        self.say(|| format!("VIOLATION: {what}"));
+        lock(&self.witness).violations.push(what);
+    }
+
+    pub(super) fn verdict(&self) -> Result<u64> {
+        let witness = lock(&self.witness);
+        match witness.violations.first() {
+            Some(first) => Err(format!("{first} (the first of {})", witness.violations.len()).into()),
+            None if witness.grants() == 0 => Err("nothing was ever granted".into()),
+            None => Ok(lock(&self.sky).passed.finish()),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! When things happen, to the millisecond: hours of leases in no time.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tenure::{
+    Kind, LeaseState, Memory, Options,
+    memory::{Fate, Passage},
+};
+use tokio::time::Instant;
+
+use super::{Result, client, declare_semaphore, object, semaphore, settle, silence};
+
+const LEASE: Duration = Duration::from_secs(30);
+/// A place in the queue lives this long unless renewed.
+const PLACE: Duration = Duration::from_secs(10);
+/// What a holder stops earlier than the server: a millisecond, and a thousandth of the lease.
+const MARGIN: Duration = Duration::from_millis(31);
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_holders_lease_ends_with_its_last_renewal_and_not_before() -> Result {
+    let memory = Memory::seeded(1);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let lease = a.lock("x")?.acquire().await?;
+    let granted = Instant::now();
+    assert_eq!(lease.deadline(), granted + LEASE - MARGIN);
+    silence(&memory, "a");
+    let lock = b.lock("x")?;
+    let next = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
+    let cause = lease.lost().await;
+    assert_eq!(granted.elapsed(), LEASE - MARGIN, "{cause}");
+    let (next, at) = next.await?;
+    assert!(next?.fencing_token() > lease.fencing_token());
+    // The place in the queue asks again two milliseconds after the lease has run out.
+    assert!(
+        (LEASE..=LEASE + Duration::from_millis(4)).contains(&(at - granted)),
+        "{:?}",
+        at - granted
+    );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_hold_is_kept_to_the_millisecond() -> Result {
+    let memory = Memory::seeded(2);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let max_hold = Duration::from_millis(3_600_123);
+    let options = Options::new().max_hold(max_hold);
+    let lease = a.lock("x")?.with(options).acquire().await?;
+    let granted = Instant::now();
+    let lock = b.lock("x")?;
+    let next = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
+    lease.lost().await;
+    let held = granted.elapsed();
+    assert!(held <= max_hold && held >= max_hold - MARGIN, "{held:?}");
+    let (next, at) = next.await?;
+    drop(next?);
+    let after = at - granted;
+    assert!(
+        (max_hold..=max_hold + Duration::from_millis(4)).contains(&after),
+        "{after:?}"
+    );
+    Ok(())
+}
+
+/// When a process called a script.
+fn record(memory: &Memory, of: &'static str, script: &'static str) -> Arc<Mutex<Vec<Instant>>> {
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let seen = times.clone();
+    memory.set_faults(move |process, passage| {
+        if process == of && passage == (Passage::Call { script }) {
+            seen.lock().unwrap().push(Instant::now());
+        }
+        Fate::Deliver
+    });
+    times
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_and_holders_renew_at_a_third_and_a_little_earlier() -> Result {
+    let memory = Memory::seeded(3);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let _lease = a.lock("x")?.acquire().await?;
+    for (process, third) in [("a", LEASE / 3), ("b", PLACE / 3)] {
+        let times = record(&memory, process, "renew");
+        assert!(
+            b.lock("x")?
+                .acquire_timeout(Duration::from_secs(600))
+                .await?
+                .is_none()
+        );
+        let times = times.lock().unwrap();
+        assert!(times.len() > 50, "{process}: {}", times.len());
+        for pair in times.windows(2) {
+            let span = pair[1] - pair[0];
+            assert!(
+                span > third * 8 / 10 && span <= third + Duration::from_millis(2),
+                "{process}: {span:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_leases_are_renewed_by_a_few_commands_a_period() -> Result {
+    let memory = Memory::seeded(4);
+    let a = client(&memory, "a").await?;
+    let mut leases = Vec::new();
+    for i in 0..500 {
+        leases.push(a.lock(&format!("x{i}"))?.acquire().await?);
+    }
+    let times = record(&memory, "a", "renew");
+    tokio::time::sleep(LEASE * 3).await;
+    assert!(leases.iter().all(|lease| lease.state() == LeaseState::Held));
+    // Sixteen groups by their jitter, each in one or two batches: far from five hundred.
+    let periods = times.lock().unwrap().len() / 9;
+    assert!(periods <= 32, "{periods} commands a period");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_dead_waiters_cost_one_place_lease() -> Result {
+    let memory = Memory::seeded(5);
+    let (a, b, dead) = (
+        client(&memory, "a").await?,
+        client(&memory, "b").await?,
+        client(&memory, "dead").await?,
+    );
+    let gate = a.lock("x")?.acquire().await?;
+    for _ in 0..100 {
+        let lock = dead.lock("x")?;
+        tokio::spawn(async move { lock.acquire().await.map(std::mem::forget) });
+    }
+    settle().await;
+    let lock = b.lock("x")?;
+    let live = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
+    settle().await;
+    let snapshot = a.control().look(&object(Kind::Lock, "x")?, 0).await?.unwrap();
+    assert_eq!(snapshot.waiting, 101);
+    silence(&memory, "dead");
+    let crashed = Instant::now();
+    gate.release().await?;
+    let (lease, at) = live.await?;
+    drop(lease?);
+    assert!(
+        at - crashed <= PLACE + Duration::from_millis(5),
+        "it cost {:?}",
+        at - crashed
+    );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_push_is_found_by_the_renewal_of_the_place() -> Result {
+    let memory = Memory::seeded(6);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    for _ in 0..20 {
+        let gate = a.lock("x")?.acquire().await?;
+        let lock = b.lock("x")?;
+        let wait = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
+        settle().await;
+        memory.set_faults(|_, passage| match passage {
+            Passage::Push { .. } => Fate::Drop,
+            _ => Fate::Deliver,
+        });
+        let released = Instant::now();
+        gate.release().await?;
+        let (lease, at) = wait.await?;
+        let lease = lease?;
+        assert!(
+            at - released <= PLACE / 3 + Duration::from_millis(5),
+            "{:?}",
+            at - released
+        );
+        assert_eq!(lease.state(), LeaseState::Held);
+        memory.clear_faults();
+        lease.release().await?;
+    }
+    assert_eq!(memory.keys(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_lost_after_its_script_has_run_doubles_nothing() -> Result {
+    let memory = Memory::seeded(7);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let semaphore = declare_semaphore(&a, "x", 3).await?;
+    for (script, fate) in [
+        ("acquire", Fate::Cut),
+        ("acquire", Fate::Drop),
+        ("release", Fate::Cut),
+        ("release", Fate::Drop),
+        ("renew", Fate::Cut),
+        ("renew", Fate::Drop),
+    ] {
+        let mut once = Some(fate);
+        memory.set_faults(move |process, passage| {
+            if process == "a" && passage == (Passage::Reply { script }) {
+                return once.take().unwrap_or(Fate::Deliver);
+            }
+            Fate::Deliver
+        });
+        let lease = a.semaphore("x")?.acquire_many(2).await?;
+        tokio::time::sleep(LEASE * 3).await;
+        assert_eq!(lease.state(), LeaseState::Held, "{script} {fate:?}");
+        let snapshot = b.control().look(&semaphore, 10).await?.unwrap();
+        assert_eq!(
+            (snapshot.held, snapshot.holders.len()),
+            (2, 1),
+            "{script} {fate:?}"
+        );
+        lease.release().await?;
+        let snapshot = b.control().look(&semaphore, 10).await?.unwrap();
+        assert_eq!((snapshot.held, snapshot.free), (0, 3), "{script} {fate:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_away_makes_the_holder_unsure_and_in_the_end_lost() -> Result {
+    let memory = Memory::seeded(8);
+    let a = client(&memory, "a").await?;
+    let lease = a.lock("x")?.acquire().await?;
+    memory.stop();
+    tokio::time::sleep(LEASE / 2).await;
+    assert!(
+        matches!(lease.state(), LeaseState::Unsure { .. }),
+        "{:?}",
+        lease.state()
+    );
+    memory.restart(true);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(lease.state(), LeaseState::Held);
+    let deadline = lease.deadline();
+    memory.stop();
+    lease.lost().await;
+    let now = Instant::now();
+    assert!(now >= deadline && now <= deadline + Duration::from_millis(1));
+    memory.restart(true);
+    // It stays lost, though the server may have it still.
+    assert!(lease.release().await.unwrap_err().to_string().contains("lost"));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_slow_shortens_the_holders_view_and_never_lengthens_it() -> Result {
+    let memory = Memory::seeded(9);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let second = Duration::from_secs(1);
+    memory.set_faults(move |process, passage| match (process, passage) {
+        ("a", Passage::Reply { .. } | Passage::Push { .. }) => Fate::Delay(2 * second),
+        ("a", Passage::Call { .. }) => Fate::Delay(second / 2),
+        _ => Fate::Deliver,
+    });
+    let x = object(Kind::Lock, "x")?;
+    for by_push in [false, true] {
+        let gate = if by_push {
+            Some(b.lock("x")?.acquire().await?)
+        } else {
+            None
+        };
+        let lock = a.lock("x")?;
+        let wait = tokio::spawn(async move { lock.acquire().await });
+        tokio::time::sleep(3 * second).await;
+        drop(gate);
+        let lease = wait.await??;
+        for _ in 0..10 {
+            let snapshot = b.control().look(&x, 1).await?.unwrap();
+            let left = snapshot.holders[0].expires.duration_since(snapshot.now)?;
+            assert!(
+                lease.deadline() <= Instant::now() + left,
+                "the holder would stop too late"
+            );
+            tokio::time::sleep(5 * second).await;
+            assert_eq!(lease.state(), LeaseState::Held);
+        }
+        lease.release().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_clock_that_jumps_ahead_ends_leases_and_tells_their_holders() -> Result {
+    let memory = Memory::seeded(10);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    declare_semaphore(&a, "x", 1).await?;
+    let (lease, lock) = (a.semaphore("x")?.acquire().await?, a.lock("x")?.acquire().await?);
+    memory.set_clock(memory.clock() + Duration::from_secs(3600));
+    let jumped = Instant::now();
+    let next = b.semaphore("x")?.try_acquire().await?;
+    assert!(next.unwrap().fencing_token() > lease.fencing_token());
+    settle().await;
+    assert_eq!(lease.lost().await, "expired");
+    assert!(jumped.elapsed() < Duration::from_millis(5), "by push");
+    // A lock's very keys are gone, and with them its holder's channel: it finds out when it renews.
+    lock.lost().await;
+    assert!(jumped.elapsed() <= LEASE / 3, "{:?}", jumped.elapsed());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_clock_that_jumps_back_lets_nobody_in_beside_a_live_holder() -> Result {
+    let memory = Memory::seeded(11);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let x = declare_semaphore(&a, "x", 1).await?;
+    let lease = a.semaphore("x")?.acquire().await?;
+    memory.set_clock(memory.clock() - Duration::from_secs(3600));
+    assert!(b.semaphore("x")?.acquire_timeout(LEASE * 4).await?.is_none());
+    assert_eq!(lease.state(), LeaseState::Held);
+    lease.release().await?;
+    let next = b.semaphore("x")?.try_acquire().await?.unwrap();
+    assert!(next.fencing_token() > 1001);
+    next.release().await?;
+    assert_eq!(a.control().look(&x, 1).await?.unwrap().held, 0);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_of_all_data_keeps_known_holders_and_grants_nothing_new_for_one_lease() -> Result {
+    let memory = Memory::seeded(12);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let x = declare_semaphore(&a, "x", 2).await?;
+    let lease = a.semaphore("x")?.acquire().await?;
+    memory.restart(false);
+    let mut again = semaphore(2);
+    again.declared_before = true;
+    again.floor = 1_000_000;
+    assert!(b.control().declare(&x, &again).await?, "it recovers");
+    let declared = Instant::now();
+    let next = b.semaphore("x")?.acquire().await?;
+    assert!(declared.elapsed() >= LEASE, "{:?}", declared.elapsed());
+    assert!(
+        declared.elapsed() < LEASE + Duration::from_secs(1),
+        "{:?}",
+        declared.elapsed()
+    );
+    assert!(next.fencing_token() > 1_000_000);
+    assert_eq!(lease.state(), LeaseState::Held);
+    let snapshot = b.control().look(&x, 2).await?.unwrap();
+    assert_eq!(snapshot.holders[0].fence, lease.fencing_token());
+    Ok(())
+}
