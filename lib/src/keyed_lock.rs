@@ -1,7 +1,7 @@
 //! A lock that a namespace and parameters name.
 //!
 //! The parameters make a key, a UUID of version 5 (see [`Params`](crate::Params)), and the key names an ordinary
-//! [`Lock`](crate::Lock): `<namespace>:<key>`, where whatever of the namespace cannot stand in a name is an underscore,
+//! [`Lock`]: `<namespace>:<key>`, where whatever of the namespace cannot stand in a name is an underscore,
 //! and what is too long is left out. The key alone says which lock it is; the namespace stands there to be read.
 //!
 //! What Superset's `KeyValueDistributedLock` does, and what this does about it:
@@ -16,10 +16,10 @@
 //! | K6 | always SHA-1 | the same | `k2_to_k6_…` in `params.rs` |
 //! | K7 | look, purge, insert: three statements; no parameter called `namespace` | one script; refused in Superset's form | `k7_…` here and in `params.rs` |
 //! | K8 | taken: fails at once, callers poll | `try_acquire` says `None` at once, `acquire` waits its turn without polling | `k8_taken_…` |
-//! | K9 | 30 s, however long the work takes | 30 s unless [`Options::lease`](crate::Options::lease) says otherwise, renewed while held | `k9_…` |
+//! | K9 | 30 s, however long the work takes | 30 s unless [`Options::lease`] says otherwise, renewed while held | `k9_…` |
 //! | K10 | not reentrant; other parameters are other locks; none make the key of `{}` | the same | `k10_…` |
-//! | K11 | giving back what is gone says nothing | [`Error::Lost`](crate::Error::Lost): somebody else may have worked meanwhile | `k11_…` |
-//! | K12 | an outage looks like a lock that is taken | [`Error::Unreachable`](crate::Error::Unreachable), and never `None` | `k12_…` |
+//! | K11 | giving back what is gone says nothing | [`Error::Lost`]: somebody else may have worked meanwhile | `k11_…` |
+//! | K12 | an outage looks like a lock that is taken | [`Error::Unreachable`], and never `None` | `k12_…` |
 //! | 6.1 | entry `lock:<namespace>:<key>`, deleted by anybody | the object's own keys, by token, under the same key | `k1_…` |
 
 use std::{ops::Deref, time::Duration};
