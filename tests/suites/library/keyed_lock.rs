@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tenure::{Client, Error, Kind, Options, Params};
@@ -84,7 +84,9 @@ async fn k9_a_lease_is_thirty_seconds_and_renewed_and_a_dead_holders_ends() -> R
     let world = World::shared("k9").await?;
     let client = world.client().await?;
     let lease = client.keyed_lock("report", [("year", 2024)])?.acquire().await?;
-    let left = lease.deadline().saturating_duration_since(Instant::now());
+    let left = lease
+        .deadline()
+        .saturating_duration_since(tokio::time::Instant::now());
     assert!(
         left > Duration::from_secs(25) && left <= Duration::from_secs(30),
         "{left:?}"
