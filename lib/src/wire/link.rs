@@ -196,7 +196,7 @@ impl Link {
     /// timeout. Returns how many have it.
     pub(crate) async fn call_replicated(
         &self,
-        script: &Script,
+        script: &'static Script,
         keys: &[String],
         args: &[&str],
         until: Instant,
@@ -247,12 +247,18 @@ impl Link {
             return Ok(0);
         }
         let patience = u64::try_from(self.response_timeout().as_millis() / 2).unwrap_or(u64::MAX);
-        let mut connection = session.connection.clone();
-        redis::cmd("WAIT")
-            .arg(replicas)
-            .arg(patience)
-            .query_async(&mut connection)
-            .await
+        match session.connection.clone() {
+            Connection::Redis(mut connection) => {
+                let mut wait = redis::cmd("WAIT");
+                wait.arg(replicas)
+                    .arg(patience)
+                    .query_async(&mut connection)
+                    .await
+            }
+            // The twin has none.
+            #[cfg(feature = "memory")]
+            Connection::Memory(_) => Ok(0),
+        }
     }
 
     /// The server's time, in microseconds since 1970.
