@@ -9,7 +9,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::support::{SOON, World};
+use super::support::{SOON, World, on_both};
 
 #[tokio::test]
 async fn an_unusable_url_names_what_is_expected_and_not_the_password() -> Result {
@@ -112,9 +112,7 @@ async fn a_redis_that_is_too_old_is_named_with_what_is_needed() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn what_is_not_declared_says_how_to_declare_it() -> Result {
-    let world = World::shared("undeclared").await?;
+async fn what_is_not_declared_says_how_to_declare_it(world: World) -> Result {
     let client = world.client().await?;
     let error = client.lock_pool("seats")?.try_acquire().await.unwrap_err();
     assert!(matches!(error, Error::NotDeclared { .. }), "{error}");
@@ -123,7 +121,8 @@ async fn what_is_not_declared_says_how_to_declare_it() -> Result {
     // Who waits anyway gets it when it is declared a moment later.
     let late = client.semaphore("late")?;
     let late = tokio::spawn(async move { late.acquire().await });
-    let mut events = Client::builder(&world.url)
+    let mut events = world
+        .builder()
         .with_events()
         .connect()
         .await?
@@ -135,9 +134,7 @@ async fn what_is_not_declared_says_how_to_declare_it() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn names_and_durations_are_checked_before_anything_is_sent() -> Result {
-    let world = World::shared("names").await?;
+async fn names_and_durations_are_checked_before_anything_is_sent(world: World) -> Result {
     let client = world.client().await?;
     for name in ["", "a b", "a}", "a{b}"] {
         assert!(
@@ -151,7 +148,8 @@ async fn names_and_durations_are_checked_before_anything_is_sent() -> Result {
         error.to_string().starts_with("lease is 0ns: use 100 ms"),
         "{error}"
     );
-    let error = Client::builder(&world.url)
+    let error = world
+        .builder()
         .namespace("Not A Namespace")
         .connect()
         .await
@@ -166,11 +164,7 @@ async fn names_and_durations_are_checked_before_anything_is_sent() -> Result {
         ),
         "{error}"
     );
-    let error = Client::builder(&world.url)
-        .key_prefix("a{b")
-        .connect()
-        .await
-        .unwrap_err();
+    let error = world.builder().key_prefix("a{b").connect().await.unwrap_err();
     assert!(
         matches!(
             error,
@@ -181,7 +175,8 @@ async fn names_and_durations_are_checked_before_anything_is_sent() -> Result {
         ),
         "{error}"
     );
-    let error = Client::builder(&world.url)
+    let error = world
+        .builder()
         .response_timeout(Duration::ZERO)
         .connect()
         .await
@@ -214,4 +209,9 @@ async fn a_port_where_nothing_listens_is_named() -> Result {
         "{error}"
     );
     Ok(())
+}
+
+on_both! {
+    what_is_not_declared_says_how_to_declare_it,
+    names_and_durations_are_checked_before_anything_is_sent,
 }

@@ -6,7 +6,7 @@ use tenure::{Client, Condition, Error, Kind, Lock, Options};
 use tenure_tests::{Redis, Result, ensure, eventually};
 use tokio::{sync::Mutex, task::JoinHandle};
 
-use super::support::{Doomed, SOON, World, gone};
+use super::support::{Doomed, SOON, World, gone, on_both};
 
 fn pair(client: &Client) -> Result<(Lock, Condition)> {
     let lock = client.lock("x")?;
@@ -30,9 +30,7 @@ async fn waiter(world: &World, woken: &Arc<Mutex<Vec<usize>>>, id: usize) -> Res
     Ok(task)
 }
 
-#[tokio::test]
-async fn notify_wakes_as_many_as_it_says_longest_first() -> Result {
-    let world = World::shared("notify").await?;
+async fn notify_wakes_as_many_as_it_says_longest_first(world: World) -> Result {
     let (lock, condition) = pair(&world.client().await?)?;
     let woken = Arc::default();
     let mut tasks = Vec::new();
@@ -65,9 +63,7 @@ async fn notify_wakes_as_many_as_it_says_longest_first() -> Result {
     gone(&world.client().await?, &world.object(Kind::Lock, "x")?).await
 }
 
-#[tokio::test]
-async fn only_the_holder_of_the_lock_may_notify() -> Result {
-    let world = World::shared("notify-owner").await?;
+async fn only_the_holder_of_the_lock_may_notify(world: World) -> Result {
     let client = world.client().await?;
     let (lock, condition) = pair(&client)?;
     let lease = lock.acquire().await?;
@@ -97,9 +93,7 @@ async fn only_the_holder_of_the_lock_may_notify() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn the_lock_is_held_again_after_a_timeout_too() -> Result {
-    let world = World::shared("wait-timeout").await?;
+async fn the_lock_is_held_again_after_a_timeout_too(world: World) -> Result {
     let client = world.client().await?;
     let (lock, condition) = pair(&client)?;
     let lease = lock.acquire().await?;
@@ -117,9 +111,7 @@ async fn the_lock_is_held_again_after_a_timeout_too() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_notification_to_one_that_was_dropped_or_has_died_goes_to_the_next() -> Result {
-    let world = World::shared("notify-dead").await?;
+async fn a_notification_to_one_that_was_dropped_or_has_died_goes_to_the_next(world: World) -> Result {
     let client = world.client().await?;
     let (lock, condition) = pair(&client)?;
     let woken = Arc::default();
@@ -234,4 +226,11 @@ async fn producers_and_consumers_lose_and_double_nothing() -> Result {
         Ok(())
     })
     .await
+}
+
+on_both! {
+    notify_wakes_as_many_as_it_says_longest_first,
+    only_the_holder_of_the_lock_may_notify,
+    the_lock_is_held_again_after_a_timeout_too,
+    a_notification_to_one_that_was_dropped_or_has_died_goes_to_the_next,
 }

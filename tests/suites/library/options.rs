@@ -2,14 +2,12 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use tenure::{Client, Error, Kind, LockStatus, Options};
+use tenure::{Error, Kind, LockStatus, Options};
 use tenure_tests::{Redis, Result, ensure, eventually};
 
-use super::support::{Doomed, SOON, World, gone, got, look, waiting};
+use super::support::{Doomed, SOON, World, gone, got, look, on_both, waiting};
 
-#[tokio::test]
-async fn grace_keeps_others_out_after_an_expiry_and_not_after_a_release() -> Result {
-    let world = World::shared("grace").await?;
+async fn grace_keeps_others_out_after_an_expiry_and_not_after_a_release(world: World) -> Result {
     let client = world.client().await?;
     let options = Options::new()
         .lease(Duration::from_millis(300))
@@ -38,9 +36,7 @@ async fn grace_keeps_others_out_after_an_expiry_and_not_after_a_release() -> Res
     gone(&client, &world.object(Kind::Lock, "x")?).await
 }
 
-#[tokio::test]
-async fn a_larger_priority_stands_before_all_smaller_ones_and_behind_its_equals() -> Result {
-    let world = World::shared("priority").await?;
+async fn a_larger_priority_stands_before_all_smaller_ones_and_behind_its_equals(world: World) -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Lock, "x")?;
     let gate = client.lock("x")?.acquire().await?;
@@ -71,9 +67,7 @@ async fn a_larger_priority_stands_before_all_smaller_ones_and_behind_its_equals(
     Ok(())
 }
 
-#[tokio::test]
-async fn a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out() -> Result {
-    let world = World::shared("adopt").await?;
+async fn a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out(world: World) -> Result {
     let (giver, taker) = (world.client().await?, world.client().await?);
     let short = Options::new()
         .lease(Duration::from_millis(1500))
@@ -100,9 +94,7 @@ async fn a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out() ->
     Ok(())
 }
 
-#[tokio::test]
-async fn a_semaphore_knows_what_is_available() -> Result {
-    let world = World::shared("available").await?;
+async fn a_semaphore_knows_what_is_available(world: World) -> Result {
     let client = world.client().await?;
     assert!(client.semaphore("x")?.available_permits().await.is_err());
     world.declare_semaphore(&client, "x", 5).await?;
@@ -122,9 +114,7 @@ async fn a_semaphore_knows_what_is_available() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_takeover_tells_the_holder_who_and_why_and_passes_the_queue() -> Result {
-    let world = World::shared("takeover").await?;
+async fn a_takeover_tells_the_holder_who_and_why_and_passes_the_queue(world: World) -> Result {
     let client = world.client().await?;
     let lock = client.lock("x")?;
     assert_eq!(lock.status(Duration::ZERO).await?, LockStatus::Free);
@@ -155,8 +145,8 @@ async fn a_takeover_tells_the_holder_who_and_why_and_passes_the_queue() -> Resul
 async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "replicas");
-    let client = Client::builder(&world.url)
-        .namespace(&world.namespace)
+    let client = world
+        .builder()
         .response_timeout(Duration::from_secs(1))
         .connect()
         .await?;
@@ -192,9 +182,9 @@ async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_semaphore_that_its_first_user_makes_has_that_ones_permits_and_goes_with_the_last() -> Result {
-    let world = World::shared("first-user").await?;
+async fn a_semaphore_that_its_first_user_makes_has_that_ones_permits_and_goes_with_the_last(
+    world: World,
+) -> Result {
     let client = world.client().await?;
     let two = NonZeroU32::MIN.saturating_add(1);
     let semaphore = client.semaphore("x")?.or_permits(two);
@@ -212,4 +202,13 @@ async fn a_semaphore_that_its_first_user_makes_has_that_ones_permits_and_goes_wi
     assert!(semaphore.try_acquire().await?.is_none());
     held.release().await?;
     Ok(())
+}
+
+on_both! {
+    grace_keeps_others_out_after_an_expiry_and_not_after_a_release,
+    a_larger_priority_stands_before_all_smaller_ones_and_behind_its_equals,
+    a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out,
+    a_semaphore_knows_what_is_available,
+    a_takeover_tells_the_holder_who_and_why_and_passes_the_queue,
+    a_semaphore_that_its_first_user_makes_has_that_ones_permits_and_goes_with_the_last,
 }

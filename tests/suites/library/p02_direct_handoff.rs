@@ -6,7 +6,7 @@ use std::time::Duration;
 use tenure::{Kind, Options};
 use tenure_tests::{Redis, Result, ensure, eventually};
 
-use super::support::{SOON, World, got, waiting};
+use super::support::{SOON, World, got, on_both, waiting};
 
 #[tokio::test]
 async fn a_client_has_one_connection_however_many_locks() -> Result {
@@ -94,9 +94,7 @@ async fn waiters_outlive_their_connections() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_waiter_finds_out_by_itself_when_the_holder_is_dead() -> Result {
-    let world = World::shared("dead-holder").await?;
+async fn a_waiter_finds_out_by_itself_when_the_holder_is_dead(world: World) -> Result {
     let mut doomed = super::support::Doomed::start(&world).await?;
     let client = world.client().await?;
     let lock = doomed
@@ -109,4 +107,8 @@ async fn a_waiter_finds_out_by_itself_when_the_holder_is_dead() -> Result {
     let lease = client.lock("x")?.acquire_timeout(Duration::from_secs(5)).await?;
     got(lease)?.release().await?;
     Ok(())
+}
+
+on_both! {
+    a_waiter_finds_out_by_itself_when_the_holder_is_dead,
 }

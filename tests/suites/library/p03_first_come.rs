@@ -6,11 +6,9 @@ use tenure::Kind;
 use tenure_tests::{Result, ensure, eventually};
 use tokio::sync::Mutex;
 
-use super::support::{SOON, World, got, look, waiting};
+use super::support::{SOON, World, got, look, on_both, waiting};
 
-#[tokio::test]
-async fn grants_follow_the_order_of_asking() -> Result {
-    let world = World::shared("order").await?;
+async fn grants_follow_the_order_of_asking(world: World) -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Lock, "x")?;
     let gate = client.lock("x")?.acquire().await?;
@@ -33,9 +31,7 @@ async fn grants_follow_the_order_of_asking() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn trying_does_not_overtake_and_small_requests_do_not_starve_a_large_one() -> Result {
-    let world = World::shared("large").await?;
+async fn trying_does_not_overtake_and_small_requests_do_not_starve_a_large_one(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_semaphore(&client, "x", 3).await?;
     let semaphore = client.semaphore("x")?;
@@ -66,9 +62,7 @@ async fn trying_does_not_overtake_and_small_requests_do_not_starve_a_large_one()
     Ok(())
 }
 
-#[tokio::test]
-async fn more_than_there_is_fails_at_once_and_a_semaphore_of_zero_waits() -> Result {
-    let world = World::shared("too-large").await?;
+async fn more_than_there_is_fails_at_once_and_a_semaphore_of_zero_waits(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_semaphore(&client, "x", 2).await?;
     let semaphore = client.semaphore("x")?;
@@ -84,9 +78,7 @@ async fn more_than_there_is_fails_at_once_and_a_semaphore_of_zero_waits() -> Res
     Ok(())
 }
 
-#[tokio::test]
-async fn a_timeout_leaves_the_queue_at_once() -> Result {
-    let world = World::shared("timeout").await?;
+async fn a_timeout_leaves_the_queue_at_once(world: World) -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Lock, "x")?;
     let lease = client.lock("x")?.acquire().await?;
@@ -104,9 +96,7 @@ async fn a_timeout_leaves_the_queue_at_once() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_pool_grants_the_least_recently_used_and_drains_what_is_taken_away() -> Result {
-    let world = World::shared("pool").await?;
+async fn a_pool_grants_the_least_recently_used_and_drains_what_is_taken_away(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_pool(&client, "x", &["a", "b", "c"]).await?;
     let pool = client.lock_pool("x")?;
@@ -144,10 +134,8 @@ async fn a_pool_grants_the_least_recently_used_and_drains_what_is_taken_away() -
     Ok(())
 }
 
-#[tokio::test]
-async fn a_generated_pool_of_a_million_shrinks_and_grows() -> Result {
+async fn a_generated_pool_of_a_million_shrinks_and_grows(world: World) -> Result {
     use tenure::control::{Capacity, Order};
-    let world = World::shared("generated").await?;
     let client = world.client().await?;
     let object = world.object(Kind::Pool, "x")?;
     let declare = async |count| {
@@ -198,4 +186,13 @@ async fn a_generated_pool_of_a_million_shrinks_and_grows() -> Result {
     assert_eq!(names, ["seat-0", "seat-1", "seat-2"]);
     assert!(pool.try_acquire().await?.is_none());
     Ok(())
+}
+
+on_both! {
+    grants_follow_the_order_of_asking,
+    trying_does_not_overtake_and_small_requests_do_not_starve_a_large_one,
+    more_than_there_is_fails_at_once_and_a_semaphore_of_zero_waits,
+    a_timeout_leaves_the_queue_at_once,
+    a_pool_grants_the_least_recently_used_and_drains_what_is_taken_away,
+    a_generated_pool_of_a_million_shrinks_and_grows,
 }

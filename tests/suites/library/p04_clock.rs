@@ -6,7 +6,7 @@ use tenure::{Client, Kind, Lease, LeaseState, Options};
 use tenure_tests::{Redis, Result, ensure, eventually};
 use tokio::time::Instant;
 
-use super::support::{SOON, World, look, waiting};
+use super::support::{SOON, World, look, on_both, waiting};
 
 /// The local deadline against the server's expiry, which is no later than the answer's arrival plus what it says is left.
 async fn stops_before_the_server(client: &Client, lease: &Lease) -> Result {
@@ -24,9 +24,7 @@ async fn stops_before_the_server(client: &Client, lease: &Lease) -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn the_local_deadline_lies_before_the_servers_expiry_however_the_lease_came() -> Result {
-    let world = World::shared("deadline").await?;
+async fn the_local_deadline_lies_before_the_servers_expiry_however_the_lease_came(world: World) -> Result {
     let client = world.client().await?;
     // By reply,
     let lease = client.lock("x")?.acquire().await?;
@@ -56,8 +54,8 @@ async fn the_local_deadline_lies_before_the_servers_expiry_however_the_lease_cam
 async fn a_paused_server_makes_the_holder_unsure_and_then_stop() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "paused");
-    let client = Client::builder(&world.url)
-        .namespace(&world.namespace)
+    let client = world
+        .builder()
         .response_timeout(Duration::from_millis(200))
         .connect()
         .await?;
@@ -86,4 +84,8 @@ async fn a_paused_server_makes_the_holder_unsure_and_then_stop() -> Result {
     let error = lease.release().await.unwrap_err();
     assert!(error.to_string().contains("is lost"), "{error}");
     Ok(())
+}
+
+on_both! {
+    the_local_deadline_lies_before_the_servers_expiry_however_the_lease_came,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tenure::Kind;
 use tenure_tests::{Redis, Result};
 
-use super::support::{World, gone, got, waiting};
+use super::support::{World, gone, got, on_both, waiting};
 
 /// Drops the future after every possible number of polls up to its end, with and without somebody holding.
 #[tokio::test]
@@ -33,9 +33,7 @@ async fn an_acquisition_dropped_at_any_await_leaves_nothing() -> Result {
     gone(&observer, &object).await
 }
 
-#[tokio::test]
-async fn a_dropped_waiter_is_not_granted_and_a_dropped_lease_is_given_back() -> Result {
-    let world = World::shared("dropped-waiter").await?;
+async fn a_dropped_waiter_is_not_granted_and_a_dropped_lease_is_given_back(world: World) -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Lock, "x")?;
     let lease = client.lock("x")?.acquire().await?;
@@ -58,9 +56,7 @@ async fn a_dropped_waiter_is_not_granted_and_a_dropped_lease_is_given_back() -> 
     gone(&client, &object).await
 }
 
-#[tokio::test]
-async fn closing_waits_until_everything_is_given_back() -> Result {
-    let world = World::shared("close").await?;
+async fn closing_waits_until_everything_is_given_back(world: World) -> Result {
     let client = world.client().await?;
     let observer = world.client().await?;
     for i in 0..50 {
@@ -101,4 +97,9 @@ async fn thousands_of_random_drops_leave_no_key() -> Result {
     gone(&world.client().await?, &world.object(Kind::Lock, "x")?).await?;
     assert_eq!(redis.cli(&["DBSIZE"]).await?.trim(), "0");
     Ok(())
+}
+
+on_both! {
+    a_dropped_waiter_is_not_granted_and_a_dropped_lease_is_given_back,
+    closing_waits_until_everything_is_given_back,
 }

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 use tenure::{Kind, LeaseState, Options};
 use tenure_tests::{Redis, Result, ensure, eventually};
 
-use super::support::{SOON, World, got, look};
+use super::support::{SOON, World, got, look, on_both};
 
-#[tokio::test]
-async fn a_lease_taken_back_is_told_by_push_with_the_cause() -> Result {
-    let world = World::shared("reclaimed").await?;
+async fn a_lease_taken_back_is_told_by_push_with_the_cause(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_semaphore(&client, "x", 1).await?;
     let lease = client.semaphore("x")?.acquire().await?;
@@ -51,9 +49,7 @@ async fn a_lost_lease_never_touches_its_successor() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn the_longest_hold_ends_a_lease_that_is_still_renewed() -> Result {
-    let world = World::shared("max-hold").await?;
+async fn the_longest_hold_ends_a_lease_that_is_still_renewed(world: World) -> Result {
     let client = world.client().await?;
     let options = Options::new()
         .lease(Duration::from_millis(400))
@@ -73,10 +69,8 @@ async fn the_longest_hold_ends_a_lease_that_is_still_renewed() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_deleted_object_tells_its_holders_and_waiters() -> Result {
+async fn a_deleted_object_tells_its_holders_and_waiters(world: World) -> Result {
     use tenure::control::Withdrawal;
-    let world = World::shared("deleted").await?;
     let client = world.client().await?;
     let object = world.declare_semaphore(&client, "x", 1).await?;
     let control = client.control();
@@ -134,4 +128,10 @@ async fn a_broken_connection_makes_no_lease_be_lost() -> Result {
         None
     );
     Ok(())
+}
+
+on_both! {
+    a_lease_taken_back_is_told_by_push_with_the_cause,
+    the_longest_hold_ends_a_lease_that_is_still_renewed,
+    a_deleted_object_tells_its_holders_and_waiters,
 }

@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 use tenure::{Kind, Options};
 use tenure_tests::{Process, Result, binaries, ensure, eventually, process::folder};
 
-use super::support::{Doomed, SOON, World, got, look, waiting};
+use super::support::{Doomed, SOON, World, got, look, on_both, waiting};
 
 const LEASE: Duration = Duration::from_secs(2);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_dead_waiters_cost_one_lease() -> Result {
-    let world = World::shared("dead-waiters").await?;
+async fn a_hundred_dead_waiters_cost_one_lease(world: World) -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Lock, "x")?;
     let gate = client.lock("x")?.acquire().await?;
@@ -42,7 +40,7 @@ async fn a_killed_holder_is_followed_by_the_next_within_one_lease() -> Result {
     command
         .args([
             "--redis-url",
-            &world.url,
+            world.url()?,
             "lock",
             "x",
             "--hold-ms",
@@ -104,4 +102,8 @@ async fn nothing_is_left_when_all_clients_have_crashed() -> Result {
         Ok(())
     })
     .await
+}
+
+on_both! {
+    a_hundred_dead_waiters_cost_one_lease,
 }

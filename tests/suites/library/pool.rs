@@ -5,7 +5,7 @@ use std::time::Duration;
 use tenure::{Error, Kind, ResourceState, control::Order, control::Resource};
 use tenure_tests::{Result, ensure, eventually};
 
-use super::support::{SOON, World, gone, got, look, waiting};
+use super::support::{SOON, World, gone, got, look, on_both, waiting};
 
 fn names(resources: &[&str]) -> Vec<Resource> {
     resources
@@ -14,9 +14,7 @@ fn names(resources: &[&str]) -> Vec<Resource> {
         .collect()
 }
 
-#[tokio::test]
-async fn named_resources_several_at_once_and_preferred_ones() -> Result {
-    let world = World::shared("named").await?;
+async fn named_resources_several_at_once_and_preferred_ones(world: World) -> Result {
     let client = world.client().await?;
     world.declare_pool(&client, "x", &["a", "b", "c"]).await?;
     let pool = client.lock_pool("x")?;
@@ -48,9 +46,7 @@ async fn named_resources_several_at_once_and_preferred_ones() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn resources_by_their_properties() -> Result {
-    let world = World::shared("matching").await?;
+async fn resources_by_their_properties(world: World) -> Result {
     let client = world.client().await?;
     let pool = client.lock_pool("x")?;
     let odd = "50% & more = ü";
@@ -81,9 +77,7 @@ async fn resources_by_their_properties() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn who_waits_for_certain_resources_lets_others_pass_to_the_rest_alone() -> Result {
-    let world = World::shared("pass").await?;
+async fn who_waits_for_certain_resources_lets_others_pass_to_the_rest_alone(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_pool(&client, "x", &["a", "b", "c"]).await?;
     let pool = client.lock_pool("x")?;
@@ -108,9 +102,7 @@ async fn who_waits_for_certain_resources_lets_others_pass_to_the_rest_alone() ->
     Ok(())
 }
 
-#[tokio::test]
-async fn a_pool_that_programs_keep_grows_shrinks_and_goes() -> Result {
-    let world = World::shared("kept").await?;
+async fn a_pool_that_programs_keep_grows_shrinks_and_goes(world: World) -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Pool, "x")?;
     let pool = client.lock_pool("x")?;
@@ -166,9 +158,7 @@ async fn a_pool_that_programs_keep_grows_shrinks_and_goes() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_declared_pool_is_the_custom_resources_alone_and_bad_resources_are_named() -> Result {
-    let world = World::shared("declared-kept").await?;
+async fn a_declared_pool_is_the_custom_resources_alone_and_bad_resources_are_named(world: World) -> Result {
     let client = world.client().await?;
     world.declare_pool(&client, "x", &["a"]).await?;
     let pool = client.lock_pool("x")?;
@@ -191,9 +181,9 @@ async fn a_declared_pool_is_the_custom_resources_alone_and_bad_resources_are_nam
     Ok(())
 }
 
-#[tokio::test]
-async fn a_hundred_thousand_resources_are_assigned_in_pieces_with_nothing_lost_on_failure() -> Result {
-    let world = World::shared("assign").await?;
+async fn a_hundred_thousand_resources_are_assigned_in_pieces_with_nothing_lost_on_failure(
+    world: World,
+) -> Result {
     let client = world.client().await?;
     let pool = client.lock_pool("x")?.ordered(Order::MostRecentlyUsed);
     pool.assign(names(&["old"])).await?;
@@ -212,10 +202,8 @@ async fn a_hundred_thousand_resources_are_assigned_in_pieces_with_nothing_lost_o
     Ok(())
 }
 
-#[tokio::test]
-async fn a_named_resource_of_a_generated_pool_is_granted_once() -> Result {
+async fn a_named_resource_of_a_generated_pool_is_granted_once(world: World) -> Result {
     use tenure::control::Capacity;
-    let world = World::shared("generated-named").await?;
     let client = world.client().await?;
     let object = world.object(Kind::Pool, "x")?;
     let seats = Capacity::Generated {
@@ -246,4 +234,14 @@ async fn a_named_resource_of_a_generated_pool_is_granted_once() -> Result {
         Ok(())
     })
     .await
+}
+
+on_both! {
+    named_resources_several_at_once_and_preferred_ones,
+    resources_by_their_properties,
+    who_waits_for_certain_resources_lets_others_pass_to_the_rest_alone,
+    a_pool_that_programs_keep_grows_shrinks_and_goes,
+    a_declared_pool_is_the_custom_resources_alone_and_bad_resources_are_named,
+    a_hundred_thousand_resources_are_assigned_in_pieces_with_nothing_lost_on_failure,
+    a_named_resource_of_a_generated_pool_is_granted_once,
 }

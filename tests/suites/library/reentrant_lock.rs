@@ -5,11 +5,9 @@ use std::time::Duration;
 use tenure::{Error, Options, ReentrantLock};
 use tenure_tests::{Result, ensure};
 
-use super::support::{World, gone, got};
+use super::support::{World, gone, got, on_both};
 
-#[tokio::test]
-async fn an_owner_comes_in_again_and_the_last_one_out_gives_back() -> Result {
-    let world = World::shared("reentrant").await?;
+async fn an_owner_comes_in_again_and_the_last_one_out_gives_back(world: World) -> Result {
     let client = world.client().await?;
     let owner = client.reentrant_lock("x")?;
     let stranger = client.reentrant_lock("x")?;
@@ -34,9 +32,7 @@ async fn an_owner_comes_in_again_and_the_last_one_out_gives_back() -> Result {
     gone(&client, owner.object()).await
 }
 
-#[tokio::test]
-async fn coming_in_again_renews_the_lease() -> Result {
-    let world = World::shared("reentrant-renew").await?;
+async fn coming_in_again_renews_the_lease(world: World) -> Result {
     let owner = world
         .client()
         .await?
@@ -50,9 +46,7 @@ async fn coming_in_again_renews_the_lease() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn the_depth_is_limited_and_a_lost_lease_is_not_taken_again() -> Result {
-    let world = World::shared("reentrant-limit").await?;
+async fn the_depth_is_limited_and_a_lost_lease_is_not_taken_again(world: World) -> Result {
     let client = world.client().await?;
     let owner = client.reentrant_lock("x")?;
     let mut leases = vec![owner.acquire().await?];
@@ -78,4 +72,10 @@ async fn the_depth_is_limited_and_a_lost_lease_is_not_taken_again() -> Result {
     leases.clear();
     owner.acquire().await?.release().await?;
     Ok(())
+}
+
+on_both! {
+    an_owner_comes_in_again_and_the_last_one_out_gives_back,
+    coming_in_again_renews_the_lease,
+    the_depth_is_limited_and_a_lost_lease_is_not_taken_again,
 }

@@ -3,11 +3,9 @@
 use tenure::Kind;
 use tenure_tests::{Result, ensure, eventually};
 
-use super::support::{SOON, World, gone, got, look, waiting};
+use super::support::{SOON, World, gone, got, look, on_both, waiting};
 
-#[tokio::test]
-async fn readers_share_and_a_writer_is_alone() -> Result {
-    let world = World::shared("rw").await?;
+async fn readers_share_and_a_writer_is_alone(world: World) -> Result {
     let (one, two) = (
         world.client().await?.rw_lock("x")?,
         world.client().await?.rw_lock("x")?,
@@ -25,9 +23,9 @@ async fn readers_share_and_a_writer_is_alone() -> Result {
     gone(&world.client().await?, one.object()).await
 }
 
-#[tokio::test]
-async fn a_waiting_writer_is_not_overtaken_and_the_readers_behind_it_come_in_together() -> Result {
-    let world = World::shared("rw-fair").await?;
+async fn a_waiting_writer_is_not_overtaken_and_the_readers_behind_it_come_in_together(
+    world: World,
+) -> Result {
     let client = world.client().await?;
     let lock = client.rw_lock("x")?;
     let object = world.object(Kind::RwLock, "x")?;
@@ -54,9 +52,7 @@ async fn a_waiting_writer_is_not_overtaken_and_the_readers_behind_it_come_in_tog
     Ok(())
 }
 
-#[tokio::test]
-async fn a_writer_that_downgrades_lets_readers_in_and_no_writer_between() -> Result {
-    let world = World::shared("rw-downgrade").await?;
+async fn a_writer_that_downgrades_lets_readers_in_and_no_writer_between(world: World) -> Result {
     let client = world.client().await?;
     let lock = client.rw_lock("x")?;
     let object = world.object(Kind::RwLock, "x")?;
@@ -78,9 +74,7 @@ async fn a_writer_that_downgrades_lets_readers_in_and_no_writer_between() -> Res
     Ok(())
 }
 
-#[tokio::test]
-async fn a_downgrade_of_a_lost_lease_says_so() -> Result {
-    let world = World::shared("rw-lost").await?;
+async fn a_downgrade_of_a_lost_lease_says_so(world: World) -> Result {
     let client = world.client().await?;
     let writing = client.rw_lock("x")?.write().await?;
     let object = world.object(Kind::RwLock, "x")?;
@@ -97,4 +91,11 @@ async fn a_downgrade_of_a_lost_lease_says_so() -> Result {
     let error = writing.downgrade().await.unwrap_err();
     assert!(error.to_string().contains("for the test"), "{error}");
     Ok(())
+}
+
+on_both! {
+    readers_share_and_a_writer_is_alone,
+    a_waiting_writer_is_not_overtaken_and_the_readers_behind_it_come_in_together,
+    a_writer_that_downgrades_lets_readers_in_and_no_writer_between,
+    a_downgrade_of_a_lost_lease_says_so,
 }

@@ -4,19 +4,43 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tenure::{
-    Client, Kind, Lease, ObjectRef,
+    Client, ClientBuilder, Kind, Lease, Memory, ObjectRef,
     control::{Capacity, Declaration, Order, Resource, Snapshot},
 };
-use tenure_tests::{Context, Redis, Result, ensure, eventually, unique};
+use tenure_tests::{Context, Redis, Result, bail, ensure, eventually, unique};
 
 /// Longer than anything here takes, on a machine that does much else.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A namespace on a server: what a test owns.
 pub(crate) struct World {
-    pub(crate) url: String,
+    server: Server,
     pub(crate) namespace: String,
 }
+
+enum Server {
+    Redis { url: String },
+    Twin(Memory),
+}
+
+/// Tests that any server has to pass, on a real Redis and on the in-memory twin. They take a [`World`].
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() -> tenure_tests::Result {
+                super::$test(crate::library::support::World::shared("both").await?).await
+            })*
+        }
+        mod twin {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() -> tenure_tests::Result {
+                super::$test(crate::library::support::World::twin("both")).await
+            })*
+        }
+    };
+}
+pub(crate) use on_both;
 
 impl World {
     pub(crate) async fn shared(test: &str) -> Result<Self> {
@@ -25,17 +49,36 @@ impl World {
 
     pub(crate) fn on(redis: &Redis, test: &str) -> Self {
         Self {
-            url: redis.url(),
+            server: Server::Redis { url: redis.url() },
             namespace: unique(test),
         }
     }
 
+    pub(crate) fn twin(test: &str) -> Self {
+        Self {
+            server: Server::Twin(Memory::new()),
+            namespace: unique(test),
+        }
+    }
+
+    pub(crate) fn url(&self) -> Result<&str> {
+        match &self.server {
+            Server::Redis { url } => Ok(url),
+            Server::Twin(_) => bail!("the twin has no URL"),
+        }
+    }
+
+    pub(crate) fn builder(&self) -> ClientBuilder {
+        let builder = match &self.server {
+            Server::Redis { url } => Client::builder(url),
+            Server::Twin(memory) => memory.client(),
+        };
+        builder.namespace(&self.namespace)
+    }
+
     /// A client of its own, with a connection of its own, as another process would have.
     pub(crate) async fn client(&self) -> Result<Client> {
-        Ok(Client::builder(&self.url)
-            .namespace(&self.namespace)
-            .connect()
-            .await?)
+        Ok(self.builder().connect().await?)
     }
 
     pub(crate) fn object(&self, kind: Kind, name: &str) -> Result<ObjectRef> {
@@ -154,9 +197,7 @@ impl Doomed {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let (url, namespace) = (world.url.clone(), world.namespace.clone());
-        let connect = async move { Client::builder(&url).namespace(&namespace).connect().await };
-        let client = runtime.spawn(connect).await??;
+        let client = runtime.spawn(world.builder().connect()).await??;
         Ok(Self {
             runtime: Some(runtime),
             client: Some(client),
