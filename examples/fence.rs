@@ -128,7 +128,7 @@ impl Cli {
             .with(Options::new().lease(Duration::from_millis(self.lease_ms)));
         let mut late = 0;
         for update in 0..self.updates {
-            let mut pauses = (id + update) % 3 == 0;
+            let mut pauses = (id + update).is_multiple_of(3);
             while self.update(lock.acquire().await?, store, pauses).await?.is_err() {
                 late += 1;
                 pauses = false;
