@@ -333,36 +333,67 @@ impl ClientBuilder {
     }
 
     /// The ACL user, if it does not stand in the URL.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").username("worker");
+    /// ```
     pub fn username(mut self, username: &str) -> Self {
         self.credentials.0 = Some(username.to_owned());
         self
     }
 
     /// The password, if it does not stand in the URL.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").password("secret");
+    /// ```
     pub fn password(mut self, password: &str) -> Self {
         self.credentials.1 = Some(password.to_owned());
         self
     }
 
     /// Whose namespace the objects are in. Default: `POD_NAMESPACE`, else `default`.
+    ///
+    /// It is checked by [`ClientBuilder::connect`].
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").namespace("ml");
+    /// ```
     pub fn namespace(mut self, namespace: &str) -> Self {
         self.namespace = Some(namespace.to_owned());
         self
     }
 
     /// Who holds, as others see it. Default: [`Identity::from_env`].
+    ///
+    /// ```
+    /// let mut me = tenure::Identity::from_env();
+    /// me.process = "nightly-import".into();
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").identity(me);
+    /// ```
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = identity;
         self
     }
 
     /// What all keys and channels begin with. Default: `tenure`. Clients and controller have to agree on it.
+    ///
+    /// It is checked by [`ClientBuilder::connect`]: ASCII letters, digits and `- _ . :`.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").key_prefix("staging");
+    /// ```
     pub fn key_prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
     }
 
     /// How long [`ClientBuilder::connect`] tries. Default: 10 s.
+    ///
+    /// ```
+    /// let patient = std::time::Duration::from_secs(60);
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").connect_timeout(patient);
+    /// ```
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -370,12 +401,21 @@ impl ClientBuilder {
 
     /// How long one command may take before the connection counts as broken. Default: 3 s. It should be well below a
     /// lease, so that a second try fits in.
+    ///
+    /// ```
+    /// let quick = std::time::Duration::from_millis(500);
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").response_timeout(quick);
+    /// ```
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
         self
     }
 
     /// Also receive the events of [`Control::events`], as a controller does.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").with_events();
+    /// ```
     pub fn with_events(mut self) -> Self {
         self.listen = true;
         self
@@ -389,6 +429,12 @@ impl ClientBuilder {
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::builder("redis://127.0.0.1").connect().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn connect(self) -> Result<Client, Error> {
         let until = Instant::now() + self.connect_timeout;
         let client = self.connect_lazily()?;
@@ -401,6 +447,13 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`Error::InvalidInput`] names the setting.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::builder("redis://127.0.0.1").connect_lazily()?;
+    /// println!("{:?}", client.control().server());
+    /// # Ok(()) }
+    /// ```
     pub fn connect_lazily(self) -> Result<Client, Error> {
         let namespace = self
             .namespace

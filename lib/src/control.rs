@@ -41,6 +41,20 @@ pub struct Control {
 }
 
 /// What a custom resource declares.
+///
+/// ```
+/// use std::time::Duration;
+/// use tenure::control::{Capacity, Declaration};
+///
+/// let three = Declaration {
+///     digest: "generation 1".into(),
+///     floor: 1_795_257_448_000_000,
+///     declared_before: false,
+///     lease: Duration::from_secs(30),
+///     max_hold: None,
+///     capacity: Capacity::Permits(3),
+/// };
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
     /// Stands for all of the rest; a snapshot tells it, so that an unchanged declaration need not be repeated.
@@ -59,6 +73,15 @@ pub struct Declaration {
 }
 
 /// What there is to hold.
+///
+/// ```
+/// use tenure::control::{Capacity, Order, Resource};
+///
+/// let seats = Capacity::Resources {
+///     order: Order::LeastRecentlyUsed,
+///     resources: vec![Resource::new("seat-a"), Resource::new("seat-b")],
+/// };
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Capacity {
     /// A semaphore's permits.
@@ -82,6 +105,13 @@ pub enum Capacity {
 }
 
 /// Which free resource is granted next.
+///
+/// ```
+/// use tenure::control::{Capacity, Order};
+///
+/// let prefix = "seat-".into();
+/// let million = Capacity::Generated { order: Order::MostRecentlyUsed, prefix, count: 1_000_000 };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// The one that has been free for longest: wear is spread.
@@ -103,6 +133,12 @@ impl Order {
 }
 
 /// A declared resource of a pool.
+///
+/// ```
+/// use tenure::control::Resource;
+///
+/// let seat = Resource { disabled: true, ..Resource::new("seat-b") };
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     /// Its name.
@@ -114,6 +150,12 @@ pub struct Resource {
 }
 
 /// An object as Redis has it.
+///
+/// ```no_run
+/// # fn run(snapshot: &tenure::control::Snapshot) {
+/// println!("{} of {} held, {} wait", snapshot.held, snapshot.limit, snapshot.waiting);
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// When this was so, by the server's clock.
@@ -146,6 +188,12 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// What is held beyond what is in service: it drains.
+    ///
+    /// ```no_run
+    /// # fn run(snapshot: &tenure::control::Snapshot) {
+    /// println!("{} are kept by their holders alone", snapshot.draining());
+    /// # }
+    /// ```
     #[must_use]
     pub fn draining(&self) -> u64 {
         (self.held + self.free).saturating_sub(self.limit)
@@ -153,6 +201,14 @@ impl Snapshot {
 }
 
 /// A lease, as others see it.
+///
+/// ```no_run
+/// # fn run(snapshot: &tenure::control::Snapshot) {
+/// for view in &snapshot.holders {
+///     println!("{:?} by {} until {:?}", view.resources, view.holder.process, view.expires);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HolderView {
     /// Names the lease, for [`Control::reclaim`].
@@ -174,6 +230,14 @@ pub struct HolderView {
 }
 
 /// A place in the queue, as others see it.
+///
+/// ```no_run
+/// # fn run(snapshot: &tenure::control::Snapshot) {
+/// for (place, view) in snapshot.waiters.iter().enumerate() {
+///     println!("{}. {} since {:?}", place + 1, view.holder.process, view.since);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaiterView {
     /// Names the place, for [`Control::reclaim`].
@@ -189,6 +253,12 @@ pub struct WaiterView {
 }
 
 /// How to take a declared object away.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let day = tenure::control::Withdrawal::Retain { keep: Duration::from_secs(86_400) };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withdrawal {
     /// Waiters are sent away, holders keep what they have, and the keys go with the last of them.
@@ -203,6 +273,18 @@ pub enum Withdrawal {
 }
 
 /// How Redis is.
+///
+/// ```no_run
+/// # fn run(client: tenure::Client) {
+/// use tenure::control::Server;
+///
+/// match client.control().server() {
+///     Server::Connected { version, .. } => println!("{version}"),
+///     Server::Disconnected { error, transient: true } => println!("trying on: {error}"),
+///     Server::Disconnected { error, .. } => println!("somebody has to mend it: {error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Server {
     /// It answers.
@@ -222,6 +304,17 @@ pub enum Server {
 }
 
 /// Something a controller should look at.
+///
+/// ```no_run
+/// # fn run(event: tenure::control::Event) {
+/// use tenure::control::Event;
+///
+/// match event {
+///     Event::Changed(object) | Event::Missing(object) => println!("look at {object}"),
+///     Event::Reconnected => println!("look at everything"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A watched object has changed. It is told once; observing it asks for the next.
@@ -233,6 +326,15 @@ pub enum Event {
 }
 
 /// The stream of events. Made by [`Control::events`].
+///
+/// ```no_run
+/// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+/// let mut events = client.control().events()?;
+/// while let Some(event) = events.next().await {
+///     println!("{event:?}");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Events {
     events: broadcast::Receiver<Event>,
@@ -243,6 +345,12 @@ impl Events {
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost.
+    ///
+    /// ```no_run
+    /// # async fn run(mut events: tenure::control::Events) {
+    /// let event = events.next().await;
+    /// # }
+    /// ```
     pub async fn next(&mut self) -> Option<Event> {
         match self.events.recv().await {
             Ok(event) => Some(event),
@@ -297,6 +405,12 @@ impl Control {
     }
 
     /// How Redis is now.
+    ///
+    /// ```no_run
+    /// # fn run(control: tenure::Control) {
+    /// println!("{:?}", control.server());
+    /// # }
+    /// ```
     #[must_use]
     pub fn server(&self) -> Server {
         server(&self.client.inner.link.state().borrow())
@@ -306,6 +420,16 @@ impl Control {
     ///
     /// # Cancel safety
     /// Cancel safe: it only watches.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control) {
+    /// let mut known = control.server();
+    /// loop {
+    ///     println!("{known:?}");
+    ///     known = control.server_changed(&known).await;
+    /// }
+    /// # }
+    /// ```
     pub async fn server_changed(&self, known: &Server) -> Server {
         let mut state = self.client.inner.link.state();
         let changed = state.wait_for(|state| server(state) != *known).await;
@@ -322,6 +446,13 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::InvalidInput`] when the client was built without [`ClientBuilder::with_events`](crate::ClientBuilder::with_events).
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::builder("redis://127.0.0.1").with_events().connect().await?;
+    /// let events = client.control().events()?;
+    /// # Ok(()) }
+    /// ```
     pub fn events(&self) -> Result<Events, Error> {
         let mailbox = self.client.events().ok_or_else(|| {
             Error::invalid(
@@ -339,6 +470,15 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Unreachable`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control) -> Result<(), tenure::Error> {
+    /// let floor = control.now_micros().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn now_micros(&self) -> Result<u64, Error> {
         self.client.inner.link.time(self.soon()).await
     }
@@ -348,6 +488,18 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether it is done; it may be repeated.
+    ///
+    /// ```no_run
+    /// # use tenure::{Control, Error, ObjectRef, control::Declaration};
+    /// # async fn run(control: Control, callers: ObjectRef, three: Declaration) -> Result<(), Error> {
+    /// if control.declare(&callers, &three).await? {
+    ///     println!("{callers} recovers");
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn declare(&self, object: &ObjectRef, declaration: &Declaration) -> Result<bool, Error> {
         let args = declaration.args()?;
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -359,6 +511,17 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
+    /// if let Some(snapshot) = control.look(&object, 100).await? {
+    ///     println!("{} wait", snapshot.waiting);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn look(&self, object: &ObjectRef, head: usize) -> Result<Option<Snapshot>, Error> {
         self.read(object, head, "0").await
     }
@@ -367,6 +530,15 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether the next change is told.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
+    /// let snapshot = control.observe(&object, 100).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn observe(&self, object: &ObjectRef, head: usize) -> Result<Option<Snapshot>, Error> {
         self.read(object, head, "1").await
     }
@@ -385,6 +557,17 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether it is done; it may be repeated.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
+    /// use tenure::control::Withdrawal;
+    ///
+    /// let left = control.withdraw(&object, Withdrawal::Drain).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn withdraw(&self, object: &ObjectRef, how: Withdrawal) -> Result<u64, Error> {
         let (how, keep) = match how {
             Withdrawal::Drain => ("drain", Duration::ZERO),
@@ -404,6 +587,16 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether it is done; it may be repeated.
+    ///
+    /// ```no_run
+    /// # use tenure::{Control, Error, ObjectRef};
+    /// # async fn run(control: Control, object: ObjectRef, tokens: Vec<String>) -> Result<(), Error> {
+    /// let ended = control.reclaim(&object, &tokens, "its pod has ended").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn reclaim(&self, object: &ObjectRef, tokens: &[String], cause: &str) -> Result<usize, Error> {
         let cause = cause.replace('\n', " ");
         let mut args = vec![cause.as_str()];

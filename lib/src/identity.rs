@@ -30,6 +30,11 @@ pub struct Identity {
 
 impl Identity {
     /// Reads `POD_NAME`, `POD_NAMESPACE`, `POD_UID`, the host's name and the process id.
+    ///
+    /// ```
+    /// let mut me = tenure::Identity::from_env();
+    /// me.pod = Some("import-7".into()); // what the environment does not say
+    /// ```
     #[must_use]
     pub fn from_env() -> Self {
         let var = |name| std::env::var(name).ok().filter(|value| !value.is_empty());

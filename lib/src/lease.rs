@@ -127,6 +127,12 @@ impl Lease {
     }
 
     /// What is held.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// println!("{}", lease.object()); // ml/lock/migration
+    /// # }
+    /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
         &self.hold.place.object
@@ -134,12 +140,29 @@ impl Lease {
 
     /// A number that is larger for every later lease of the same object. Hand it to the protected system, which refuses a
     /// smaller one than it has seen.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease, newest: &mut u64) -> bool {
+    /// // In the store: refuse what is late.
+    /// if lease.fencing_token() < *newest {
+    ///     return false;
+    /// }
+    /// *newest = lease.fencing_token();
+    /// true
+    /// # }
+    /// ```
     #[must_use]
     pub fn fencing_token(&self) -> u64 {
         self.hold.grant.fence
     }
 
     /// When it was granted, by the server's clock.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// println!("held since {:?}", lease.acquired_at());
+    /// # }
+    /// ```
     #[must_use]
     pub fn acquired_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.hold.grant.since)
@@ -147,12 +170,30 @@ impl Lease {
 
     /// Until when it is ours without another renewal. Renewals move it. By tokio's clock, so that
     /// [`tokio::time::sleep_until`] takes it as it is, and [`tokio::time::pause`] holds it too.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// let left = lease.deadline().saturating_duration_since(tokio::time::Instant::now());
+    /// println!("ours for another {left:?} at least, unless it is lost");
+    /// # }
+    /// ```
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.hold.status.borrow().deadline
     }
 
     /// How it stands now.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// match lease.state() {
+    ///     tenure::LeaseState::Held => {}
+    ///     tenure::LeaseState::Unsure { reason } => eprintln!("begin nothing new: {reason}"),
+    ///     tenure::LeaseState::Lost { cause } => eprintln!("stop: {cause}"),
+    ///     _ => {}
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn state(&self) -> LeaseState {
         let status = self.hold.status.borrow();
@@ -173,6 +214,15 @@ impl Lease {
     ///
     /// # Errors
     /// [`Error::Lost`] with the cause.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease, steps: Vec<fn()>) -> Result<(), tenure::Error> {
+    /// for step in steps {
+    ///     lease.check()?;
+    ///     step();
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn check(&self) -> Result<(), Error> {
         match self.state() {
             LeaseState::Lost { cause } => Err(Error::Lost {
@@ -280,6 +330,12 @@ impl Lease {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the release to the background.
+    ///
+    /// ```no_run
+    /// # async fn run(lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// lease.release().await
+    /// # }
+    /// ```
     pub async fn release(mut self) -> Result<(), Error> {
         let inner = &self.client.inner;
         inner.ledger.forget(&self.hold.token);

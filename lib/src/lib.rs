@@ -27,20 +27,33 @@
 //! | [`Lease`], [`PoolLease`] | what acquiring gives |
 //! | [`Options`], [`Identity`] | how to hold, and who holds |
 //! | [`control`] | the controller's side: declare, observe, reclaim |
+//! | [`guide`] | which primitive for which problem, what a lease is worth, what happens when things break |
 //! | `acquire` | the one way in, from request to lease |
 //! | `memory` | with the feature of this name: the in-memory twin, for tests and single processes |
 //! | `wire` | the connection, the scripts, the pushes, the renewal |
 //!
-//! The protocol itself is in `lua/`: one script an operation.
+//! The protocol itself is in `lua/`: one script an operation; `docs/protocol.md` says how to speak it.
 //!
 //! # What needs what
 //! With the feature `metrics`, waits, holds and losses are counted through the [`metrics`](https://docs.rs/metrics) facade:
 //! `tenure_wait_seconds{kind,outcome}`, `tenure_hold_seconds{kind}`, `tenure_lost_total{kind}`. Spans and events go through
 //! `tracing`.
 //!
-//! A tokio runtime with time and I/O enabled; Redis 7.0 or Valkey 7.2, or newer. All futures are `Send`.
+//! A tokio runtime with time and I/O enabled; Redis 7.0 or Valkey 7.2, or newer.
+//!
+//! # Send and Sync
+//! | what | `Send` | `Sync` | `Unpin` | `Clone` |
+//! |---|---|---|---|---|
+//! | [`Client`], [`Control`], handles such as [`Lock`], options, names, values, views, [`Error`] | yes | yes | yes | yes |
+//! | leases, such as [`Lease`] and [`PoolLease`]; [`control::Events`] | yes | yes | yes | no |
+//! | all futures | yes | not promised | no | no |
+//!
+//! The future of [`Condition::wait_while`] is `Send` if its predicate is, and the future that this returns. A lease may be given
+//! to another task or shared, in an `Arc`, by several; it is not tied to the task that acquired it.
 
 pub mod control;
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 #[cfg(feature = "memory")]
 pub mod memory;
 

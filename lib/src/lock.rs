@@ -41,6 +41,12 @@ impl Lock {
     }
 
     /// The same lock, acquired with these options.
+    ///
+    /// ```no_run
+    /// # fn run(lock: tenure::Lock) -> tenure::Lock {
+    /// lock.with(tenure::Options::new().reason("schema 42"))
+    /// # }
+    /// ```
     #[must_use]
     pub fn with(mut self, options: Options) -> Self {
         self.handle.options = options;
@@ -48,6 +54,12 @@ impl Lock {
     }
 
     /// The lock's full name.
+    ///
+    /// ```no_run
+    /// # fn run(lock: tenure::Lock) {
+    /// println!("{}", lock.object());
+    /// # }
+    /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
         &self.handle.place.object
@@ -181,6 +193,12 @@ impl Lock {
     /// # Cancel safety
     /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
     /// in the queue is lost.
+    ///
+    /// ```no_run
+    /// # async fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
+    /// let lease = lock.acquire().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire(&self) -> Result<Lease, Error> {
         acquired(self.handle.acquire(1, Wait::Forever).await)
     }
@@ -192,6 +210,15 @@ impl Lock {
     ///
     /// # Cancel safety
     /// As [`Lock::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
+    /// let within = std::time::Duration::from_secs(1);
+    /// if let Some(lease) = lock.acquire_timeout(within).await? {
+    ///     lease.release().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Lease>, Error> {
         self.handle.acquire(1, Wait::for_up_to(timeout)).await
     }
@@ -203,6 +230,14 @@ impl Lock {
     ///
     /// # Cancel safety
     /// As [`Lock::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
+    /// let Some(lease) = lock.try_acquire().await? else {
+    ///     return Ok(()); // somebody else is at it
+    /// };
+    /// # Ok(()) }
+    /// ```
     pub async fn try_acquire(&self) -> Result<Option<Lease>, Error> {
         self.handle.acquire(1, Wait::Not).await
     }

@@ -85,6 +85,16 @@ const NAMESPACE_FIX: &str = "use a Kubernetes namespace: 1 to 63 lower-case lett
 
 impl ObjectRef {
     /// Names an object. The name is checked, the object need not exist.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] on `namespace` or `name`.
+    ///
+    /// ```
+    /// use tenure::{Kind, ObjectRef};
+    ///
+    /// assert!(ObjectRef::new(Kind::Lock, "ml", "migration/42").is_ok());
+    /// assert!(ObjectRef::new(Kind::Lock, "Not A Namespace", "migration").is_err());
+    /// ```
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Result<Self, Error> {
         check_namespace(namespace)?;
         check_name(name)?;
@@ -96,18 +106,36 @@ impl ObjectRef {
     }
 
     /// The object's kind.
+    ///
+    /// ```
+    /// let seats = tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "gpu-seats")?;
+    /// assert_eq!(seats.kind(), tenure::Kind::Pool);
+    /// # Ok::<(), tenure::Error>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
     /// The Kubernetes namespace that it belongs to.
+    ///
+    /// ```
+    /// let seats = tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "gpu-seats")?;
+    /// assert_eq!(seats.namespace(), "ml");
+    /// # Ok::<(), tenure::Error>(())
+    /// ```
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
     /// Its name within kind and namespace.
+    ///
+    /// ```
+    /// let seats = tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "gpu-seats")?;
+    /// assert_eq!(seats.name(), "gpu-seats");
+    /// # Ok::<(), tenure::Error>(())
+    /// ```
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

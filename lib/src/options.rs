@@ -43,6 +43,10 @@ const LONGEST_REASON: usize = 256;
 
 impl Options {
     /// The defaults: the declared lease, or 30 s for what is not declared; no longest hold; no reason.
+    ///
+    /// ```
+    /// let options = tenure::Options::new();
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
@@ -52,6 +56,12 @@ impl Options {
     ///
     /// A crash of the holder keeps others waiting for this long; a pause of the holder, or of Redis, that is longer than
     /// this loses the lease.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let options = tenure::Options::new().lease(Duration::from_secs(10));
+    /// ```
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
@@ -59,6 +69,12 @@ impl Options {
 
     /// For how long in all the lease is renewed, up to 30 days, so that a hung holder lets go at last. A declared
     /// object's `maxHoldSeconds` is the upper bound.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let options = tenure::Options::new().max_hold(Duration::from_secs(3600));
+    /// ```
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.max_hold = Some(max_hold);
         self
@@ -67,6 +83,12 @@ impl Options {
     /// For how long the object stays taken after the lease has *run out* (not after a release): up to one hour, none by
     /// default. For resources that cannot check a fencing token: a holder that is late by less than this meets nobody.
     /// Consul calls it lock-delay.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let options = tenure::Options::new().grace(Duration::from_secs(5));
+    /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -74,6 +96,10 @@ impl Options {
 
     /// Where to stand in the queue: a larger number stands before all smaller ones, and behind its equals. 0 by default.
     /// Whoever waits with a small number may wait for ever while larger ones keep coming.
+    ///
+    /// ```
+    /// let options = tenure::Options::new().priority(10);
+    /// ```
     pub fn priority(mut self, priority: i8) -> Self {
         self.priority = priority;
         self
@@ -82,6 +108,12 @@ impl Options {
     /// How many replicas must have acknowledged the lease before it is given to the caller: none by default. It narrows the
     /// window in which a failover loses a lease, and does not close it: the fencing token does. It costs one more command,
     /// and a `WAIT` of up to half a response timeout, during which the client's one connection does nothing else.
+    ///
+    /// Acquiring fails with [`Error::NotReplicated`] when fewer have it, and what was acquired is given back.
+    ///
+    /// ```
+    /// let options = tenure::Options::new().replicas(1);
+    /// ```
     pub fn replicas(mut self, replicas: u8) -> Self {
         self.replicas = replicas;
         self
@@ -92,6 +124,10 @@ impl Options {
     }
 
     /// Why it is held, for the people who look: at most 256 bytes.
+    ///
+    /// ```
+    /// let options = tenure::Options::new().reason("nightly training");
+    /// ```
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         self.reason = reason.into();
         self

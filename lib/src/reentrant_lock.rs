@@ -37,6 +37,10 @@ pub struct ReentrantLock {
 
 impl ReentrantLock {
     /// How often an owner may hold it at once.
+    ///
+    /// ```
+    /// assert_eq!(tenure::ReentrantLock::MAX_DEPTH, 1000);
+    /// ```
     pub const MAX_DEPTH: usize = 1000;
 
     pub(crate) fn new(lock: Lock) -> Self {

@@ -36,6 +36,12 @@ impl Semaphore {
     }
 
     /// The same semaphore, acquired with these options.
+    ///
+    /// ```no_run
+    /// # fn run(callers: tenure::Semaphore) -> tenure::Semaphore {
+    /// callers.with(tenure::Options::new().reason("import"))
+    /// # }
+    /// ```
     #[must_use]
     pub fn with(mut self, options: Options) -> Self {
         self.handle.options = options;
@@ -59,6 +65,12 @@ impl Semaphore {
     }
 
     /// The semaphore's full name.
+    ///
+    /// ```no_run
+    /// # fn run(callers: tenure::Semaphore) {
+    /// println!("{}", callers.object());
+    /// # }
+    /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
         &self.handle.place.object
@@ -115,6 +127,12 @@ impl Semaphore {
     /// # Cancel safety
     /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
     /// in the queue is lost.
+    ///
+    /// ```no_run
+    /// # async fn run(callers: tenure::Semaphore) -> Result<(), tenure::Error> {
+    /// let permit = callers.acquire().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire(&self) -> Result<Lease, Error> {
         self.acquire_many(1).await
     }
@@ -128,6 +146,13 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// As [`Semaphore::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(callers: tenure::Semaphore) -> Result<(), tenure::Error> {
+    /// let three = callers.acquire_many(3).await?;
+    /// assert_eq!(three.permits(), 3);
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire_many(&self, permits: u32) -> Result<Lease, Error> {
         acquired(self.handle.acquire(permits.into(), Wait::Forever).await)
     }
@@ -139,6 +164,13 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// As [`Semaphore::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(callers: tenure::Semaphore) -> Result<(), tenure::Error> {
+    /// let within = std::time::Duration::from_secs(1);
+    /// let permit = callers.acquire_timeout(within).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Lease>, Error> {
         self.acquire_many_timeout(1, timeout).await
     }
@@ -150,6 +182,13 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// As [`Semaphore::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(callers: tenure::Semaphore) -> Result<(), tenure::Error> {
+    /// let within = std::time::Duration::from_secs(1);
+    /// let two = callers.acquire_many_timeout(2, within).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire_many_timeout(
         &self,
         permits: u32,
@@ -168,6 +207,12 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// As [`Semaphore::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(callers: tenure::Semaphore) -> Result<(), tenure::Error> {
+    /// let permit = callers.try_acquire().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn try_acquire(&self) -> Result<Option<Lease>, Error> {
         self.try_acquire_many(1).await
     }
@@ -179,6 +224,12 @@ impl Semaphore {
     ///
     /// # Cancel safety
     /// As [`Semaphore::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(callers: tenure::Semaphore) -> Result<(), tenure::Error> {
+    /// let two = callers.try_acquire_many(2).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn try_acquire_many(&self, permits: u32) -> Result<Option<Lease>, Error> {
         self.handle.acquire(permits.into(), Wait::Not).await
     }
