@@ -63,12 +63,21 @@ impl Cluster {
     }
 
     pub(crate) async fn apply(&self, object: &Value) -> Result {
-        let file = folder("apply")?.join("object.json");
-        std::fs::write(&file, object.to_string())?;
-        let file = file
-            .to_str()
-            .context("the temporary folder's path is not UTF-8")?;
-        self.kubectl_everywhere(&["apply", "-f", file]).await.map(drop)
+        let file = file(object)?;
+        self.kubectl_everywhere(&["apply", "-f", &file]).await.map(drop)
+    }
+
+    /// For objects that are answers: creates it and returns what kubectl makes of it.
+    pub(crate) async fn create(&self, object: &Value, output: &str) -> Result<String> {
+        let file = file(object)?;
+        self.kubectl_everywhere(&["create", "-f", &file, "-o", output])
+            .await
+    }
+
+    /// The password of the chart's Redis, as it stands in the Secret.
+    pub(crate) async fn password(&self) -> Result<String> {
+        self.kubectl(&["get", "secret", "tenure-redis", "-o", "jsonpath={.data.password}"])
+            .await
     }
 
     /// What the program has written to standard output. Fails if the program fails, or is warned of anything.
@@ -115,6 +124,15 @@ impl Cluster {
         }
         eprintln!("Everything is left in namespace {NAMESPACE}, for you to look at.");
     }
+}
+
+fn file(object: &Value) -> Result<String> {
+    let file = folder("object")?.join("object.json");
+    std::fs::write(&file, object.to_string())?;
+    let file = file
+        .to_str()
+        .context("the temporary folder's path is not UTF-8")?;
+    Ok(file.to_owned())
 }
 
 fn in_namespace<'a>(args: &[&'a str]) -> Vec<&'a str> {

@@ -1,5 +1,5 @@
 //! `make e2e`: the chart on a real cluster, from `helm install` to the end of the definitions. What is said and done is
-//! in this file; [`cluster`] is the way to the cluster, [`objects`] what is applied to it.
+//! in this file; [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be.
 //!
 //! The cluster is the one that KUBECONFIG names; it must not have Tenure, and the images must be there. On kind:
 //!
@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod cluster;
+mod guard;
 mod objects;
 
 /// For whatever should take a moment.
@@ -103,7 +104,8 @@ impl E2e {
             DEFINITIONS.join(" ")
         );
         self.install_and_test().await?;
-        self.password_is_secret().await?;
+        guard::password(&self.cluster).await?;
+        guard::roles(&self.cluster).await?;
         self.declare().await?;
         let first = self.contend().await?;
         let second = self.kill(&first).await?;
@@ -167,33 +169,6 @@ impl E2e {
             .await?;
         ensure!(seconds(started) < 60.0, "it took {:.0} s", seconds(started));
         Ok(seconds(started))
-    }
-
-    async fn password_is_secret(&self) -> Result {
-        let encoded = self.password().await?;
-        ensure!(encoded.len() > 40, "the password is short: {encoded}");
-        let go_template = "go-template={{.data.password | base64decode}}";
-        let password = self
-            .cluster
-            .kubectl(&["get", "secret", "tenure-redis", "-o", go_template])
-            .await?;
-        let mut public = self
-            .cluster
-            .kubectl(&["get", "pods,configmaps,statefulsets,deployments", "-o", "yaml"])
-            .await?;
-        public += &self.cluster.kubectl(&["logs", "tenure-redis-0"]).await?;
-        public += &self
-            .cluster
-            .kubectl(&["logs", "deployment/tenure-controller"])
-            .await?;
-        ensure!(public.len() > 1000, "nothing was read");
-        for secret in [encoded.trim(), password.trim()] {
-            ensure!(
-                !public.contains(secret),
-                "the password stands in an object or in a log"
-            );
-        }
-        Ok(())
     }
 
     async fn declare(&self) -> Result {
@@ -278,7 +253,7 @@ impl E2e {
 
     async fn upgrade(&self, held: &Holder) -> Result {
         say("5. `helm upgrade` with a changed value, while the licence is held.");
-        let before = (self.password().await?, self.uid("tenure-redis-0").await?);
+        let before = (self.cluster.password().await?, self.uid("tenure-redis-0").await?);
         let args = [
             "upgrade",
             "tenure",
@@ -306,7 +281,7 @@ impl E2e {
             running.contains("--log-format=human"),
             "the controller runs with {running}"
         );
-        let after = (self.password().await?, self.uid("tenure-redis-0").await?);
+        let after = (self.cluster.password().await?, self.uid("tenure-redis-0").await?);
         ensure!(
             before == after,
             "the password changed, or Redis was restarted for nothing"
@@ -535,12 +510,6 @@ impl E2e {
                 .kubectl(&["get", "lockpool", POOL, "-o", "json"])
                 .await?,
         )?)
-    }
-
-    async fn password(&self) -> Result<String> {
-        self.cluster
-            .kubectl(&["get", "secret", "tenure-redis", "-o", "jsonpath={.data.password}"])
-            .await
     }
 
     async fn uid(&self, pod: &str) -> Result<String> {
