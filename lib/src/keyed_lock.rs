@@ -67,6 +67,12 @@ impl KeyedLock {
     }
 
     /// The same lock, acquired with these options.
+    ///
+    /// ```no_run
+    /// # fn run(report: tenure::KeyedLock) -> tenure::KeyedLock {
+    /// report.with(tenure::Options::new().reason("monthly"))
+    /// # }
+    /// ```
     #[must_use]
     pub fn with(self, options: Options) -> Self {
         Self {
@@ -76,18 +82,38 @@ impl KeyedLock {
     }
 
     /// The key that namespace and parameters make.
+    ///
+    /// ```no_run
+    /// # fn run(report: tenure::KeyedLock) {
+    /// println!("{}", report.key());
+    /// # }
+    /// ```
     #[must_use]
     pub fn key(&self) -> Uuid {
         self.key
     }
 
     /// The lock's full name.
+    ///
+    /// ```no_run
+    /// # fn run(report: tenure::KeyedLock) {
+    /// println!("{}", report.object()); // default/lock/report:5f0e...
+    /// # }
+    /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
         self.lock.object()
     }
 
     /// The lock itself, for all else that a [`Lock`] can do.
+    ///
+    /// ```no_run
+    /// # async fn run(report: tenure::KeyedLock) -> Result<(), tenure::Error> {
+    /// if let Some(view) = report.as_lock().holder().await? {
+    ///     println!("{} is at it", view.holder.process);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn as_lock(&self) -> &Lock {
         &self.lock
@@ -100,6 +126,12 @@ impl KeyedLock {
     ///
     /// # Cancel safety
     /// As [`Lock::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(report: tenure::KeyedLock) -> Result<(), tenure::Error> {
+    /// let lease = report.acquire().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire(&self) -> Result<KeyedLease, Error> {
         let lease = self.lock.acquire().await?;
         Ok(self.held(lease))
@@ -112,6 +144,13 @@ impl KeyedLock {
     ///
     /// # Cancel safety
     /// As [`Lock::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(report: tenure::KeyedLock) -> Result<(), tenure::Error> {
+    /// let within = std::time::Duration::from_secs(1);
+    /// let lease = report.acquire_timeout(within).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Option<KeyedLease>, Error> {
         let lease = self.lock.acquire_timeout(timeout).await?;
         Ok(lease.map(|lease| self.held(lease)))
@@ -124,6 +163,14 @@ impl KeyedLock {
     ///
     /// # Cancel safety
     /// As [`Lock::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(report: tenure::KeyedLock) -> Result<(), tenure::Error> {
+    /// if report.try_acquire().await?.is_none() {
+    ///     println!("somebody else writes it");
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn try_acquire(&self) -> Result<Option<KeyedLease>, Error> {
         let lease = self.lock.try_acquire().await?;
         Ok(lease.map(|lease| self.held(lease)))
@@ -152,12 +199,24 @@ pub struct KeyedLease {
 
 impl KeyedLease {
     /// The key that is locked.
+    ///
+    /// ```no_run
+    /// # fn run(lease: tenure::KeyedLease) {
+    /// println!("{}", lease.key());
+    /// # }
+    /// ```
     #[must_use]
     pub fn key(&self) -> Uuid {
         self.key
     }
 
     /// The lease alone, for code that holds leases of any object.
+    ///
+    /// ```no_run
+    /// # fn run(lease: tenure::KeyedLease) {
+    /// let lease: tenure::Lease = lease.into_lease();
+    /// # }
+    /// ```
     pub fn into_lease(self) -> Lease {
         self.lease
     }
@@ -169,6 +228,12 @@ impl KeyedLease {
     ///
     /// # Cancel safety
     /// As [`Lease::release`].
+    ///
+    /// ```no_run
+    /// # async fn run(lease: tenure::KeyedLease) -> Result<(), tenure::Error> {
+    /// lease.release().await
+    /// # }
+    /// ```
     pub async fn release(self) -> Result<(), Error> {
         self.lease.release().await
     }

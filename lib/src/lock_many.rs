@@ -51,6 +51,12 @@ impl LockMany {
     }
 
     /// The same locks, acquired with these options.
+    ///
+    /// ```no_run
+    /// # fn run(accounts: tenure::LockMany) -> tenure::LockMany {
+    /// accounts.with(tenure::Options::new().reason("transfer"))
+    /// # }
+    /// ```
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // as for every other object
     pub fn with(mut self, options: Options) -> Self {
@@ -63,6 +69,14 @@ impl LockMany {
     }
 
     /// The keys, sorted, each once.
+    ///
+    /// ```no_run
+    /// # fn run(accounts: tenure::LockMany) {
+    /// for key in accounts.keys() {
+    ///     println!("{key}");
+    /// }
+    /// # }
+    /// ```
     pub fn keys(&self) -> impl Iterator<Item = Uuid> {
         self.locks.iter().map(KeyedLock::key)
     }
@@ -75,6 +89,12 @@ impl LockMany {
     ///
     /// # Cancel safety
     /// Dropping the future gives back all that it has got, and leaves the queue, in the background.
+    ///
+    /// ```no_run
+    /// # async fn run(accounts: tenure::LockMany) -> Result<(), tenure::Error> {
+    /// let leases = accounts.acquire().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire(&self) -> Result<LeaseMany, Error> {
         acquired(self.take(Wait::Forever).await)
     }
@@ -86,6 +106,13 @@ impl LockMany {
     ///
     /// # Cancel safety
     /// As [`LockMany::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(accounts: tenure::LockMany) -> Result<(), tenure::Error> {
+    /// let within = std::time::Duration::from_secs(1);
+    /// let leases = accounts.acquire_timeout(within).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Option<LeaseMany>, Error> {
         self.take(Wait::for_up_to(timeout)).await
     }
@@ -100,6 +127,12 @@ impl LockMany {
     ///
     /// # Cancel safety
     /// As [`LockMany::acquire`].
+    ///
+    /// ```no_run
+    /// # async fn run(accounts: tenure::LockMany) -> Result<(), tenure::Error> {
+    /// let leases = accounts.try_acquire().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn try_acquire(&self) -> Result<Option<LeaseMany>, Error> {
         self.take(Wait::Not).await
     }
@@ -206,6 +239,14 @@ pub struct LeaseMany {
 
 impl LeaseMany {
     /// The lease of a key, if it is among them.
+    ///
+    /// ```no_run
+    /// # fn run(account: tenure::KeyedLock, leases: tenure::LeaseMany) {
+    /// if let Some(lease) = leases.get(account.key()) {
+    ///     println!("fencing token {}", lease.fencing_token());
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn get(&self, key: Uuid) -> Option<&KeyedLease> {
         self.leases.iter().find(|lease| lease.key() == key)
@@ -215,11 +256,23 @@ impl LeaseMany {
     ///
     /// # Errors
     /// [`Error::Lost`] of the first that is.
+    ///
+    /// ```no_run
+    /// # fn run(leases: tenure::LeaseMany) -> Result<(), tenure::Error> {
+    /// leases.check()?;
+    /// # Ok(()) }
+    /// ```
     pub fn check(&self) -> Result<(), Error> {
         self.leases.iter().try_for_each(|lease| lease.check())
     }
 
     /// Until when all are ours without another renewal. Renewals move it.
+    ///
+    /// ```no_run
+    /// # fn run(leases: tenure::LeaseMany) {
+    /// println!("until {:?}", leases.deadline());
+    /// # }
+    /// ```
     #[must_use]
     pub fn deadline(&self) -> Instant {
         let deadlines = self.leases.iter().map(|lease| lease.deadline());
@@ -230,12 +283,26 @@ impl LeaseMany {
     ///
     /// # Cancel safety
     /// Cancel safe: it only watches.
+    ///
+    /// ```no_run
+    /// # async fn run(leases: tenure::LeaseMany) {
+    /// eprintln!("stop: {}", leases.lost().await);
+    /// # }
+    /// ```
     pub async fn lost(&self) -> String {
         let each = self.leases.iter().map(|lease| Box::pin(lease.lost()));
         select_all(each).await.0
     }
 
     /// The leases one by one, for code that ends them at different times.
+    ///
+    /// ```no_run
+    /// # async fn run(leases: tenure::LeaseMany) -> Result<(), tenure::Error> {
+    /// for lease in leases.into_leases() {
+    ///     lease.release().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn into_leases(self) -> Vec<KeyedLease> {
         self.leases
@@ -249,6 +316,12 @@ impl LeaseMany {
     ///
     /// # Cancel safety
     /// Dropping the future leaves what is not yet given back to the background.
+    ///
+    /// ```no_run
+    /// # async fn run(leases: tenure::LeaseMany) -> Result<(), tenure::Error> {
+    /// leases.release().await
+    /// # }
+    /// ```
     pub async fn release(self) -> Result<(), Error> {
         let released = join_all(self.leases.into_iter().map(KeyedLease::release)).await;
         released.into_iter().collect()

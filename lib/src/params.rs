@@ -53,6 +53,10 @@ enum Form {
 
 impl Params {
     /// No parameters yet; the order in which they are given will make no difference.
+    ///
+    /// ```
+    /// let params = tenure::Params::new().with("year", 2024);
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
@@ -111,6 +115,12 @@ impl Params {
     ///
     /// # Errors
     /// As [`Params::key`].
+    ///
+    /// ```
+    /// let params = tenure::Params::new().with("year", 2024).with("region", "eu");
+    /// assert_eq!(params.to_json()?, r#"{"region": "eu", "year": 2024}"#);
+    /// # Ok::<(), tenure::Error>(())
+    /// ```
     pub fn to_json(&self) -> Result<String, Error> {
         if self.form == Form::Superset && self.members.iter().any(|(name, _)| name == "namespace") {
             return Err(Error::invalid(
@@ -170,6 +180,14 @@ enum Repr {
 
 impl ParamValue {
     /// Nothing. `None` is the same.
+    ///
+    /// ```
+    /// use tenure::{ParamValue, Params};
+    ///
+    /// let params = Params::new().with("until", ParamValue::NULL);
+    /// assert_eq!(params.to_json()?, r#"{"until": null}"#);
+    /// # Ok::<(), tenure::Error>(())
+    /// ```
     pub const NULL: Self = Self(Repr::Null);
 
     /// A number with just these digits, for what no type of Rust has: decimals and very large whole numbers.

@@ -109,6 +109,12 @@ impl Register {
     }
 
     /// The register's full name.
+    ///
+    /// ```no_run
+    /// # fn run(version: tenure::Register) {
+    /// println!("{}", version.object());
+    /// # }
+    /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
         &self.place.object
@@ -140,6 +146,14 @@ impl Register {
     ///
     /// # Cancel safety
     /// Cancel safe: it only reads.
+    ///
+    /// ```no_run
+    /// # async fn run(version: tenure::Register) -> Result<(), tenure::Error> {
+    /// if let Some((value, Some(left))) = version.get_with_expiry().await? {
+    ///     println!("{value} for another {left:?}");
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn get_with_expiry(&self) -> Result<Option<(RegisterValue, Option<Duration>)>, Error> {
         match self.call("get", &Compare::always(), None).await? {
             Reply::Kept(stored) => Ok(stored),
@@ -154,6 +168,12 @@ impl Register {
     ///
     /// # Cancel safety
     /// Dropping the future may leave the write done or not done.
+    ///
+    /// ```no_run
+    /// # async fn run(version: tenure::Register) -> Result<(), tenure::Error> {
+    /// version.set(7).await
+    /// # }
+    /// ```
     pub async fn set(&self, value: impl Into<RegisterValue>) -> Result<(), Error> {
         let value = value.into();
         match self.call("set", &Compare::always(), Some(&value)).await? {
@@ -197,6 +217,12 @@ impl Register {
     ///
     /// # Cancel safety
     /// As [`Register::set`].
+    ///
+    /// ```no_run
+    /// # async fn run(version: tenure::Register) -> Result<(), tenure::Error> {
+    /// let was_there = version.delete().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn delete(&self) -> Result<bool, Error> {
         let reply = self.call("delete", &Compare::always(), None).await?;
         Ok(matches!(reply, Reply::Applied))
@@ -210,6 +236,13 @@ impl Register {
     ///
     /// # Cancel safety
     /// As [`Register::set`].
+    ///
+    /// ```no_run
+    /// # async fn run(version: tenure::Register) -> Result<(), tenure::Error> {
+    /// let outcome = version.delete_if(tenure::Compare::eq(7)).await?;
+    /// println!("it was 7: {}", outcome.is_applied());
+    /// # Ok(()) }
+    /// ```
     pub async fn delete_if(&self, compare: Compare) -> Result<Outcome, Error> {
         Ok(self.call("delete", &compare, None).await?.into())
     }
@@ -225,6 +258,12 @@ impl Register {
     ///
     /// # Cancel safety
     /// As [`Register::set`].
+    ///
+    /// ```no_run
+    /// # async fn run(fence: tenure::Register, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// fence.advance(lease.fencing_token()).await?; // before each write
+    /// # Ok(()) }
+    /// ```
     pub async fn advance(&self, fencing_token: u64) -> Result<(), Error> {
         let Ok(token) = i64::try_from(fencing_token) else {
             return Err(Error::invalid(
@@ -418,36 +457,64 @@ impl Compare {
     }
 
     /// The argument is greater than what is stored.
+    ///
+    /// ```
+    /// let less_is_stored = tenure::Compare::gt(7);
+    /// ```
     pub fn gt(argument: impl Into<RegisterValue>) -> Self {
         Self::with_argument("gt", argument)
     }
 
     /// The argument is less than what is stored.
+    ///
+    /// ```
+    /// let more_is_stored = tenure::Compare::lt(7);
+    /// ```
     pub fn lt(argument: impl Into<RegisterValue>) -> Self {
         Self::with_argument("lt", argument)
     }
 
     /// The argument is greater than what is stored, or equal to it. Not for texts.
+    ///
+    /// ```
+    /// let at_most_7_is_stored = tenure::Compare::ge(7);
+    /// ```
     pub fn ge(argument: impl Into<RegisterValue>) -> Self {
         Self::with_argument("ge", argument)
     }
 
     /// The argument is less than what is stored, or equal to it. Not for texts.
+    ///
+    /// ```
+    /// let at_least_7_is_stored = tenure::Compare::le(7);
+    /// ```
     pub fn le(argument: impl Into<RegisterValue>) -> Self {
         Self::with_argument("le", argument)
     }
 
     /// The argument is equal to what is stored.
+    ///
+    /// ```
+    /// let ready_is_stored = tenure::Compare::eq("ready");
+    /// ```
     pub fn eq(argument: impl Into<RegisterValue>) -> Self {
         Self::with_argument("eq", argument)
     }
 
     /// The argument is not equal to what is stored: another number, another text, or a text to a number.
+    ///
+    /// ```
+    /// let another_is_stored = tenure::Compare::ne("done");
+    /// ```
     pub fn ne(argument: impl Into<RegisterValue>) -> Self {
         Self::with_argument("ne", argument)
     }
 
     /// Nothing is stored.
+    ///
+    /// ```
+    /// let nothing_is_stored = tenure::Compare::missing();
+    /// ```
     pub fn missing() -> Self {
         Self {
             name: "missing",
@@ -457,6 +524,10 @@ impl Compare {
     }
 
     /// The same, and it also holds where nothing is stored.
+    ///
+    /// ```
+    /// let ready_or_nothing = tenure::Compare::eq("ready").or_missing();
+    /// ```
     pub fn or_missing(mut self) -> Self {
         self.or_missing = true;
         self
@@ -485,6 +556,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// Whether the condition held.
+    ///
+    /// ```
+    /// assert!(tenure::Outcome::Applied.is_applied());
+    /// ```
     #[must_use]
     pub fn is_applied(&self) -> bool {
         matches!(self, Self::Applied)

@@ -1,7 +1,7 @@
 //! The docs are whole: what they should name is named, and what they name is there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };

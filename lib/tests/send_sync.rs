@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use tenure::{
-    Client, ClientBuilder, Condition, Control, Error, Identity, Kind, Lease, LeaseState, Lock, LockPool,
-    LockStatus, Member, ObjectRef, Options, PoolHealth, PoolLease, ReentrantLease, ReentrantLock,
+    Client, ClientBuilder, Compare, Condition, Control, Error, Expiry, Identity, KeyedLease, KeyedLock, Kind,
+    Lease, LeaseMany, LeaseState, Lock, LockMany, LockPool, LockStatus, Member, ObjectRef, Options, Outcome,
+    ParamValue, Params, PoolHealth, PoolLease, ReentrantLease, ReentrantLock, Register, RegisterValue,
     ResourceState, RwLock, Semaphore, WriteLease, control,
 };
 
@@ -38,6 +39,8 @@ macro_rules! futures {
 /// Leases and events: go to any thread, and may be shared.
 const _: () = {
     value::<Lease>();
+    value::<KeyedLease>();
+    value::<LeaseMany>();
     value::<PoolLease>();
     value::<ReentrantLease>();
     value::<WriteLease>();
@@ -50,12 +53,21 @@ const _: () = {
     handle::<ClientBuilder>();
     handle::<Condition>();
     handle::<Control>();
+    handle::<KeyedLock>();
     handle::<Lock>();
+    handle::<LockMany>();
     handle::<LockPool>();
     handle::<ReentrantLock>();
+    handle::<Register>();
     handle::<RwLock>();
     handle::<Semaphore>();
     handle::<Options>();
+    handle::<Params>();
+    handle::<ParamValue>();
+    handle::<Compare>();
+    handle::<Expiry>();
+    handle::<Outcome>();
+    handle::<RegisterValue>();
     handle::<Identity>();
     handle::<ObjectRef>();
     handle::<Kind>();
@@ -75,6 +87,13 @@ const _: () = {
     handle::<control::Snapshot>();
     handle::<control::WaiterView>();
     handle::<control::Withdrawal>();
+};
+
+#[cfg(feature = "memory")]
+const _: () = {
+    handle::<tenure::Memory>();
+    handle::<tenure::memory::Fate>();
+    handle::<tenure::memory::Passage<'static>>();
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -111,6 +130,27 @@ fn of_locks(lock: &Lock, semaphore: &Semaphore, owner: &ReentrantLock, rw: &RwLo
         rw.write(),
         rw.write_timeout(NOW),
         rw.try_write(),
+    ];
+}
+
+fn of_keys(lock: &KeyedLock, many: &LockMany, lease: KeyedLease, leases: LeaseMany, register: &Register) {
+    futures![
+        lock.acquire(),
+        lock.acquire_timeout(NOW),
+        lock.try_acquire(),
+        lease.release(),
+        many.acquire(),
+        many.acquire_timeout(NOW),
+        many.try_acquire(),
+        leases.lost(),
+        leases.release(),
+        register.get(),
+        register.get_with_expiry(),
+        register.set(1),
+        register.set_if(Compare::eq(1), 2),
+        register.delete(),
+        register.delete_if(Compare::eq(1)),
+        register.advance(1),
     ];
 }
 

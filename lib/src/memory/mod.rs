@@ -68,6 +68,15 @@ pub struct Memory {
 }
 
 /// Something on its way between a client and the twin.
+///
+/// ```
+/// use tenure::memory::{Fate, Passage};
+///
+/// let lose_grants = |_process: &str, passage: Passage<'_>| match passage {
+///     Passage::Push { payload } if payload.starts_with("granted") => Fate::Drop,
+///     _ => Fate::Deliver,
+/// };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Passage<'a> {
@@ -91,6 +100,12 @@ pub enum Passage<'a> {
 }
 
 /// What becomes of a [`Passage`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let slow = tenure::memory::Fate::Delay(Duration::from_millis(200));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It arrives.
@@ -174,6 +189,11 @@ impl State {
 
 impl Memory {
     /// An empty server, whose clock says the present time, and whose chance is as good as any.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// assert!(memory.keys().is_empty());
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::with(fastrand::Rng::new(), SystemTime::now())
@@ -224,11 +244,21 @@ impl Memory {
 
     /// Sets up a client of this server, as [`Client::builder`](crate::Client::builder) does for one at a URL. User name and
     /// password mean nothing here.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// let builder = memory.client().namespace("ml");
+    /// ```
     pub fn client(&self) -> ClientBuilder {
         ClientBuilder::in_memory(self.clone())
     }
 
     /// The server's wall clock.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// println!("{:?}", memory.clock());
+    /// ```
     #[must_use]
     pub fn clock(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_micros(lock(&self.shared).clock.read())
@@ -246,11 +276,22 @@ impl Memory {
     }
 
     /// Forgets all data, like `FLUSHALL`. Connections and run id stay.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// memory.flush_all();
+    /// ```
     pub fn flush_all(&self) {
         lock(&self.shared).flush();
     }
 
     /// Stops the server: all connections are cut, and none can be made until [`Memory::restart`].
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// memory.stop(); // an outage
+    /// memory.restart(true);
+    /// ```
     pub fn stop(&self) {
         let mut state = lock(&self.shared);
         state.running = false;
@@ -259,6 +300,11 @@ impl Memory {
 
     /// Ends this life of the server, if it runs, and begins another: all connections are cut, and the run id is a new
     /// one. Without `keep_data`, all data is lost.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// memory.restart(false); // a crash without persistence
+    /// ```
     pub fn restart(&self, keep_data: bool) {
         let mut state = lock(&self.shared);
         state.cut_all();
@@ -269,6 +315,11 @@ impl Memory {
     }
 
     /// Cuts all connections, like `CLIENT KILL`. What the server has sent before still arrives.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// memory.disconnect_all();
+    /// ```
     pub fn disconnect_all(&self) {
         lock(&self.shared).cut_all();
     }
@@ -296,11 +347,22 @@ impl Memory {
     }
 
     /// From now on everything arrives again. Connections that are dead stay so.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// memory.set_faults(|_, _| tenure::memory::Fate::Drop);
+    /// memory.clear_faults();
+    /// ```
     pub fn clear_faults(&self) {
         lock(&self.shared).faults = None;
     }
 
     /// The keys that there are, in order.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// assert_eq!(memory.keys().len(), 0);
+    /// ```
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
         let state = lock(&self.shared);
@@ -314,6 +376,11 @@ impl Memory {
     }
 
     /// How many calls the server has had from all clients.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// assert_eq!(memory.calls(), 0);
+    /// ```
     #[must_use]
     pub fn calls(&self) -> u64 {
         lock(&self.shared).calls
