@@ -21,7 +21,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
 DENY_VERSION := 0.20.2
 DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny)
 
-# No target names a package: cargo would build the dependencies anew with that package's features alone.
+# No target but bench names a package: cargo would build the dependencies anew with that package's features alone. For
+# bench that is what we want: a release of the library's own dependencies, in a minute, and not of a Kubernetes client.
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ endif
 e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see the head of tests/bin/e2e/main.rs
 	@cargo run --quiet --bin assets -- kubectl helm
 	@cargo run --quiet --bin e2e -- $(E2E_ARGS)
+
+bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts
+	cargo run --release --package tenure-tests --no-default-features --bin bench
 
 check: format lint drift deny docs ## All checks that need no server
 
@@ -94,4 +98,4 @@ $(DENY): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo test chart-test image e2e check build setup generate format lint drift deny docs cargo
+.PHONY: help demo test chart-test image e2e bench check build setup generate format lint drift deny docs cargo
