@@ -7,7 +7,7 @@ use crate::{Redis, Result};
 /// What only scripts call here.
 const INSIDE: [&str; 21] = [
     "time", "hmget", "hset", "hget", "hdel", "hlen", "hkeys", "zadd", "zrem", "zrange", "zscore", "zcard",
-    "zrank", "zpopmin", "zpopmax", "pexpire", "persist", "unlink", "del", "publish",
+    "zrank", "zpopmin", "zpopmax", "exists", "pexpire", "persist", "unlink", "del", "publish",
 ];
 /// The harness' own, by which the counts are read.
 const OURS: [&str; 3] = ["info", "hello", "client|setinfo"];

@@ -33,13 +33,14 @@ pub(crate) async fn pairs(report: &mut Report) -> Result {
         raw.pair().await?;
     }
     let measured = lock.clone();
-    let (ours, bare) = on_worker(async move {
-        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let (ours, bare, scripts) = on_worker(async move {
+        let (mut ours, mut bare, mut scripts) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             ours.push(timed(pair(&measured)).await?);
             bare.push(timed(raw.pair()).await?);
+            scripts.push(timed(raw.script_pair("y")).await?);
         }
-        Ok((median(ours), median(bare)))
+        Ok((median(ours), median(bare), median(scripts)))
     })
     .await?;
     report.figure(
@@ -47,6 +48,12 @@ pub(crate) async fn pairs(report: &mut Report) -> Result {
         ratio(ours, bare),
         Goal::AtMost(1.25),
         &format!("p50 {ours:.1?} over {bare:.1?}, {ROUNDS} of each in turns"),
+    );
+    report.figure(
+        "uncontended_pair_over_bare_scripts",
+        ratio(ours, scripts),
+        Goal::AtMost(1.25),
+        &format!("p50 {ours:.1?} over {scripts:.1?}: what is not the scripts, but the library"),
     );
 
     let before = sent(&redis).await?;
@@ -73,27 +80,39 @@ pub(crate) async fn pipelined(report: &mut Report) -> Result {
     for i in 0..AT_ONCE {
         locks.push(Arc::new(client.lock(&format!("x{i}"))?));
     }
-    let raw = Arc::new(raw);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let names: Vec<_> = (0..AT_ONCE)
+        .map(|i| (Arc::new(format!("y{i}")), raw.clone()))
+        .collect();
+    let raws = vec![raw; AT_ONCE];
+    let (mut ours, mut bare, mut scripts) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..=TURNS {
         let pairs = timed(together(&locks, async |lock| pair(&lock).await)).await?;
-        let raws = timed(together(&vec![raw.clone(); AT_ONCE], async |raw| {
-            raw.pair().await
-        }))
-        .await?;
+        let nothing = timed(together(&raws, async |raw| raw.pair().await)).await?;
+        let by_hand = timed(together(&names, async |(name, raw)| raw.script_pair(&name).await)).await?;
         // The first turn warms up.
         if turn > 0 {
             ours.push(pairs);
-            bare.push(raws);
+            bare.push(nothing);
+            scripts.push(by_hand);
         }
     }
-    let (ours, bare) = (median(ours), median(bare));
+    let (ours, bare, scripts) = (median(ours), median(bare), median(scripts));
     let a_second = |time: Duration| each(AT_ONCE as u64 * EACH, 1) / time.as_secs_f64();
     report.figure(
         "pipelined_pairs_over_raw",
         ratio(bare, ours),
         Goal::AtLeast(0.6),
         &format!("{:.0} over {:.0} pairs a second", a_second(ours), a_second(bare)),
+    );
+    report.figure(
+        "pipelined_pairs_over_bare_scripts",
+        ratio(scripts, ours),
+        Goal::AtLeast(0.6),
+        &format!(
+            "{:.0} over {:.0} pairs a second",
+            a_second(ours),
+            a_second(scripts)
+        ),
     );
     Ok(())
 }
