@@ -14,6 +14,8 @@ CHART_CRDS := charts/tenure/files/crds
 # `make image` takes a release of the programs by default; PROFILE=dev is built sooner, and is bigger and slower.
 PROFILE ?= release
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# What an image holds, without what only tests need of the library.
+PACKAGED := --package tenure-controller --package tenure-examples
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 CONTAINER_TOOL ?= docker
 
@@ -21,7 +23,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
 DENY_VERSION := 0.20.2
 DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny)
 
-# No target names a package: cargo would build the dependencies anew with that package's features alone.
+# No target but bench names a package: cargo would build the dependencies anew with that package's features alone. For
+# bench that is what we want: a release of the library's own dependencies, in a minute, and not of a Kubernetes client.
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +40,7 @@ chart-test: setup ## Check the chart: lint, refusals, snapshots, and a real API 
 
 image: cargo ## Build the container images; IMAGE_LOAD, PROFILE: see the head of Containerfile
 ifdef IMAGE_LOAD
-	cargo build --workspace --bins --profile $(PROFILE)
+	cargo build --profile $(PROFILE) $(if $(filter dev,$(PROFILE)),--workspace --bins,$(PACKAGED))
 	@mkdir -p $(PROGRAMS)/image
 	@for program in tenure-controller tenure-worker tenure-handover; do \
 		strip --strip-debug -o $(PROGRAMS)/image/$$program $(PROGRAMS)/$$program; \
@@ -52,6 +55,9 @@ endif
 e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see the head of tests/bin/e2e/main.rs
 	@cargo run --quiet --bin assets -- kubectl helm
 	@cargo run --quiet --bin e2e -- $(E2E_ARGS)
+
+bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts
+	cargo run --release --package tenure-tests --no-default-features --bin bench
 
 check: format lint drift deny docs ## All checks that need no server
 
@@ -94,4 +100,4 @@ $(DENY): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo test chart-test image e2e check build setup generate format lint drift deny docs cargo
+.PHONY: help demo test chart-test image e2e bench check build setup generate format lint drift deny docs cargo

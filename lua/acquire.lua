@@ -33,7 +33,7 @@ end
 local wish, value, reply = ARGV[14], o.values[token], nil
 if o.pool and not value and string.sub(wish, 1, 1) == '=' then
   for name in string.gmatch(string.sub(wish, 2), '[^,]+') do
-    if not in_service(o, name) then
+    if not pool().in_service(o, name) then
       close(o)
       return redis.error_reply('NORESOURCE ' .. name)
     end

@@ -27,29 +27,33 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 
-local FIELDS = { 'limit', 'held', 'last', 'ticket', 'lease', 'max_hold', 'declared', 'run', 'recover', 'watched',
-  'draining', 'retained', 'ttl', 'kept', 'order', 'prefix', 'count', 'fresh' }
-local TEXT = { declared = true, run = true, order = true, prefix = true }
+-- Numbers become digits: Lua's own conversion would write large ones with an exponent.
+local format = string.format
+local function int(n) return format('%d', n) end
 
--- Numbers go out as digits: Lua's own conversion would write large ones with an exponent.
-local function int(n) return string.format('%.0f', n) end
-
--- Reads the object whose keys begin at KEYS[at + 1], and the values of the tokens, in one command.
+-- Reads the object whose keys begin at KEYS[at + 1], and the values of the tokens, in one command; what only declared
+-- objects and pools that programs keep have, in a second one.
 -- `run` is the id of the server process that the caller talks to, `events` the controller's channel.
 local function open(at, width, run, events, tokens)
-  local o = { obj = KEYS[at + 1], holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6], keys = { unpack(KEYS, at + 1, at + width) }, pool = width == 6, here = run, events = events, values = {} }
-  local names = { unpack(FIELDS) }
-  for _, token in ipairs(tokens or {}) do names[#names + 1] = 't:' .. token end
-  local got = call('HMGET', o.obj, unpack(names))
-  for i, field in ipairs(FIELDS) do
-    local v = got[i]
-    o[field] = v and (TEXT[field] and v or tonumber(v)) or nil
+  tokens = tokens or {}
+  local fields = {}
+  for i, token in ipairs(tokens) do fields[i] = 't:' .. token end
+  local obj = KEYS[at + 1]
+  local got = call('HMGET', obj, 'limit', 'held', 'last', 'ticket', 'ttl', 'declared', 'kept', 'draining', 'retained',
+    unpack(fields))
+  local o = { obj = obj, holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
+    waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6], at = at, width = width,
+    pool = width == 6, here = run, events = events, values = {},
+    exists = got[1] and true, limit = tonumber(got[1]), held = tonumber(got[2]) or 0, last = tonumber(got[3]) or 0,
+    ticket = tonumber(got[4]) or 0, ttl = tonumber(got[5]) or 0, declared = got[6], kept = got[7], draining = got[8],
+    retained = tonumber(got[9]), lease = 0, max_hold = 0, recover = 0 }
+  for i, token in ipairs(tokens) do o.values[token] = got[9 + i] or nil end
+  if o.declared or o.kept then
+    got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh')
+    o.lease, o.max_hold, o.run = tonumber(got[1]) or 0, tonumber(got[2]) or 0, got[3]
+    o.recover, o.watched, o.order = tonumber(got[4]) or 0, got[5], got[6]
+    o.prefix, o.count, o.fresh = got[7], tonumber(got[8]), tonumber(got[9])
   end
-  for i, token in ipairs(tokens or {}) do o.values[token] = got[#FIELDS + i] or nil end
-  o.exists = o.limit ~= nil
-  o.held, o.last, o.ticket = o.held or 0, o.last or 0, o.ticket or 0
-  o.lease, o.max_hold, o.recover, o.ttl = o.lease or 0, o.max_hold or 0, o.recover or 0, o.ttl or 0
   return o
 end
 
@@ -58,7 +62,11 @@ end
 -- granted, while holders that still know their fencing token are let in again.
 local function recovering(o) return o.declared and (o.run ~= o.here or now < o.recover) end
 
-local function tell(channel, ...) call('PUBLISH', channel, table.concat({ ... }, '\n')) end
+local function tell(channel, ...)
+  local lines = { ... }
+  for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
+  call('PUBLISH', channel, table.concat(lines, '\n'))
+end
 
 local function object_of(o) return string.match(o.obj, '{(.*)}') end
 
@@ -69,13 +77,20 @@ local function parse(value)
     grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
 end
 
+-- Writes the counters, and other fields along with them.
+local function save(o, ...)
+  call('HSET', o.obj, 'limit', int(o.limit), 'held', int(o.held), 'last', int(o.last), 'ticket', int(o.ticket), 'ttl',
+    int(o.ttl), ...)
+  if o.fresh then call('HSET', o.obj, 'fresh', int(o.fresh)) end
+  if o.changed then o.changed = 'saved' end
+end
+
 local function store(o, token, e)
-  local value = table.concat({ int(e.permits), int(e.lease), int(e.place), int(e.max_hold), int(e.grace), int(e.since),
-    e.channel, e.names, e.holder }, ' ')
+  local value = format('%d %d %d %d %d %d %s %s %s', e.permits, e.lease, e.place, e.max_hold, e.grace, e.since, e.channel,
+    e.names, e.holder)
   o.values[token] = value
-  call('HSET', o.obj, 't:' .. token, value)
-  local longest = math.max(e.lease, e.place, e.grace)
-  if longest > o.ttl then o.ttl = longest end
+  o.ttl = math.max(o.ttl, e.lease, e.place, e.grace)
+  save(o, 't:' .. token, value)
 end
 
 -- What a declaration says bounds what a request asks for; 0 is the declared length, and no longest hold. A pool that
@@ -96,157 +111,166 @@ end
 
 ---- resources of a pool
 
-local function index_of(o, name)
-  if not o.prefix or string.sub(name, 1, #o.prefix) ~= o.prefix then return nil end
-  local digits = string.sub(name, #o.prefix + 1)
-  if not string.match(digits, '^%d+$') then return nil end
-  local index = tonumber(digits)
-  if index < o.count and int(index) == digits then return index end
-end
+-- Made when a script first needs them: functions cost time to make, in each call of a script, and most calls are for locks.
+local made
+local function pool()
+  if made then return made end
 
--- In a generated pool, names never handed out stand in no set: they are those from `fresh` on. A holder let in again
--- after a loss may have one of them; such a name is marked "x" in resources and passed over.
-local function fresh_left(o)
-  if not o.prefix then return 0 end
-  return math.max(0, o.count - o.fresh - call('HLEN', o.resources))
-end
-
-local function take_fresh(o)
-  while o.fresh < o.count do
-    local name = o.prefix .. int(o.fresh)
-    o.fresh = o.fresh + 1
-    if call('HDEL', o.resources, name) == 0 then return name end
+  local function index_of(o, name)
+    if not o.prefix or string.sub(name, 1, #o.prefix) ~= o.prefix then return nil end
+    local digits = string.sub(name, #o.prefix + 1)
+    if not string.match(digits, '^%d+$') then return nil end
+    local index = tonumber(digits)
+    if index < o.count and int(index) == digits then return index end
   end
-end
 
-local function take(o)
-  local fresh = fresh_left(o)
-  if o.order == 'MostRecentlyUsed' then
-    local got = call('ZPOPMAX', o.free)
-    return got[1] or take_fresh(o)
-  elseif o.order == 'Random' then
-    local used = call('ZCARD', o.free)
-    math.randomseed(now_us % 2147483648) -- the server seeds every script alike
-    if fresh > 0 and math.random(used + fresh) > used then return take_fresh(o) end
-    local name = call('ZRANDMEMBER', o.free)
-    call('ZREM', o.free, name)
-    return name
+  -- In a generated pool, names never handed out stand in no set: they are those from `fresh` on. A holder let in again
+  -- after a loss may have one of them; such a name is marked "x" in resources and passed over.
+  local function fresh_left(o)
+    if not o.prefix then return 0 end
+    return math.max(0, o.count - o.fresh - call('HLEN', o.resources))
   end
-  -- least recently used: what was never used comes first
-  if fresh > 0 then return take_fresh(o) end
-  return call('ZPOPMIN', o.free)[1]
-end
 
-local function give_back(o, names)
-  for name in string.gmatch(names, '[^,]+') do
-    local entry = call('HGET', o.resources, name)
-    local index = index_of(o, name)
-    if index then
-      if index < o.fresh then call('ZADD', o.free, now_us, name) else call('HDEL', o.resources, name) end
-    elseif entry and string.sub(entry, 1, 1) == '1' then
-      call('ZADD', o.free, now_us, name)
+  local function take_fresh(o)
+    while o.fresh < o.count do
+      local name = o.prefix .. int(o.fresh)
+      o.fresh = o.fresh + 1
+      if call('HDEL', o.resources, name) == 0 then return name end
     end
   end
-end
 
--- A resource by its name: whether it is in service, whether it is free, and taking it when it is.
-local function in_service(o, name)
-  return index_of(o, name) ~= nil or string.sub(call('HGET', o.resources, name) or '0', 1, 1) == '1'
-end
-
-local function is_free(o, name)
-  local index = index_of(o, name)
-  if index and index >= o.fresh then return call('HEXISTS', o.resources, name) == 0 end
-  return call('ZSCORE', o.free, name) ~= false
-end
-
-local function claim(o, name)
-  local index = index_of(o, name)
-  if index and index >= o.fresh then
-    call('HSET', o.resources, name, 'x')
-  else
-    call('ZREM', o.free, name)
+  local function take(o)
+    local fresh = fresh_left(o)
+    if o.order == 'MostRecentlyUsed' then
+      local got = call('ZPOPMAX', o.free)
+      return got[1] or take_fresh(o)
+    elseif o.order == 'Random' then
+      local used = call('ZCARD', o.free)
+      math.randomseed(now_us % 2147483648) -- the server seeds every script alike
+      if fresh > 0 and math.random(used + fresh) > used then return take_fresh(o) end
+      local name = call('ZRANDMEMBER', o.free)
+      call('ZREM', o.free, name)
+      return name
+    end
+    -- least recently used: what was never used comes first
+    if fresh > 0 then return take_fresh(o) end
+    return call('ZPOPMIN', o.free)[1]
   end
-end
 
-local function unescaped(text)
-  return (string.gsub(text, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
-end
-
--- Whether a resource is among those that a request would take.
-local function suits(o, wish, name)
-  local kind, wanted = string.sub(wish, 1, 1), string.sub(wish, 2)
-  if kind == '=' then return string.find(',' .. wanted .. ',', ',' .. name .. ',', 1, true) ~= nil end
-  if kind ~= '?' then return true end
-  local json = string.sub(call('HGET', o.resources, name) or '', 2)
-  local properties = json ~= '' and cjson.decode(json) or {}
-  for key, value in string.gmatch(wanted, '([^&=]+)=([^&]*)') do
-    if properties[unescaped(key)] ~= unescaped(value) then return false end
+  local function give_back(o, names)
+    for name in string.gmatch(names, '[^,]+') do
+      local entry = call('HGET', o.resources, name)
+      local index = index_of(o, name)
+      if index then
+        if index < o.fresh then call('ZADD', o.free, now_us, name) else call('HDEL', o.resources, name) end
+      elseif entry and string.sub(entry, 1, 1) == '1' then
+        call('ZADD', o.free, now_us, name)
+      end
+    end
   end
-  return true
-end
 
--- Takes the resources that a request wishes for, all or none. `earlier` are the wishes of those who stand before it and
--- could not be served: what they would take is not for it.
-local function choose(o, e, earlier)
-  local kind, wanted = string.sub(e.names, 1, 1), string.sub(e.names, 2)
-  local chosen = {}
-  local function may_have(name)
-    if not suits(o, e.names, name) then return false end
-    for _, wish in ipairs(earlier) do
-      if suits(o, wish, name) then return false end
+  -- A resource by its name: whether it is in service, whether it is free, and taking it when it is.
+  local function in_service(o, name)
+    return index_of(o, name) ~= nil or string.sub(call('HGET', o.resources, name) or '0', 1, 1) == '1'
+  end
+
+  local function is_free(o, name)
+    local index = index_of(o, name)
+    if index and index >= o.fresh then return call('HEXISTS', o.resources, name) == 0 end
+    return call('ZSCORE', o.free, name) ~= false
+  end
+
+  local function claim(o, name)
+    local index = index_of(o, name)
+    if index and index >= o.fresh then
+      call('HSET', o.resources, name, 'x')
+    else
+      call('ZREM', o.free, name)
+    end
+  end
+
+  local function unescaped(text)
+    return (string.gsub(text, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
+  end
+
+  -- Whether a resource is among those that a request would take.
+  local function suits(o, wish, name)
+    local kind, wanted = string.sub(wish, 1, 1), string.sub(wish, 2)
+    if kind == '=' then return string.find(',' .. wanted .. ',', ',' .. name .. ',', 1, true) ~= nil end
+    if kind ~= '?' then return true end
+    local json = string.sub(call('HGET', o.resources, name) or '', 2)
+    local properties = json ~= '' and cjson.decode(json) or {}
+    for key, value in string.gmatch(wanted, '([^&=]+)=([^&]*)') do
+      if properties[unescaped(key)] ~= unescaped(value) then return false end
     end
     return true
   end
-  if kind == '=' then
-    for name in string.gmatch(wanted, '[^,]+') do
-      if not is_free(o, name) or not may_have(name) then return nil end
-      chosen[#chosen + 1] = name
+
+  -- Takes the resources that a request wishes for, all or none. `earlier` are the wishes of those who stand before it and
+  -- could not be served: what they would take is not for it.
+  local function choose(o, e, earlier)
+    local kind, wanted = string.sub(e.names, 1, 1), string.sub(e.names, 2)
+    local chosen = {}
+    local function may_have(name)
+      if not suits(o, e.names, name) then return false end
+      for _, wish in ipairs(earlier) do
+        if suits(o, wish, name) then return false end
+      end
+      return true
     end
-  elseif kind == '?' or #earlier > 0 then
-    local names = call(o.order == 'MostRecentlyUsed' and 'ZREVRANGE' or 'ZRANGE', o.free, 0, -1)
-    for _, name in ipairs(names) do
-      if #chosen == e.permits then break end
-      if may_have(name) then chosen[#chosen + 1] = name end
+    if kind == '=' then
+      for name in string.gmatch(wanted, '[^,]+') do
+        if not is_free(o, name) or not may_have(name) then return nil end
+        chosen[#chosen + 1] = name
+      end
+    elseif kind == '?' or #earlier > 0 then
+      local names = call(o.order == 'MostRecentlyUsed' and 'ZREVRANGE' or 'ZRANGE', o.free, 0, -1)
+      for _, name in ipairs(names) do
+        if #chosen == e.permits then break end
+        if may_have(name) then chosen[#chosen + 1] = name end
+      end
+      local fresh = o.fresh
+      while o.prefix and #chosen < e.permits and fresh < o.count do
+        local name = o.prefix .. int(fresh)
+        if is_free(o, name) and may_have(name) then chosen[#chosen + 1] = name end
+        fresh = fresh + 1
+      end
+      if #chosen < e.permits then return nil end
+    else
+      if e.permits > call('ZCARD', o.free) + fresh_left(o) then return nil end
+      if kind == '~' and in_service(o, wanted) and is_free(o, wanted) then
+        claim(o, wanted)
+        chosen[1] = wanted
+      end
+      while #chosen < e.permits do chosen[#chosen + 1] = take(o) end
+      return chosen
     end
-    local fresh = o.fresh
-    while o.prefix and #chosen < e.permits and fresh < o.count do
-      local name = o.prefix .. int(fresh)
-      if is_free(o, name) and may_have(name) then chosen[#chosen + 1] = name end
-      fresh = fresh + 1
-    end
-    if #chosen < e.permits then return nil end
-  else
-    if e.permits > call('ZCARD', o.free) + fresh_left(o) then return nil end
-    if kind == '~' and in_service(o, wanted) and is_free(o, wanted) then
-      claim(o, wanted)
-      chosen[1] = wanted
-    end
-    while #chosen < e.permits do chosen[#chosen + 1] = take(o) end
+    for _, name in ipairs(chosen) do claim(o, name) end
     return chosen
   end
-  for _, name in ipairs(chosen) do claim(o, name) end
-  return chosen
+
+  local function unused(o) return call('ZCARD', o.free) + fresh_left(o) end
+
+  made = { index_of = index_of, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
+    unused = unused }
+  return made
 end
 
 -- Whether a request can be granted now. A pool's resources are taken in finding out.
 local function fits(o, e, earlier)
   if not o.pool then return e.permits <= o.limit - o.held end
-  local chosen = choose(o, e, earlier)
+  local chosen = pool().choose(o, e, earlier)
   if chosen then e.names = table.concat(chosen, ',') end
   return chosen ~= nil
 end
 
-local function available(o)
-  if o.pool then return call('ZCARD', o.free) + fresh_left(o) end
-  return o.limit - o.held
-end
+local function available(o) return o.pool and pool().unused(o) or o.limit - o.held end
 
 ---- leases
 
 -- What a grant's reply and its push say, behind the first word.
 local function describe(o, fence, ends, e)
-  local out = { int(fence), int(now), int(ends), int(e.lease), int(e.since), o.declared and '1' or '0', int(e.permits) }
+  local out = { fence, now, ends, e.lease, e.since, o.declared and 1 or 0, e.permits }
   if o.pool then
     for name in string.gmatch(e.names, '[^,]+') do
       out[#out + 1] = name
@@ -264,8 +288,8 @@ local function grant(o, token, e, ends)
   o.changed = true
   if e.max_hold > 0 then ends = math.min(ends, now + e.max_hold) end
   store(o, token, e)
-  call('ZADD', o.holders, o.last, token)
-  call('ZADD', o.expiry, ends, token)
+  call('ZADD', o.holders, int(o.last), token)
+  call('ZADD', o.expiry, int(ends), token)
   return describe(o, o.last, ends, e)
 end
 
@@ -275,8 +299,8 @@ local function enqueue(o, token, e, priority)
   o.ticket = o.ticket + 1
   o.changed = true
   store(o, token, e)
-  call('ZADD', o.queue, o.ticket - priority * 4398046511104, token)
-  call('ZADD', o.expiry, now + e.place, token)
+  call('ZADD', o.queue, int(o.ticket - priority * 4398046511104), token)
+  call('ZADD', o.expiry, int(now + e.place), token)
 end
 
 -- Moves the one who has waited longest for a condition into the lock's queue: when it is granted, it wakes up.
@@ -321,7 +345,7 @@ local function finish(o, token, cause)
       return 'released'
     end
     o.held = o.held - e.permits
-    if o.pool then give_back(o, e.names) end
+    if o.pool then pool().give_back(o, e.names) end
   else
     call('ZREM', o.queue, token)
   end
@@ -372,7 +396,7 @@ end
 local function settle(o)
   if not o.exists then return end
   repeat
-    local due = call('ZRANGE', o.expiry, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)
+    local due = call('ZRANGE', o.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 100)
     for _, token in ipairs(due) do finish(o, token, 'expired') end
   until #due < 100
   advance(o)
@@ -385,6 +409,10 @@ local function wake(o)
   return math.max(0, next_at - now)
 end
 
+local function nobody_waits(o) return call('EXISTS', o.queue, o.waits or o.queue) == 0 end
+
+local function drop(o) call('UNLINK', unpack(KEYS, o.at + 1, o.at + o.width)) end
+
 local function position(o, token) return call('ZRANK', o.queue, token) + 1 end
 
 -- What every script does last: writes the counters back, drops or times a first-user object, tells the controller.
@@ -392,18 +420,14 @@ local function position(o, token) return call('ZRANK', o.queue, token) + 1 end
 local function close(o)
   if not o.exists then return true end
   local lasting = (o.declared or o.kept) and not o.draining
-  if o.changed and not lasting and o.held == 0 and call('EXISTS', o.queue, o.waits or o.queue) == 0 then
-    call('UNLINK', unpack(o.keys))
+  if o.changed and not lasting and o.held == 0 and nobody_waits(o) then
+    drop(o)
     if o.draining then tell(o.events, 'changed', object_of(o)) end
     return true
   end
-  if o.changed then
-    call('HSET', o.obj, 'limit', int(o.limit), 'held', int(o.held), 'last', int(o.last), 'ticket', int(o.ticket),
-      'ttl', int(o.ttl))
-    if o.fresh then call('HSET', o.obj, 'fresh', int(o.fresh)) end
-  end
+  if o.changed == true then save(o) end
   if o.retained then
-    for _, key in ipairs(o.keys) do call('PEXPIREAT', key, int(o.retained)) end
+    for i = o.at + 1, o.at + o.width do call('PEXPIREAT', KEYS[i], int(o.retained)) end
   elseif not (o.declared or o.kept) then
     -- Leases end by themselves; the keys of an object that nobody touches again must, too.
     local ttl = int(o.ttl * 2 + 1000)

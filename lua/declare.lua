@@ -37,13 +37,13 @@ local function generated(prefix, count)
   o.prefix, o.count = prefix, count
   if count < o.fresh then
     for _, name in ipairs(call('ZRANGE', o.free, 0, -1)) do
-      if not index_of(o, name) then call('ZREM', o.free, name) end
+      if not pool().index_of(o, name) then call('ZREM', o.free, name) end
     end
     o.fresh = count
   end
   call('DEL', o.resources)
   for name in pairs(held_names()) do
-    local index = index_of(o, name)
+    local index = pool().index_of(o, name)
     if index and index >= o.fresh then call('HSET', o.resources, name, 'x') end
   end
   call('HSET', o.obj, 'prefix', prefix, 'count', int(count))

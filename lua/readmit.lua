@@ -44,7 +44,7 @@ if admit and o.pool then
   for _, other in ipairs(others) do admit = admit and other.fence < fence end
   if admit then
     for _, other in ipairs(others) do finish(o, other.token, 'superseded') end
-    for name in string.gmatch(e.names, '[^,]+') do claim(o, name) end
+    for name in string.gmatch(e.names, '[^,]+') do pool().claim(o, name) end
   end
 end
 if not admit then

@@ -7,12 +7,26 @@
 local tokens = { unpack(ARGV, 4) }
 local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens)
 local cause = ARGV[3] ~= '' and ARGV[3] or nil
-local reply = {}
-for i, token in ipairs(tokens) do
-  -- A lease that has run out is not released any more: its successor may hold already.
+
+-- A lease that has run out is not released any more: its successor may hold already.
+local function runs(token)
   local ends = o.values[token] and tonumber(call('ZSCORE', o.expiry, token))
-  if ends and ends > now then reply[i] = finish(o, token, cause) else reply[i] = 'gone' end
+  return ends and ends > now
 end
+
+-- The ordinary end of a lock: nobody else holds or waits, so that nothing has to be settled, and the object goes.
+local function last_one(token)
+  local value = o.values[token]
+  return value and not cause and not o.pool and #tokens == 1 and not (o.declared or o.retained or o.draining)
+    and tonumber(string.match(value, '^%d+')) == o.held and nobody_waits(o) and runs(token)
+end
+
+if last_one(tokens[1]) then
+  drop(o)
+  return { 'released' }
+end
+local reply = {}
+for i, token in ipairs(tokens) do reply[i] = runs(token) and finish(o, token, cause) or 'gone' end
 settle(o)
 close(o)
 return reply

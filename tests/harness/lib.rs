@@ -5,6 +5,7 @@
 //! | [`assets`] | `redis-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built |
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
+//! | [`sent`] | how many commands clients have sent to a Redis |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
 //! | [`controller`] | the real `tenure-controller` as a child process |
 //! | [`binaries`] | the workspace's own programs |
@@ -14,15 +15,21 @@
 //! are not shared: each test makes its own.
 
 pub mod assets;
+#[cfg(feature = "kubernetes")]
 pub mod binaries;
+#[cfg(feature = "kubernetes")]
 pub mod control_plane;
+#[cfg(feature = "kubernetes")]
 pub mod controller;
 pub mod process;
 pub mod redis;
+pub mod sent;
 mod wait;
 
 pub use anyhow::{Context, anyhow, bail, ensure};
+#[cfg(feature = "kubernetes")]
 pub use control_plane::ControlPlane;
+#[cfg(feature = "kubernetes")]
 pub use controller::Controller;
 pub use process::{Process, unique};
 pub use redis::Redis;

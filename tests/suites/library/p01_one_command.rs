@@ -11,35 +11,12 @@ use std::{
 };
 
 use tenure::{Kind, Options};
-use tenure_tests::{Redis, Result, ensure, eventually};
+use tenure_tests::{
+    Redis, Result, ensure, eventually,
+    sent::{difference, sent},
+};
 
 use super::support::{SOON, World, got, waiting};
-
-/// How often clients have sent each command, without those that only scripts call here.
-async fn sent(redis: &Redis) -> Result<BTreeMap<String, u64>> {
-    let inside = [
-        "time", "hmget", "hset", "hget", "hdel", "hlen", "hkeys", "zadd", "zrem", "zrange", "zscore",
-        "zcard", "zrank", "zpopmin", "exists", "pexpire", "persist", "unlink", "del", "publish",
-    ];
-    // The harness' own, by which this is read.
-    let ours = ["info", "hello", "client|setinfo"];
-    let stats = redis.cli(&["INFO", "commandstats"]).await?;
-    let line = |line: &str| {
-        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        let calls = rest.split(',').next()?.parse().ok()?;
-        (!inside.contains(&name) && !ours.contains(&name)).then(|| (name.to_owned(), calls))
-    };
-    Ok(stats.lines().filter_map(line).collect())
-}
-
-/// What was sent between two counts.
-fn difference(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let grown = |(name, calls): (&String, &u64)| {
-        let more = calls - before.get(name).unwrap_or(&0);
-        (more > 0).then(|| (name.clone(), more))
-    };
-    after.iter().filter_map(grown).collect()
-}
 
 #[tokio::test]
 async fn an_uncontended_pair_is_two_commands() -> Result {

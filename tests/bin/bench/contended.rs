@@ -1,0 +1,178 @@
+//! Many want one lock.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tenure::{Client, Kind, Lock};
+use tenure_tests::{
+    Context, Redis, Result, ensure, eventually,
+    sent::{difference, sent},
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    connect, object,
+    raw::Raw,
+    report::{Goal, Report, each, median, on_worker, ratio, timed},
+};
+
+const HOLD: Duration = Duration::from_millis(2);
+
+/// What came of waiters that take a lock in turns.
+struct Run {
+    commands: u64,
+    /// From each call of release to the next holder's return from acquire.
+    handoffs: Vec<Duration>,
+    /// Who held, one after the other.
+    holders: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Log {
+    released: Option<Instant>,
+    handoffs: Vec<Duration>,
+    holders: Vec<usize>,
+}
+
+/// All of them stand in the queue before the first is granted; then each takes the lock `rounds` times.
+async fn run(redis: &Redis, gate: &Client, waiters: Vec<Lock>, rounds: usize, hold: Duration) -> Result<Run> {
+    let object = object(Kind::Lock, "x")?;
+    let count = waiters.len() as u64;
+    let closed = gate
+        .lock("x")?
+        .try_acquire()
+        .await?
+        .context("the lock is taken")?;
+    let log: Arc<Mutex<Log>> = Arc::default();
+    let before = sent(redis).await?;
+    let mut tasks = JoinSet::new();
+    for (id, lock) in waiters.into_iter().enumerate() {
+        let log = log.clone();
+        tasks.spawn(async move {
+            let note = |what: &mut dyn FnMut(&mut Log)| {
+                what(&mut log.lock().unwrap_or_else(PoisonError::into_inner));
+            };
+            for _ in 0..rounds {
+                let lease = lock.acquire().await?;
+                let now = Instant::now();
+                note(&mut |log| {
+                    log.handoffs.extend(log.released.map(|at| now - at));
+                    log.holders.push(id);
+                });
+                tokio::time::sleep(hold).await;
+                note(&mut |log| log.released = Some(Instant::now()));
+                lease.release().await?;
+            }
+            Result::Ok(())
+        });
+    }
+    eventually("all of them to wait", Duration::from_secs(60), async || {
+        let seen = gate.control().look(&object, 0).await?.context("no lock")?;
+        ensure!(seen.waiting == count, "{} wait", seen.waiting);
+        Ok(())
+    })
+    .await?;
+    // The looks at the queue, and the gate's release, are the bench's own.
+    let looks = sent(redis).await?["evalsha"] - before.get("evalsha").unwrap_or(&0) - count;
+    closed.release().await?;
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let sent: u64 = difference(&before, &sent(redis).await?).values().sum();
+    let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Run {
+        commands: sent - looks - 1,
+        handoffs: log.handoffs,
+        holders: log.holders,
+    })
+}
+
+/// Loads the scripts, which is no part of what is counted.
+async fn warmed_up(redis: &Redis) -> Result<Client> {
+    let client = connect(redis).await?;
+    client.lock("warm-up")?.acquire().await?.release().await?;
+    client.control().look(&object(Kind::Lock, "warm-up")?, 0).await?;
+    Ok(client)
+}
+
+/// Twenty clients take one lock twenty-five times each.
+pub(crate) async fn twenty(report: &mut Report) -> Result {
+    const CLIENTS: usize = 20;
+    const ROUNDS: usize = 25;
+    const RUNS: usize = 5;
+    let redis = Redis::start().await?;
+    let (gate, raw) = (warmed_up(&redis).await?, Raw::connect(&redis).await?);
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(connect(&redis).await?);
+    }
+    let (mut commands, mut handoffs, mut bare) = (0, Vec::new(), Vec::new());
+    let (mut least, mut most) = (u64::MAX, 0);
+    for _ in 0..RUNS {
+        bare.extend(on_worker(round_trips(raw.clone())).await?);
+        let locks: std::result::Result<_, _> = clients.iter().map(|client| client.lock("x")).collect();
+        let run = run(&redis, &gate, locks?, ROUNDS, HOLD).await?;
+        commands += run.commands;
+        handoffs.extend(run.handoffs);
+        let mut shares = [0; CLIENTS];
+        for id in &run.holders[..CLIENTS * ROUNDS / 2] {
+            shares[*id] += 1;
+        }
+        least = shares.into_iter().fold(least, u64::min);
+        most = shares.into_iter().fold(most, u64::max);
+    }
+    let acquisitions = (RUNS * CLIENTS * ROUNDS) as u64;
+    report.figure(
+        "contended20_commands_per_acquisition",
+        each(commands, acquisitions),
+        Goal::AtMost(2.5),
+        &format!("{RUNS} runs of {CLIENTS} clients x {ROUNDS}, hold {HOLD:?}"),
+    );
+    let (handoff, bare) = (median(handoffs), median(bare));
+    report.figure(
+        "contended20_handoff_over_rtt",
+        ratio(handoff, bare),
+        Goal::AtMost(3.0),
+        &format!("p50 from release call to next holder {handoff:.1?} over one bare round trip {bare:.1?}"),
+    );
+    let shares = format!("acquisitions of a client among the first half, of {RUNS} runs");
+    report.figure("first_half_min", each(least, 1), Goal::AtLeast(12.0), &shares);
+    report.figure("first_half_max", each(most, 1), Goal::AtMost(13.0), &shares);
+    Ok(())
+}
+
+async fn round_trips(raw: Raw) -> Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    for _ in 0..500 {
+        times.push(timed(raw.round_trip()).await?);
+    }
+    Ok(times)
+}
+
+/// The same number of acquisitions by ten and by a thousand that wait, each with a connection of its own. Nobody holds for
+/// long, so that no place in the queue comes due for renewal: that depends on the time and not on how many wait.
+pub(crate) async fn queues(report: &mut Report) -> Result {
+    const ACQUISITIONS: usize = 1000;
+    let mut commands = [0; 2];
+    for (commands, waiters) in commands.iter_mut().zip([10, 1000]) {
+        let redis = Redis::start().await?;
+        let gate = warmed_up(&redis).await?;
+        let mut locks = Vec::new();
+        for _ in 0..waiters {
+            locks.push(connect(&redis).await?.lock("x")?);
+        }
+        *commands = run(&redis, &gate, locks, ACQUISITIONS / waiters, Duration::ZERO)
+            .await?
+            .commands;
+    }
+    let [ten, thousand] = commands;
+    report.figure(
+        "commands_1000_over_10_waiters",
+        each(thousand, ten),
+        Goal::AtMost(1.1),
+        &format!("{thousand} over {ten} for {ACQUISITIONS} acquisitions"),
+    );
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! `make bench`: what Tenure costs, on a real Redis of its own, as ratios and counts.
+//!
+//! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken
+//! in turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also
+//! says what they were made of.
+//!
+//! | module | figures |
+//! |---|---|
+//! | [`uncontended`] | acquire and release with nobody else, one by one and 64 at once; small and large pools |
+//! | [`contended`] | many clients, one lock: commands, fairness, handoff |
+//! | [`many`] | ten thousand locks of one client: renewal, connections |
+//! | [`raw`] | what it is compared with: a script that does nothing |
+//! | [`report`] | the table and the file |
+
+mod contended;
+mod many;
+mod raw;
+mod report;
+mod uncontended;
+
+use std::time::Instant;
+
+use report::Report;
+use tenure::{Client, Kind, ObjectRef};
+use tenure_tests::{Redis, Result};
+
+const NAMESPACE: &str = "bench";
+
+#[tokio::main]
+async fn main() -> Result {
+    let started = Instant::now();
+    let mut report = Report::default();
+    uncontended::pairs(&mut report).await?;
+    uncontended::pipelined(&mut report).await?;
+    uncontended::pools(&mut report).await?;
+    contended::twenty(&mut report).await?;
+    contended::queues(&mut report).await?;
+    many::renewed(&mut report).await?;
+    many::waited_for(&mut report).await?;
+    report.write()?;
+    println!("In {:.0} s.", started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// A client with a connection of its own, as another process would have.
+async fn connect(redis: &Redis) -> Result<Client> {
+    Ok(Client::builder(&redis.url())
+        .namespace(NAMESPACE)
+        .connect()
+        .await?)
+}
+
+fn object(kind: Kind, name: &str) -> Result<ObjectRef> {
+    Ok(ObjectRef::new(kind, NAMESPACE, name)?)
+}

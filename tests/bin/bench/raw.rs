@@ -1,0 +1,101 @@
+//! What the library is compared with, called by hash over a connection like the client's: a script that does nothing, and
+//! the library's own two scripts without the library.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, aio::MultiplexedConnection};
+use tenure_tests::{Redis, Result};
+
+const CORE: &str = include_str!("../../../lua/core.lua");
+const ACQUIRE: &str = include_str!("../../../lua/acquire.lua");
+const RELEASE: &str = include_str!("../../../lua/release.lua");
+
+#[derive(Clone)]
+pub(crate) struct Raw {
+    connection: MultiplexedConnection,
+    nothing: Arc<str>,
+    acquire: Arc<str>,
+    release: Arc<str>,
+}
+
+impl Raw {
+    pub(crate) async fn connect(redis: &Redis) -> Result<Self> {
+        let info = redis.url().into_connection_info()?;
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let timeout = Some(Duration::from_secs(3));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(timeout)
+            .set_response_timeout(timeout)
+            .set_push_sender(|_| Ok::<(), redis::aio::SendError>(()));
+        let connection = Client::open(info.set_redis_settings(settings))?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let load = async |text: String| -> Result<Arc<str>> {
+            let mut load = redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(text);
+            let hash: String = load.query_async(&mut connection.clone()).await?;
+            Ok(hash.into())
+        };
+        Ok(Self {
+            nothing: load("return 1".to_owned()).await?,
+            acquire: load(whole(ACQUIRE)).await?,
+            release: load(whole(RELEASE)).await?,
+            connection,
+        })
+    }
+
+    pub(crate) async fn round_trip(&self) -> Result {
+        self.call(&self.nothing, &[], &[]).await
+    }
+
+    /// As many round trips as an acquire and a release.
+    pub(crate) async fn pair(&self) -> Result {
+        self.round_trip().await?;
+        self.round_trip().await
+    }
+
+    /// The scripts of acquire and release, on keys of no other use.
+    pub(crate) async fn script_pair(&self, name: &str) -> Result {
+        let keys = ["obj", "holders", "queue", "expiry", "waits"]
+            .map(|key| format!("tenure:{{bench/lock/{name}}}:{key}"));
+        let token = uuid::Uuid::new_v4().simple().to_string();
+        let run = "0".repeat(40);
+        let holder = r#"{"namespace":"default","process":"some-host/12345"}"#;
+        let wanted = [
+            &run,
+            "tenure:events",
+            &token,
+            "1",
+            "30000",
+            "0",
+            "1",
+            "10000",
+            "tenure:client:1",
+            holder,
+            "0",
+            "0",
+            "0",
+            "-",
+            "",
+        ];
+        self.call(&self.acquire, &keys, &wanted).await?;
+        self.call(&self.release, &keys, &[&run, "tenure:events", "", &token])
+            .await
+    }
+
+    async fn call(&self, hash: &str, keys: &[String], args: &[&str]) -> Result {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(hash).arg(keys.len()).arg(keys).arg(args);
+        let reply = self.connection.clone().send_packed_command(&command).await?;
+        reply.extract_error()?;
+        Ok(())
+    }
+}
+
+/// As the library puts them together: a shebang stays the first line.
+fn whole(own: &str) -> String {
+    match own.split_once('\n') {
+        Some((shebang, body)) if shebang.starts_with("#!") => format!("{shebang}\n{CORE}{body}"),
+        _ => format!("{CORE}{own}"),
+    }
+}

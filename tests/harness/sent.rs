@@ -1,0 +1,37 @@
+//! What clients have sent to a Redis, counted by itself.
+
+use std::collections::BTreeMap;
+
+use crate::{Redis, Result};
+
+/// What only scripts call here.
+const INSIDE: [&str; 21] = [
+    "time", "hmget", "hset", "hget", "hdel", "hlen", "hkeys", "zadd", "zrem", "zrange", "zscore", "zcard",
+    "zrank", "zpopmin", "zpopmax", "exists", "pexpire", "persist", "unlink", "del", "publish",
+];
+/// The harness' own, by which the counts are read.
+const OURS: [&str; 3] = ["info", "hello", "client|setinfo"];
+
+/// How often each command has been sent.
+pub type Sent = BTreeMap<String, u64>;
+
+/// How often clients have sent each command since the server's start, without what scripts call inside of it.
+pub async fn sent(redis: &Redis) -> Result<Sent> {
+    let stats = redis.cli(&["INFO", "commandstats"]).await?;
+    let line = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let calls = rest.split(',').next()?.parse().ok()?;
+        (!INSIDE.contains(&name) && !OURS.contains(&name)).then(|| (name.to_owned(), calls))
+    };
+    Ok(stats.lines().filter_map(line).collect())
+}
+
+/// What was sent between two counts.
+#[must_use]
+pub fn difference(before: &Sent, after: &Sent) -> Sent {
+    let grown = |(name, calls): (&String, &u64)| {
+        let more = calls - before.get(name).unwrap_or(&0);
+        (more > 0).then(|| (name.clone(), more))
+    };
+    after.iter().filter_map(grown).collect()
+}
