@@ -197,13 +197,11 @@ impl LockMany {
     async fn try_each(&self, wait: Wait) -> Result<Vec<Result<Option<KeyedLease>, Error>>, Error> {
         let tries = join_all(self.locks.iter().map(KeyedLock::try_acquire));
         match wait {
-            Wait::Until(end) => {
-                tokio::time::timeout_at(end.into(), tries)
-                    .await
-                    .map_err(|_| Error::Unreachable {
-                        reason: "no answer up to the timeout".to_owned(),
-                    })
-            }
+            Wait::Until(end) => tokio::time::timeout_at(end, tries)
+                .await
+                .map_err(|_| Error::Unreachable {
+                    reason: "no answer up to the timeout".to_owned(),
+                }),
             Wait::Forever | Wait::Not => Ok(tries.await),
         }
     }

@@ -95,18 +95,17 @@ impl Interpreter {
             "ARGV",
             self.lua.create_sequence_from(args.iter().map(String::as_str))?,
         )?;
-        let function = match self.loaded.get(script.name) {
-            Some(function) => function,
-            None => {
-                // As a server does, but keeping the number of lines.
-                let text = match script.text().strip_prefix("#!") {
-                    Some(rest) => format!("--{rest}"),
-                    None => script.text().to_owned(),
-                };
-                let chunk = self.lua.load(text).set_name(format!("@{}", script.name));
-                let function = chunk.into_function()?;
-                self.loaded.entry(script.name).or_insert(function)
-            }
+        let function = if let Some(function) = self.loaded.get(script.name) {
+            function
+        } else {
+            // As a server does, but keeping the number of lines.
+            let text = match script.text().strip_prefix("#!") {
+                Some(rest) => format!("--{rest}"),
+                None => script.text().to_owned(),
+            };
+            let chunk = self.lua.load(text).set_name(format!("@{}", script.name));
+            let function = chunk.into_function()?;
+            self.loaded.entry(script.name).or_insert(function)
         };
         from_lua(function.call::<LuaValue>(())?)
     }

@@ -126,7 +126,8 @@ async fn together<T: Clone + Send + 'static, F: Future<Output = Result> + Send>(
     work: impl Fn(T) -> F + Copy + Send + 'static,
 ) -> Result {
     let mut tasks = JoinSet::new();
-    for one in those.iter().cloned() {
+    for one in those {
+        let one = one.clone();
         tasks.spawn(async move {
             for _ in 0..EACH {
                 work(one.clone()).await?;
