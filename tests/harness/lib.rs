@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`assets`] | `redis-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built |
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
+//! | [`proxy`] | a proxy before a Redis that delays, drops and cuts |
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
 //! | [`controller`] | the real `tenure-controller` as a child process |
@@ -18,6 +19,7 @@ pub mod binaries;
 pub mod control_plane;
 pub mod controller;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 mod wait;
 
@@ -25,6 +27,7 @@ pub use anyhow::{Context, anyhow, bail, ensure};
 pub use control_plane::ControlPlane;
 pub use controller::Controller;
 pub use process::{Process, unique};
+pub use proxy::Proxy;
 pub use redis::Redis;
 pub use wait::eventually;
 
