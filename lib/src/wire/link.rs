@@ -500,11 +500,14 @@ impl Keeper {
             .await
             .map_err(|e| refused(&e))?;
         let about: String = redis::cmd("INFO")
-            .arg("server")
+            .arg(&["server", "replication", "memory"])
             .query_async(&mut connection)
             .await
             .map_err(|e| refused(&e))?;
         let (run_id, version) = self.check(&about)?;
+        if let Some(policy) = evicting(&about) {
+            warn!(address = %self.target.address, policy, "Redis may evict leases when its memory is full: set maxmemory-policy to noeviction");
+        }
         connection
             .subscribe(&self.target.channels)
             .await
@@ -536,12 +539,7 @@ impl Keeper {
     }
 
     fn check(&self, about: &str) -> Result<(Arc<str>, Arc<str>), Error> {
-        let field = |name: &str| {
-            about
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .map(str::trim)
-        };
+        let field = |name: &str| field(about, name);
         let (product, version) = match (field("valkey_version"), field("redis_version")) {
             (Some(valkey), _) => ("Valkey", valkey),
             (None, Some(redis)) => ("Redis", redis),
@@ -551,11 +549,53 @@ impl Keeper {
         let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
         let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         match field("run_id") {
+            Some(_) if found >= minimum && field("role") == Some("slave") => Err(unreachable(
+                &self.target.address,
+                "it is a replica, which takes no writes: connect to its master, or promote it",
+            )),
             Some(run_id) if found >= minimum => Ok((run_id.into(), format!("{product} {version}").into())),
             _ => Err(Error::UnsupportedServer {
                 address: self.target.address.clone(),
                 found: format!("{product} {version}").trim().to_owned(),
             }),
+        }
+    }
+}
+
+/// A field of what INFO says.
+fn field<'a>(about: &'a str, name: &str) -> Option<&'a str> {
+    about
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+/// The server's policy for a full memory, if it is one that throws keys away.
+fn evicting(about: &str) -> Option<&str> {
+    let limited = field(about, "maxmemory").is_some_and(|bytes| bytes != "0");
+    field(about, "maxmemory_policy").filter(|policy| limited && *policy != "noeviction")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::evicting;
+
+    #[test]
+    fn only_a_limited_memory_with_an_evicting_policy_is_warned_of() {
+        for (about, policy) in [
+            ("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n", None),
+            ("maxmemory:1000\r\nmaxmemory_policy:noeviction\r\n", None),
+            (
+                "maxmemory:1000\r\nmaxmemory_policy:allkeys-lru\r\n",
+                Some("allkeys-lru"),
+            ),
+            (
+                "maxmemory:1000\r\nmaxmemory_policy:volatile-ttl\r\n",
+                Some("volatile-ttl"),
+            ),
+            ("redis_version:7.0.15\r\n", None),
+        ] {
+            assert_eq!(evicting(about), policy, "{about}");
         }
     }
 }
