@@ -205,8 +205,8 @@ impl Link {
         let mut repeated = false;
         loop {
             let session = self.session(until).await?;
-            let sent = Instant::now();
-            let outcome = match self.send(&session, script, keys, args).await {
+            let mut sent = Instant::now();
+            let outcome = match self.send(&session, script, keys, args, &mut sent).await {
                 Ok(value) => self
                     .acknowledged(&session, replicas)
                     .await
@@ -279,6 +279,7 @@ impl Link {
         script: &'static Script,
         keys: &[String],
         args: &[&str],
+        sent: &mut Instant,
     ) -> Result<Value, RedisError> {
         let mut connection = match &session.connection {
             Connection::Redis(connection) => connection.clone(),
@@ -308,6 +309,7 @@ impl Link {
                     .arg(script.text())
                     .exec_async(&mut connection)
                     .await?;
+                *sent = Instant::now();
                 connection
                     .send_packed_command(&command)
                     .await
@@ -530,10 +532,16 @@ impl Keeper {
                     reason: error.to_string(),
                 }
             }
-            (ErrorKind::RESP3NotSupported, _) => Error::UnsupportedServer {
-                address,
-                found: "a server that does not speak RESP3".to_owned(),
-            },
+            (kind, code)
+                if kind == ErrorKind::RESP3NotSupported
+                    || code == Some("NOPROTO")
+                    || error.detail().is_some_and(|detail| detail.contains("HELLO")) =>
+            {
+                Error::UnsupportedServer {
+                    address,
+                    found: "a server that does not speak RESP3".to_owned(),
+                }
+            }
             _ => unreachable(&address, error),
         }
     }

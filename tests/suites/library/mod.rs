@@ -44,4 +44,5 @@ mod pool;
 mod reentrant_lock;
 mod register;
 mod rw_lock;
+mod servers;
 mod support;

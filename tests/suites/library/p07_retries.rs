@@ -277,6 +277,8 @@ async fn a_readmission_whose_reply_is_lost_lets_the_holder_in_once() -> Result {
     eventually("the first recovery to end", SOON, async || {
         got(semaphore.try_acquire().await?)
     })
+    .await?
+    .release()
     .await?;
     let lease = semaphore.acquire_many(2).await?;
     // The renewal that finds out, and the readmission, which the server may not know yet.
