@@ -194,14 +194,18 @@ async fn valkey_does_what_redis_does() -> Result {
     // Declared objects, and the loss of all data.
     world.declare_semaphore(&client, "x", 2).await?;
     client.semaphore("x")?.acquire_many(2).await?.release().await?;
-    let object = world.declare_pool(&client, "x", &["a", "b"]).await?;
+    let object = world.object(Kind::Pool, "x")?;
+    let declared = tenure::control::Declaration {
+        lease: Duration::from_secs(2),
+        ..super::support::declaration(named(&["a", "b"]))
+    };
+    client.control().declare(&object, &declared).await?;
     let seat = client.lock_pool("x")?.acquire().await?;
     valkey.cli(&["FLUSHALL"]).await?;
     let again = tenure::control::Declaration {
         declared_before: true,
         floor: seat.fencing_token() + 1000,
-        lease: Duration::from_secs(2),
-        ..super::support::declaration(named(&["a", "b"]))
+        ..declared
     };
     ensure!(
         client.control().declare(&object, &again).await?,
