@@ -162,10 +162,7 @@ async fn a_failover_to_a_lagging_replica_keeps_holders_and_fencing_tokens() -> R
         .start()
         .await?;
     let proxy = Proxy::start(master.port()).await?;
-    let world = World {
-        url: proxy.url(),
-        ..World::on(&master, "failover")
-    };
+    let world = World::at(proxy.url(), "failover");
     let (holder, client) = (world.client().await?, world.client().await?);
     let object = world.object(Kind::Pool, "x")?;
     let mut floor = Floor(None);
@@ -234,10 +231,7 @@ async fn a_failover_loses_an_undeclared_lock_and_its_fencing_tokens_grow_on() ->
         .start()
         .await?;
     let proxy = Proxy::start(master.port()).await?;
-    let world = World {
-        url: proxy.url(),
-        ..World::on(&master, "failover-lock")
-    };
+    let world = World::at(proxy.url(), "failover-lock");
     let client = world.client().await?;
     replica.cli(&["REPLICAOF", "127.0.0.1", "1"]).await?;
     let lease = client.lock("x")?.acquire().await?;

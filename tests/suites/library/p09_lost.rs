@@ -1,12 +1,14 @@
 //! Promise 9: a lost lease is told to its holder. `max_hold` caps renewals, so that a hung holder lets go.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tenure::{Kind, LeaseState, Options};
 use tenure_tests::{
     Context, Process, Redis, Result, binaries, ensure, eventually, process::folder, proxy::Dead,
 };
+
+use tokio::time::Instant;
 
 use super::support::{SOON, World, got, look, on_both};
 
@@ -199,7 +201,7 @@ async fn a_stopped_process_knows_at_once_when_it_wakes_up() -> Result {
     command
         .args([
             "--redis-url",
-            &world.url,
+            world.url()?,
             "lock",
             "x",
             "--hold-ms",

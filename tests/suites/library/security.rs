@@ -193,9 +193,7 @@ async fn set_user(redis: &Redis, user: &str, rules: &[&str]) -> Result {
 }
 
 async fn connect(world: &World, user: &str) -> Result<Client> {
-    let builder = Client::builder(&world.url)
-        .namespace(&world.namespace)
-        .with_events();
+    let builder = world.builder().with_events();
     Ok(builder
         .username(user)
         .password("secret")
@@ -337,10 +335,7 @@ async fn controller_works(world: &World, user: &str) -> Result {
 async fn the_documented_rights_suffice_and_each_of_them_is_needed() -> Result {
     let redis = Redis::start().await?;
     let (pod, controller) = (rules("tenure-pod")?, rules("tenure-controller")?);
-    let world = || World {
-        url: format!("redis://127.0.0.1:{}", redis.port()),
-        ..World::on(&redis, "rights")
-    };
+    let world = || World::at(format!("redis://127.0.0.1:{}", redis.port()), "rights");
     let everything = ["~*", "&*", "+@all"];
     set_user(&redis, "setup", &everything).await?;
     let run = async |pod: &[&str], controller: &[&str]| -> Result {

@@ -66,7 +66,7 @@ async fn a_replica_is_named_as_what_it_is_and_waited_for() -> Result {
         .start()
         .await?;
     let world = World::on(&replica, "replica");
-    let builder = Client::builder(&world.url).namespace(&world.namespace);
+    let builder = world.builder();
     let impatient = builder.clone().connect_timeout(Duration::from_millis(300));
     let error = impatient.connect().await.unwrap_err();
     ensure!(
