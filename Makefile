@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 export RUST_LIB_BACKTRACE ?= 0
 
 # What the suites and the demo run that is not ours.
-ASSETS := redis-server etcd kube-apiserver kubectl helm
+ASSETS := redis-server valkey-server faketime etcd kube-apiserver kubectl helm
 
 # A chart cannot reach beyond its folder.
 CHART_CRDS := charts/tenure/files/crds

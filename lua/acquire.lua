@@ -82,6 +82,7 @@ else
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
   else
     finish(o, token)
+    unwind(o)
     reply = { 'busy', int(now) }
   end
 end

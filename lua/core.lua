@@ -12,7 +12,8 @@
 -- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest place),
 -- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
 -- server's run id when it was declared), recover (nothing new is granted before), watched (the controller wants a word
--- at the next change), draining (being withdrawn), retained (withdrawn, but there until then), ttl (first-user objects: how long the keys outlive the last touch);
+-- at the next change), draining (being withdrawn), retained (withdrawn, but there until then), ttl (the longest lease,
+-- place or grace so far: the keys of first-user objects outlive the last touch by twice that);
 -- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out).
 --
 -- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
@@ -402,8 +403,26 @@ local function settle(o)
   advance(o)
 end
 
+-- A server clock that was set back would keep the lease of a dead holder, and everybody behind it, until the clock has
+-- caught up. But nothing may last longer from now than the longest span that the object has known: what does is cut to
+-- it, which is never less than its holder counts on. Asked for only where somebody is kept waiting.
+local function unwind(o)
+  local latest = call('ZRANGE', o.expiry, -1, -1, 'WITHSCORES')[2]
+  local bound = now + o.ttl + 1000
+  if latest and tonumber(latest) > bound then
+    for _, token in ipairs(call('ZRANGE', o.expiry, int(bound), '+inf', 'BYSCORE')) do
+      call('ZADD', o.expiry, now + o.ttl, token)
+    end
+  end
+  if o.recover > bound then
+    o.recover = now + o.ttl
+    call('HSET', o.obj, 'recover', int(o.recover))
+  end
+end
+
 -- Milliseconds until the next thing that may change who holds: an expiry, or the end of a recovery.
 local function wake(o)
+  unwind(o)
   local next_at = tonumber(call('ZRANGE', o.expiry, 0, 0, 'WITHSCORES')[2] or 0)
   if o.recover > now and (next_at == 0 or o.recover < next_at) then next_at = o.recover end
   return math.max(0, next_at - now)

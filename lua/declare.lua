@@ -12,6 +12,7 @@ local floor, declared_before, lease = tonumber(ARGV[4]), ARGV[5] == '1', tonumbe
 
 local lost = declared_before and o.run ~= o.here
 if lost then o.recover = now + math.max(lease, o.lease) end
+o.ttl = math.max(o.ttl, lease, o.lease) -- also bounds the recovery
 o.exists, o.declared, o.run, o.changed = true, ARGV[3], o.here, true
 o.draining, o.kept, o.retained = nil, nil, nil
 o.lease, o.max_hold, o.limit, o.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(o.last, floor)

@@ -34,10 +34,10 @@ while arg <= #ARGV do
       if call('ZSCORE', o.holders, token) then
         local ends = lease_end(e)
         call('ZADD', o.expiry, ends, token)
-        if string.sub(e.names, 1, 1) == '@' then
-          e.names = '-' -- its client has woken up: the notification is heard
-          store(o, token, e)
-        end
+        local unheard, set_back = string.sub(e.names, 1, 1) == '@', e.since > now
+        if unheard then e.names = '-' end -- its client has woken up: the notification is heard
+        if set_back then e.since = now end -- the server's clock was: the longest hold counts from here
+        if unheard or set_back then store(o, token, e) end
         say('held', ends)
       else
         call('ZADD', o.expiry, now + e.place, token)

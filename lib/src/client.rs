@@ -78,7 +78,8 @@ impl Client {
         Self::builder(url).connect().await
     }
 
-    /// Sets up a client: `redis://[user][:password@]host[:port][/database]`.
+    /// Sets up a client: `redis://[user][:password@]host[:port][/database]`, or with the feature `tls` `rediss://` and the
+    /// same.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), tenure::Error> {
@@ -304,6 +305,8 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     response_timeout: Duration,
     listen: bool,
+    #[cfg(feature = "tls")]
+    tls: crate::tls::Tls,
 }
 
 #[derive(Clone)]
@@ -324,6 +327,8 @@ impl ClientBuilder {
             connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(3),
             listen: false,
+            #[cfg(feature = "tls")]
+            tls: crate::tls::Tls::default(),
         }
     }
 
@@ -408,6 +413,42 @@ impl ClientBuilder {
     /// ```
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
+        self
+    }
+
+    /// Trusts these certificate authorities (PEM, one or more) in place of the system's. Needs a `rediss://` URL and the
+    /// feature `tls`.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = tenure::Client::builder("rediss://redis.tenure")
+    ///     .tls_ca(std::fs::read("/etc/redis-tls/ca.crt")?)
+    ///     .tls_client_certificate(std::fs::read("/etc/redis-tls/tls.crt")?, std::fs::read("/etc/redis-tls/tls.key")?)
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.tls.ca = Some(pem.into());
+        self
+    }
+
+    /// Shows this certificate (PEM, with those between it and its authority) and proves it with its private key (PEM).
+    /// Needs a `rediss://` URL and the feature `tls`.
+    ///
+    /// ```no_run
+    /// # fn run(certificate: Vec<u8>, key: Vec<u8>) {
+    /// let builder = tenure::Client::builder("rediss://redis.tenure").tls_client_certificate(certificate, key);
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls_client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.tls.client = Some((certificate.into(), key.into()));
         self
     }
 
@@ -530,20 +571,20 @@ impl ClientBuilder {
             Error::invalid(
                 "url",
                 problem,
-                "use redis://[user][:password@]host[:port][/database]",
+                "use redis://[user][:password@]host[:port][/database], or rediss:// for TLS",
             )
         };
-        if url.starts_with("rediss://") {
-            return Err(unusable(
-                "asks for TLS, which this build does not have".to_owned(),
-            ));
+        if let Some(problem) = tls_problem(url, cfg!(feature = "tls")) {
+            return Err(unusable(problem.to_owned()));
         }
         // The driver's words may hold the URL, and with it the password.
         let info = url
             .into_connection_info()
             .map_err(|error| unusable(format!("is not usable ({})", error.category())))?;
         let address = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                format!("{host}:{port}")
+            }
             ConnectionAddr::Unix(path) => path.display().to_string(),
             other => other.to_string(),
         };
@@ -563,10 +604,29 @@ impl ClientBuilder {
         {
             settings = settings.set_password(password);
         }
-        let client = redis::Client::open(info.set_redis_settings(settings))
+        let info = info.set_redis_settings(settings);
+        #[cfg(feature = "tls")]
+        if url.starts_with("rediss://") {
+            return Ok((self.tls.client(info)?, address));
+        } else if self.tls.ca.is_some() || self.tls.client.is_some() {
+            return Err(unusable(
+                "is not one for TLS, but certificates are given".to_owned(),
+            ));
+        }
+        let client = redis::Client::open(info)
             .map_err(|error| unusable(format!("is not usable ({})", error.category())))?;
         Ok((client, address))
     }
+}
+
+/// What is wrong with the URL as far as TLS goes.
+fn tls_problem(url: &str, built_in: bool) -> Option<&'static str> {
+    let wanted = url.starts_with("rediss://");
+    if wanted && !built_in {
+        return Some("asks for TLS, which needs the feature `tls` of the crate tenure");
+    }
+    (wanted && url.contains('#'))
+        .then_some("asks for TLS without a check of the server's certificate, which protects from nobody")
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -575,5 +635,26 @@ impl fmt::Debug for ClientBuilder {
         f.debug_struct("ClientBuilder")
             .field("namespace", &self.namespace)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tls_problem;
+
+    #[test]
+    fn tls_needs_its_feature_and_a_check_of_the_certificate() {
+        assert_eq!(tls_problem("redis://host", false), None);
+        assert_eq!(tls_problem("rediss://host", true), None);
+        assert!(
+            tls_problem("rediss://host", false)
+                .unwrap()
+                .contains("feature `tls`")
+        );
+        assert!(
+            tls_problem("rediss://host/#insecure", true)
+                .unwrap()
+                .contains("certificate")
+        );
     }
 }

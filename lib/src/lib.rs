@@ -35,6 +35,8 @@
 //! The protocol itself is in `lua/`: one script an operation; `docs/protocol.md` says how to speak it.
 //!
 //! # What needs what
+//! The feature `tls` adds `rediss://` URLs, own certificate authorities and client certificates.
+//!
 //! With the feature `metrics`, waits, holds and losses are counted through the [`metrics`](https://docs.rs/metrics) facade:
 //! `tenure_wait_seconds{kind,outcome}`, `tenure_hold_seconds{kind}`, `tenure_lost_total{kind}`. Spans and events go through
 //! `tracing`.
@@ -76,6 +78,8 @@ mod register;
 mod rw_lock;
 mod semaphore;
 mod telemetry;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
 pub use client::{Client, ClientBuilder};

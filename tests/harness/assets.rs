@@ -33,6 +33,11 @@ pub struct Asset {
 enum Source {
     /// A package of Debian and its kin.
     Apt { package: &'static str },
+    /// Packages of Debian's backports, unpacked into our cache: the system is left as it is.
+    Backports {
+        suite: &'static str,
+        packages: &'static [&'static str],
+    },
     /// A Go package, built in a folder of `tests/assets` that pins the versions of all modules.
     Go {
         folder: &'static str,
@@ -50,7 +55,7 @@ const KUBERNETES_VERSION: &str = "-X k8s.io/component-base/version.gitVersion=vV
     -X k8s.io/component-base/version.gitMajor=MAJOR -X k8s.io/component-base/version.gitMinor=MINOR";
 
 /// All of them.
-pub const ASSETS: [Asset; 5] = [
+pub const ASSETS: [Asset; 7] = [
     Asset {
         name: "redis-server",
         minimum: (7, 0),
@@ -58,6 +63,21 @@ pub const ASSETS: [Asset; 5] = [
         source: Source::Apt {
             package: "redis-server",
         },
+    },
+    Asset {
+        name: "valkey-server",
+        minimum: (7, 2),
+        version: &["--version"],
+        source: Source::Backports {
+            suite: "bookworm-backports",
+            packages: &["valkey-server", "valkey-tools"],
+        },
+    },
+    Asset {
+        name: "faketime",
+        minimum: (0, 9),
+        version: &["--version"],
+        source: Source::Apt { package: "faketime" },
     },
     Asset {
         name: "etcd",
@@ -181,6 +201,10 @@ impl Asset {
     fn cached(&self) -> Option<PathBuf> {
         match self.source {
             Source::Apt { .. } => None,
+            Source::Backports { suite, .. } => {
+                let unpacked = cache()?.join(format!("bin-{}-{suite}", self.name));
+                Some(unpacked.join("usr/bin").join(self.name))
+            }
             Source::Go { folder, .. } => {
                 let version = self.source.go_version()?;
                 Some(cache()?.join(format!("bin-{folder}-{version}")).join(self.name))

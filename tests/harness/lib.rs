@@ -2,8 +2,9 @@
 //!
 //! | module | gives |
 //! |---|---|
-//! | [`assets`] | `redis-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built |
+//! | [`assets`] | `redis-server`, `valkey-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built |
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
+//! | [`proxy`] | a proxy before a Redis that delays, drops and cuts |
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
 //! | [`sent`] | how many commands clients have sent to a Redis |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
@@ -22,6 +23,7 @@ pub mod control_plane;
 #[cfg(feature = "kubernetes")]
 pub mod controller;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod sent;
 mod wait;
@@ -32,6 +34,7 @@ pub use control_plane::ControlPlane;
 #[cfg(feature = "kubernetes")]
 pub use controller::Controller;
 pub use process::{Process, unique};
+pub use proxy::Proxy;
 pub use redis::Redis;
 pub use wait::eventually;
 

@@ -1,10 +1,10 @@
 //! Real Redis servers: one that all tests share, and own ones that a test may kill, pause and empty.
 
 use std::fmt::Write;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use std::{env, fs};
 
 use anyhow::{Context, ensure};
 use redis::aio::MultiplexedConnection;
@@ -37,6 +37,8 @@ pub struct Builder {
     password: Option<String>,
     persistence: Persistence,
     args: Vec<String>,
+    valkey: bool,
+    movable_clock: bool,
 }
 
 impl Builder {
@@ -61,9 +63,27 @@ impl Builder {
         self
     }
 
-    /// Starts it and waits until it answers.
+    /// Valkey in place of Redis.
+    #[must_use]
+    pub fn valkey(mut self) -> Self {
+        self.valkey = true;
+        self
+    }
+
+    /// Its clock can be moved: see [`Redis::move_clock`].
+    #[must_use]
+    pub fn movable_clock(mut self) -> Self {
+        self.movable_clock = true;
+        self
+    }
+
+    /// Starts it and waits until it answers. With `TENURE_TEST_VALKEY` set, every Redis is a Valkey, except where the
+    /// clock moves: libfaketime and its allocator do not get along.
     pub async fn start(self) -> Result<Redis> {
-        let program = spawn_blocking(|| assets::path("redis-server")).await??;
+        let everywhere = env::var_os("TENURE_TEST_VALKEY").is_some() && !self.movable_clock;
+        let valkey = self.valkey || everywhere;
+        let program = if valkey { "valkey-server" } else { "redis-server" };
+        let program = spawn_blocking(move || assets::path(program)).await??;
         let folder = folder("redis")?;
         let data = folder.join("data");
         fs::create_dir(&data)?;
@@ -83,6 +103,15 @@ impl Builder {
             command.args(["--requirepass", password]);
         }
         command.args(&self.args);
+        let clock = folder.join("clock");
+        if self.movable_clock {
+            fs::write(&clock, "+0\n")?;
+            command
+                .env("LD_PRELOAD", spawn_blocking(faketime).await??)
+                .env("FAKETIME_TIMESTAMP_FILE", &clock)
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         let process = Process::spawn("redis-server", &folder, &command)?;
         let mut redis = Redis {
             port,
@@ -91,6 +120,7 @@ impl Builder {
             folder,
             command,
             process,
+            clock: self.movable_clock.then_some(clock),
         };
         redis.ready().await?;
         Ok(redis)
@@ -106,6 +136,7 @@ pub struct Redis {
     folder: PathBuf,
     command: Command,
     process: Process,
+    clock: Option<PathBuf>,
 }
 
 impl Redis {
@@ -210,6 +241,19 @@ impl Redis {
         self.process.signal(Signal::CONT)
     }
 
+    /// Sets its clock to the true time and this many seconds.
+    pub fn move_clock(&self, seconds: i64) -> Result<()> {
+        let clock = self
+            .clock
+            .as_ref()
+            .context("it was not started with movable_clock")?;
+        // In one step: it may be read at any moment.
+        let next = clock.with_extension("next");
+        fs::write(&next, format!("{seconds:+}\n"))?;
+        fs::rename(next, clock)?;
+        Ok(())
+    }
+
     async fn ready(&mut self) -> Result<()> {
         let client = Client::open(self.url())?;
         // PING is refused while data is being loaded.
@@ -219,6 +263,17 @@ impl Redis {
         };
         self.process.ready(START, ping).await
     }
+}
+
+/// What makes the dynamic linker put libfaketime before the clock. The allocator that Redis is linked with asks for the
+/// time before libfaketime is ready, so that the C library's own has to stand before it.
+fn faketime() -> Result<String> {
+    let program = assets::path("faketime")?;
+    let output = Command::new(program)
+        .args(["-f", "+0", "printenv", "LD_PRELOAD"])
+        .output()?;
+    ensure!(output.status.success(), "faketime does not say what it preloads");
+    Ok(format!("{}:libc.so.6", String::from_utf8(output.stdout)?.trim()))
 }
 
 fn print(value: &Value, text: &mut String) {

@@ -31,15 +31,16 @@ pub(crate) fn deadline(sample: Sample, expires_ms: u64) -> Instant {
 }
 
 /// The same for a lease granted by push: no request of ours was on its way, so an earlier sample bounds the offset.
-/// Should the server's clock have jumped since, the push itself bounds it from the other side.
+/// Should the server's clock have jumped ahead since, the push itself bounds it from the other side. None: there is no
+/// sample of this connection yet, or the server's clock was set back since, so that only asking can tell.
 pub(crate) fn pushed_deadline(
     sample: Option<Sample>,
     received: Instant,
     granted_ms: u64,
     expires_ms: u64,
-) -> Instant {
-    let by_push = after(received, granted_ms, expires_ms);
-    sample.map_or(by_push, |sample| deadline(sample, expires_ms).min(by_push))
+) -> Option<Instant> {
+    let sample = sample.filter(|sample| sample.server_ms <= granted_ms)?;
+    Some(deadline(sample, expires_ms).min(after(received, granted_ms, expires_ms)))
 }
 
 #[cfg(test)]
@@ -77,7 +78,7 @@ mod tests {
         };
         // Granted 5 s after the sample, received another 7 s later: the true expiry is t0 + 5 s + lease.
         let received = t0 + Duration::from_secs(12);
-        let deadline = pushed_deadline(Some(sample), received, 1_005_000, 1_005_000 + LEASE);
+        let deadline = pushed_deadline(Some(sample), received, 1_005_000, 1_005_000 + LEASE).unwrap();
         let true_expiry = t0 + Duration::from_secs(5) + Duration::from_millis(LEASE);
         assert!(deadline < true_expiry);
         assert!(true_expiry - deadline < Duration::from_millis(50));
@@ -92,6 +93,21 @@ mod tests {
         };
         let hour = 3_600_000;
         let deadline = pushed_deadline(Some(sample), t0, 1_000_000 + hour, 1_000_000 + hour + LEASE);
-        assert!(deadline < t0 + Duration::from_millis(LEASE));
+        assert!(deadline.unwrap() < t0 + Duration::from_millis(LEASE));
+    }
+
+    #[test]
+    fn a_push_that_no_sample_bounds_has_no_deadline() {
+        let t0 = Instant::now();
+        assert_eq!(pushed_deadline(None, t0, 1_000_000, 1_000_000 + LEASE), None);
+        // Set back by an hour: by the sample, the lease would have ended long ago.
+        let sample = Sample {
+            sent: t0,
+            server_ms: 1_000_000 + 3_600_000,
+        };
+        assert_eq!(
+            pushed_deadline(Some(sample), t0, 1_000_000, 1_000_000 + LEASE),
+            None
+        );
     }
 }

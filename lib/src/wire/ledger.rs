@@ -354,8 +354,11 @@ impl Receiver for Ledger {
         match message::push(payload) {
             Some((token, Push::Granted(grant))) => {
                 let sample = *lock(&self.sample);
-                let deadline = clock::pushed_deadline(sample, received, grant.now, grant.expires);
-                self.tell(&token.into(), Word::Granted { grant, deadline });
+                let word = match clock::pushed_deadline(sample, received, grant.now, grant.expires) {
+                    Some(deadline) => Word::Granted { grant, deadline },
+                    None => Word::AskAgain,
+                };
+                self.tell(&token.into(), word);
             }
             // The place ran out while we could not renew it, but who waits is still here, and gets another one.
             Some((token, Push::Gone(cause))) if cause == "expired" => {
@@ -376,6 +379,8 @@ impl Receiver for Ledger {
     }
 
     fn connected(&self) {
+        // Another server may have another clock.
+        *lock(&self.sample) = None;
         // Pushes may have been missed, and leases may have run on without renewal: ask for everything at once.
         let now = Instant::now();
         for entry in lock(&self.book).entries.values_mut() {

@@ -205,8 +205,8 @@ impl Link {
         let mut repeated = false;
         loop {
             let session = self.session(until).await?;
-            let sent = Instant::now();
-            let outcome = match self.send(&session, script, keys, args).await {
+            let mut sent = Instant::now();
+            let outcome = match self.send(&session, script, keys, args, &mut sent).await {
                 Ok(value) => self
                     .acknowledged(&session, replicas)
                     .await
@@ -279,6 +279,7 @@ impl Link {
         script: &'static Script,
         keys: &[String],
         args: &[&str],
+        sent: &mut Instant,
     ) -> Result<Value, RedisError> {
         let mut connection = match &session.connection {
             Connection::Redis(connection) => connection.clone(),
@@ -308,6 +309,7 @@ impl Link {
                     .arg(script.text())
                     .exec_async(&mut connection)
                     .await?;
+                *sent = Instant::now();
                 connection
                     .send_packed_command(&command)
                     .await
@@ -500,11 +502,14 @@ impl Keeper {
             .await
             .map_err(|e| refused(&e))?;
         let about: String = redis::cmd("INFO")
-            .arg("server")
+            .arg(&["server", "replication", "memory"])
             .query_async(&mut connection)
             .await
             .map_err(|e| refused(&e))?;
         let (run_id, version) = self.check(&about)?;
+        if let Some(policy) = evicting(&about) {
+            warn!(address = %self.target.address, policy, "Redis may evict leases when its memory is full: set maxmemory-policy to noeviction");
+        }
         connection
             .subscribe(&self.target.channels)
             .await
@@ -527,21 +532,22 @@ impl Keeper {
                     reason: error.to_string(),
                 }
             }
-            (ErrorKind::RESP3NotSupported, _) => Error::UnsupportedServer {
-                address,
-                found: "a server that does not speak RESP3".to_owned(),
-            },
+            (kind, code)
+                if kind == ErrorKind::RESP3NotSupported
+                    || code == Some("NOPROTO")
+                    || error.detail().is_some_and(|detail| detail.contains("HELLO")) =>
+            {
+                Error::UnsupportedServer {
+                    address,
+                    found: "a server that does not speak RESP3".to_owned(),
+                }
+            }
             _ => unreachable(&address, error),
         }
     }
 
     fn check(&self, about: &str) -> Result<(Arc<str>, Arc<str>), Error> {
-        let field = |name: &str| {
-            about
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .map(str::trim)
-        };
+        let field = |name: &str| field(about, name);
         let (product, version) = match (field("valkey_version"), field("redis_version")) {
             (Some(valkey), _) => ("Valkey", valkey),
             (None, Some(redis)) => ("Redis", redis),
@@ -551,11 +557,53 @@ impl Keeper {
         let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
         let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         match field("run_id") {
+            Some(_) if found >= minimum && field("role") == Some("slave") => Err(unreachable(
+                &self.target.address,
+                "it is a replica, which takes no writes: connect to its master, or promote it",
+            )),
             Some(run_id) if found >= minimum => Ok((run_id.into(), format!("{product} {version}").into())),
             _ => Err(Error::UnsupportedServer {
                 address: self.target.address.clone(),
                 found: format!("{product} {version}").trim().to_owned(),
             }),
+        }
+    }
+}
+
+/// A field of what INFO says.
+fn field<'a>(about: &'a str, name: &str) -> Option<&'a str> {
+    about
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+/// The server's policy for a full memory, if it is one that throws keys away.
+fn evicting(about: &str) -> Option<&str> {
+    let limited = field(about, "maxmemory").is_some_and(|bytes| bytes != "0");
+    field(about, "maxmemory_policy").filter(|policy| limited && *policy != "noeviction")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::evicting;
+
+    #[test]
+    fn only_a_limited_memory_with_an_evicting_policy_is_warned_of() {
+        for (about, policy) in [
+            ("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n", None),
+            ("maxmemory:1000\r\nmaxmemory_policy:noeviction\r\n", None),
+            (
+                "maxmemory:1000\r\nmaxmemory_policy:allkeys-lru\r\n",
+                Some("allkeys-lru"),
+            ),
+            (
+                "maxmemory:1000\r\nmaxmemory_policy:volatile-ttl\r\n",
+                Some("volatile-ttl"),
+            ),
+            ("redis_version:7.0.15\r\n", None),
+        ] {
+            assert_eq!(evicting(about), policy, "{about}");
         }
     }
 }

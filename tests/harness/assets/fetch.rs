@@ -1,4 +1,4 @@
-//! Getting a program: by apt-get, or built by Go. One at a time on this machine, with a sign of life every second.
+//! Getting a program: by apt-get, out of a Debian package, or built by Go. One at a time on this machine, with a sign of life every second.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, IsTerminal, Write};
@@ -34,6 +34,13 @@ impl Asset {
         }
         match self.source {
             Source::Apt { package } => install(package),
+            Source::Backports { suite, packages } => {
+                let target = cache.join(format!("bin-{}-{suite}", self.name));
+                unpack(suite, packages, &target).with_context(|| {
+                    let name = self.name;
+                    format!("put a {name} into PATH or TENURE_TEST_ASSETS: {suite} could not be had")
+                })
+            }
             Source::Go { .. } => self.build(),
         }
     }
@@ -135,6 +142,50 @@ fn install(package: &str) -> Result {
     apt_get(&install)
         .or_else(|_| apt_get(&["update"]).and_then(|()| apt_get(&install)))
         .context(by_hand)
+}
+
+/// Downloads packages with an apt of its own, which knows that suite alone, and unpacks them.
+fn unpack(suite: &str, packages: &[&str], target: &Path) -> Result {
+    let folder = folder("apt-get")?;
+    let (state, log) = (folder.join("state"), folder.join("log"));
+    fs::create_dir_all(state.join("lists/partial"))?;
+    fs::write(
+        folder.join("debian.sources"),
+        format!(
+            "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {suite}\nComponents: main\n\
+             Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+        ),
+    )?;
+    let run = |program: &str, args: &[&std::ffi::OsStr]| {
+        let output = File::options().create(true).append(true).open(&log)?;
+        let mut command = Command::new(program);
+        command.args(args).current_dir(&folder).stdin(Stdio::null());
+        let mut child = command.stdout(output.try_clone()?).stderr(output).spawn()?;
+        let status = watch(&format!("{program} with {suite}"), &log, || Ok(child.try_wait()?))?;
+        succeeded(status, &log)
+    };
+    let settings = [
+        format!("Dir::Etc::SourceList={}", folder.join("debian.sources").display()),
+        "Dir::Etc::SourceParts=-".to_owned(),
+        format!("Dir::State::Lists={}", state.join("lists").display()),
+        format!("Dir::Cache={}", state.display()),
+        "APT::Sandbox::User=".to_owned(),
+        "Debug::NoLocking=1".to_owned(),
+    ];
+    let apt_get = |args: &[&str]| {
+        let settings = settings.iter().flat_map(|setting| ["-o", setting]);
+        let args: Vec<_> = settings.chain(args.iter().copied()).map(AsRef::as_ref).collect();
+        run("apt-get", &args)
+    };
+    apt_get(&["update"])?;
+    apt_get(&[&["download"], packages].concat())?;
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "deb") {
+            run("dpkg-deb", &["-x".as_ref(), path.as_ref(), target.as_ref()])?;
+        }
+    }
+    Ok(())
 }
 
 fn succeeded(status: ExitStatus, log: &Path) -> Result {

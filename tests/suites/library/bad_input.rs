@@ -18,7 +18,7 @@ async fn an_unusable_url_names_what_is_expected_and_not_the_password() -> Result
         "127.0.0.1:6379",
         "http://127.0.0.1",
         "redis://:secret@host:notaport",
-        "rediss://:secret@host",
+        "rediss://:secret@host/#insecure",
     ] {
         let error = Client::connect(url).await.unwrap_err();
         let text = error.to_string();

@@ -44,4 +44,6 @@ mod pool;
 mod reentrant_lock;
 mod register;
 mod rw_lock;
+mod security;
+mod servers;
 mod support;

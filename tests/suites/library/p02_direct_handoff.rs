@@ -1,12 +1,13 @@
 //! Promise 2: the release grants the head waiter and tells that client alone, by push on its one connection. A lost
 //! connection costs a bounded delay, never a hold or a hang.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tenure::{Kind, Options};
-use tenure_tests::{Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, ensure, eventually, proxy::Dead};
+use tokio::{sync::Mutex, time::Instant};
 
-use super::support::{SOON, World, got, on_both, waiting};
+use super::support::{SOON, World, gone, got, on_both, scaled, waiting};
 
 #[tokio::test]
 async fn a_client_has_one_connection_however_many_locks() -> Result {
@@ -111,4 +112,116 @@ async fn a_waiter_finds_out_by_itself_when_the_holder_is_dead(world: World) -> R
 
 on_both! {
     a_waiter_finds_out_by_itself_when_the_holder_is_dead,
+}
+
+/// The renewal of a place finds out that it has become a lease: a third of the place's life is what a lost push costs.
+#[tokio::test]
+async fn pushes_lost_alone_cost_a_bounded_delay() -> Result {
+    const PLACE: Duration = Duration::from_millis(900);
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "no-push");
+    let (proxy, far) = world.behind_proxy(&redis).await?;
+    let (holder, deaf) = (world.client().await?, far.client().await?);
+    proxy.drop_pushes(true);
+    let mut gates = Vec::new();
+    let mut waits = Vec::new();
+    for i in 0..20 {
+        let name = format!("x{i}");
+        gates.push(holder.lock(&name)?.acquire().await?);
+        let lock = deaf.lock(&name)?.with(Options::new().lease(PLACE));
+        waits.push(tokio::spawn(async move {
+            let lease = lock.acquire().await?;
+            let granted = Instant::now();
+            lease.release().await?;
+            Result::Ok(granted)
+        }));
+        waiting(&holder, &world.object(Kind::Lock, &name)?, 1).await?;
+    }
+    for gate in gates {
+        gate.release().await?;
+    }
+    let released = Instant::now();
+    for wait in waits {
+        let granted = tokio::time::timeout(SOON, wait).await???;
+        let cost = granted.saturating_duration_since(released);
+        ensure!(cost < PLACE, "granted {cost:?} after the release");
+    }
+    assert_eq!((proxy.dropped_pushes(), proxy.connections()), (20, 1));
+    for i in 0..20 {
+        gone(&holder, &world.object(Kind::Lock, &format!("x{i}"))?).await?;
+    }
+    Ok(())
+}
+
+/// The network has forgotten the waiter's connection: nothing is refused, and nothing comes any more.
+#[tokio::test]
+async fn a_waiter_leaves_a_dead_connection_and_keeps_its_place() -> Result {
+    let redis = Redis::start().await?;
+    for dead in [Dead::Requests, Dead::Replies, Dead::Both] {
+        let world = World::on(&redis, "half-open-waiter");
+        let (proxy, far) = world.behind_proxy(&redis).await?;
+        let holder = world.client().await?;
+        let waiter = far
+            .client_with_timeout(Duration::from_millis(300))
+            .await?
+            .lock("x")?;
+        let object = world.object(Kind::Lock, "x")?;
+        let gate = holder.lock("x")?.acquire().await?;
+        let waiter = waiter.with(Options::new().lease(Duration::from_millis(1500)));
+        let wait = tokio::spawn(async move { waiter.acquire().await });
+        waiting(&holder, &object, 1).await?;
+        let before = holder.control().look(&object, 1).await?.context("gone")?.waiters;
+        proxy.half_open(dead);
+        eventually("a new connection", SOON, async || {
+            ensure!(proxy.connections() == 2, "{dead:?}: {}", proxy.connections());
+            Ok(())
+        })
+        .await?;
+        let after = holder.control().look(&object, 1).await?.context("gone")?.waiters;
+        assert_eq!(before[0].token, after[0].token, "{dead:?}: another place");
+        gate.release().await?;
+        tokio::time::timeout(SOON, wait).await???.release().await?;
+        gone(&holder, &object).await?;
+    }
+    Ok(())
+}
+
+/// The only connection of two hundred waiters is killed again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_killed_over_and_over_leaves_no_waiter_hanging() -> Result {
+    const WAITERS: usize = 200;
+    let kills = scaled(40)?;
+    let redis = Arc::new(Redis::start().await?);
+    let world = World::on(&redis, "killed-connection");
+    let client = world.client().await?;
+    let killed = Arc::new(Mutex::new(0));
+    let mut tasks = Vec::new();
+    for i in 0..WAITERS {
+        // Ten on each lock, so that all but a few of them wait.
+        let (lock, killed) = (client.lock(&format!("x{}", i % 20))?, killed.clone());
+        tasks.push(tokio::spawn(async move {
+            while *killed.lock().await < kills {
+                let lease = got(lock.acquire_timeout(SOON).await?)?;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                lease.release().await?;
+            }
+            Result::Ok(())
+        }));
+    }
+    while *killed.lock().await < kills {
+        let count = redis
+            .cli(&["CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"])
+            .await?;
+        *killed.lock().await += count.trim().parse::<usize>()?;
+        // A connection that lives for less is made again with a growing delay.
+        tokio::time::sleep(Duration::from_millis(110)).await;
+    }
+    for task in tasks {
+        tokio::time::timeout(SOON, task).await???;
+    }
+    let observer = world.client().await?;
+    for i in 0..20 {
+        gone(&observer, &world.object(Kind::Lock, &format!("x{i}"))?).await?;
+    }
+    Ok(())
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tenure::{Client, Kind, Lease, LeaseState, Options};
-use tenure_tests::{Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, ensure, eventually};
 use tokio::time::Instant;
 
-use super::support::{SOON, World, look, on_both, waiting};
+use super::support::{Doomed, SOON, World, gone, got, look, on_both, waiting};
 
 /// The local deadline against the server's expiry, which is no later than the answer's arrival plus what it says is left.
 async fn stops_before_the_server(client: &Client, lease: &Lease) -> Result {
@@ -88,4 +88,152 @@ async fn a_paused_server_makes_the_holder_unsure_and_then_stop() -> Result {
 
 on_both! {
     the_local_deadline_lies_before_the_servers_expiry_however_the_lease_came,
+}
+
+const HOUR: i64 = 3600;
+
+#[tokio::test]
+async fn a_clock_set_back_does_not_keep_a_dead_holders_lease_alive() -> Result {
+    let redis = Redis::builder().movable_clock().start().await?;
+    let world = World::on(&redis, "set-back");
+    let short = Options::new().lease(Duration::from_secs(1));
+    let mut doomed = Doomed::start(&world).await?;
+    for (name, waits) in [("waited-for", true), ("asked-for", false)] {
+        let lock = doomed.client()?.lock(name)?.with(short.clone());
+        // Nobody renews what is detached: its holder might as well be dead.
+        drop(
+            doomed
+                .spawn(async move { lock.acquire().await.map(tenure::Lease::detach) })?
+                .await??,
+        );
+        let client = world.client().await?;
+        let lock = client.lock(name)?.with(short.clone());
+        if waits {
+            let wait = tokio::spawn(async move { lock.acquire().await });
+            waiting(&client, &world.object(Kind::Lock, name)?, 1).await?;
+            redis.move_clock(-HOUR)?;
+            tokio::time::timeout(Duration::from_secs(5), wait)
+                .await???
+                .release()
+                .await?;
+        } else {
+            redis.move_clock(-2 * HOUR)?;
+            let lease = eventually("a lease", Duration::from_secs(5), async || {
+                got(lock.try_acquire().await?)
+            });
+            lease.await?.release().await?;
+        }
+        gone(&client, &world.object(Kind::Lock, name)?).await?;
+    }
+    doomed.crash();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clock_set_back_takes_nothing_from_live_holders_and_waiters() -> Result {
+    let redis = Redis::builder().movable_clock().start().await?;
+    let world = World::on(&redis, "set-back-live");
+    let client = world.client().await?;
+    let short = Options::new().lease(Duration::from_secs(3));
+    let lease = client.lock("x")?.with(short.clone()).acquire().await?;
+    let lock = world.client().await?.lock("x")?.with(short.clone());
+    let wait = tokio::spawn(async move { lock.acquire().await });
+    waiting(&client, lease.object(), 1).await?;
+    redis.move_clock(-HOUR)?;
+    let before = lease.deadline();
+    eventually("a renewal", SOON, async || {
+        ensure!(lease.deadline() > before, "not yet");
+        Ok(())
+    })
+    .await?;
+    stops_before_the_server(&client, &lease).await?;
+    ensure!(!wait.is_finished(), "two holders");
+    lease.release().await?;
+    // It comes by push, and its deadline is not reckoned with what the clock said before.
+    let lease = tokio::time::timeout(SOON, wait).await???;
+    lease.check()?;
+    stops_before_the_server(&client, &lease).await?;
+    lease.release().await?;
+    // And the longest hold is counted from the new time.
+    let capped = short
+        .lease(Duration::from_millis(600))
+        .max_hold(Duration::from_secs(2));
+    let lease = client.lock("x")?.with(capped).acquire().await?;
+    redis.move_clock(-2 * HOUR)?;
+    tokio::time::timeout(Duration::from_secs(6), lease.lost()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_recovery_ends_though_the_clock_is_set_back() -> Result {
+    use tenure::control::{Capacity, Declaration};
+    let redis = Redis::builder().movable_clock().start().await?;
+    let world = World::on(&redis, "set-back-recovery");
+    let client = world.client().await?;
+    let object = world.object(Kind::Semaphore, "x")?;
+    let again = Declaration {
+        declared_before: true,
+        lease: Duration::from_secs(1),
+        ..super::support::declaration(Capacity::Permits(1))
+    };
+    ensure!(
+        client.control().declare(&object, &again).await?,
+        "it has to recover"
+    );
+    redis.move_clock(-HOUR)?;
+    let semaphore = client.semaphore("x")?;
+    ensure!(
+        semaphore.try_acquire().await?.is_none(),
+        "granted while it recovers"
+    );
+    eventually("the recovery to end", Duration::from_secs(5), async || {
+        got(semaphore.try_acquire().await?)
+    })
+    .await?
+    .release()
+    .await?;
+    Ok(())
+}
+
+/// By its clock every lease has run out: the holder hears of it in the same step in which the next one is granted.
+#[tokio::test]
+async fn a_clock_set_ahead_ends_leases_and_says_so_and_fencing_tokens_grow_on() -> Result {
+    let redis = Redis::builder().movable_clock().start().await?;
+    let world = World::on(&redis, "set-ahead");
+    let client = world.client().await?;
+    let object = world.declare_semaphore(&client, "x", 1).await?;
+    let semaphore = client.semaphore("x")?;
+    let first = semaphore.acquire().await?;
+    let lock = client.lock("x")?.acquire().await?;
+    redis.move_clock(HOUR)?;
+    let other = world.client().await?;
+    let second = other
+        .semaphore("x")?
+        .acquire_timeout(Duration::from_secs(5))
+        .await?;
+    let second = second.context("still held")?;
+    ensure!(
+        second.fencing_token() > first.fencing_token(),
+        "{second:?} {first:?}"
+    );
+    tokio::time::timeout(Duration::from_secs(5), first.lost()).await?;
+    ensure!(
+        first.check().is_err() && first.release().await.is_err(),
+        "its end went unnoticed"
+    );
+    let next = got(other.lock("x")?.acquire_timeout(Duration::from_secs(5)).await?)?;
+    ensure!(next.fencing_token() > lock.fencing_token(), "{next:?} {lock:?}");
+    assert!(lock.release().await.is_err());
+    next.release().await?;
+    // Back again: a declared object counts on.
+    redis.move_clock(0)?;
+    second.renew().await?;
+    let newest = second.fencing_token();
+    second.release().await?;
+    ensure!(
+        got(semaphore.try_acquire().await?)?.fencing_token() > newest,
+        "it went back"
+    );
+    ensure!(look(&client, &object).await?.last_fence > newest, "it went back");
+    Ok(())
 }

@@ -1,10 +1,15 @@
 //! Promise 5: fencing tokens strictly grow. For declared objects from the floor that is kept outside of Redis, for others
 //! by the server's clock.
 
-use tenure::control::Capacity;
-use tenure_tests::{Redis, Result};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::support::{World, declaration, got, look};
+use tenure::{
+    Client, Kind, LeaseState, ObjectRef,
+    control::{Capacity, Declaration},
+};
+use tenure_tests::{Proxy, Redis, Result, ensure, eventually, redis::Persistence};
+
+use super::support::{SOON, World, declaration, got, look, named};
 
 #[tokio::test]
 async fn a_lock_that_nobody_keeps_still_counts_on() -> Result {
@@ -59,5 +64,191 @@ async fn a_declared_object_counts_on_from_its_floor_whatever_redis_forgot() -> R
     client.control().declare(&object, &declared).await?;
     assert_eq!(look(&client, &object).await?.last_fence, floor + 1);
     assert_eq!(got(semaphore.try_acquire().await?)?.fencing_token(), floor + 2);
+    Ok(())
+}
+
+/// What a controller does with an object's floor: it lies outside of Redis, and is raised beyond all that may have been
+/// granted before every declaration that follows a loss (see `controller/src/declare.rs`).
+struct Floor(Option<u64>);
+
+impl Floor {
+    async fn declare(&mut self, client: &Client, object: &ObjectRef, capacity: Capacity) -> Result<bool> {
+        let newest = client
+            .control()
+            .look(object, 0)
+            .await?
+            .map_or(0, |snapshot| snapshot.last_fence);
+        let known = self.0;
+        let floor = match known {
+            None => client.control().now_micros().await?.max(newest),
+            Some(floor) => floor.max(newest) + (1 << 32),
+        };
+        self.0 = Some(floor);
+        let declared = Declaration {
+            floor,
+            declared_before: known.is_some(),
+            lease: Duration::from_secs(2),
+            ..declaration(capacity)
+        };
+        Ok(client.control().declare(object, &declared).await?)
+    }
+}
+
+#[tokio::test]
+async fn an_old_snapshot_restored_twice_takes_no_fencing_token_back() -> Result {
+    let mut redis = Redis::builder().persistence(Persistence::Rdb).start().await?;
+    let world = World::on(&redis, "snapshot");
+    let client = world.client().await?;
+    let object = world.object(Kind::Semaphore, "x")?;
+    let semaphore = client.semaphore("x")?;
+    let mut floor = Floor(None);
+    floor.declare(&client, &object, Capacity::Permits(2)).await?;
+    semaphore.acquire().await?.release().await?;
+    redis.cli(&["SAVE"]).await?;
+    let snapshot = std::fs::read(redis.data().join("dump.rdb"))?;
+    // It is held all the time, and the snapshot does not know it.
+    let kept = semaphore.acquire().await?;
+    let mut newest = kept.fencing_token();
+    for restored in 1..=2 {
+        for _ in 0..20 {
+            let lease = eventually("a permit", SOON, async || got(semaphore.try_acquire().await?)).await?;
+            ensure!(
+                lease.fencing_token() > newest,
+                "{restored}: {lease:?} after {newest}"
+            );
+            newest = lease.fencing_token();
+            lease.release().await?;
+        }
+        redis.kill9()?;
+        std::fs::write(redis.data().join("dump.rdb"), &snapshot)?;
+        redis.start_again().await?;
+        eventually(
+            "nothing to be granted before it is declared again",
+            SOON,
+            async || {
+                ensure!(semaphore.try_acquire().await?.is_none(), "granted");
+                Ok(())
+            },
+        )
+        .await?;
+        ensure!(
+            floor.declare(&client, &object, Capacity::Permits(2)).await?,
+            "it has to recover"
+        );
+        eventually("the holder to be let in again", SOON, async || {
+            let held = look(&client, &object).await?;
+            ensure!(
+                held.held == 1 && kept.state() == LeaseState::Held,
+                "{held:?} {kept:?}"
+            );
+            ensure!(held.holders[0].fence == kept.fencing_token(), "{held:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    let last = semaphore.acquire().await?;
+    ensure!(last.fencing_token() > newest, "{last:?} after {newest}");
+    ensure!(semaphore.try_acquire().await?.is_none(), "more than two permits");
+    kept.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failover_to_a_lagging_replica_keeps_holders_and_fencing_tokens() -> Result {
+    let mut master = Redis::start().await?;
+    let port = master.port().to_string();
+    let replica = Redis::builder()
+        .args(&["--replicaof", "127.0.0.1", &port])
+        .start()
+        .await?;
+    let proxy = Proxy::start(master.port()).await?;
+    let world = World::at(proxy.url(), "failover");
+    let (holder, client) = (world.client().await?, world.client().await?);
+    let object = world.object(Kind::Pool, "x")?;
+    let mut floor = Floor(None);
+    floor.declare(&client, &object, named(&["a", "b", "c"])).await?;
+    let known = holder.lock_pool("x")?.acquire().await?;
+    eventually("the replica to have it", SOON, async || {
+        let lag = redis::Client::open(master.url())?;
+        let mut lag = lag.get_multiplexed_async_connection().await?;
+        let synced: u64 = redis::cmd("WAIT").arg(1).arg(1000).query_async(&mut lag).await?;
+        ensure!(synced == 1, "{synced} replicas");
+        Ok(())
+    })
+    .await?;
+    // It lags: what is granted from here on it will not know.
+    replica.cli(&["REPLICAOF", "127.0.0.1", "1"]).await?;
+    let unknown = holder.lock_pool("x")?.acquire().await?;
+    let newest = unknown.fencing_token();
+    client.lock_pool("x")?.acquire().await?.release().await?;
+
+    master.kill9()?;
+    replica.cli(&["REPLICAOF", "NO", "ONE"]).await?;
+    proxy.point_to(replica.port());
+    proxy.cut_all();
+    ensure!(
+        client.lock_pool("x")?.try_acquire().await?.is_none(),
+        "granted before it is declared again"
+    );
+    ensure!(
+        floor.declare(&client, &object, named(&["a", "b", "c"])).await?,
+        "it has to recover"
+    );
+    eventually("both holders to be let in", SOON, async || {
+        let seen = look(&client, &object).await?;
+        let fences: Vec<_> = seen.holders.iter().map(|holder| holder.fence).collect();
+        ensure!(fences == [known.fencing_token(), newest], "{seen:?}");
+        ensure!(
+            known.state() == LeaseState::Held && unknown.state() == LeaseState::Held,
+            "{known:?} {unknown:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    let next = client.lock_pool("x")?.acquire().await?;
+    ensure!(
+        next.fencing_token() > newest + 1,
+        "{} after {newest}",
+        next.fencing_token()
+    );
+    let mut names = [known.resource(), unknown.resource(), next.resource()];
+    names.sort_unstable();
+    assert_eq!(names, ["a", "b", "c"]);
+    ensure!(
+        client.lock_pool("x")?.try_acquire().await?.is_none(),
+        "granted twice"
+    );
+    Ok(())
+}
+
+/// An object that nobody declares has only the clock to count on from, and loses what the replica did not know.
+#[tokio::test]
+async fn a_failover_loses_an_undeclared_lock_and_its_fencing_tokens_grow_on() -> Result {
+    let mut master = Redis::start().await?;
+    let port = master.port().to_string();
+    let replica = Redis::builder()
+        .args(&["--replicaof", "127.0.0.1", &port])
+        .start()
+        .await?;
+    let proxy = Proxy::start(master.port()).await?;
+    let world = World::at(proxy.url(), "failover-lock");
+    let client = world.client().await?;
+    replica.cli(&["REPLICAOF", "127.0.0.1", "1"]).await?;
+    let lease = client.lock("x")?.acquire().await?;
+    let granted = Instant::now();
+    master.kill9()?;
+    replica.cli(&["REPLICAOF", "NO", "ONE"]).await?;
+    proxy.point_to(replica.port());
+    proxy.cut_all();
+    let cause = tokio::time::timeout(SOON, lease.lost()).await?;
+    // Told by the first renewal on the new master, not by the end of the lease.
+    ensure!(granted.elapsed() < Duration::from_secs(10), "{cause}");
+    let next = client.lock("x")?.acquire().await?;
+    ensure!(
+        next.fencing_token() > lease.fencing_token(),
+        "{next:?} after {lease:?}"
+    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+    ensure!(u128::from(next.fencing_token()) <= now, "it is not of the clock");
     Ok(())
 }

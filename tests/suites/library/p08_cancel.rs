@@ -5,7 +5,7 @@ use std::time::Duration;
 use tenure::Kind;
 use tenure_tests::{Redis, Result};
 
-use super::support::{World, gone, got, on_both, waiting};
+use super::support::{World, gone, got, on_both, scaled, waiting};
 
 /// Drops the future after every possible number of polls up to its end, with and without somebody holding.
 #[tokio::test]
@@ -82,17 +82,18 @@ async fn thousands_of_random_drops_leave_no_key() -> Result {
         let lock = world.client().await?.lock("x")?;
         tasks.push(tokio::spawn(async move {
             let mut random = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(id + 1);
-            for _ in 0..1000 {
+            for _ in 0..scaled(1000)? {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
                 let patience = Duration::from_micros(random % 1500);
                 drop(tokio::time::timeout(patience, lock.acquire()).await);
             }
+            Result::Ok(())
         }));
     }
     for task in tasks {
-        task.await?;
+        task.await??;
     }
     gone(&world.client().await?, &world.object(Kind::Lock, "x")?).await?;
     assert_eq!(redis.cli(&["DBSIZE"]).await?.trim(), "0");

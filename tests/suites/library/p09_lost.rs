@@ -1,9 +1,14 @@
 //! Promise 9: a lost lease is told to its holder. `max_hold` caps renewals, so that a hung holder lets go.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::process::Signal;
 use tenure::{Kind, LeaseState, Options};
-use tenure_tests::{Redis, Result, ensure, eventually};
+use tenure_tests::{
+    Context, Process, Redis, Result, binaries, ensure, eventually, process::folder, proxy::Dead,
+};
+
+use tokio::time::Instant;
 
 use super::support::{SOON, World, got, look, on_both};
 
@@ -134,4 +139,100 @@ on_both! {
     a_lease_taken_back_is_told_by_push_with_the_cause,
     the_longest_hold_ends_a_lease_that_is_still_renewed,
     a_deleted_object_tells_its_holders_and_waiters,
+}
+
+/// Nothing is refused, and nothing comes any more: the client gives the connection up in time to keep the lease.
+#[tokio::test]
+async fn a_dead_connection_makes_no_lease_be_lost() -> Result {
+    let redis = Redis::start().await?;
+    for dead in [Dead::Requests, Dead::Replies, Dead::Both] {
+        let world = World::on(&redis, "half-open-holder");
+        let (proxy, far) = world.behind_proxy(&redis).await?;
+        let client = far.client_with_timeout(Duration::from_millis(300)).await?;
+        let options = Options::new().lease(Duration::from_secs(3));
+        let lease = client.lock("x")?.with(options).acquire().await?;
+        proxy.half_open(dead);
+        eventually("a renewal over a new connection", SOON, async || {
+            ensure!(proxy.connections() == 2, "{dead:?}: still on the dead connection");
+            let state = lease.state();
+            ensure!(!matches!(state, LeaseState::Lost { .. }), "{dead:?}: {state:?}");
+            let left = lease.deadline().saturating_duration_since(Instant::now());
+            ensure!(left > Duration::from_millis(2500), "{left:?} left");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(lease.state(), LeaseState::Held);
+        lease.release().await?;
+    }
+    Ok(())
+}
+
+/// Replies that come late shorten what is left of a lease, and end none.
+#[tokio::test]
+async fn a_slow_connection_makes_no_lease_be_lost() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "slow");
+    let (proxy, far) = world.behind_proxy(&redis).await?;
+    let client = far.client().await?;
+    // Loads the scripts, which a lease's first second has no time for at this pace.
+    let warm_up = client.lock("x")?.acquire().await?;
+    warm_up.renew().await?;
+    warm_up.release().await?;
+    proxy.delay_replies(Duration::from_millis(300));
+    let options = Options::new().lease(Duration::from_millis(1500));
+    let lease = client.lock("x")?.with(options).acquire().await?;
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        lease.check()?;
+        ensure!(lease.deadline() > Instant::now(), "its deadline has passed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    lease.release().await?;
+    assert_eq!(proxy.connections(), 1);
+    Ok(())
+}
+
+/// A process that is stopped cannot be told. When it goes on it must know before it does anything.
+#[tokio::test]
+async fn a_stopped_process_knows_at_once_when_it_wakes_up() -> Result {
+    let world = World::shared("stopped-process").await?;
+    let client = world.client().await?;
+    let mut command = std::process::Command::new(binaries::find("tenure-worker")?);
+    command
+        .args([
+            "--redis-url",
+            world.url()?,
+            "lock",
+            "x",
+            "--hold-ms",
+            "600000",
+            "--lease-ms",
+            "1000",
+        ])
+        .env("POD_NAMESPACE", &world.namespace);
+    let mut worker = Process::spawn("worker", &folder("worker")?, &command)?;
+    let fence = worker
+        .ready(SOON, async |worker| {
+            let output = worker.output()?;
+            let fence = output.split("fence=").nth(1).context("not granted yet")?;
+            Ok(fence.trim().parse::<u64>()?)
+        })
+        .await?;
+    worker.signal(Signal::STOP)?;
+    let lease = got(client.lock("x")?.acquire_timeout(SOON).await?)?;
+    ensure!(
+        lease.fencing_token() > fence,
+        "{} after {fence}",
+        lease.fencing_token()
+    );
+    worker.signal(Signal::CONT)?;
+    worker.wait(SOON).await?;
+    let output = worker.output()?;
+    let last = output.lines().last().unwrap_or_default();
+    ensure!(last.starts_with("lost x"), "{output}");
+    ensure!(!output.contains("released"), "{output}");
+    // It has touched nothing of its successor.
+    lease.renew().await?;
+    lease.release().await?;
+    Ok(())
 }

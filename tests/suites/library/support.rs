@@ -7,10 +7,21 @@ use tenure::{
     Client, ClientBuilder, Kind, Lease, Memory, ObjectRef,
     control::{Capacity, Declaration, Order, Resource, Snapshot},
 };
-use tenure_tests::{Context, Redis, Result, bail, ensure, eventually, unique};
+use tenure_tests::{Context, Proxy, Redis, Result, bail, ensure, eventually, unique};
 
 /// Longer than anything here takes, on a machine that does much else.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// How much of a long test is run: `small` times `TENURE_TEST_SCALE`, which is 1 unless set.
+pub(crate) fn scaled(small: usize) -> Result<usize> {
+    match std::env::var("TENURE_TEST_SCALE") {
+        Err(_) => Ok(small),
+        Ok(text) => match text.parse::<usize>() {
+            Ok(scale @ 1..) => Ok(small * scale),
+            _ => bail!("TENURE_TEST_SCALE is {text:?}: use a whole number from 1"),
+        },
+    }
+}
 
 /// A namespace on a server: what a test owns.
 pub(crate) struct World {
@@ -54,6 +65,22 @@ impl World {
         }
     }
 
+    /// The server at this URL.
+    pub(crate) fn at(url: String, test: &str) -> Self {
+        Self {
+            server: Server::Redis { url },
+            namespace: unique(test),
+        }
+    }
+
+    /// The same namespace, by way of a proxy of the test's own.
+    pub(crate) async fn behind_proxy(&self, redis: &Redis) -> Result<(Proxy, Self)> {
+        let proxy = Proxy::start(redis.port()).await?;
+        let (url, namespace) = (proxy.url(), self.namespace.clone());
+        let server = Server::Redis { url };
+        Ok((proxy, Self { server, namespace }))
+    }
+
     pub(crate) fn twin(test: &str) -> Self {
         Self {
             server: Server::Twin(Memory::new()),
@@ -79,6 +106,11 @@ impl World {
     /// A client of its own, with a connection of its own, as another process would have.
     pub(crate) async fn client(&self) -> Result<Client> {
         Ok(self.builder().connect().await?)
+    }
+
+    /// A client that gives a connection up after this long without a reply.
+    pub(crate) async fn client_with_timeout(&self, timeout: Duration) -> Result<Client> {
+        Ok(self.builder().response_timeout(timeout).connect().await?)
     }
 
     pub(crate) fn object(&self, kind: Kind, name: &str) -> Result<ObjectRef> {

@@ -1,0 +1,323 @@
+//! A proxy between clients and Redis that loses on purpose what networks lose by accident.
+//!
+//! It understands as much of RESP as it takes to tell one frame from the next, a push from a reply, and which reply
+//! answers which request. Each connection has a number; faults that stand for a broken connection hit those that are
+//! there, while later ones work, as after a firewall has forgotten its state.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use crate::Result;
+
+/// Which way of a connection goes dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dead {
+    /// What the client sends is taken and lost.
+    Requests,
+    /// What the server sends is taken and lost.
+    Replies,
+    /// Both.
+    Both,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Rules {
+    delay: Duration,
+    drop_pushes: bool,
+    refuse: bool,
+    /// Connections with smaller numbers are closed.
+    cut_below: u64,
+    /// Connections with smaller numbers are dead in the ways named.
+    dead_below: u64,
+    dead: Option<Dead>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    rules: watch::Sender<Rules>,
+    target: AtomicU16,
+    /// Number of the next connection.
+    next: AtomicU64,
+    /// Which EVALSHA from now on gets no reply; 0: all do.
+    lose: AtomicU64,
+    lost: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// A running proxy. It ends, with all its connections, when it is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a port of its own, in front of the Redis at `target`.
+    pub async fn start(target: u16) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let shared = Arc::new(Shared {
+            rules: watch::Sender::default(),
+            target: AtomicU16::new(target),
+            next: AtomicU64::new(1),
+            lose: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        });
+        let task = tokio::spawn(accept(listener, shared.clone()));
+        Ok(Self { port, shared, task })
+    }
+
+    /// The URL for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Every reply and push from now on comes this much later, in order.
+    pub fn delay_replies(&self, delay: Duration) {
+        self.shared.rules.send_modify(|rules| rules.delay = delay);
+    }
+
+    /// Loses all published messages from now on, and nothing else; or no more.
+    pub fn drop_pushes(&self, drop: bool) {
+        self.shared.rules.send_modify(|rules| rules.drop_pushes = drop);
+    }
+
+    /// How many pushes have been lost.
+    #[must_use]
+    pub fn dropped_pushes(&self) -> u64 {
+        self.shared.dropped.load(Ordering::SeqCst)
+    }
+
+    /// Of the scripts that are called from now on, the `nth` (1: the next) is executed, and its connection is cut before
+    /// the reply gets through. What comes in its place when the script was not known is a reply too.
+    pub fn lose_reply(&self, nth: u64) {
+        self.shared.lose.store(nth, Ordering::SeqCst);
+    }
+
+    /// How many replies have been lost.
+    #[must_use]
+    pub fn lost_replies(&self) -> u64 {
+        self.shared.lost.load(Ordering::SeqCst)
+    }
+
+    /// Closes all connections that there are.
+    pub fn cut_all(&self) {
+        let next = self.shared.next.load(Ordering::SeqCst);
+        self.shared.rules.send_modify(|rules| rules.cut_below = next);
+    }
+
+    /// All connections that there are stay open, and take and lose what is sent to them.
+    pub fn half_open(&self, dead: Dead) {
+        let next = self.shared.next.load(Ordering::SeqCst);
+        self.shared.rules.send_modify(|rules| {
+            rules.dead_below = next;
+            rules.dead = Some(dead);
+        });
+    }
+
+    /// New connections are closed at once, or no more.
+    pub fn refuse(&self, refuse: bool) {
+        self.shared.rules.send_modify(|rules| rules.refuse = refuse);
+    }
+
+    /// New connections go to another server.
+    pub fn point_to(&self, target: u16) {
+        self.shared.target.store(target, Ordering::SeqCst);
+    }
+
+    /// How many connections there have been.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.shared.next.load(Ordering::SeqCst) - 1
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        if shared.rules.borrow().refuse {
+            continue;
+        }
+        let target = (Ipv4Addr::LOCALHOST, shared.target.load(Ordering::SeqCst));
+        let Ok(server) = TcpStream::connect(target).await else {
+            continue;
+        };
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let number = shared.next.fetch_add(1, Ordering::SeqCst);
+        connections.spawn(carry(client, server, number, shared.clone()));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Until one side closes, or the connection is cut.
+async fn carry(client: TcpStream, server: TcpStream, number: u64, shared: Arc<Shared>) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    // For each request that gets a reply: whether that one is to be lost.
+    let (asked, answered) = mpsc::unbounded_channel();
+    let (late, due) = mpsc::unbounded_channel();
+    let mut rules = shared.rules.subscribe();
+    let cut = rules.wait_for(|rules| number < rules.cut_below);
+    tokio::select! {
+        _ = cut => {}
+        _ = requests(from_client, to_server, number, &shared, asked) => {}
+        _ = replies(from_server, number, &shared, answered, late) => {}
+        _ = deliver(to_client, due) => {}
+    }
+}
+
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    number: u64,
+    shared: &Shared,
+    asked: mpsc::UnboundedSender<bool>,
+) -> Option<()> {
+    let mut buffer = Vec::new();
+    loop {
+        if from.read_buf(&mut buffer).await.ok()? == 0 {
+            return None;
+        }
+        while let Some(end) = frame(&buffer) {
+            let request: Vec<u8> = buffer.drain(..end).collect();
+            if dead(shared, number, Dead::Requests) {
+                continue;
+            }
+            let name = request.split(|byte| *byte == b'\n').nth(2).unwrap_or_default();
+            let name = name.trim_ascii().to_ascii_uppercase();
+            let lose = name == b"EVALSHA" && {
+                let left = shared.lose.load(Ordering::SeqCst);
+                shared.lose.store(left.saturating_sub(1), Ordering::SeqCst);
+                left == 1
+            };
+            // A subscription is answered by a push.
+            if !name.ends_with(b"SUBSCRIBE") {
+                asked.send(lose).ok()?;
+            }
+            to.write_all(&request).await.ok()?;
+        }
+    }
+}
+
+async fn replies(
+    mut from: OwnedReadHalf,
+    number: u64,
+    shared: &Shared,
+    mut answered: mpsc::UnboundedReceiver<bool>,
+    late: mpsc::UnboundedSender<(Instant, Vec<u8>)>,
+) -> Option<()> {
+    let mut buffer = Vec::new();
+    loop {
+        if from.read_buf(&mut buffer).await.ok()? == 0 {
+            return None;
+        }
+        while let Some(end) = frame(&buffer) {
+            let reply: Vec<u8> = buffer.drain(..end).collect();
+            if reply[0] == b'>' {
+                let message = reply
+                    .get(4..)
+                    .is_some_and(|rest| rest.starts_with(b"$7\r\nmessage"));
+                if message && shared.rules.borrow().drop_pushes {
+                    shared.dropped.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
+            } else if answered.recv().await? {
+                shared.lost.fetch_add(1, Ordering::SeqCst);
+                return None;
+            }
+            if !dead(shared, number, Dead::Replies) {
+                late.send((Instant::now() + shared.rules.borrow().delay, reply))
+                    .ok()?;
+            }
+        }
+    }
+}
+
+async fn deliver(mut to: OwnedWriteHalf, mut due: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>) -> Option<()> {
+    loop {
+        let (at, reply) = due.recv().await?;
+        if at > Instant::now() {
+            sleep_until(at).await;
+        }
+        to.write_all(&reply).await.ok()?;
+    }
+}
+
+fn dead(shared: &Shared, number: u64, way: Dead) -> bool {
+    let rules = shared.rules.borrow();
+    number < rules.dead_below && rules.dead.is_some_and(|dead| dead == way || dead == Dead::Both)
+}
+
+/// Where the first frame of the buffer ends, if all of it is there.
+fn frame(buffer: &[u8]) -> Option<usize> {
+    let line = buffer.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let count = || -> i64 {
+        std::str::from_utf8(&buffer[1..line - 2])
+            .ok()
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0)
+    };
+    let inside = match buffer[0] {
+        b'$' | b'!' | b'=' => {
+            let end = usize::try_from(count()).map_or(line, |length| line + length + 2);
+            return (end <= buffer.len()).then_some(end);
+        }
+        b'*' | b'~' | b'>' => count(),
+        b'%' => 2 * count(),
+        // Attributes stand before the frame that they belong to.
+        b'|' => 2 * count() + 1,
+        _ => 0,
+    };
+    let mut end = line;
+    for _ in 0..inside {
+        end += frame(&buffer[end..])?;
+    }
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::frame;
+
+    #[test]
+    fn a_frame_ends_where_its_last_part_does_and_not_before() {
+        for whole in [
+            &b"+OK\r\n"[..],
+            b":12\r\n",
+            b"_\r\n",
+            b"$-1\r\n",
+            b"$0\r\n\r\n",
+            b"$4\r\na\r\nb\r\n",
+            b"*2\r\n$1\r\na\r\n*1\r\n:1\r\n",
+            b"*-1\r\n",
+            b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\np\r\n",
+            b"%1\r\n+a\r\n*0\r\n",
+            b"|1\r\n+a\r\n+b\r\n:1\r\n",
+        ] {
+            let shown = String::from_utf8_lossy(whole);
+            let followed = [whole, b"+next\r\n"].concat();
+            assert_eq!(frame(&followed), Some(whole.len()), "{shown}");
+            for cut in 0..whole.len() {
+                assert_eq!(frame(&whole[..cut]), None, "{shown} cut at {cut}");
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! TLS, and the smallest rights that work: what `docs/redis.md` tells to set is what runs here.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use tenure::{
+    Client, Error, Kind, Options,
+    control::{Capacity, Order, Withdrawal},
+};
+use tenure_tests::{
+    Context, Redis, Result, bail, ensure, eventually,
+    process::{folder, free_port},
+};
+
+use super::support::{SOON, World, declaration, named};
+
+const DOCS: &str = include_str!("../../../docs/redis.md");
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
+/// A certificate authority, and what it has signed.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Result<Self> {
+        let mut params = CertificateParams::new([])?;
+        params.distinguished_name = common_name("authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// A certificate and its key.
+    fn sign(&self, name: &str) -> Result<(String, String)> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new([name.to_owned()])?;
+        // By default everybody has the same name, and what is signed looks as if it had signed itself.
+        params.distinguished_name = common_name(name);
+        let signed = params.signed_by(&key, &self.issuer)?;
+        Ok((signed.pem(), key.serialize_pem()))
+    }
+}
+
+/// A Redis that speaks TLS to those who show a certificate of `authority`.
+async fn tls_server(authority: &Authority) -> Result<(Redis, u16)> {
+    let folder = folder("tls")?;
+    let write = |name: &str, text: &str| -> Result<PathBuf> {
+        let path = folder.join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    };
+    let (certificate, key) = authority.sign("localhost")?;
+    let (ca, certificate, key) = (
+        write("ca.crt", &authority.pem)?,
+        write("tls.crt", &certificate)?,
+        write("tls.key", &key)?,
+    );
+    let port = free_port()?;
+    let path = |path: &PathBuf| path.to_str().map(str::to_owned).context("an odd folder");
+    let redis = Redis::builder()
+        .args(&["--tls-port", &port.to_string(), "--tls-auth-clients", "yes"])
+        .args(&["--tls-ca-cert-file", &path(&ca)?])
+        .args(&[
+            "--tls-cert-file",
+            &path(&certificate)?,
+            "--tls-key-file",
+            &path(&key)?,
+        ])
+        .start()
+        .await?;
+    Ok((redis, port))
+}
+
+#[tokio::test]
+async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
+    let authority = Authority::new()?;
+    let (redis, port) = tls_server(&authority).await?;
+    let (certificate, key) = authority.sign("pod")?;
+    let url = format!("rediss://localhost:{port}");
+    let builder = Client::builder(&url).connect_timeout(SOON);
+    let good = builder
+        .clone()
+        .tls_ca(authority.pem.clone())
+        .tls_client_certificate(certificate.clone(), key.clone());
+    let (one, two) = (good.clone().connect().await?, good.connect().await?);
+    let gate = one.lock("x")?.acquire().await?;
+    let lock = two.lock("x")?;
+    let next = tokio::spawn(async move { lock.acquire().await });
+    super::support::waiting(&one, gate.object(), 1).await?;
+    // It also comes back over TLS.
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+    gate.release().await?;
+    tokio::time::timeout(SOON, next).await???.release().await?;
+
+    // Whom we do not trust, and who does not trust us, is not connected to.
+    let hasty = builder.connect_timeout(Duration::from_millis(500));
+    let stranger = Authority::new()?;
+    let (strange, strange_key) = stranger.sign("pod")?;
+    for (case, builder) in [
+        (
+            "the system's authorities",
+            hasty
+                .clone()
+                .tls_client_certificate(certificate.clone(), key.clone()),
+        ),
+        (
+            "another authority",
+            hasty
+                .clone()
+                .tls_ca(stranger.pem.clone())
+                .tls_client_certificate(certificate.clone(), key.clone()),
+        ),
+        ("no certificate", hasty.clone().tls_ca(authority.pem.clone())),
+        (
+            "a stranger's certificate",
+            hasty
+                .clone()
+                .tls_ca(authority.pem.clone())
+                .tls_client_certificate(strange, strange_key),
+        ),
+    ] {
+        let error = builder
+            .connect()
+            .await
+            .err()
+            .with_context(|| format!("{case}: connected"))?;
+        ensure!(error.is_unreachable(), "{case}: {error}");
+        ensure!(error.to_string().contains(&port.to_string()), "{case}: {error}");
+    }
+    // The name in the certificate counts.
+    let other_name = Client::builder(&format!("rediss://127.0.0.1:{port}"))
+        .tls_ca(authority.pem.clone())
+        .tls_client_certificate(certificate.clone(), key.clone())
+        .connect_timeout(Duration::from_millis(500));
+    ensure!(
+        other_name.connect().await.is_err(),
+        "connected under another name"
+    );
+
+    // What cannot be used is said before anything is sent.
+    for (builder, field) in [
+        (hasty.clone().tls_ca("no PEM"), "tls_ca"),
+        (
+            hasty.clone().tls_client_certificate("no PEM", key.clone()),
+            "tls_client_certificate",
+        ),
+        (
+            hasty
+                .clone()
+                .tls_client_certificate(certificate.clone(), "no PEM"),
+            "tls_client_certificate",
+        ),
+        (Client::builder(&redis.url()).tls_ca(authority.pem.clone()), "url"),
+    ] {
+        let error = builder.connect().await.unwrap_err();
+        ensure!(
+            matches!(&error, Error::InvalidInput { field: named, .. } if *named == field),
+            "{field}: {error}"
+        );
+    }
+    Ok(())
+}
+
+/// The rules of a user, as the documentation has them, without its name and password.
+fn rules(user: &str) -> Result<Vec<&'static str>> {
+    let start = format!("ACL SETUSER {user} ");
+    let block = DOCS
+        .split("```")
+        .find_map(|block| block.trim_start().strip_prefix(&start))
+        .with_context(|| format!("docs/redis.md has no {start}"))?;
+    let words = block.split_whitespace().filter(|word| *word != "\\");
+    Ok(words
+        .filter(|word| !matches!(*word, "reset" | "on") && !word.starts_with('>'))
+        .collect())
+}
+
+/// Gives a user these rules and no others.
+async fn set_user(redis: &Redis, user: &str, rules: &[&str]) -> Result {
+    let command = [&["ACL", "SETUSER", user, "reset", "on", ">secret"], rules].concat();
+    redis.cli(&command).await?;
+    Ok(())
+}
+
+async fn connect(world: &World, user: &str) -> Result<Client> {
+    let builder = world.builder().with_events();
+    Ok(builder
+        .username(user)
+        .password("secret")
+        .connect_timeout(Duration::from_secs(2))
+        .connect()
+        .await?)
+}
+
+/// All that a pod does.
+async fn pod_works(world: &World) -> Result {
+    let (one, two) = (connect(world, "pod").await?, connect(world, "pod").await?);
+    let gate = one.lock("x")?.acquire().await?;
+    let lock = two.lock("x")?;
+    let next = tokio::spawn(async move { lock.acquire().await });
+    eventually("a waiter", Duration::from_secs(2), async || {
+        let waiting = one
+            .control()
+            .look(gate.object(), 1)
+            .await?
+            .map_or(0, |seen| seen.waiting);
+        ensure!(waiting == 1, "{waiting} wait");
+        Ok(())
+    })
+    .await?;
+    gate.renew().await?;
+    gate.release().await?;
+    let lease = tokio::time::timeout(Duration::from_secs(2), next).await???;
+    let condition = two.lock("x")?.condition("changed")?;
+    condition.notify(&lease, 1).await?;
+    let (lease, _) = condition.wait_timeout(lease, Duration::from_millis(20)).await?;
+    lease.release().await?;
+    one.rw_lock("x")?
+        .write()
+        .await?
+        .downgrade()
+        .await?
+        .release()
+        .await?;
+    let semaphore = one.semaphore("x")?;
+    semaphore.acquire_many(2).await?.release().await?;
+    let keep = Options::new().lease(Duration::from_secs(1));
+    for name in ["least", "most", "random", "generated"] {
+        let pool = one.lock_pool(name)?.with(keep.clone());
+        let seat = pool
+            .try_acquire()
+            .await?
+            .with_context(|| format!("{name} is busy"))?;
+        seat.release().await?;
+        pool.try_acquire().await?.context("busy")?.release().await?;
+    }
+    // One that the controller does not know calls for it.
+    ensure!(
+        one.semaphore("missing")?.try_acquire().await.is_err(),
+        "it was never declared"
+    );
+    Ok(())
+}
+
+/// All that the controller does.
+async fn controller_works(world: &World, user: &str) -> Result {
+    let client = connect(world, user).await?;
+    let control = client.control();
+    control.now_micros().await?;
+    let object = world.object(Kind::Semaphore, "x")?;
+    control
+        .declare(&object, &declaration(Capacity::Permits(2)))
+        .await?;
+    let order = |order| match named(&["a", "b"]) {
+        Capacity::Resources { resources, .. } => Capacity::Resources { order, resources },
+        other => other,
+    };
+    let generated = |count| Capacity::Generated {
+        order: Order::Random,
+        prefix: "s".to_owned(),
+        count,
+    };
+    for (name, capacity) in [
+        ("least", order(Order::LeastRecentlyUsed)),
+        ("most", order(Order::MostRecentlyUsed)),
+        ("random", order(Order::Random)),
+        ("generated", generated(5)),
+        ("passing", order(Order::Random)),
+        ("passing", generated(3)),
+        ("passing", named(&["b"])),
+    ] {
+        control
+            .declare(&world.object(Kind::Pool, name)?, &declaration(capacity))
+            .await?;
+    }
+    // What it takes back goes to whoever waits.
+    let holder = connect(world, "setup").await?;
+    for name in ["least", "most", "random", "generated"] {
+        let pool = holder.lock_pool(name)?;
+        let object = world.object(Kind::Pool, name)?;
+        let mut seats = Vec::new();
+        while let Some(seat) = pool.try_acquire().await? {
+            seats.push(seat);
+        }
+        let next = tokio::spawn(async move { pool.acquire().await });
+        let seen = eventually("a waiter", Duration::from_secs(2), async || {
+            let seen = control.observe(&object, 10).await?.context("it is gone")?;
+            ensure!(seen.waiting == 1, "{seen:?}");
+            Ok(seen)
+        })
+        .await?;
+        let taken = control
+            .reclaim(&object, &[seen.holders[0].token.clone()], "for the test")
+            .await?;
+        ensure!(taken == 1, "{taken} taken");
+        tokio::time::timeout(Duration::from_secs(2), next)
+            .await???
+            .release()
+            .await?;
+        for seat in seats.drain(1..) {
+            seat.release().await?;
+        }
+    }
+    let passing = world.object(Kind::Pool, "passing")?;
+    control
+        .withdraw(&passing, Withdrawal::Retain { keep: SOON })
+        .await?;
+    let last = holder
+        .lock_pool("passing")?
+        .try_acquire()
+        .await?
+        .context("busy")?;
+    let drains = control.withdraw(&passing, Withdrawal::Drain).await?;
+    ensure!(drains == 1, "{drains} drain");
+    let seen = control.look(&passing, 1).await?.context("it is gone")?;
+    control
+        .reclaim(&passing, &[seen.holders[0].token.clone()], "for the test")
+        .await?;
+    ensure!(control.look(&passing, 1).await?.is_none(), "it is still there");
+    drop(last);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_documented_rights_suffice_and_each_of_them_is_needed() -> Result {
+    let redis = Redis::start().await?;
+    let (pod, controller) = (rules("tenure-pod")?, rules("tenure-controller")?);
+    let world = || World::at(format!("redis://127.0.0.1:{}", redis.port()), "rights");
+    let everything = ["~*", "&*", "+@all"];
+    set_user(&redis, "setup", &everything).await?;
+    let run = async |pod: &[&str], controller: &[&str]| -> Result {
+        redis.cli(&["FLUSHALL"]).await?;
+        redis.cli(&["SCRIPT", "FLUSH"]).await?;
+        set_user(&redis, "pod", pod).await?;
+        set_user(&redis, "controller", controller).await?;
+        let world = world();
+        controller_works(&world, "controller")
+            .await
+            .context("the controller")?;
+        pod_works(&world).await.context("a pod")
+    };
+    run(&pod, &controller).await?;
+    let mut needless = Vec::new();
+    for i in 0..pod.len() {
+        let less = [&pod[..i], &pod[i + 1..]].concat();
+        if run(&less, &controller).await.is_ok() {
+            needless.push(format!("tenure-pod {}", pod[i]));
+        }
+    }
+    for i in 0..controller.len() {
+        let less = [&controller[..i], &controller[i + 1..]].concat();
+        if run(&everything, &less).await.is_ok() {
+            needless.push(format!("tenure-controller {}", controller[i]));
+        }
+    }
+    if !needless.is_empty() {
+        bail!("it works without: {}", needless.join(", "));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_user_may_not_do_is_said() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "forbidden");
+    set_user(&redis, "pod", &["~other:*", "&*", "+@all"]).await?;
+    let client = connect(&world, "pod").await?;
+    let error = client.lock("x")?.acquire().await.unwrap_err();
+    ensure!(matches!(error, Error::Refused { .. }), "{error}");
+    ensure!(error.to_string().contains("NOPERM"), "{error}");
+    // Without a channel of its own a client would never be told anything.
+    set_user(&redis, "pod", &["~*", "+@all"]).await?;
+    let error = connect(&world, "pod").await.unwrap_err().to_string();
+    ensure!(error.contains("NOPERM") || error.contains("channels"), "{error}");
+    Ok(())
+}
