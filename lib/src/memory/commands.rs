@@ -50,10 +50,12 @@ impl Database {
             }
             ("DEL" | "UNLINK", [_, ..]) => Ok(count(args.iter().filter(|key| store.remove(key)).count())),
             ("EXISTS", [_, ..]) => Ok(count(args.iter().filter(|key| store.has(key)).count())),
-            ("RENAME", [from, to]) => match store.rename(from, to) {
-                true => Ok(Value::Okay),
-                false => Err("ERR no such key".to_owned()),
-            },
+            ("RENAME", [from, to]) => {
+                let renamed = store.rename(from, to);
+                renamed
+                    .then_some(Value::Okay)
+                    .ok_or_else(|| "ERR no such key".to_owned())
+            }
             ("PERSIST", [key]) => Ok(flag(store.set_end(key, None))),
             ("PEXPIRE", [key, ms]) => {
                 let ends = integer(ms)?.saturating_add_unsigned(self.now_us / 1000);
@@ -259,9 +261,12 @@ pub(super) fn general(n: f64) -> String {
     let scientific = format!("{n:.16e}");
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    let short = |text: &str| match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text.to_owned(),
+    let short = |text: &str| {
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text.to_owned()
+        }
     };
     match usize::try_from(16 - exponent) {
         Ok(digits) if exponent >= -4 => short(&format!("{n:.digits$}")),

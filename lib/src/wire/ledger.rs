@@ -359,7 +359,7 @@ impl Receiver for Ledger {
             }
             // The place ran out while we could not renew it, but who waits is still here, and gets another one.
             Some((token, Push::Gone(cause))) if cause == "expired" => {
-                self.tell(&token.into(), Word::AskAgain)
+                self.tell(&token.into(), Word::AskAgain);
             }
             Some((token, Push::Gone(cause))) => self.tell(&token.into(), Word::Gone { cause }),
             Some((token, Push::Lost(cause))) => {
