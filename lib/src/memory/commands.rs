@@ -51,11 +51,10 @@ impl Database {
             ("DEL" | "UNLINK", [_, ..]) => Ok(count(args.iter().filter(|key| store.remove(key)).count())),
             ("EXISTS", [_, ..]) => Ok(count(args.iter().filter(|key| store.has(key)).count())),
             ("RENAME", [from, to]) => {
-                if store.rename(from, to) {
-                    Ok(Value::Okay)
-                } else {
-                    Err("ERR no such key".to_owned())
-                }
+                let renamed = store.rename(from, to);
+                renamed
+                    .then_some(Value::Okay)
+                    .ok_or_else(|| "ERR no such key".to_owned())
             }
             ("PERSIST", [key]) => Ok(flag(store.set_end(key, None))),
             ("PEXPIRE", [key, ms]) => {

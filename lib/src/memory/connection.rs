@@ -278,7 +278,7 @@ impl Memory {
             Fate::Cut => return Err(refused("connection refused")),
         }
         let (deliveries, delivered) = mpsc::unbounded_channel();
-        let (requests, requested) = mpsc::unbounded_channel();
+        let (calls, arriving) = mpsc::unbounded_channel();
         let (id, run_id) = {
             let mut state = lock(&self.shared);
             if !state.running {
@@ -292,12 +292,12 @@ impl Memory {
             (state.add(peer), state.run_id.as_str().into())
         };
         // Outside of the lock: on a runtime that shuts down, a task is dropped at once, and with it its registration.
-        tokio::spawn(serve(requested, Registered(self.shared.clone(), id)));
+        tokio::spawn(serve(arriving, Registered(self.shared.clone(), id)));
         tokio::spawn(deliver(delivered, caller.on_message, caller.on_cut));
         let connection = Connection {
             shared: self.shared.clone(),
             id,
-            calls: requests,
+            calls,
             response_timeout: caller.response_timeout,
         };
         Ok((connection, run_id))

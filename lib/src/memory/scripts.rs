@@ -1,7 +1,7 @@
 //! Runs the protocol's scripts in an embedded Lua, with values converted to and fro as Redis does.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex},
 };
 
@@ -95,17 +95,17 @@ impl Interpreter {
             "ARGV",
             self.lua.create_sequence_from(args.iter().map(String::as_str))?,
         )?;
-        let function = if let Some(function) = self.loaded.get(script.name) {
-            function
-        } else {
-            // As a server does, but keeping the number of lines.
-            let text = match script.text().strip_prefix("#!") {
-                Some(rest) => format!("--{rest}"),
-                None => script.text().to_owned(),
-            };
-            let chunk = self.lua.load(text).set_name(format!("@{}", script.name));
-            let function = chunk.into_function()?;
-            self.loaded.entry(script.name).or_insert(function)
+        let function = match self.loaded.entry(script.name) {
+            Entry::Occupied(loaded) => loaded.into_mut(),
+            Entry::Vacant(place) => {
+                // The shebang is the server's; a comment in its place keeps the number of lines.
+                let text = match script.text().strip_prefix("#!") {
+                    Some(rest) => format!("--{rest}"),
+                    None => script.text().to_owned(),
+                };
+                let chunk = self.lua.load(text).set_name(format!("@{}", script.name));
+                place.insert(chunk.into_function()?)
+            }
         };
         from_lua(function.call::<LuaValue>(())?)
     }

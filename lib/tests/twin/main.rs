@@ -7,7 +7,10 @@ mod drops;
 mod simulation;
 mod time;
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tenure::{
     Client, Identity, Kind, Memory, ObjectRef,
@@ -16,6 +19,10 @@ use tenure::{
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A client whose process has this name.
 async fn client(memory: &Memory, process: &str) -> Result<Client> {

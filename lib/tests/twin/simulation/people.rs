@@ -1,6 +1,6 @@
 //! What clients, their observer and the controller do.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use tenure::{
@@ -11,14 +11,16 @@ use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     witness::held,
-    world::{Weather, World, lock},
+    world::{Weather, World},
 };
-use crate::{Result, client, object};
+use crate::{Result, client, lock, object};
 
 const CLIENTS: usize = 4;
 const WORKERS: usize = 3;
 const ROUNDS: usize = 12;
 const PERMITS: u64 = 3;
+/// The permits of a read-write lock: a writer has all.
+const READERS: u64 = 1 << 30;
 const SEATS: [&str; 2] = ["a", "b"];
 /// Of what is declared; locks ask for 200 ms to 4 s.
 const LEASE: Duration = Duration::from_secs(2);
@@ -32,8 +34,13 @@ fn objects(weather: Weather) -> Result<Vec<ObjectRef>> {
     // What is not declared is not exclusive over a loss of all data.
     if weather != Weather::Flood {
         objects.push(object(Kind::Lock, "x")?);
+        objects.push(object(Kind::RwLock, "r")?);
     }
     Ok(objects)
+}
+
+fn declared(object: &ObjectRef) -> bool {
+    matches!(object.kind(), Kind::Semaphore | Kind::Pool)
 }
 
 fn declaration(kind: Kind, again: Option<u64>) -> Declaration {
@@ -66,7 +73,7 @@ pub(super) async fn live(world: &Arc<World>) {
 
 async fn try_to_live(world: &Arc<World>) -> Result {
     let objects = objects(world.weather)?;
-    for object in objects.iter().filter(|object| object.kind() != Kind::Lock) {
+    for object in objects.iter().filter(|object| declared(object)) {
         let declaration = declaration(object.kind(), None);
         world.observer.control().declare(object, &declaration).await?;
     }
@@ -84,7 +91,7 @@ async fn try_to_live(world: &Arc<World>) -> Result {
     }
     background.shutdown().await;
     world.calm_down();
-    for object in objects.iter().filter(|object| object.kind() != Kind::Lock) {
+    for object in objects.iter().filter(|object| declared(object)) {
         declare_again(world, object).await?;
     }
     // Whatever happened: soon everything is to be had again.
@@ -93,10 +100,11 @@ async fn try_to_live(world: &Arc<World>) -> Result {
     let all = last.semaphore("s")?.acquire_many_timeout(3, patience).await?;
     let seat = last.lock_pool("p")?.acquire_timeout(patience).await?;
     let lock = last.lock("x")?.acquire_timeout(patience).await?;
-    if all.is_none() || seat.is_none() || lock.is_none() {
+    let write = last.rw_lock("r")?.write_timeout(patience).await?;
+    if all.is_none() || seat.is_none() || lock.is_none() || write.is_none() {
         world.violation("not all could be had in the end");
     }
-    drop((all, seat, lock));
+    drop((all, seat, lock, write));
     last.close().await;
     // Longer than any lease, place and key of a crashed one.
     sleep(Duration::from_secs(60)).await;
@@ -105,12 +113,12 @@ async fn try_to_live(world: &Arc<World>) -> Result {
         let empty = snapshot
             .as_ref()
             .is_none_or(|s| s.held == 0 && s.waiting == 0 && s.free == s.limit);
-        if !empty || (object.kind() == Kind::Lock && snapshot.is_some()) {
+        if !empty || (!declared(&object) && snapshot.is_some()) {
             world.violation(format!("left in the end: {snapshot:?}"));
         }
     }
     let keys = world.memory.keys();
-    if keys.iter().any(|key| key.contains("/lock/")) {
+    if keys.iter().any(|key| key.contains("lock/")) {
         world.violation(format!("keys left in the end: {keys:?}"));
     }
     lock_fences(world);
@@ -131,7 +139,7 @@ async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
             let looked = control.look(object, 100).await;
             let mut witness = lock(&world.witness);
             match looked {
-                Ok(Some(snapshot)) if snapshot.digest.is_some() || object.kind() == Kind::Lock => {
+                Ok(Some(snapshot)) if snapshot.digest.is_some() || !declared(object) => {
                     witness.seen(&object.to_string(), snapshot);
                 }
                 _ => witness.forgotten(&object.to_string()),
@@ -216,9 +224,40 @@ struct Wanted {
     limit: u64,
 }
 
-enum Got {
+/// A lease of any object.
+pub(super) enum Got {
     Lease(Lease),
     Seat(tenure::PoolLease),
+    Write(tenure::WriteLease),
+}
+
+impl Deref for Got {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        match self {
+            Self::Lease(lease) => lease,
+            Self::Seat(seat) => seat,
+            Self::Write(write) => write,
+        }
+    }
+}
+
+impl Got {
+    async fn release(self) -> std::result::Result<(), Error> {
+        match self {
+            Self::Lease(lease) => lease.release().await,
+            Self::Seat(seat) => seat.release().await,
+            Self::Write(write) => write.release().await,
+        }
+    }
+
+    fn resource(&self) -> Option<&str> {
+        match self {
+            Self::Seat(seat) => Some(seat.resource()),
+            _ => None,
+        }
+    }
 }
 
 async fn work(world: Arc<World>, client: Client, process: String, mut random: Rng) -> Result {
@@ -240,42 +279,36 @@ async fn work(world: Arc<World>, client: Client, process: String, mut random: Rn
                 continue;
             }
         };
-        let (lease, resource) = match got {
-            Got::Lease(lease) => (lease, None),
-            Got::Seat(seat) => {
-                let name = seat.resource().to_owned();
-                (seat.into_lease(), Some(name))
-            }
-        };
-        let lease = Arc::new(lease);
+        let got = Arc::new(got);
+        let resource = got.resource();
         world.say(|| {
             format!(
-                "{process} has {}x {} {resource:?}: {lease:?}",
-                wanted.permits, wanted.object
+                "{process} has {}x {} {resource:?}: {:?}",
+                wanted.permits, wanted.object, **got
             )
         });
         {
             let mut witness = lock(&world.witness);
-            witness.granted(&wanted.object, &process, wanted.permits, wanted.limit, &lease);
-            if let Some(name) = resource.filter(|_| held(&lease)) {
-                witness.believes(&format!("{} {name}", wanted.object), &process, 1, 1, &lease);
+            witness.granted(&wanted.object, &process, wanted.permits, wanted.limit, &got);
+            if let Some(name) = resource.filter(|_| held(&got)) {
+                witness.believes(&format!("{} {name}", wanted.object), &process, 1, 1, &got);
             }
         }
         sleep(ms(random.u64(..3000))).await;
-        end(&world, &wanted, lease, max_hold.is_some(), &mut random).await;
+        end(&world, &wanted, got, max_hold.is_some(), &mut random).await;
     }
     Ok(())
 }
 
 /// Gives a lease back, in one of the ways there are.
-async fn end(world: &World, wanted: &Wanted, lease: Arc<Lease>, may_end: bool, random: &mut Rng) {
+async fn end(world: &World, wanted: &Wanted, lease: Arc<Got>, may_end: bool, random: &mut Rng) {
     let Some(lease) = Arc::into_inner(lease) else {
         return world.violation("somebody else keeps the lease");
     };
     let object = &wanted.object;
     let calm = world.weather == Weather::Calm;
     if calm && !may_end && !held(&lease) {
-        world.violation(format!("{object}: lost for no reason: {lease:?}"));
+        world.violation(format!("{object}: lost for no reason: {:?}", *lease));
     }
     let held = held(&lease);
     match random.u8(..10) {
@@ -313,7 +346,9 @@ async fn acquire(
     let (permits, limit) = match object.kind() {
         Kind::Semaphore => (random.u64(1..=PERMITS), PERMITS),
         Kind::Pool => (1, SEATS.len() as u64),
-        _ => (1, 1),
+        Kind::RwLock if random.u8(..3) == 0 => (READERS, READERS),
+        Kind::RwLock => (1, READERS),
+        Kind::Lock => (1, 1),
     };
     let wanted = Wanted {
         object: object.to_string(),
@@ -332,7 +367,19 @@ async fn acquire(
                 _ => given_up(patience, semaphore.acquire_many(many)).await.map(lease),
             }
         }
-        _ => {
+        Kind::RwLock => {
+            let lock = client.rw_lock(object.name())?.with(options);
+            let write = |lease: Option<tenure::WriteLease>| lease.map(Got::Write);
+            match (permits == 1, how) {
+                (true, 0) => lock.try_read().await.map(lease),
+                (true, 1) => lock.read_timeout(patience).await.map(lease),
+                (true, _) => given_up(patience, lock.read()).await.map(lease),
+                (false, 0) => lock.try_write().await.map(write),
+                (false, 1) => lock.write_timeout(patience).await.map(write),
+                (false, _) => given_up(patience, lock.write()).await.map(write),
+            }
+        }
+        Kind::Lock => {
             let lock = client.lock(object.name())?.with(options);
             match how {
                 0 => lock.try_acquire().await.map(lease),

@@ -6,6 +6,7 @@ use std::{
     time::SystemTime,
 };
 
+use super::people::Got;
 use tenure::{Lease, LeaseState, control::Snapshot};
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ struct Believer {
 
 enum Faith {
     /// As the lease says.
-    Alive(Weak<Lease>),
+    Alive(Weak<Got>),
     /// It has crashed, or so it seems to the others: it might act up to its last deadline.
     Ghost { until: Instant },
 }
@@ -65,7 +66,7 @@ impl Witness {
         process: &str,
         permits: u64,
         limit: u64,
-        lease: &Arc<Lease>,
+        lease: &Arc<Got>,
     ) {
         let fence = lease.fencing_token();
         if self
@@ -91,14 +92,7 @@ impl Witness {
     }
 
     /// From now on, somebody believes that he holds `permits` of `limit`.
-    pub(super) fn believes(
-        &mut self,
-        what: &str,
-        process: &str,
-        permits: u64,
-        limit: u64,
-        lease: &Arc<Lease>,
-    ) {
+    pub(super) fn believes(&mut self, what: &str, process: &str, permits: u64, limit: u64, lease: &Arc<Got>) {
         let believers = self.believers.entry(what.to_owned()).or_default();
         believers.retain(Believer::believes);
         believers.push(Believer {

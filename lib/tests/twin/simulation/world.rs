@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use tenure::{
 use tokio::time::Instant;
 
 use super::witness::Witness;
-use crate::{Result, client};
+use crate::{Result, client, lock};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weather {
@@ -44,10 +44,6 @@ struct Sky {
     silent: HashSet<String>,
     passed: DefaultHasher,
     trace: Option<Instant>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap()
 }
 
 impl Sky {
