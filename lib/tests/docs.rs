@@ -1,5 +1,7 @@
 //! The docs are whole: what they should name is named, and what they name is there.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // in helpers of tests, too
+
 use std::{
     collections::BTreeSet,
     fs,
