@@ -169,7 +169,7 @@ impl Lease {
     }
 
     /// Until when it is ours without another renewal. Renewals move it. By tokio's clock, so that
-    /// [`tokio::time::sleep_until`] takes it as it is, and [`tokio::time::pause`] holds it too.
+    /// [`tokio::time::sleep_until`] takes it as it is, and `tokio::time::pause` holds it too.
     ///
     /// ```no_run
     /// # fn run(lease: &tenure::Lease) {

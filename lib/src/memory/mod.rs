@@ -6,7 +6,7 @@
 //! Several clients of one [`Memory`] are to one another what several processes on one Redis are.
 //!
 //! # Virtual time
-//! The twin's clock follows tokio's. In a test with `start_paused = true` (or after [`tokio::time::pause`]; tokio's
+//! The twin's clock follows tokio's. In a test with `start_paused = true` (or after `tokio::time::pause`; tokio's
 //! feature `test-util`) hours of leases pass in microseconds, and always in the same way.
 //!
 //! ```
