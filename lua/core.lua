@@ -410,8 +410,9 @@ local function unwind(o)
   local latest = call('ZRANGE', o.expiry, -1, -1, 'WITHSCORES')[2]
   local bound = now + o.ttl + 1000
   if latest and tonumber(latest) > bound then
-    for _, token in ipairs(call('ZRANGE', o.expiry, int(bound), '+inf', 'BYSCORE')) do
-      call('ZADD', o.expiry, now + o.ttl, token)
+    local all = call('ZRANGE', o.expiry, 0, -1, 'WITHSCORES')
+    for i = 1, #all, 2 do
+      if tonumber(all[i + 1]) > bound then call('ZADD', o.expiry, now + o.ttl, all[i]) end
     end
   end
   if o.recover > bound then

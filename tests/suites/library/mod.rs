@@ -21,6 +21,13 @@
 //! | [`keyed_lock`] | locks that parameters name, one and many |
 //! | [`register`] | conditional writes, the fence, and repeats of both |
 //!
+//! What servers and networks do to all of them:
+//!
+//! | module | |
+//! |---|---|
+//! | [`security`] | TLS, and the smallest rights that work |
+//! | [`servers`] | full, evicting, read-only and old servers; Valkey |
+//!
 //! The eleventh (one hash tag an object) is a unit test in `lib/src/object.rs`, the thirteenth stands in
 //! `controller.rs`.
 

@@ -4,8 +4,8 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use tenure::{
-    Client, Error, Kind, Options,
-    control::{Capacity, Order, Withdrawal},
+    Client, Compare, Error, Expiry, Kind, Options,
+    control::{Capacity, Order, Resource, Withdrawal},
 };
 use tenure_tests::{
     Context, Redis, Result, bail, ensure, eventually,
@@ -244,6 +244,40 @@ async fn pod_works(world: &World) -> Result {
         seat.release().await?;
         pool.try_acquire().await?.context("busy")?.release().await?;
     }
+    // A name that was never handed out, and a pool that its resource has left behind.
+    let never = one.lock_pool("fresh")?.named(["s3"])?;
+    never.try_acquire().await?.context("busy")?.release().await?;
+    one.lock_pool("retained")?
+        .try_acquire()
+        .await?
+        .context("busy")?
+        .release()
+        .await?;
+    // A pool that programs keep.
+    let kept = one.lock_pool("kept")?;
+    let member = Resource::new;
+    kept.assign([member("a"), member("b")]).await?;
+    kept.extend([member("c")]).await?;
+    kept.shrink(["a"]).await?;
+    ensure!(
+        kept.list().await?.len() == 2 && kept.contains("b").await?,
+        "it is not as it was left"
+    );
+    kept.health().await?;
+    kept.clear().await?;
+    // Registers.
+    let register = one.register("x")?.with(Expiry::After(SOON));
+    register.set(1).await?;
+    ensure!(
+        register.set_if(Compare::gt(0), 2).await?.is_applied(),
+        "1 is not greater than 0"
+    );
+    ensure!(register.get_with_expiry().await?.is_some(), "it is gone");
+    ensure!(register.delete().await?, "it was gone");
+    // Durability: there is no replica, and that is what it has to say.
+    let durable = one.lock("durable")?.with(Options::new().replicas(1));
+    let error = durable.try_acquire().await.unwrap_err().to_string();
+    ensure!(error.contains("replicas have acknowledged"), "{error}");
     // One that the controller does not know calls for it.
     ensure!(
         one.semaphore("missing")?.try_acquire().await.is_err(),
@@ -275,6 +309,8 @@ async fn controller_works(world: &World, user: &str) -> Result {
         ("most", order(Order::MostRecentlyUsed)),
         ("random", order(Order::Random)),
         ("generated", generated(5)),
+        ("fresh", generated(5)),
+        ("retained", generated(5)),
         ("passing", order(Order::Random)),
         ("passing", generated(3)),
         ("passing", named(&["b"])),
@@ -283,10 +319,18 @@ async fn controller_works(world: &World, user: &str) -> Result {
             .declare(&world.object(Kind::Pool, name)?, &declaration(capacity))
             .await?;
     }
-    // What it takes back goes to whoever waits.
     let holder = connect(world, "setup").await?;
-    for name in ["least", "most", "random", "generated"] {
-        let pool = holder.lock_pool(name)?;
+    holder.lock_pool("kept")?.extend([Resource::new("a")]).await?;
+    control
+        .look(&world.object(Kind::Pool, "kept")?, 1)
+        .await?
+        .context("it is gone")?;
+    // What it takes back goes to whoever waits.
+    for name in ["least", "most", "random", "generated", "fresh"] {
+        let mut pool = holder.lock_pool(name)?;
+        if name == "fresh" {
+            pool = pool.named(["s4"])?;
+        }
         let object = world.object(Kind::Pool, name)?;
         let mut seats = Vec::new();
         while let Some(seat) = pool.try_acquire().await? {
@@ -311,10 +355,11 @@ async fn controller_works(world: &World, user: &str) -> Result {
             seat.release().await?;
         }
     }
-    let passing = world.object(Kind::Pool, "passing")?;
+    let retained = world.object(Kind::Pool, "retained")?;
     control
-        .withdraw(&passing, Withdrawal::Retain { keep: SOON })
+        .withdraw(&retained, Withdrawal::Retain { keep: SOON })
         .await?;
+    let passing = world.object(Kind::Pool, "passing")?;
     let last = holder
         .lock_pool("passing")?
         .try_acquire()
