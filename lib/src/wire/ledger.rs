@@ -291,7 +291,9 @@ impl Ledger {
             }
             (Some(hold), Renewed::Recovering | Renewed::Missing) if hold.grant.declared => {
                 self.unsure(item, "Redis has lost the object");
-                return outcome == Renewed::Recovering;
+                // What had run out before may be another's by now.
+                let lost = matches!(hold.status.borrow().standing, Standing::Lost { .. });
+                return outcome == Renewed::Recovering && !lost;
             }
             (Some(hold), _) => {
                 self.lost(hold, "it ran out before it was renewed");

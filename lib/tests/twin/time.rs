@@ -343,3 +343,30 @@ async fn a_loss_of_all_data_keeps_known_holders_and_grants_nothing_new_for_one_l
     assert_eq!(snapshot.holders[0].fence, lease.fencing_token());
     Ok(())
 }
+
+/// Its renewal is on its way when the deadline passes; then the server comes back with its data, in which the lease has
+/// ended and somebody else has one.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_has_run_out_is_not_let_in_again_by_a_server_that_recovers() -> Result {
+    let memory = Memory::seeded(13);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let x = declare_semaphore(&a, "x", 1).await?;
+    let lease = a.semaphore("x")?.acquire().await?;
+    memory.set_faults(|process, passage| match passage {
+        Passage::Connect | Passage::Call { .. } if process == "a" => Fate::Cut,
+        _ => Fate::Deliver,
+    });
+    let next = b.semaphore("x")?.acquire().await?;
+    assert!(lease.check().is_err());
+    memory.clear_faults();
+    memory.restart(true);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let snapshot = b.control().look(&x, 10).await?.unwrap();
+        assert_eq!(snapshot.held, 1, "{:?}", snapshot.holders);
+        assert_eq!(snapshot.holders[0].fence, next.fencing_token());
+    }
+    assert!(lease.check().is_err());
+    assert_eq!(next.state(), LeaseState::Held);
+    Ok(())
+}

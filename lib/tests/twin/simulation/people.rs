@@ -10,10 +10,10 @@ use tenure::{
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    witness::held,
+    witness::{Witness, held},
     world::{Weather, World},
 };
-use crate::{Result, client, lock, object};
+use crate::{Result, client, object};
 
 const CLIENTS: usize = 4;
 const WORKERS: usize = 3;
@@ -121,12 +121,8 @@ async fn try_to_live(world: &Arc<World>) -> Result {
     if keys.iter().any(|key| key.contains("lock/")) {
         world.violation(format!("keys left in the end: {keys:?}"));
     }
-    lock_fences(world);
+    world.witness(Witness::fences_grow);
     Ok(())
-}
-
-fn lock_fences(world: &World) {
-    lock(&world.witness).fences_grow();
 }
 
 /// Looks at everything, all the time.
@@ -137,12 +133,11 @@ async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
         sleep(ms(random.u64(1..100))).await;
         for object in &objects {
             let looked = control.look(object, 100).await;
-            let mut witness = lock(&world.witness);
             match looked {
                 Ok(Some(snapshot)) if snapshot.digest.is_some() || !declared(object) => {
-                    witness.seen(&object.to_string(), snapshot);
+                    world.witness(|witness| witness.seen(&object.to_string(), snapshot));
                 }
-                _ => witness.forgotten(&object.to_string()),
+                _ => world.witness(|witness| witness.forgotten(&object.to_string())),
             }
         }
     }
@@ -171,7 +166,7 @@ async fn lose_and_declare(world: Arc<World>, objects: Vec<ObjectRef>) {
 
 async fn declare_again(world: &World, object: &ObjectRef) -> Result {
     // Larger than what was granted and never seen by its holder.
-    let floor = lock(&world.witness).highest_fence(&object.to_string()) + 1000;
+    let floor = world.witness(|witness| witness.highest_fence(&object.to_string())) + 1000;
     let declaration = declaration(object.kind(), Some(floor));
     world.observer.control().declare(object, &declaration).await?;
     Ok(())
@@ -205,7 +200,7 @@ async fn process(world: Arc<World>, number: usize) -> Result {
             biased;
             () = crash => {
                 world.silence(&name);
-                lock(&world.witness).crashed(&name);
+                world.witness(|witness| witness.crashed(&name));
                 workers.shutdown().await;
                 continue;
             }
@@ -287,13 +282,12 @@ async fn work(world: Arc<World>, client: Client, process: String, mut random: Rn
                 wanted.permits, wanted.object, **got
             )
         });
-        {
-            let mut witness = lock(&world.witness);
+        world.witness(|witness| {
             witness.granted(&wanted.object, &process, wanted.permits, wanted.limit, &got);
             if let Some(name) = resource.filter(|_| held(&got)) {
                 witness.believes(&format!("{} {name}", wanted.object), &process, 1, 1, &got);
             }
-        }
+        });
         sleep(ms(random.u64(..3000))).await;
         end(&world, &wanted, got, max_hold.is_some(), &mut random).await;
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::people::Got;
-use tenure::{Lease, LeaseState, control::Snapshot};
+use tenure::{
+    Lease, LeaseState,
+    control::{Snapshot, WaiterView},
+};
 use tokio::time::Instant;
 
 #[derive(Default)]
@@ -188,24 +191,25 @@ impl Witness {
 }
 
 /// Who was granted, or has moved ahead, past somebody who waited before and waits still. A place is one from when it was
-/// taken; who lost his place and asked again has another.
+/// taken; who lost his place and asked again has another. Who was let in again has an old fencing token.
 fn overtaken(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let places: Vec<_> = now.waiters.iter().map(|w| (&w.token, w.since)).collect();
-    let holds: HashSet<_> = now.holders.iter().map(|h| &h.token).collect();
+    let still = |w: &WaiterView| places.iter().position(|place| *place == (&w.token, w.since));
     let mut wrong = Vec::new();
-    let mut still: Vec<usize> = Vec::new();
-    for waiter in &before.waiters {
-        if let Some(at) = places
-            .iter()
-            .position(|place| *place == (&waiter.token, waiter.since))
-        {
-            still.push(at);
-        } else if holds.contains(&waiter.token) && !still.is_empty() {
-            wrong.push(format!("{} overtook the head of the queue", waiter.token));
-        }
-    }
-    if !still.is_sorted() {
+    let order: Vec<usize> = before.waiters.iter().filter_map(still).collect();
+    if !order.is_sorted() {
         wrong.push("the queue changed its order".to_owned());
+    }
+    if let Some(head) = before.waiters.iter().position(|w| still(w).is_some()) {
+        let ahead: HashSet<_> = before.waiters[..head].iter().map(|w| &w.token).collect();
+        for holder in now.holders.iter().filter(|h| h.fence > before.last_fence) {
+            if !ahead.contains(&holder.token) {
+                wrong.push(format!(
+                    "{} overtook {}",
+                    holder.token, before.waiters[head].token
+                ));
+            }
+        }
     }
     wrong
 }

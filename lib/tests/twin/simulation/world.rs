@@ -32,7 +32,7 @@ pub(super) struct World {
     pub(super) weather: Weather,
     /// A client that no weather touches.
     pub(super) observer: Client,
-    pub(super) witness: Mutex<Witness>,
+    witness: Mutex<Witness>,
     sky: Arc<Mutex<Sky>>,
     random: Mutex<Rng>,
 }
@@ -126,9 +126,18 @@ impl World {
     }
 
     pub(super) fn violation(&self, what: impl Into<String>) {
-        let what = what.into();
-        self.say(|| format!("VIOLATION: {what}"));
-        lock(&self.witness).violations.push(what);
+        self.witness(|witness| witness.violations.push(what.into()));
+    }
+
+    /// Tells the witness something, or asks it.
+    pub(super) fn witness<T>(&self, tell: impl FnOnce(&mut Witness) -> T) -> T {
+        let mut witness = lock(&self.witness);
+        let known = witness.violations.len();
+        let answer = tell(&mut witness);
+        for what in &witness.violations[known..] {
+            self.say(|| format!("VIOLATION: {what}"));
+        }
+        answer
     }
 
     pub(super) fn verdict(&self) -> Result<u64> {
