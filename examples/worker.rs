@@ -2,12 +2,18 @@
 //!
 //! It prints a line for each thing that happens: `waiting`, `granted`, `released`, `busy`, `lost`.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tenure::{Client, Lease, Options};
-use tokio::time::sleep;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 
 /// Takes leases from Redis through Tenure, holds each for a while, and gives it back.
 ///
@@ -89,7 +95,6 @@ impl Work {
                 say(&format!("lost {what}: {cause}"));
                 return Ok(());
             }
-            _ = tokio::signal::ctrl_c() => {}
         }
         lease.release().await?;
         say(&format!("released {what}"));
@@ -101,6 +106,7 @@ impl Work {
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .init();
     let cli = Cli::parse();
@@ -109,11 +115,21 @@ async fn main() -> anyhow::Result<()> {
         .connect()
         .await
         .context("cannot start")?;
-    let (What::Lock(work) | What::Semaphore(work) | What::Pool(work)) = &cli.what;
+    tokio::select! {
+        done = work_on(&cli.what, &client) => done?,
+        // What it holds or waits for is dropped, and given back in the background.
+        () = asked_to_stop() => say("stopped"),
+    }
+    client.close().await;
+    Ok(())
+}
+
+async fn work_on(what: &What, client: &Client) -> anyhow::Result<()> {
+    let (What::Lock(work) | What::Semaphore(work) | What::Pool(work)) = what;
     for _ in 0..work.rounds {
         say(&format!("waiting for {}", work.name));
         let (name, options, timeout) = (&work.name, work.options(), work.timeout());
-        match &cli.what {
+        match what {
             What::Lock(_) => match client.lock(name)?.with(options).acquire_timeout(timeout).await? {
                 Some(lease) => work.hold(lease, name).await?,
                 None => say("busy"),
@@ -141,8 +157,19 @@ async fn main() -> anyhow::Result<()> {
             },
         }
     }
-    client.close().await;
     Ok(())
+}
+
+/// A pod is asked to stop with SIGTERM, a person uses Ctrl-C.
+async fn asked_to_stop() {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(_) => return std::future::pending().await,
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
 }
 
 fn say(line: &str) {

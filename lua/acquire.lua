@@ -63,7 +63,7 @@ else
   local lease, max_hold = bounded(o, tonumber(ARGV[5]), tonumber(ARGV[6]))
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
     grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
-  local takeover = ARGV[15] ~= ''
+  local takeover = (ARGV[15] or '') ~= ''
   if takeover then
     for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do finish(o, other, ARGV[15]) end
   end

@@ -208,7 +208,7 @@ pub(crate) enum Heard {
 
 impl Claim {
     pub(crate) async fn run(mut self, request: Request, wait: Wait) -> Result<Option<Lease>, Error> {
-        let give_up_declared = Instant::now() + DECLARE_GRACE.min(remaining(wait));
+        let mut undeclared_since = None;
         loop {
             let mut word = match wait {
                 Wait::Not => None,
@@ -217,7 +217,9 @@ impl Claim {
             self.open = true;
             let (reply, sent) = match self.ask(&request, wait).await {
                 Ok(answer) => answer,
-                Err(Error::NotDeclared { .. }) if Instant::now() < give_up_declared && word.is_some() => {
+                Err(Error::NotDeclared { .. })
+                    if word.is_some() && Self::may_be_declared_yet(&mut undeclared_since, wait) =>
+                {
                     tokio::time::sleep(DECLARE_POLL).await;
                     continue;
                 }
@@ -227,6 +229,7 @@ impl Claim {
                     return Err(error);
                 }
             };
+            undeclared_since = None;
             match reply {
                 Acquired::Granted(grant) => return Ok(Some(self.granted_by_reply(grant, sent, request))),
                 Acquired::Busy { .. } => {
@@ -246,6 +249,14 @@ impl Claim {
                 Heard::TimeOver => return self.leave().await.map(|()| None),
             }
         }
+    }
+
+    /// Whether a wait goes on although nobody has declared the object: it may be about to be, at first, or again after a
+    /// loss of data.
+    fn may_be_declared_yet(since: &mut Option<Instant>, wait: Wait) -> bool {
+        let now = Instant::now();
+        let since = *since.get_or_insert(now);
+        now < since + DECLARE_GRACE && wait.end().is_none_or(|end| now < end)
     }
 
     /// Enters the token for pushes. To be called before anything is sent.
@@ -394,11 +405,6 @@ impl Claim {
         self.open = left.is_err();
         left.map(drop)
     }
-}
-
-fn remaining(wait: Wait) -> Duration {
-    wait.end()
-        .map_or(AGES, |end| end.saturating_duration_since(Instant::now()))
 }
 
 impl Drop for Claim {

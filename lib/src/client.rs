@@ -520,7 +520,7 @@ impl ClientBuilder {
         let (backend, address) = match &self.server {
             Server::At(url) => {
                 let (client, address) = self.target(url)?;
-                (Backend::Redis(client), address)
+                (Backend::Redis(Box::new(client)), address)
             }
             #[cfg(feature = "memory")]
             Server::InMemory(memory) => {

@@ -44,7 +44,7 @@ pub(crate) struct Target {
 /// Where the scripts run.
 #[derive(Clone)]
 pub(crate) enum Backend {
-    Redis(redis::Client),
+    Redis(Box<redis::Client>),
     /// With the process name of the client.
     #[cfg(feature = "memory")]
     Memory(Memory, Arc<str>),
