@@ -162,9 +162,8 @@ async fn work_on(what: &What, client: &Client) -> anyhow::Result<()> {
 
 /// A pod is asked to stop with SIGTERM, a person uses Ctrl-C.
 async fn asked_to_stop() {
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(terminate) => terminate,
-        Err(_) => return std::future::pending().await,
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
     };
     tokio::select! {
         _ = terminate.recv() => {}
