@@ -178,7 +178,7 @@ async fn k11_giving_back_what_is_lost_is_told_and_does_not_touch_the_next_holder
 async fn k12_an_outage_does_not_look_like_a_lock_that_is_taken() -> Result {
     let mut redis = Redis::start().await?;
     let world = World::on(&redis, "k12");
-    let client = Client::builder(&world.url()?)
+    let client = Client::builder(world.url()?)
         .response_timeout(Duration::from_millis(300))
         .connect()
         .await?;

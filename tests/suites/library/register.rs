@@ -397,7 +397,7 @@ async fn what_many_count_and_compare_at_once_is_right() -> Result {
 async fn every_operation_is_one_command_and_leaves_nothing_but_the_value() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "register-cost");
-    let client = Client::builder(&world.url()?)
+    let client = Client::builder(world.url()?)
         .namespace(&world.namespace)
         .response_timeout(Duration::from_millis(500))
         .connect()
