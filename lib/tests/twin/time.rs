@@ -370,3 +370,24 @@ async fn a_lease_that_has_run_out_is_not_let_in_again_by_a_server_that_recovers(
     assert_eq!(next.state(), LeaseState::Held);
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_long_wait_outlasts_a_loss_of_data_until_the_object_is_declared_again() -> Result {
+    let memory = Memory::seeded(30);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let object = declare_semaphore(&a, "x", 1).await?;
+    let held = a.semaphore("x")?.acquire().await?;
+    let waiter = b.semaphore("x")?;
+    let wait = tokio::spawn(async move { waiter.acquire().await });
+    // Longer than anybody waits for a declaration that has never been there.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    memory.flush_all();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!wait.is_finished());
+    let mut again = semaphore(1);
+    again.declared_before = true;
+    a.control().declare(&object, &again).await?;
+    drop(held);
+    wait.await??.release().await?;
+    Ok(())
+}
