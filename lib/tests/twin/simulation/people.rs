@@ -342,7 +342,7 @@ async fn acquire(
         Kind::Pool => (1, SEATS.len() as u64),
         Kind::RwLock if random.u8(..3) == 0 => (READERS, READERS),
         Kind::RwLock => (1, READERS),
-        Kind::Lock => (1, 1),
+        _ => (1, 1),
     };
     let wanted = Wanted {
         object: object.to_string(),
@@ -373,7 +373,7 @@ async fn acquire(
                 (false, _) => given_up(patience, lock.write()).await.map(write),
             }
         }
-        Kind::Lock => {
+        _ => {
             let lock = client.lock(object.name())?.with(options);
             match how {
                 0 => lock.try_acquire().await.map(lease),
