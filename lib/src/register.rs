@@ -306,10 +306,7 @@ impl Register {
         let link = &self.client.inner.link;
         let timeout = link.response_timeout();
         let memory = timeout.saturating_mul(2).saturating_add(MEMORY);
-        let (token, memory) = (
-            uuid::Uuid::new_v4().simple().to_string(),
-            memory.as_millis().to_string(),
-        );
+        let (token, memory) = (link.draw().simple().to_string(), memory.as_millis().to_string());
         let args = [
             token.as_str(),
             &memory,

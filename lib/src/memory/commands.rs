@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use redis::Value;
 
-use super::store::{Bytes, Hash, SortedSet, Store};
+use super::store::{Bytes, Hash, SortedSet, Store, Text};
 
 /// What a script works on.
 pub(super) struct Database {
@@ -56,29 +56,74 @@ impl Database {
                     .then_some(Value::Okay)
                     .ok_or_else(|| "ERR no such key".to_owned())
             }
+            ("PTTL", [key]) => Ok(Value::Int(match store.end_of(key) {
+                Some(ends) => i64::try_from(ends)
+                    .unwrap_or(i64::MAX)
+                    .saturating_sub_unsigned(self.now_us / 1000),
+                None if store.has(key) => -1,
+                None => -2,
+            })),
             ("PERSIST", [key]) => Ok(flag(store.set_end(key, None))),
             ("PEXPIRE", [key, ms]) => {
                 let ends = integer(ms)?.saturating_add_unsigned(self.now_us / 1000);
                 Ok(flag(store.end_at(key, ends, self.now_us / 1000)))
             }
             ("PEXPIREAT", [key, at]) => Ok(flag(store.end_at(key, integer(at)?, self.now_us / 1000))),
-            ("HGET", [key, field]) => {
+            ("GET" | "SET", [key, rest @ ..]) => self.string(name, key, rest),
+            (_, [key, rest @ ..]) if name.starts_with('H') => self.hash(name, key, rest),
+            (_, [key, rest @ ..]) if name.starts_with('Z') => self.sorted(name, key, rest),
+            _ => Err(unknown(name, args.len())),
+        }
+    }
+
+    fn string(&mut self, name: &str, key: &Bytes, args: &[Bytes]) -> Answer {
+        let store = &mut self.store;
+        match (name, args) {
+            ("GET", []) => Ok(maybe(store.read::<Text>(key)?.and_then(Option::as_ref))),
+            ("SET", [value, options @ ..]) => {
+                let words: Vec<&[u8]> = options.iter().map(Vec::as_slice).collect();
+                let now = self.now_us / 1000;
+                let ends = match words[..] {
+                    [] => None,
+                    [b"KEEPTTL"] => store.end_of(key),
+                    [b"PX", ms] => {
+                        let ms = integer(ms)?;
+                        if ms <= 0 {
+                            return Err("ERR invalid expire time in 'set' command".to_owned());
+                        }
+                        Some(now.saturating_add_signed(ms))
+                    }
+                    _ => return Err(unknown(name, args.len() + 1)),
+                };
+                store.remove(key);
+                store.change(key, |text: &mut Text| *text = Some(value.clone()))?;
+                store.set_end(key, ends);
+                Ok(Value::Okay)
+            }
+            _ => Err(unknown(name, args.len() + 1)),
+        }
+    }
+
+    fn hash(&mut self, name: &str, key: &Bytes, args: &[Bytes]) -> Answer {
+        let store = &mut self.store;
+        match (name, args) {
+            ("HGET", [field]) => {
                 let hash = store.read::<Hash>(key)?;
                 Ok(maybe(hash.and_then(|hash| hash.get(field))))
             }
-            ("HMGET", [key, fields @ ..]) if !fields.is_empty() => {
+            ("HMGET", fields) if !fields.is_empty() => {
                 let hash = store.read::<Hash>(key)?;
                 let get = |field| maybe(hash.and_then(|hash| hash.get(field)));
                 Ok(Value::Array(fields.iter().map(get).collect()))
             }
-            ("HSET", [key, pairs @ ..]) if !pairs.is_empty() && pairs.len().is_multiple_of(2) => {
+            ("HSET", pairs) if !pairs.is_empty() && pairs.len().is_multiple_of(2) => {
                 let set = |hash: &mut Hash| {
                     let added = |pair: &&[Bytes]| hash.insert(pair[0].clone(), pair[1].clone()).is_none();
                     pairs.chunks(2).filter(added).count()
                 };
                 store.change(key, set).map(count)
             }
-            ("HDEL", [key, fields @ ..]) if !fields.is_empty() => {
+            ("HDEL", fields) if !fields.is_empty() => {
                 let remove = |hash: &mut Hash| {
                     fields
                         .iter()
@@ -87,12 +132,12 @@ impl Database {
                 };
                 store.change(key, remove).map(count)
             }
-            ("HEXISTS", [key, field]) => {
+            ("HEXISTS", [field]) => {
                 let hash = store.read::<Hash>(key)?;
                 Ok(flag(hash.is_some_and(|hash| hash.contains_key(field))))
             }
             // All at once, as Redis does with small ones.
-            ("HSCAN", [key, _cursor, option, _about]) if option == b"COUNT" => {
+            ("HSCAN", [_cursor, option, _about]) if option == b"COUNT" => {
                 let pairs = store.read::<Hash>(key)?.into_iter().flatten();
                 let pairs = pairs.flat_map(|(field, value)| [bytes(field), bytes(value)]);
                 Ok(Value::Array(vec![
@@ -100,13 +145,12 @@ impl Database {
                     Value::Array(pairs.collect()),
                 ]))
             }
-            ("HLEN", [key]) => Ok(count(store.read::<Hash>(key)?.map_or(0, Hash::len))),
-            ("HKEYS", [key]) => {
+            ("HLEN", []) => Ok(count(store.read::<Hash>(key)?.map_or(0, Hash::len))),
+            ("HKEYS", []) => {
                 let fields = store.read::<Hash>(key)?.into_iter().flat_map(Hash::keys);
                 Ok(Value::Array(fields.map(bytes).collect()))
             }
-            (_, [key, rest @ ..]) if name.starts_with('Z') => self.sorted(name, key, rest),
-            _ => Err(unknown(name, args.len())),
+            _ => Err(unknown(name, args.len() + 1)),
         }
     }
 
@@ -164,6 +208,17 @@ impl Database {
                 let remove = |set: &mut SortedSet| words.iter().filter(|member| set.remove(member)).count();
                 store.change(key, remove).map(count)
             }
+            ("ZREMRANGEBYSCORE", [min, max]) => match (score(min), score(max)) {
+                (Ok(min), Ok(max)) => {
+                    let remove = |set: &mut SortedSet| {
+                        let found: Vec<Bytes> =
+                            set.between(min, max).map(|(member, _)| member.clone()).collect();
+                        found.iter().filter(|member| set.remove(member)).count()
+                    };
+                    store.change(key, remove).map(count)
+                }
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            },
             ("ZPOPMIN" | "ZPOPMAX", []) => {
                 let pop = |set: &mut SortedSet| {
                     let mut order = set.iter();

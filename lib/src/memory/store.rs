@@ -21,9 +21,13 @@ struct Entry {
 }
 
 pub(super) enum Data {
+    Text(Text),
     Hash(Hash),
     Sorted(SortedSet),
 }
+
+/// A string; none is like an empty collection.
+pub(super) type Text = Option<Bytes>;
 
 /// A type of data that a key can have.
 pub(super) trait Kind: Default {
@@ -85,6 +89,11 @@ impl Store {
         true
     }
 
+    /// Milliseconds; none: it does not end.
+    pub(super) fn end_of(&self, key: &[u8]) -> Option<u64> {
+        self.keys.get(key)?.ends
+    }
+
     /// The key ends at `at`; a time that is over ends it now. False: there is no such key.
     pub(super) fn end_at(&mut self, key: &[u8], at: i64, now: u64) -> bool {
         match u64::try_from(at).ok().filter(|at| *at > now) {
@@ -123,53 +132,37 @@ impl Store {
     }
 }
 
-impl Kind for Hash {
-    fn of(data: &Data) -> Option<&Self> {
-        match data {
-            Data::Hash(hash) => Some(hash),
-            Data::Sorted(_) => None,
+macro_rules! kind {
+    ($type:ty, $variant:ident, $is_empty:expr) => {
+        impl Kind for $type {
+            fn of(data: &Data) -> Option<&Self> {
+                match data {
+                    Data::$variant(data) => Some(data),
+                    _ => None,
+                }
+            }
+
+            fn of_mut(data: &mut Data) -> Option<&mut Self> {
+                match data {
+                    Data::$variant(data) => Some(data),
+                    _ => None,
+                }
+            }
+
+            fn wrap(self) -> Data {
+                Data::$variant(self)
+            }
+
+            fn is_empty(&self) -> bool {
+                $is_empty(self)
+            }
         }
-    }
-
-    fn of_mut(data: &mut Data) -> Option<&mut Self> {
-        match data {
-            Data::Hash(hash) => Some(hash),
-            Data::Sorted(_) => None,
-        }
-    }
-
-    fn wrap(self) -> Data {
-        Data::Hash(self)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.is_empty()
-    }
+    };
 }
 
-impl Kind for SortedSet {
-    fn of(data: &Data) -> Option<&Self> {
-        match data {
-            Data::Sorted(sorted) => Some(sorted),
-            Data::Hash(_) => None,
-        }
-    }
-
-    fn of_mut(data: &mut Data) -> Option<&mut Self> {
-        match data {
-            Data::Sorted(sorted) => Some(sorted),
-            Data::Hash(_) => None,
-        }
-    }
-
-    fn wrap(self) -> Data {
-        Data::Sorted(self)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.scores.is_empty()
-    }
-}
+kind!(Text, Text, Text::is_none);
+kind!(Hash, Hash, Hash::is_empty);
+kind!(SortedSet, Sorted, |set: &SortedSet| set.scores.is_empty());
 
 /// Members by score, and by their bytes where scores are equal.
 #[derive(Default)]
