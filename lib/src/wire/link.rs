@@ -528,7 +528,10 @@ impl Keeper {
     fn explain(&self, error: &RedisError) -> Error {
         let address = self.target.address.clone();
         match (error.kind(), error.code()) {
-            (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH" | "NOPERM")) => {
+            (_, Some("NOPERM")) => Error::Refused {
+                reason: format!("{error}: give the user the rights that docs/redis.md lists"),
+            },
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
                 Error::Authentication {
                     address,
                     reason: error.to_string(),
