@@ -1,6 +1,9 @@
 //! The commands that the scripts call, each as Redis does it. No other: a script that calls one fails and says so.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hasher},
+};
 
 use redis::Value;
 
@@ -136,14 +139,10 @@ impl Database {
                 let hash = store.read::<Hash>(key)?;
                 Ok(flag(hash.is_some_and(|hash| hash.contains_key(field))))
             }
-            // All at once, as Redis does with small ones.
-            ("HSCAN", [_cursor, option, _about]) if option == b"COUNT" => {
-                let pairs = store.read::<Hash>(key)?.into_iter().flatten();
-                let pairs = pairs.flat_map(|(field, value)| [bytes(field), bytes(value)]);
-                Ok(Value::Array(vec![
-                    text("0".to_owned()),
-                    Value::Array(pairs.collect()),
-                ]))
+            ("HSCAN", [cursor, option, about]) if option == b"COUNT" => {
+                let (cursor, about) = (integer(cursor)?, integer(about)?);
+                let hash = store.read::<Hash>(key)?;
+                Ok(hash.map_or_else(|| scanned(0, Vec::new()), |hash| scan(hash, cursor, about)))
             }
             ("HLEN", []) => Ok(count(store.read::<Hash>(key)?.map_or(0, Hash::len))),
             ("HKEYS", []) => {
@@ -178,6 +177,7 @@ impl Database {
                 let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
                 Ok(members(set.iter().skip(skip).take(take), true))
             }
+            ("ZRANGE", [min, max, b"BYSCORE"]) => Ok(members(set.between(score(min)?, score(max)?), false)),
             ("ZRANGE", [min, max, b"BYSCORE", b"LIMIT", skip, take]) => {
                 let in_range = set.between(score(min)?, score(max)?);
                 let positive = |n: &[u8]| integer(n).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -240,6 +240,32 @@ impl Database {
             _ => return None,
         })
     }
+}
+
+/// Fields are passed in the order of their hash, and the cursor is where in it to go on: so what is there all the time is
+/// passed, whatever comes and goes.
+fn scan(hash: &Hash, cursor: i64, about: i64) -> Value {
+    let place = |field: &Bytes| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(field);
+        (hasher.finish() >> 1).cast_signed()
+    };
+    let with_places = hash.iter().map(|(field, value)| (place(field), field, value));
+    let mut left: Vec<_> = with_places.filter(|(at, ..)| *at >= cursor).collect();
+    let about = usize::try_from(about).unwrap_or(0).max(1);
+    if about >= left.len() {
+        return scanned(0, left);
+    }
+    let next = left.select_nth_unstable_by_key(about, |(at, ..)| *at).1.0;
+    left.retain(|(at, ..)| *at < next);
+    scanned(next, left)
+}
+
+fn scanned(cursor: i64, found: Vec<(i64, &Bytes, &Bytes)>) -> Value {
+    let pairs = found
+        .into_iter()
+        .flat_map(|(_, field, value)| [bytes(field), bytes(value)]);
+    Value::Array(vec![text(cursor.to_string()), Value::Array(pairs.collect())])
 }
 
 fn unknown(name: &str, args: usize) -> String {
@@ -356,6 +382,38 @@ mod tests {
         ] {
             assert_eq!(general(n), expected);
         }
+    }
+
+    #[test]
+    fn a_scan_in_pieces_passes_everything_once_also_while_fields_go() {
+        let all = 0..1000_u32;
+        let mut hash: Hash = all
+            .clone()
+            .map(|n| (n.to_string().into_bytes(), Bytes::new()))
+            .collect();
+        let (mut cursor, mut seen) = (0, Vec::new());
+        for round in 0.. {
+            let Value::Array(reply) = scan(&hash, cursor, 7) else {
+                panic!()
+            };
+            let [Value::BulkString(next), Value::Array(pairs)] = &reply[..] else {
+                panic!()
+            };
+            assert!(!pairs.is_empty() && pairs.len() <= 14, "{}", pairs.len());
+            seen.extend(
+                pairs
+                    .chunks(2)
+                    .map(|pair| redis::from_redis_value_ref::<u32>(&pair[0]).unwrap()),
+            );
+            hash.remove(format!("{}", round * 2).as_bytes());
+            cursor = integer(next).unwrap();
+            if cursor == 0 {
+                break;
+            }
+        }
+        let distinct: HashSet<u32> = seen.iter().copied().collect();
+        assert_eq!(distinct.len(), seen.len());
+        assert!(all.filter(|n| n % 2 == 1).all(|n| distinct.contains(&n)));
     }
 
     #[test]

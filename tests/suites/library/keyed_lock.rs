@@ -13,7 +13,7 @@ use std::{
 use tenure::{Client, Error, Kind, Options, Params};
 use tenure_tests::{Redis, Result, ensure, eventually};
 
-use super::support::{Doomed, SOON, World, gone, got, look, scripts_called, waiting};
+use super::support::{Doomed, SOON, World, gone, got, look, on_both, scripts_called, waiting};
 
 fn superset() -> Params {
     Params::superset().with("user_id", 42).with("database_id", 3)
@@ -21,9 +21,7 @@ fn superset() -> Params {
 
 const SUPERSET_KEY: &str = "f20b6c99-39e6-592a-a977-a51b6da602b4";
 
-#[tokio::test]
-async fn k1_the_guard_shows_the_key_and_the_lock_can_be_read() -> Result {
-    let world = World::shared("k1").await?;
+async fn k1_the_guard_shows_the_key_and_the_lock_can_be_read(world: World) -> Result {
     let client = world.client().await?;
     let lock = client
         .keyed_lock("refresh_oauth2_token", superset())?
@@ -44,9 +42,7 @@ async fn k1_the_guard_shows_the_key_and_the_lock_can_be_read() -> Result {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k7_of_many_that_try_at_once_one_gets_it() -> Result {
-    let world = World::shared("k7").await?;
+async fn k7_of_many_that_try_at_once_one_gets_it(world: World) -> Result {
     let mut tries = Vec::new();
     for _ in 0..10 {
         let lock = world.client().await?.keyed_lock("report", [("year", 2024)])?;
@@ -60,9 +56,7 @@ async fn k7_of_many_that_try_at_once_one_gets_it() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn k8_taken_is_said_at_once_or_waited_for() -> Result {
-    let world = World::shared("k8").await?;
+async fn k8_taken_is_said_at_once_or_waited_for(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
     let lease = one.keyed_lock("report", [("year", 2024)])?.acquire().await?;
     let lock = other.keyed_lock("report", [("year", 2024)])?;
@@ -79,9 +73,7 @@ async fn k8_taken_is_said_at_once_or_waited_for() -> Result {
     gone(&one, &object).await
 }
 
-#[tokio::test]
-async fn k9_a_lease_is_thirty_seconds_and_renewed_and_a_dead_holders_ends() -> Result {
-    let world = World::shared("k9").await?;
+async fn k9_a_lease_is_thirty_seconds_and_renewed_and_a_dead_holders_ends(world: World) -> Result {
     let client = world.client().await?;
     let lease = client.keyed_lock("report", [("year", 2024)])?.acquire().await?;
     let left = lease
@@ -117,9 +109,7 @@ async fn k9_a_lease_is_thirty_seconds_and_renewed_and_a_dead_holders_ends() -> R
     Ok(())
 }
 
-#[tokio::test]
-async fn k10_not_reentrant_and_others_are_independent() -> Result {
-    let world = World::shared("k10").await?;
+async fn k10_not_reentrant_and_others_are_independent(world: World) -> Result {
     let client = world.client().await?;
     let _held = client
         .keyed_lock("report", Params::new().with("a", 1).with("b", 2))?
@@ -149,9 +139,7 @@ async fn k10_not_reentrant_and_others_are_independent() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn k11_giving_back_what_is_lost_is_told_and_does_not_touch_the_next_holder() -> Result {
-    let world = World::shared("k11").await?;
+async fn k11_giving_back_what_is_lost_is_told_and_does_not_touch_the_next_holder(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
     let lock = one.keyed_lock("report", [("year", 2024)])?;
     let lease = lock.acquire().await?;
@@ -205,9 +193,7 @@ fn accounts(ids: &[u32]) -> Vec<(&'static str, [(&'static str, u32); 1])> {
     ids.iter().map(|id| ("account", [("id", *id)])).collect()
 }
 
-#[tokio::test]
-async fn many_are_all_or_nothing() -> Result {
-    let world = World::shared("all-or-nothing").await?;
+async fn many_are_all_or_nothing(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
     let many = one.lock_many(accounts(&[1, 2, 3, 4, 2, 1]))?;
     assert_eq!(many.keys().count(), 4);
@@ -242,9 +228,7 @@ async fn many_are_all_or_nothing() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn many_need_at_least_one_key_and_good_options() -> Result {
-    let world = World::shared("many-input").await?;
+async fn many_need_at_least_one_key_and_good_options(world: World) -> Result {
     let client = world.client().await?;
     let error = client.lock_many(accounts(&[])).unwrap_err().to_string();
     assert!(error.starts_with("keys "), "{error}");
@@ -257,9 +241,7 @@ async fn many_need_at_least_one_key_and_good_options() -> Result {
 }
 
 /// Each waits for what the other has, were it not for the order.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_in_any_order_never_wait_for_one_another() -> Result {
-    let world = World::shared("order").await?;
+async fn many_in_any_order_never_wait_for_one_another(world: World) -> Result {
     let inside: Arc<HashMap<u32, AtomicBool>> =
         Arc::new((0..6).map(|id| (id, AtomicBool::default())).collect());
     let mut tasks = Vec::new();
@@ -292,9 +274,7 @@ async fn many_in_any_order_never_wait_for_one_another() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn what_is_lost_while_many_wait_is_taken_again() -> Result {
-    let world = World::shared("lost-meanwhile").await?;
+async fn what_is_lost_while_many_wait_is_taken_again(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
     let many = one.lock_many(accounts(&[1, 2, 3]))?;
     let final_key = many.keys().last();
@@ -382,4 +362,17 @@ async fn many_dropped_at_any_await_leave_nothing() -> Result {
         Ok(())
     })
     .await
+}
+
+on_both! {
+    k1_the_guard_shows_the_key_and_the_lock_can_be_read,
+    k7_of_many_that_try_at_once_one_gets_it,
+    k8_taken_is_said_at_once_or_waited_for,
+    k9_a_lease_is_thirty_seconds_and_renewed_and_a_dead_holders_ends,
+    k10_not_reentrant_and_others_are_independent,
+    k11_giving_back_what_is_lost_is_told_and_does_not_touch_the_next_holder,
+    many_are_all_or_nothing,
+    many_need_at_least_one_key_and_good_options,
+    many_in_any_order_never_wait_for_one_another,
+    what_is_lost_while_many_wait_is_taken_again,
 }

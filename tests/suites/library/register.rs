@@ -7,7 +7,7 @@ use tenure::{Client, Compare, Error, Expiry, Kind, Options, Outcome, Register, R
 use tenure_tests::{Redis, Result, ensure, eventually};
 
 use super::cutter::Cutter;
-use super::support::{SOON, World, got, scripts_called};
+use super::support::{SOON, World, got, on_both, scripts_called};
 
 type Make = fn(RegisterValue) -> Compare;
 
@@ -21,8 +21,8 @@ const CONDITIONS: [(&str, Make, &[Ordering]); 6] = [
     ("ne", Compare::ne, &[Ordering::Less, Ordering::Greater]),
 ];
 
-async fn register(test: &str) -> Result<Register> {
-    Ok(World::shared(test).await?.client().await?.register("x")?)
+async fn register(world: &World) -> Result<Register> {
+    Ok(world.client().await?.register("x")?)
 }
 
 fn kept(stored: impl Into<RegisterValue>) -> Outcome {
@@ -33,9 +33,8 @@ fn kept(stored: impl Into<RegisterValue>) -> Outcome {
 
 const NOTHING: Outcome = Outcome::Kept { stored: None };
 
-#[tokio::test]
-async fn what_is_set_is_read_back_and_deleted_once() -> Result {
-    let x = register("basics").await?;
+async fn what_is_set_is_read_back_and_deleted_once(world: World) -> Result {
+    let x = register(&world).await?;
     assert_eq!(x.get().await?, None);
     assert!(!x.delete().await?);
     for value in [
@@ -54,9 +53,8 @@ async fn what_is_set_is_read_back_and_deleted_once() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn r9_every_condition_compares_the_argument_with_what_is_stored() -> Result {
-    let x = register("conditions").await?;
+async fn r9_every_condition_compares_the_argument_with_what_is_stored(world: World) -> Result {
+    let x = register(&world).await?;
     for (name, condition, holds) in CONDITIONS {
         for argument in [49, 50, 51] {
             let holds = holds.contains(&argument.cmp(&50));
@@ -88,9 +86,8 @@ async fn r9_every_condition_compares_the_argument_with_what_is_stored() -> Resul
     Ok(())
 }
 
-#[tokio::test]
-async fn r9_a_missing_value_meets_no_condition_unless_told_so() -> Result {
-    let x = register("missing").await?;
+async fn r9_a_missing_value_meets_no_condition_unless_told_so(world: World) -> Result {
+    let x = register(&world).await?;
     for (name, condition, _) in CONDITIONS {
         let of = || condition(RegisterValue::Int(5));
         assert_eq!(x.set_if(of(), 5).await?, NOTHING, "{name}");
@@ -107,9 +104,8 @@ async fn r9_a_missing_value_meets_no_condition_unless_told_so() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn r9_texts_are_equal_or_not_and_have_no_order() -> Result {
-    let x = register("texts").await?;
+async fn r9_texts_are_equal_or_not_and_have_no_order(world: World) -> Result {
+    let x = register(&world).await?;
     let values = [
         RegisterValue::from("5"),
         RegisterValue::from("six"),
@@ -140,9 +136,8 @@ async fn r9_texts_are_equal_or_not_and_have_no_order() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn r10_equality_is_exact() -> Result {
-    let x = register("exact").await?;
+async fn r10_equality_is_exact(world: World) -> Result {
+    let x = register(&world).await?;
     x.set(0.3).await?;
     let nearly = 0.1 + 0.2; // 0.30000000000000004
     assert_eq!(x.set_if(Compare::eq(nearly), 1).await?, kept(0.3));
@@ -154,9 +149,8 @@ async fn r10_equality_is_exact() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn r10_nan_is_refused_with_the_fields_name() -> Result {
-    let x = register("nan").await?;
+async fn r10_nan_is_refused_with_the_fields_name(world: World) -> Result {
+    let x = register(&world).await?;
     let refused = [
         ("value", x.set(f64::NAN).await.unwrap_err()),
         (
@@ -199,9 +193,8 @@ fn exact(int: i64, float: f64) -> Ordering {
     })
 }
 
-#[tokio::test]
-async fn r11_numbers_are_exact() -> Result {
-    let x = register("numbers").await?;
+async fn r11_numbers_are_exact(world: World) -> Result {
+    let x = register(&world).await?;
     let ints = [
         0,
         1,
@@ -267,9 +260,8 @@ async fn r11_numbers_are_exact() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn r11_a_write_keeps_the_time_to_live_unless_told_otherwise() -> Result {
-    let x = register("expiry").await?;
+async fn r11_a_write_keeps_the_time_to_live_unless_told_otherwise(world: World) -> Result {
+    let x = register(&world).await?;
     let left = async || {
         x.get_with_expiry()
             .await
@@ -312,9 +304,7 @@ async fn r11_a_write_keeps_the_time_to_live_unless_told_otherwise() -> Result {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_fence_refuses_a_holder_whose_lease_is_lost() -> Result {
-    let world = World::shared("fence").await?;
+async fn a_fence_refuses_a_holder_whose_lease_is_lost(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
     let options = Options::new().max_hold(Duration::from_millis(300));
     let stale = one
@@ -351,9 +341,7 @@ async fn a_fence_refuses_a_holder_whose_lease_is_lost() -> Result {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_many_count_and_compare_at_once_is_right() -> Result {
-    let world = World::shared("many-writers").await?;
+async fn what_many_count_and_compare_at_once_is_right(world: World) -> Result {
     let mut tasks = Vec::new();
     for id in 0..4 {
         let client = world.client().await?;
@@ -572,4 +560,17 @@ async fn a_repeat_after_a_lost_reply_says_what_the_first_did_and_changes_nothing
     assert_eq!(outcome, Outcome::Applied);
     assert_eq!(there.get().await?, Some(RegisterValue::Int(1)));
     Ok(())
+}
+
+on_both! {
+    a_fence_refuses_a_holder_whose_lease_is_lost,
+    what_many_count_and_compare_at_once_is_right,
+    what_is_set_is_read_back_and_deleted_once,
+    r9_every_condition_compares_the_argument_with_what_is_stored,
+    r9_a_missing_value_meets_no_condition_unless_told_so,
+    r9_texts_are_equal_or_not_and_have_no_order,
+    r10_equality_is_exact,
+    r10_nan_is_refused_with_the_fields_name,
+    r11_numbers_are_exact,
+    r11_a_write_keeps_the_time_to_live_unless_told_otherwise,
 }
