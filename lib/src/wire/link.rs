@@ -456,6 +456,7 @@ impl Keeper {
 
     async fn connect(&self, number: u64, broken: mpsc::WeakUnboundedSender<u64>) -> Result<Session, Error> {
         let receiver = self.receiver.clone();
+        #[cfg_attr(not(feature = "memory"), allow(clippy::infallible_destructuring_match))]
         let client = match &self.target.backend {
             Backend::Redis(client) => client,
             #[cfg(feature = "memory")]
