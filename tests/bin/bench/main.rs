@@ -9,6 +9,7 @@
 //! | [`uncontended`] | acquire and release with nobody else, one by one and 64 at once; small and large pools |
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
 //! | [`many`] | ten thousand locks of one client: renewal, connections |
+//! | [`twin`] | the in-memory twin |
 //! | [`raw`] | what it is compared with: a script that does nothing |
 //! | [`report`] | the table and the file |
 
@@ -16,6 +17,7 @@ mod contended;
 mod many;
 mod raw;
 mod report;
+mod twin;
 mod uncontended;
 
 use std::time::Instant;
@@ -37,6 +39,7 @@ async fn main() -> Result {
     contended::queues(&mut report).await?;
     many::renewed(&mut report).await?;
     many::waited_for(&mut report).await?;
+    twin::pairs(&mut report).await?;
     report.write()?;
     println!("In {:.0} s.", started.elapsed().as_secs_f32());
     Ok(())

@@ -14,6 +14,8 @@ pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
     Exactly(f64),
+    /// None: for comparing one version with another on the same machine.
+    None,
 }
 
 impl Goal {
@@ -22,6 +24,7 @@ impl Goal {
             Self::AtMost(most) => value <= most,
             Self::AtLeast(least) => value >= least,
             Self::Exactly(wanted) => (value - wanted).abs() < 1e-9,
+            Self::None => true,
         }
     }
 
@@ -30,6 +33,7 @@ impl Goal {
             Self::AtMost(most) => format!("<= {most}"),
             Self::AtLeast(least) => format!(">= {least}"),
             Self::Exactly(wanted) => format!("{wanted}"),
+            Self::None => "-".to_owned(),
         }
     }
 }
