@@ -19,9 +19,9 @@ use tenure::{Client, Error, Lease, Options};
 #[derive(Parser, Clone)]
 #[command(version)]
 struct Cli {
-    /// Where Redis is: redis://[user][:password@]host[:port][/database].
     #[arg(
         long,
+        help = "Where Redis is: redis://[user][:password@]host[:port][/database]",
         env = "TENURE_REDIS_URL",
         default_value = "redis://127.0.0.1:6379",
         hide_env_values = true
