@@ -209,12 +209,18 @@ async fn a_connection_killed_over_and_over_leaves_no_waiter_hanging() -> Result 
         }));
     }
     while *killed.lock().await < kills {
+        eventually("the connection to be made again", SOON, async || {
+            let connections = redis.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).await?;
+            ensure!(!connections.trim().is_empty(), "not yet");
+            Ok(())
+        })
+        .await?;
+        // One that lives for less is made again with a growing delay, so that fewer would be killed.
+        tokio::time::sleep(Duration::from_millis(110)).await;
         let count = redis
             .cli(&["CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"])
             .await?;
         *killed.lock().await += count.trim().parse::<usize>()?;
-        // A connection that lives for less is made again with a growing delay.
-        tokio::time::sleep(Duration::from_millis(110)).await;
     }
     for task in tasks {
         tokio::time::timeout(SOON, task).await???;
