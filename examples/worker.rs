@@ -4,6 +4,7 @@
 
 use std::{
     io::{IsTerminal, Write},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -103,7 +104,7 @@ impl Work {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -115,13 +116,17 @@ async fn main() -> anyhow::Result<()> {
         .connect()
         .await
         .context("cannot start")?;
-    tokio::select! {
-        done = work_on(&cli.what, &client) => done?,
-        // What it holds or waits for is dropped, and given back in the background.
-        () = asked_to_stop() => say("stopped"),
-    }
+    let code = tokio::select! {
+        done = work_on(&cli.what, &client) => done.map(|()| ExitCode::SUCCESS)?,
+        // What it holds or waits for is dropped, and given back in the background. The work is not done: a Job has to
+        // try again.
+        () = asked_to_stop() => {
+            say("stopped");
+            ExitCode::from(143)
+        }
+    };
     client.close().await;
-    Ok(())
+    Ok(code)
 }
 
 async fn work_on(what: &What, client: &Client) -> anyhow::Result<()> {
