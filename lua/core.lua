@@ -332,11 +332,11 @@ local function finish(o, token, cause)
   call('HDEL', o.obj, 't:' .. token)
   call('ZREM', o.expiry, token)
   o.changed = true
-  local fence = call('ZSCORE', o.holders, token)
-  if cause and e.channel ~= '-' then tell(e.channel, fence and 'lost' or 'gone', token, cause) end
-  if fence then
-    call('ZREM', o.holders, token)
-    if cause == 'expired' and e.grace > 0 then
+  local fence = cause == 'expired' and e.grace > 0 and call('ZSCORE', o.holders, token)
+  local was_held = call('ZREM', o.holders, token) == 1
+  if cause and e.channel ~= '-' then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
+  if was_held then
+    if fence then
       -- What cannot check a fencing token is kept from the next holder for a while: under a name that nobody can renew.
       local ends, ghost = now + e.grace, 'grace-' .. token
       e.grace, e.channel = 0, '-'
@@ -350,13 +350,13 @@ local function finish(o, token, cause)
   else
     call('ZREM', o.queue, token)
   end
-  if o.waits then
+  if o.waits and string.sub(e.names, 1, 1) == '@' then
     local waited = call('ZREM', o.waits, token) == 1
     -- A notification that reached nobody goes to the next: its waiter left, or died before it had taken up its lease.
-    local unheard = string.sub(e.names, 1, 1) == '@' and not waited and (not fence or cause == 'expired')
+    local unheard = not waited and (not was_held or cause == 'expired')
     if unheard then notify(o, e.names) end
   end
-  return fence and 'released' or 'left'
+  return was_held and 'released' or 'left'
 end
 
 -- Grants to the head of the queue while there is room for it. Nobody overtakes: a large request at the head waits for
@@ -367,7 +367,7 @@ end
 local function advance(o, asking)
   if o.draining or recovering(o) then return nil end
   local at, earlier, reply = 0, {}, nil
-  while at < 1000 do
+  while at < 1000 and (o.pool or o.held < o.limit) do
     local token = call('ZRANGE', o.queue, at, at)[1]
     if not token then break end
     local value = call('HGET', o.obj, 't:' .. token)
