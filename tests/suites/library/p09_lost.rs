@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tenure::{Kind, LeaseState, Options};
-use tenure_tests::{
-    Context, Process, Redis, Result, binaries, ensure, eventually, process::folder, proxy::Dead,
-};
+use tenure_tests::{Context, Redis, Result, ensure, eventually, proxy::Dead};
 
 use tokio::time::Instant;
 
@@ -197,20 +195,7 @@ async fn a_slow_connection_makes_no_lease_be_lost() -> Result {
 async fn a_stopped_process_knows_at_once_when_it_wakes_up() -> Result {
     let world = World::shared("stopped-process").await?;
     let client = world.client().await?;
-    let mut command = std::process::Command::new(binaries::find("tenure-worker")?);
-    command
-        .args([
-            "--redis-url",
-            world.url()?,
-            "lock",
-            "x",
-            "--hold-ms",
-            "600000",
-            "--lease-ms",
-            "1000",
-        ])
-        .env("POD_NAMESPACE", &world.namespace);
-    let mut worker = Process::spawn("worker", &folder("worker")?, &command)?;
+    let mut worker = world.worker(&["--lease-ms", "1000"])?;
     let fence = worker
         .ready(SOON, async |worker| {
             let output = worker.output()?;

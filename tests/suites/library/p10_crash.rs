@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tenure::{Kind, Options};
-use tenure_tests::{Process, Result, binaries, ensure, eventually, process::folder};
+use tenure_tests::{Result, ensure, eventually};
 
 use super::support::{Doomed, SOON, World, got, look, on_both, waiting};
 
@@ -36,22 +36,7 @@ async fn a_hundred_dead_waiters_cost_one_lease(world: World) -> Result {
 async fn a_killed_holder_is_followed_by_the_next_within_one_lease() -> Result {
     let world = World::shared("killed-holder").await?;
     let client = world.client().await?;
-    let mut command = std::process::Command::new(binaries::find("tenure-worker")?);
-    command
-        .args([
-            "--redis-url",
-            world.url()?,
-            "lock",
-            "x",
-            "--hold-ms",
-            "600000",
-            "--reason",
-            "to be killed",
-        ])
-        .args(["--lease-ms", "2000"])
-        .env("POD_NAMESPACE", &world.namespace)
-        .env("POD_NAME", "worker-1");
-    let mut worker = Process::spawn("worker", &folder("worker")?, &command)?;
+    let mut worker = world.worker(&["--lease-ms", "2000", "--reason", "to be killed"])?;
     let object = world.object(Kind::Lock, "x")?;
     let held = eventually("the worker to hold", SOON, async || look(&client, &object).await).await?;
     assert_eq!(

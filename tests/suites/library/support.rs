@@ -7,7 +7,9 @@ use tenure::{
     Client, ClientBuilder, Kind, Lease, Memory, ObjectRef,
     control::{Capacity, Declaration, Order, Resource, Snapshot},
 };
-use tenure_tests::{Context, Proxy, Redis, Result, bail, ensure, eventually, unique};
+use tenure_tests::{
+    Context, Process, Proxy, Redis, Result, bail, binaries, ensure, eventually, process::folder, unique,
+};
 
 /// Longer than anything here takes, on a machine that does much else.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -111,6 +113,17 @@ impl World {
     /// A client that gives a connection up after this long without a reply.
     pub(crate) async fn client_with_timeout(&self, timeout: Duration) -> Result<Client> {
         Ok(self.builder().response_timeout(timeout).connect().await?)
+    }
+
+    /// A process, in the pod `worker-1`, that takes the lock `x` and holds it for longer than any test takes.
+    pub(crate) fn worker(&self, options: &[&str]) -> Result<Process> {
+        let mut command = std::process::Command::new(binaries::find("tenure-worker")?);
+        command
+            .args(["--redis-url", self.url()?, "lock", "x", "--hold-ms", "600000"])
+            .args(options)
+            .env("POD_NAMESPACE", &self.namespace)
+            .env("POD_NAME", "worker-1");
+        Process::spawn("worker", &folder("worker")?, &command)
     }
 
     pub(crate) fn object(&self, kind: Kind, name: &str) -> Result<ObjectRef> {
