@@ -6,7 +6,8 @@
 -- are made when they are first needed, as `pool` does it.
 --
 -- An object lies in four keys (a lock in five, a pool in six), all with one hash tag {namespace/kind/name}:
---   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter
+--   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter; or a lease alone, see
+--              `unfold`
 --   holders    sorted set: token -> fencing token         (oldest lease first)
 --   queue      sorted set: token -> ticket                (head first)
 --   expiry     sorted set: token -> milliseconds of the server's clock, leases and places in the queue alike
