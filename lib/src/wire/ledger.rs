@@ -18,9 +18,10 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    clock::{self, Sample},
-    link::{Receiver, lock},
+    clock::{self, Clock, Sample},
+    lock,
     message::{self, Grant, Push, Renewed},
+    node::Receiver,
 };
 use crate::{object::ObjectRef, telemetry};
 
@@ -140,7 +141,6 @@ const RETRY: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub(crate) struct Ledger {
     book: Mutex<Book>,
-    sample: Mutex<Option<Sample>>,
     changed: Notify,
     closed: AtomicBool,
 }
@@ -153,10 +153,6 @@ struct Book {
 }
 
 impl Ledger {
-    pub(crate) fn learn(&self, sample: Sample) {
-        *lock(&self.sample) = Some(sample);
-    }
-
     pub(crate) fn wait(&self, token: &Token, place: &Arc<Place>) -> oneshot::Receiver<Word> {
         let (word, heard) = oneshot::channel();
         lock(&self.book).entries.insert(
@@ -364,12 +360,11 @@ impl Ledger {
 }
 
 impl Receiver for Ledger {
-    fn message(&self, _channel: &str, payload: &str) {
+    fn message(&self, clock: &Clock, _channel: &str, payload: &str) {
         let received = Instant::now();
         match message::push(payload) {
             Some((token, Push::Granted(grant))) => {
-                let sample = *lock(&self.sample);
-                let word = match clock::pushed_deadline(sample, received, grant.now, grant.expires) {
+                let word = match clock.pushed_deadline(received, grant.now, grant.expires) {
                     Some(deadline) => Word::Granted { grant, deadline },
                     None => Word::AskAgain,
                 };
@@ -394,8 +389,6 @@ impl Receiver for Ledger {
     }
 
     fn connected(&self) {
-        // Another server may have another clock.
-        *lock(&self.sample) = None;
         // Pushes may have been missed, and leases may have run on without renewal: ask for everything at once.
         let now = Instant::now();
         for entry in lock(&self.book).entries.values_mut() {
