@@ -162,8 +162,10 @@ pub struct Snapshot {
     pub now: SystemTime,
     /// The digest of the declaration; none: its first user made it.
     pub digest: Option<String>,
-    /// Under which life of the server it was declared.
-    pub run_id: Option<String>,
+    /// Whether it was declared under this very life of the server that answers. If not, that server may have lost the
+    /// object's newest leases, and it grants nothing new before it is declared again. In a cluster each object has its own
+    /// server, so that only the script can tell.
+    pub current: bool,
     /// Permits, or resources in service.
     pub limit: u64,
     /// Permits or resources held.
@@ -743,7 +745,7 @@ fn snapshot(reply: &Value) -> Option<Snapshot> {
     let [
         now,
         digest,
-        run_id,
+        current,
         limit,
         held,
         free,
@@ -758,7 +760,6 @@ fn snapshot(reply: &Value) -> Option<Snapshot> {
     else {
         return None;
     };
-    let some_text = |value| text(value).map(|text| Some(text).filter(|text| !text.is_empty()));
     let now_ms = number(now)?;
     let (recover, wake) = (number(recover)?, number(wake)?);
     let (Value::Array(holders), Value::Array(waiters)) = (holders, waiters) else {
@@ -766,8 +767,8 @@ fn snapshot(reply: &Value) -> Option<Snapshot> {
     };
     Some(Snapshot {
         now: time(now_ms),
-        digest: some_text(digest)?,
-        run_id: some_text(run_id)?,
+        digest: Some(text(digest)?).filter(|digest| !digest.is_empty()),
+        current: number(current)? == 1,
         limit: number(limit)?,
         held: number(held)?,
         free: number(free)?,
