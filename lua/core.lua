@@ -461,7 +461,8 @@ local function close(o)
       if o.waits then call('PEXPIRE', o.waits, ttl) end
     end
   end
-  if o.changed and o.watched then
+  -- A declared object that has come to another server of a cluster, alive, waits for the controller to declare it there.
+  if o.watched and (o.changed or o.declared and o.run ~= o.here) then
     call('HDEL', o.obj, 'watched')
     tell(o.events, 'changed', object_of(o))
   end

@@ -127,11 +127,15 @@ impl Link {
 
     /// Waits for what is not there yet.
     async fn wait<T>(&self, until: Instant, find: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
-        let found = self.0.routes.bell.until(|| match find() {
+        let find_now = || match find() {
             Err(error) if error.is_unreachable() => None,
             found => Some(found),
-        });
-        match tokio::time::timeout_at(until, found).await {
+        };
+        // Mostly it is there, and needs no timer.
+        if let Some(found) = find_now() {
+            return found;
+        }
+        match tokio::time::timeout_at(until, self.0.routes.bell.until(find_now)).await {
             Ok(found) => found,
             Err(_elapsed) => match find() {
                 Err(error) => Err(error),
