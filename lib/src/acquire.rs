@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::Value;
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -93,10 +92,7 @@ impl Handle {
         let started = Instant::now();
         let outcome = self.claim().run(request, wait).instrument(span).await;
         telemetry::waited(kind, &outcome, started.elapsed());
-        match outcome? {
-            Some(lease) => self.replicated(lease).await.map(Some),
-            None => Ok(None),
-        }
+        self.replicated(outcome?).await
     }
 
     /// Takes the lease from whoever holds, and tells them why.
@@ -108,18 +104,20 @@ impl Handle {
             takeover: cause.into(),
             ..self.request(1)?
         };
-        self.claim().run(request, Wait::Not).await
+        let taken = self.claim().run(request, Wait::Not).await?;
+        self.replicated(taken).await
     }
 
-    /// Makes sure that as many replicas as the options say have the lease; gives it back if they have not.
-    async fn replicated(&self, lease: Lease) -> Result<Lease, Error> {
+    /// Makes sure that as many replicas as the options say have the lease, if there is one; gives it back if they have not.
+    async fn replicated(&self, lease: Option<Lease>) -> Result<Option<Lease>, Error> {
         let asked = self.options.replicas_asked();
-        if asked == 0 {
-            return Ok(lease);
-        }
+        let lease = match lease {
+            Some(lease) if asked > 0 => lease,
+            lease => return Ok(lease),
+        };
         let reached = lease.renew_replicated(asked).await?;
         if reached >= u64::from(asked) {
-            return Ok(lease);
+            return Ok(Some(lease));
         }
         lease.release().await?;
         Err(Error::NotReplicated {
@@ -392,13 +390,12 @@ impl Claim {
         let inner = &self.client.inner;
         inner.ledger.forget(&self.token);
         let until = Instant::now() + inner.link.response_timeout();
-        let left: Result<Value, Error> = inner
+        inner
             .link
             .call(&script::RELEASE, &self.place.keys, &["", &self.token], until)
-            .await
-            .map(|r| r.value);
-        self.open = left.is_err();
-        left.map(drop)
+            .await?;
+        self.open = false;
+        Ok(())
     }
 }
 

@@ -305,7 +305,12 @@ impl ClientBuilder {
         }
         let link = self.link(Arc::new(setting))?;
         let (jobs, jobs_in) = mpsc::unbounded_channel();
-        tokio::spawn(renewal::run(ledger.clone(), link.clone(), channel.clone()));
+        tokio::spawn(renewal::run(
+            ledger.clone(),
+            link.clone(),
+            channel.clone(),
+            jobs.clone(),
+        ));
         tokio::spawn(releaser::run(jobs_in, link.clone()));
         let inner = Inner {
             link,
