@@ -52,5 +52,6 @@ mod reentrant_lock;
 mod register;
 mod rw_lock;
 mod security;
+mod sentinel;
 mod servers;
 mod support;
