@@ -63,8 +63,10 @@ end
 -- granted, while holders that still know their fencing token are let in again.
 local function recovering(o) return o.declared and (o.run ~= o.here or now < o.recover) end
 
+-- Words for clients begin with the id of the server process that says them: in a cluster every server passes on what any
+-- of them publishes, and a client takes only what the server that it is connected to has said itself, once.
 local function tell(channel, ...)
-  local lines = { ... }
+  local lines = { ARGV[1], ... }
   for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
   call('PUBLISH', channel, table.concat(lines, '\n'))
 end
@@ -459,7 +461,8 @@ local function close(o)
       if o.waits then call('PEXPIRE', o.waits, ttl) end
     end
   end
-  if o.changed and o.watched then
+  -- A declared object that has come to another server of a cluster, alive, waits for the controller to declare it there.
+  if o.watched and (o.changed or o.declared and o.run ~= o.here) then
     call('HDEL', o.obj, 'watched')
     tell(o.events, 'changed', object_of(o))
   end

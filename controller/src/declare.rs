@@ -29,11 +29,10 @@ pub(crate) struct Plan {
     pub(crate) declared_before: bool,
 }
 
-/// What Redis shows of an object, and which server process Redis is.
+/// What Redis shows of an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
     pub(crate) snapshot: Option<&'a Snapshot>,
-    pub(crate) run_id: &'a str,
     /// Redis' clock in microseconds.
     pub(crate) now_micros: u64,
 }
@@ -49,9 +48,9 @@ pub(crate) fn plan(report: &Report, digest: &str, seen: Seen<'_>) -> Option<Plan
             declared_before: false,
         });
     };
-    let same_run = snapshot.is_some_and(|s| s.run_id.as_deref() == Some(seen.run_id));
+    let same_life = snapshot.is_some_and(|s| s.current);
     let same_spec = snapshot.is_some_and(|s| s.digest.as_deref() == Some(digest) && !s.withdrawing);
-    let margin = match (same_run, same_spec) {
+    let margin = match (same_life, same_spec) {
         (true, true) => return None,
         (true, false) => MARGIN_OF_CHANGE,
         (false, _) => MARGIN_AFTER_LOSS,
@@ -152,11 +151,11 @@ mod tests {
     const NOW: u64 = 1_700_000_000_000_000;
     const FLOOR: u64 = NOW + 5;
 
-    fn snapshot(digest: &str, run_id: &str, last_fence: u64) -> Snapshot {
+    fn snapshot(digest: &str, current: bool, last_fence: u64) -> Snapshot {
         Snapshot {
             now: SystemTime::UNIX_EPOCH,
             digest: Some(digest.to_owned()).filter(|digest| !digest.is_empty()),
-            run_id: Some(run_id.to_owned()).filter(|run_id| !run_id.is_empty()),
+            current,
             limit: 1,
             held: 0,
             free: 1,
@@ -198,7 +197,6 @@ mod tests {
             "spec-2",
             Seen {
                 snapshot,
-                run_id: "run-2",
                 now_micros: NOW,
             },
         )
@@ -218,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_new_object_of_which_redis_has_a_retained_one_counts_on_from_that() {
-        let retained = snapshot("spec-2", "run-2", NOW + 77);
+        let retained = snapshot("spec-2", true, NOW + 77);
         let again = planned(&report(None, &[]), Some(&retained));
         assert_eq!(
             again,
@@ -234,7 +232,7 @@ mod tests {
         assert_eq!(
             planned(
                 &report(Some(FLOOR), &[]),
-                Some(&snapshot("spec-2", "run-2", FLOOR + 9))
+                Some(&snapshot("spec-2", true, FLOOR + 9))
             ),
             None
         );
@@ -244,12 +242,15 @@ mod tests {
     fn whatever_redis_has_lost_the_floor_jumps_beyond_every_token_that_may_have_been_granted() {
         for (case, lost) in [
             ("emptied", None),
-            ("restarted", Some(snapshot("spec-2", "run-1", FLOOR + 9))),
+            ("restarted", Some(snapshot("spec-2", false, FLOOR + 9))),
             (
                 "restarted with another spec",
-                Some(snapshot("spec-1", "run-1", FLOOR + 9)),
+                Some(snapshot("spec-1", false, FLOOR + 9)),
             ),
-            ("emptied, then made by its first user", Some(snapshot("", "", 3))),
+            (
+                "emptied, then made by its first user",
+                Some(snapshot("", false, 3)),
+            ),
         ] {
             let plan = planned(&report(Some(FLOOR), &[FLOOR + 20]), lost.as_ref());
             let expected = Plan {
@@ -262,10 +263,10 @@ mod tests {
 
     #[test]
     fn the_floor_is_beyond_the_newest_of_floor_shown_tokens_and_redis() {
-        let redis_knows_more = snapshot("spec-2", "run-1", FLOOR + 99);
+        let redis_knows_more = snapshot("spec-2", false, FLOOR + 99);
         let plan = planned(&report(Some(FLOOR), &[FLOOR + 20]), Some(&redis_knows_more)).unwrap();
         assert_eq!(plan.floor, FLOOR + 99 + MARGIN_AFTER_LOSS);
-        let old_snapshot = snapshot("spec-2", "run-1", 4);
+        let old_snapshot = snapshot("spec-2", false, 4);
         let plan = planned(&report(Some(FLOOR), &[7]), Some(&old_snapshot)).unwrap();
         assert_eq!(plan.floor, FLOOR + MARGIN_AFTER_LOSS);
     }
@@ -274,7 +275,7 @@ mod tests {
     fn a_changed_spec_is_declared_with_room_for_a_restart_just_now() {
         let plan = planned(
             &report(Some(FLOOR), &[]),
-            Some(&snapshot("spec-1", "run-2", FLOOR + 9)),
+            Some(&snapshot("spec-1", true, FLOOR + 9)),
         );
         assert_eq!(
             plan,
@@ -287,7 +288,7 @@ mod tests {
 
     #[test]
     fn an_object_that_was_being_withdrawn_is_declared_again() {
-        let mut withdrawing = snapshot("spec-2", "run-2", FLOOR);
+        let mut withdrawing = snapshot("spec-2", true, FLOOR);
         withdrawing.withdrawing = true;
         assert!(planned(&report(Some(FLOOR), &[]), Some(&withdrawing)).is_some());
     }

@@ -225,19 +225,12 @@ impl<'a, K: Declared> Turn<'a, K> {
         let (lease, capacity) = (self.object.lease(), self.object.capacity());
         let digest = declare::digest(lease, &capacity);
         let snapshot = self.observe().await?;
-        let run_id = match control.server() {
-            Server::Connected { run_id, .. } => run_id,
-            Server::Disconnected { error, .. } => {
-                return Err(tenure::Error::Unreachable { reason: error }.into());
-            }
-        };
         let now_micros = match self.report.common.fencing_floor {
             Some(_) => 0,
             None => control.now_micros().await?,
         };
         let seen = Seen {
             snapshot: snapshot.as_ref(),
-            run_id: &run_id,
             now_micros,
         };
         let Some(plan) = declare::plan(&self.report, &digest, seen) else {

@@ -13,9 +13,10 @@ use crate::{
     Client, Error, Identity, Kind, ObjectRef,
     identity::Holder,
     wire::{
+        clock::Clock,
         ledger::Ledger,
-        link::{Receiver, State},
         message::texts,
+        node::Receiver,
         script::{self, Script},
     },
 };
@@ -162,8 +163,10 @@ pub struct Snapshot {
     pub now: SystemTime,
     /// The digest of the declaration; none: its first user made it.
     pub digest: Option<String>,
-    /// Under which life of the server it was declared.
-    pub run_id: Option<String>,
+    /// Whether it was declared under this very life of the server that answers. If not, that server may have lost the
+    /// object's newest leases, and it grants nothing new before it is declared again. In a cluster each object has its own
+    /// server, so that only the script can tell.
+    pub current: bool,
     /// Permits, or resources in service.
     pub limit: u64,
     /// Permits or resources held.
@@ -289,8 +292,6 @@ pub enum Withdrawal {
 pub enum Server {
     /// It answers.
     Connected {
-        /// Names this life of the server process.
-        run_id: String,
         /// Product and version.
         version: String,
     },
@@ -378,9 +379,9 @@ impl Mailbox {
 }
 
 impl Receiver for Mailbox {
-    fn message(&self, channel: &str, payload: &str) {
+    fn message(&self, clock: &Clock, channel: &str, payload: &str) {
         if channel != self.channel {
-            return self.ledger.message(channel, payload);
+            return self.ledger.message(clock, channel, payload);
         }
         let event = match payload.split_once('\n') {
             Some(("changed", object)) => ObjectRef::parse(object).map(Event::Changed),
@@ -413,7 +414,7 @@ impl Control {
     /// ```
     #[must_use]
     pub fn server(&self) -> Server {
-        server(&self.client.inner.link.state().borrow())
+        server(self.client.inner.link.health())
     }
 
     /// Waits until [`Control::server`] differs from `known`, and returns it.
@@ -431,15 +432,8 @@ impl Control {
     /// # }
     /// ```
     pub async fn server_changed(&self, known: &Server) -> Server {
-        let mut state = self.client.inner.link.state();
-        let changed = state.wait_for(|state| server(state) != *known).await;
-        // Owned, so that nothing is borrowed while it waits for ever.
-        let changed = changed.map(|state| server(&state)).ok();
-        match changed {
-            Some(server) => server,
-            // The client is closed: nothing will change any more.
-            None => std::future::pending().await,
-        }
+        let other = |health| Some(server(health)).filter(|server| server != known);
+        self.client.inner.link.until(other).await
     }
 
     /// Events from now on.
@@ -628,15 +622,14 @@ impl Control {
     }
 }
 
-fn server(state: &State) -> Server {
-    match state {
-        State::Up(session) => Server::Connected {
-            run_id: session.run_id.to_string(),
-            version: session.version.to_string(),
+fn server(health: Result<Arc<str>, Error>) -> Server {
+    match health {
+        Ok(version) => Server::Connected {
+            version: version.to_string(),
         },
-        State::Down { error } => Server::Disconnected {
-            error: error.to_string(),
+        Err(error) => Server::Disconnected {
             transient: error.is_unreachable(),
+            error: error.to_string(),
         },
     }
 }
@@ -743,7 +736,7 @@ fn snapshot(reply: &Value) -> Option<Snapshot> {
     let [
         now,
         digest,
-        run_id,
+        current,
         limit,
         held,
         free,
@@ -758,7 +751,6 @@ fn snapshot(reply: &Value) -> Option<Snapshot> {
     else {
         return None;
     };
-    let some_text = |value| text(value).map(|text| Some(text).filter(|text| !text.is_empty()));
     let now_ms = number(now)?;
     let (recover, wake) = (number(recover)?, number(wake)?);
     let (Value::Array(holders), Value::Array(waiters)) = (holders, waiters) else {
@@ -766,8 +758,8 @@ fn snapshot(reply: &Value) -> Option<Snapshot> {
     };
     Some(Snapshot {
         now: time(now_ms),
-        digest: some_text(digest)?,
-        run_id: some_text(run_id)?,
+        digest: Some(text(digest)?).filter(|digest| !digest.is_empty()),
+        current: number(current)? == 1,
         limit: number(limit)?,
         held: number(held)?,
         free: number(free)?,

@@ -46,7 +46,7 @@ fn snapshot(now: i64, holders: Vec<HolderView>, waiters: Vec<WaiterView>) -> Sna
     Snapshot {
         now: at(now),
         digest: Some("d".to_owned()),
-        run_id: Some("r".to_owned()),
+        current: true,
         limit: 4,
         held,
         free: 4_u64.saturating_sub(held),
