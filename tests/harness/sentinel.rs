@@ -4,9 +4,11 @@
 //! master at the start, and nobody knows without asking later.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tokio::sync::OnceCell;
 
 use crate::{Redis, Result, eventually};
 
@@ -109,7 +111,7 @@ impl Builder {
             self.down_after.as_millis()
         );
         if let Some(password) = &self.password {
-            config += &format!("sentinel auth-pass {SERVICE} {password}\n");
+            let _ = writeln!(config, "sentinel auth-pass {SERVICE} {password}");
         }
         let mut builder = Redis::builder().config(config).args(&["--sentinel"]);
         if let Some(password) = &self.sentinel_password {
@@ -132,6 +134,14 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
+    /// Those that all tests of this run share: nobody may stop one of them, or hand over. They are patient with a busy
+    /// machine.
+    pub async fn shared() -> Result<&'static Self> {
+        static SHARED: OnceCell<Sentinel> = OnceCell::const_new();
+        let patient = || Self::builder().down_after(Duration::from_secs(15)).start();
+        SHARED.get_or_try_init(patient).await
+    }
+
     /// One replica, no passwords.
     pub async fn start() -> Result<Self> {
         Self::builder().start().await
@@ -268,6 +278,24 @@ impl Sentinel {
     pub fn kill9_sentinel(&mut self, index: usize) -> Result {
         self.dead.insert(index);
         self.sentinels[index].kill9()
+    }
+
+    /// Stops a Sentinel (SIGSTOP): it accepts connections, and does not answer.
+    pub fn pause_sentinel(&mut self, index: usize) -> Result {
+        self.dead.insert(index);
+        self.sentinels[index].pause()
+    }
+
+    /// One more Sentinel, which names this server, a killed one, and hears of no other: as one does that was cut off from
+    /// the rest before they agreed on a new master.
+    pub async fn stale(&self, index: usize) -> Result<Redis> {
+        let port = self.servers[index].port();
+        let config = format!("sentinel monitor {SERVICE} 127.0.0.1 {port} {QUORUM}\n");
+        Redis::builder()
+            .config(config)
+            .args(&["--sentinel"])
+            .start()
+            .await
     }
 
     fn running_sentinels(&self) -> impl Iterator<Item = &Redis> {

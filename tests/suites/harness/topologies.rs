@@ -100,7 +100,7 @@ async fn a_paused_master_comes_back_as_a_replica() -> Result {
 
 #[tokio::test]
 async fn slots_move_key_by_key_and_all_at_once() -> Result {
-    let cluster = Cluster::start().await?;
+    let cluster = Cluster::builder().no_replicas().start().await?;
     let keys = ["{x}a".to_owned(), "{x}b".to_owned()];
     let from = set(&cluster, &keys[0]).await?;
     set(&cluster, &keys[1]).await?;
@@ -143,7 +143,7 @@ async fn a_cluster_without_a_node_goes_down_or_goes_on_as_it_was_told() -> Resul
     for partial in [false, true] {
         let builder = Cluster::builder()
             .no_replicas()
-            .node_timeout(Duration::from_millis(1000));
+            .node_timeout(Duration::from_secs(1));
         let builder = if partial {
             builder.partial_coverage()
         } else {
