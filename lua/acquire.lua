@@ -11,9 +11,26 @@
 -- Error NOTDECLARED, TOOLARGE, NORESOURCE
 -- A repeated token gets what the first call did: its lease, or its place.
 -- O(log n) in the leases and waiters of the object; a wish for properties also O(n) in the free resources.
-local token, permits = ARGV[3], tonumber(ARGV[4])
+local token, permits, first_limit, place = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
+
+-- The fast lane, before core.lua's functions are made: there is no such object, and its first user makes it. The lease is
+-- what `grant` would make it; it lies in obj alone until somebody else comes (see `unfold`).
+local lease, max_hold, grace = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[11])
+if permits <= first_limit and lease > 0 and ARGV[13] == '0' then
+  local clock = redis.call('TIME')
+  local fence = clock[1] * 1000000 + clock[2]
+  local now = math.floor(fence / 1000)
+  local ends = now + (max_hold > 0 and math.min(lease, max_hold) or lease)
+  local alone = string.format('%s %d %d %d %d %d %d %d %d %d %s %s %s', token, ends, fence, first_limit, permits, lease,
+    math.min(place, lease), max_hold, grace, now, ARGV[9], ARGV[14], ARGV[10])
+  if redis.call('SET', KEYS[1], alone, 'NX', 'PX', math.max(lease, grace) * 2 + 1000) then
+    return { 'granted', fence, now, ends, lease, now, 0, permits }
+  end
+end
+
+---- core.lua
+
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
-local first_limit, place = tonumber(ARGV[7]), tonumber(ARGV[8])
 local is_new = not o.exists
 
 if is_new then
@@ -60,9 +77,9 @@ elseif o.draining then
   missing(o)
   return redis.error_reply('NOTDECLARED ' .. object_of(o))
 else
-  local lease, max_hold = bounded(o, tonumber(ARGV[5]), tonumber(ARGV[6]))
+  lease, max_hold = bounded(o, lease, max_hold)
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
-    grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
+    grace = grace, since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
   local takeover = (ARGV[15] or '') ~= ''
   if takeover then
     for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do finish(o, other, ARGV[15]) end

@@ -7,6 +7,7 @@
 -- Reply 1 when the object has to recover: nothing new is granted for one lease, known holders are let in again; else 0
 -- A smaller limit drains: holders keep what they have, and it is not granted again. Safe to repeat.
 -- O(n) in the named resources and the leases; shrinking a generated pool also O(n) in its free names.
+---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 local floor, declared_before, lease = tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
 

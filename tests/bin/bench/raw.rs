@@ -92,10 +92,7 @@ impl Raw {
     }
 }
 
-/// As the library puts them together: a shebang stays the first line.
+/// As the library puts them together.
 fn whole(own: &str) -> String {
-    match own.split_once('\n') {
-        Some((shebang, body)) if shebang.starts_with("#!") => format!("{shebang}\n{CORE}{body}"),
-        _ => format!("{CORE}{own}"),
-    }
+    own.replacen("---- core.lua\n", CORE, 1)
 }
