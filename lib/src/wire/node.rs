@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{about::About, clock::Clock, lock, script::Script, sentinel::Sentinels, unreachable};
+use super::{about::About, address, clock::Clock, lock, script::Script, sentinel::Sentinels, unreachable};
 use crate::Error;
 #[cfg(feature = "memory")]
 use crate::memory::{self, Memory};
@@ -360,11 +360,11 @@ impl Keeper {
         let (client, address) = match &self.whereabouts {
             Whereabouts::At(servers) => {
                 let turn = usize::try_from(number - 1).unwrap_or_default() % servers.len();
-                (servers[turn].clone(), super::address::of(&servers[turn]))
+                (servers[turn].clone(), address::of(&servers[turn]))
             }
             Whereabouts::Sentinels(sentinels) => {
                 let found = sentinels.master().await?;
-                let address = super::address::of(&found);
+                let address = address::of(&found);
                 (found, address)
             }
             #[cfg(feature = "memory")]
@@ -453,6 +453,15 @@ impl Keeper {
 
 /// Why a connection could not be made, in words that say what to do.
 pub(crate) fn explain(address: &str, error: &RedisError) -> Error {
+    // The driver chooses the database before anything can be asked.
+    if error
+        .detail()
+        .is_some_and(|detail| detail.contains("not allowed in cluster mode"))
+    {
+        let problem =
+            format!("names a database of {address}, which is a Redis Cluster and has no other than 0");
+        return address::unusable(problem);
+    }
     match (error.kind(), error.code()) {
         (_, Some("NOPERM")) => Error::Refused {
             reason: format!("{error}: give the user the rights that docs/redis.md lists"),
