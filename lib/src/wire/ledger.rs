@@ -136,6 +136,8 @@ pub(crate) struct Item {
 const COALESCE: Duration = Duration::from_millis(50);
 /// While Redis does not answer, or does not know the object, a renewal is tried this often.
 const RETRY: Duration = Duration::from_millis(200);
+/// Nothing is renewed more often, however little time is left.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 pub(crate) struct Ledger {
@@ -275,7 +277,6 @@ impl Ledger {
         match (&item.hold, outcome) {
             (Some(hold), Renewed::Held { expires }) => {
                 let deadline = clock::deadline(sample, expires);
-                let before = hold.status.borrow().deadline;
                 hold.status.send_modify(|status| {
                     if !matches!(status.standing, Standing::Lost { .. }) {
                         *status = Status {
@@ -284,10 +285,9 @@ impl Ledger {
                         };
                     }
                 });
-                // At the longest hold, renewing moves nothing any more.
-                if deadline > before {
-                    self.set_due(&item.token, Instant::now() + held_interval(&item.token, deadline));
-                }
+                // Also when the deadline did not move: a lease that was shortened moves again later. One at its longest hold
+                // does not, which a few renewals more find out.
+                self.set_due(&item.token, Instant::now() + held_interval(&item.token, deadline));
             }
             (Some(hold), Renewed::Recovering | Renewed::Missing) if hold.grant.declared => {
                 self.unsure(item, "Redis has lost the object");
@@ -414,7 +414,7 @@ fn jittered(token: &Token, span: Duration) -> Duration {
 }
 
 fn held_interval(token: &Token, deadline: Instant) -> Duration {
-    jittered(token, deadline.saturating_duration_since(Instant::now()) / 3)
+    jittered(token, deadline.saturating_duration_since(Instant::now()) / 3).max(SHORTEST_INTERVAL)
 }
 
 /// A place is renewed at a third of its life, or just after the next lease runs out, which may be a dead holder's.
@@ -422,7 +422,7 @@ fn waiting_interval(token: &Token, place: Duration, wake: Duration) -> Duration 
     let after_expiry = wake + Duration::from_millis(2);
     jittered(token, place / 3)
         .min(after_expiry)
-        .max(Duration::from_millis(20))
+        .max(SHORTEST_INTERVAL)
 }
 
 #[cfg(test)]
