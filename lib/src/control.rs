@@ -49,7 +49,7 @@ pub struct Control {
 /// let three = Declaration {
 ///     digest: "generation 1".into(),
 ///     floor: 1_795_257_448_000_000,
-///     declared_before: false,
+///     recovery: None,
 ///     lease: Duration::from_secs(30),
 ///     max_hold: None,
 ///     capacity: Capacity::Permits(3),
@@ -62,8 +62,9 @@ pub struct Declaration {
     /// Every fencing token from now on is larger. Kept outside of Redis, and raised before a declaration that follows a
     /// loss of data.
     pub floor: u64,
-    /// Whether it has been declared before: if so, and if this life of the server does not know it, it recovers.
-    pub declared_before: bool,
+    /// For how long nothing new is granted if this life of the server does not know the object: the longest lease that may
+    /// be running from before, `lease` at least. `None`: it has never been declared before, so that nothing is running.
+    pub recovery: Option<Duration>,
     /// How long a lease runs, at most.
     pub lease: Duration,
     /// For how long a lease may be renewed.
@@ -485,8 +486,8 @@ impl Control {
         self.client.inner.link.time(self.soon()).await
     }
 
-    /// Makes or changes an object. True: it recovers from a loss of data, and grants nothing new for one lease. One
-    /// command.
+    /// Makes or changes an object. True: it recovers from a loss of data, and grants nothing new for as long as
+    /// [`Declaration::recovery`] says. One command.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
@@ -654,7 +655,10 @@ impl Declaration {
         let mut args = vec![
             self.digest.clone(),
             self.floor.to_string(),
-            u8::from(self.declared_before).to_string(),
+            millis(
+                self.recovery
+                    .map_or(Duration::ZERO, |longest| longest.max(self.lease)),
+            ),
             millis(self.lease),
             millis(self.max_hold.unwrap_or_default()),
             limit.to_string(),
