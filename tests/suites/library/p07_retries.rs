@@ -267,7 +267,7 @@ async fn a_readmission_whose_reply_is_lost_lets_the_holder_in_once() -> Result {
     let again = Declaration {
         digest: "3".to_owned(),
         floor: 0,
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         lease: Duration::from_secs(3),
         max_hold: None,
         capacity: Capacity::Permits(3),

@@ -192,7 +192,7 @@ async fn a_declared_semaphore_keeps_its_holders_when_its_slot_moves() -> Result 
     cluster.reshard(&[slot], elsewhere(&cluster, slot).await?).await?;
     lease.renew().await?;
     let again = Declaration {
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         floor: lease.fencing_token() + 1000,
         ..declared
     };
