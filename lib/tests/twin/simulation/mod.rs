@@ -56,7 +56,8 @@ fn run(seed: u64, scene: Scene, weather: Weather, trace: bool) -> Result<u64> {
         .start_paused(true)
         .build()?;
     let outcome = runtime.block_on(live(seed, scene, weather, trace));
-    outcome.map_err(|error| format!("{scene:?} in {weather:?}, TENURE_SIMULATION_SEED={seed}: {error}").into())
+    outcome
+        .map_err(|error| format!("{scene:?} in {weather:?}, TENURE_SIMULATION_SEED={seed}: {error}").into())
 }
 
 fn number(variable: &str) -> Option<u64> {

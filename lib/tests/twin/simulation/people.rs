@@ -10,8 +10,8 @@ use tenure::{
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    witness::{Witness, held},
     process::{self, Worker, ms},
+    witness::{Witness, held},
     world::{Weather, World},
 };
 use crate::{Result, client, object};
