@@ -340,7 +340,7 @@ local function notify(o, condition)
   return false
 end
 
--- Ends a lease or a place in the queue. With a cause, its client is told.
+-- Ends a lease or a place in the queue. With a cause, its client is told; but not that it was "dropped", which it knows.
 local function finish(o, token, cause)
   local value = o.values[token] or call('HGET', o.obj, 't:' .. token)
   if not value then
@@ -357,7 +357,7 @@ local function finish(o, token, cause)
   o.changed = true
   local fence = cause == 'expired' and e.grace > 0 and call('ZSCORE', o.holders, token)
   local was_held = call('ZREM', o.holders, token) == 1
-  if cause and e.channel ~= '-' then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
+  if cause and cause ~= 'dropped' and e.channel ~= '-' then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
   if was_held then
     if fence then
       -- What cannot check a fencing token is kept from the next holder for a while: under a name that nobody can renew.
@@ -375,8 +375,9 @@ local function finish(o, token, cause)
   end
   if o.waits and string.sub(e.names, 1, 1) == '@' then
     local waited = call('ZREM', o.waits, token) == 1
-    -- A notification that reached nobody goes to the next: its waiter left, or died before it had taken up its lease.
-    local unheard = not waited and (not was_held or cause == 'expired')
+    -- A notification that reached nobody goes to the next: its waiter left, or died or was dropped before it had taken up
+    -- its lease.
+    local unheard = not waited and (not was_held or cause)
     if unheard then notify(o, e.names) end
   end
   return was_held and 'released' or 'left'

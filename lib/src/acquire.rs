@@ -20,7 +20,7 @@ use crate::{
         clock::{self, Asked},
         ledger::{Hold, Place, Request, Standing, Status, Token, Word},
         message::{self, Acquired, Grant},
-        releaser::Job,
+        releaser::{DROPPED, Job},
         script,
     },
 };
@@ -406,6 +406,7 @@ impl Drop for Claim {
             let job = Job::Release {
                 token: self.token.clone(),
                 place: self.place.clone(),
+                cause: DROPPED,
                 ends: None,
             };
             // An error means that the runtime is gone: lease and place end by themselves.
