@@ -6,7 +6,8 @@
 -- are made when they are first needed, as `pool` does it.
 --
 -- An object lies in four keys (a lock in five, a pool in six), all with one hash tag {namespace/kind/name}:
---   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter
+--   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter; or a lease alone, see
+--              `unfold`
 --   holders    sorted set: token -> fencing token         (oldest lease first)
 --   queue      sorted set: token -> ticket                (head first)
 --   expiry     sorted set: token -> milliseconds of the server's clock, leases and places in the queue alike
@@ -38,15 +39,14 @@ local format = string.format
 local function int(n) return format('%d', n) end
 
 -- Most leases of first-user objects are given back before anybody else asks. Until then such a lease lies in obj alone, as
--- a string: "token expires fence limit", and its value. All but the fast lanes unfold it first. It is MGET that reads it,
--- because that finds nothing in a hash, where GET fails.
+-- a string: "expires fence", and acquire's arguments from the token to the holder. All but the fast lanes unfold it first.
+-- It is MGET that reads it, because that finds nothing in a hash, where GET fails.
 local function unfold(at, alone)
-  local token, ends, fence, limit, value = string.match(alone, '^(%S+) (%d+) (%d+) (%d+) (.*)$')
-  local permits, lease, grace = string.match(value, '^(%d+) (%d+) %d+ %d+ (%d+)')
-  local ttl = math.max(tonumber(lease), tonumber(grace))
+  local ends, fence, token, permits, lease, limit, place, channel, holder =
+    string.match(alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+  local value = format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(place, lease), ends - lease, channel, holder)
   call('UNLINK', KEYS[at + 1])
-  call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', int(ttl), 't:' .. token,
-    value)
+  call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', lease, 't:' .. token, value)
   call('ZADD', KEYS[at + 2], fence, token)
   call('ZADD', KEYS[at + 4], ends, token)
 end

@@ -9,7 +9,7 @@
 -- The fast lane, before core.lua's functions are made: the lease lies in obj alone (see `unfold`), so nobody waits.
 if ARGV[3] == '' and #ARGV == 4 then
   local alone = redis.call('MGET', KEYS[1])[1]
-  local token, ends = string.match(alone or '', '^(%S+) (%d+)')
+  local ends, token = string.match(alone or '', '^(%d+) %d+ (%S+)')
   if token == ARGV[4] then
     local clock = redis.call('TIME')
     if tonumber(ends) > math.floor(clock[1] * 1000 + clock[2] / 1000) then

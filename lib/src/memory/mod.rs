@@ -33,6 +33,8 @@
 
 mod commands;
 mod connection;
+#[cfg(test)]
+mod lanes;
 mod scripts;
 mod store;
 

@@ -72,11 +72,6 @@ impl Raw {
             "10000",
             "tenure:client:1",
             holder,
-            "0",
-            "0",
-            "0",
-            "-",
-            "",
         ];
         self.call(&self.acquire, &keys, &wanted).await?;
         self.call(&self.release, &keys, &[&run, "tenure:events", "", &token])
