@@ -294,8 +294,20 @@ impl Cluster {
 
     /// Has a replica take its master's place in order: nothing is lost, and the master becomes its replica.
     pub async fn fail_over(&self, replica: usize) -> Result {
-        self.nodes[replica].cli(&["CLUSTER", "FAILOVER"]).await?;
-        self.promoted(replica).await
+        eventually(&format!("{replica} to take over"), PATIENCE, async || {
+            if !self.masters().await?.contains(&replica) {
+                self.nodes[replica].cli(&["CLUSTER", "FAILOVER"]).await?;
+            }
+            // It gives up after five seconds, should the others have been too busy to agree.
+            eventually("the others to agree", Duration::from_secs(6), async || {
+                let masters = self.masters().await?;
+                ensure!(masters.contains(&replica), "{masters:?} are the masters");
+                Ok(())
+            })
+            .await
+        })
+        .await?;
+        self.settled().await
     }
 
     /// Waits until a former master, which runs again, follows the one that took its place, and has its data.

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{about::About, clock::Clock, lock, script::Script, sentinel::Sentinels, unreachable};
+use super::{about::About, address, clock::Clock, lock, script::Script, sentinel::Sentinels, unreachable};
 use crate::Error;
 #[cfg(feature = "memory")]
 use crate::memory::{self, Memory};
@@ -360,11 +360,11 @@ impl Keeper {
         let (client, address) = match &self.whereabouts {
             Whereabouts::At(servers) => {
                 let turn = usize::try_from(number - 1).unwrap_or_default() % servers.len();
-                (servers[turn].clone(), super::address::of(&servers[turn]))
+                (servers[turn].clone(), address::of(&servers[turn]))
             }
             Whereabouts::Sentinels(sentinels) => {
                 let found = sentinels.master().await?;
-                let address = super::address::of(&found);
+                let address = address::of(&found);
                 (found, address)
             }
             #[cfg(feature = "memory")]
@@ -471,6 +471,14 @@ pub(crate) fn explain(address: &str, error: &RedisError) -> Error {
                 found: "a server that does not speak RESP3".to_owned(),
             }
         }
-        _ => unreachable(address, error),
+        // To SELECT: of a cluster, which has one database, and of a server that has fewer than that.
+        _ => match error.detail() {
+            Some(detail) if detail.contains("SELECT is not allowed") || detail.contains("DB index") => {
+                address::unusable(format!(
+                    "names a database that {address} does not have ({detail})"
+                ))
+            }
+            _ => unreachable(address, error),
+        },
     }
 }
