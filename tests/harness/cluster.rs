@@ -227,9 +227,10 @@ impl Cluster {
         Ok(*replica)
     }
 
-    /// Waits until a master's running replica has all that it has by now.
+    /// Waits until a master's replica has all that it has by now.
     pub async fn replicated(&self, master: usize) -> Result {
-        self.nodes[master].replicated(1).await
+        let replica = self.replica_of(master).await?;
+        self.nodes[replica].follows(&self.nodes[master]).await
     }
 
     /// Waits until all running nodes agree, serve all slots, and can be written to.
