@@ -6,6 +6,7 @@
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
 //! | [`proxy`] | a proxy before a Redis that delays, drops and cuts |
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
+//! | [`tls`] | certificates, and a Redis that asks for them |
 //! | [`sent`] | how many commands clients have sent to a Redis |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
 //! | [`controller`] | the real `tenure-controller` as a child process |
@@ -26,6 +27,8 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod sent;
+#[cfg(feature = "kubernetes")]
+pub mod tls;
 mod wait;
 
 pub use anyhow::{Context, anyhow, bail, ensure};

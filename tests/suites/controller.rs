@@ -7,6 +7,7 @@
 //! | [`outages`] | Redis away, emptied, or refusing; the controller killed: nobody's lease changes |
 //! | [`permissions`] | it needs what it lists, and nothing else |
 //! | [`pods`] | the end of a pod frees what it had |
+//! | [`security`] | Redis over TLS |
 //! | [`serving`] | probes, metrics, flags, signals |
 
 mod deleting;
@@ -14,5 +15,6 @@ mod outages;
 mod permissions;
 mod pods;
 mod reporting;
+mod security;
 mod serving;
 mod support;

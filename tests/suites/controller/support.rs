@@ -196,6 +196,14 @@ async fn start(plane: &ControlPlane, redis: &Redis, namespace: &str, args: &[&st
     Ok(controller)
 }
 
+/// A file of the test's own, and its path.
+pub(super) fn file(text: &str) -> Result<(tempfile::NamedTempFile, String)> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), text)?;
+    let path = file.path().to_str().context("an odd folder")?.to_owned();
+    Ok((file, path))
+}
+
 /// A custom resource with a status.
 pub(super) trait Watched:
     Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + Debug + DeserializeOwned
