@@ -9,6 +9,7 @@
 //! | [`pods`] | the end of a pod frees what it had |
 //! | [`security`] | Redis over TLS |
 //! | [`serving`] | probes, metrics, flags, signals |
+//! | [`together`] | two controllers at once |
 
 mod deleting;
 mod outages;
@@ -18,3 +19,4 @@ mod reporting;
 mod security;
 mod serving;
 mod support;
+mod together;

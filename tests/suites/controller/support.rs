@@ -43,6 +43,11 @@ impl World {
         Ok(())
     }
 
+    /// Starts one more controller beside the first.
+    pub(super) async fn another_controller(&self) -> Result<Controller> {
+        start(self.plane, &self.redis, &self.namespace, &[]).await
+    }
+
     /// Applies a semaphore and waits until it can be used.
     pub(super) async fn semaphore(&self, name: &str, permits: u32, rest: &str) -> Result {
         self.apply_semaphore(name, permits, rest).await?;
@@ -164,11 +169,7 @@ impl World {
 
     /// The number behind a line of `/metrics` that begins with `series`.
     pub(super) async fn metric(&self, series: &str) -> Result<Option<f64>> {
-        let (_, text) = self.controller.get("/metrics").await?;
-        let number = text
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        Ok(number.map(str::parse).transpose()?)
+        metric(&self.controller, series).await
     }
 
     /// Waits until that number is `expected`.
@@ -194,6 +195,15 @@ async fn start(plane: &ControlPlane, redis: &Redis, namespace: &str, args: &[&st
     .await
     .with_context(|| controller.logs().unwrap_or_default())?;
     Ok(controller)
+}
+
+/// The number behind a line of a controller's `/metrics` that begins with `series`.
+pub(super) async fn metric(controller: &Controller, series: &str) -> Result<Option<f64>> {
+    let (_, text) = controller.get("/metrics").await?;
+    let number = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    Ok(number.map(str::parse).transpose()?)
 }
 
 /// A file of the test's own, and its path.
