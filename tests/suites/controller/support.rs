@@ -63,7 +63,7 @@ impl<R> World<R> {
 
     /// Starts one more controller beside the first.
     pub(super) async fn another_controller(&self) -> Result<Controller> {
-        start(self.plane, &self.redis, &self.namespace, &[]).await
+        start(self.plane, &self.url, &self.namespace, &[]).await
     }
 
     /// Applies a semaphore and waits until it can be used.
