@@ -86,8 +86,10 @@ end
 -- granted, while holders that still know their fencing token are let in again.
 local function recovering(o) return o.declared and (o.run ~= o.here or now < o.recover) end
 
+-- Words for clients begin with the id of the server process that says them: in a cluster every server passes on what any
+-- of them publishes, and a client takes only what the server that it is connected to has said itself, once.
 local function tell(channel, ...)
-  local lines = { ... }
+  local lines = { ARGV[1], ... }
   for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
   call('PUBLISH', channel, table.concat(lines, '\n'))
 end
@@ -358,7 +360,7 @@ local function notify(o, condition)
   return false
 end
 
--- Ends a lease or a place in the queue. With a cause, its client is told.
+-- Ends a lease or a place in the queue. With a cause, its client is told; but not that it was "dropped", which it knows.
 local function finish(o, token, cause)
   local e = find(o, token)
   if not e then
@@ -372,7 +374,7 @@ local function finish(o, token, cause)
   o.changed = true
   local fence = cause == 'expired' and e.grace > 0 and call('ZSCORE', o.holders, token)
   local was_held = call('ZREM', o.holders, token) == 1
-  if cause and e.channel ~= '-' then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
+  if cause and cause ~= 'dropped' and e.channel ~= '-' then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
   if was_held then
     if fence then
       -- What cannot check a fencing token is kept from the next holder for a while: under a name that nobody can renew.
@@ -390,8 +392,9 @@ local function finish(o, token, cause)
   end
   if o.waits and string.sub(e.names, 1, 1) == '@' then
     local waited = call('ZREM', o.waits, token) == 1
-    -- A notification that reached nobody goes to the next: its waiter left, or died before it had taken up its lease.
-    local unheard = not waited and (not was_held or cause == 'expired')
+    -- A notification that reached nobody goes to the next: its waiter left, or died or was dropped before it had taken up
+    -- its lease.
+    local unheard = not waited and (not was_held or cause)
     if unheard then notify(o, e.names) end
   end
   return was_held and 'released' or 'left'
@@ -496,7 +499,8 @@ local function close(o)
       if o.waits then call('PEXPIRE', o.waits, ttl) end
     end
   end
-  if o.changed and o.watched then
+  -- A declared object that has come to another server of a cluster, alive, waits for the controller to declare it there.
+  if o.watched and (o.changed or o.declared and o.run ~= o.here) then
     call('HDEL', o.obj, 'watched')
     tell(o.events, 'changed', object_of(o))
   end

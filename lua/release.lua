@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- release: gives leases back and leaves the queue, and grants what that frees.
 -- KEYS  obj holders queue expiry [waits] [resources free]
--- ARGV  run id, controller's channel, cause (empty: by the owner; else the owner is told), token...
+-- ARGV  run id, controller's channel, cause (empty: by the owner; "dropped": by its client, because nobody takes it up; else
+--       the owner is told), token...
 -- Reply for each token: released (it was held), left (it was waiting), gone (neither)
 -- Safe to repeat. O(log n) a token.
 

@@ -4,7 +4,7 @@ use redis::Value;
 
 use super::{Call, Keys, Side, objects};
 use crate::wire::{
-    link::lock,
+    lock,
     script::{self, Script},
 };
 

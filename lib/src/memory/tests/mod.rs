@@ -13,7 +13,7 @@ use redis::Value;
 
 use super::{commands::Database, scripts::Interpreter, store::Store};
 use crate::wire::{
-    link::lock,
+    lock,
     script::{self, Script},
 };
 
