@@ -1,18 +1,22 @@
 -- declare: makes a declared object, or changes it. The controller's script; it takes nothing from any holder.
 -- KEYS  obj holders queue expiry [resources free]
--- ARGV  run id, controller's channel, digest, floor (every later fencing token is larger), recover (1: the object has
---       been declared before), lease ms, max hold ms (0: none), limit (permits, or resources in service);
+-- ARGV  run id, controller's channel, digest, floor (every later fencing token is larger), recovery (0: the object has
+--       never been declared before; else the longest lease that may be running, in ms), lease ms, max hold ms (0: none),
+--       limit (permits, or resources in service);
 --       a pool goes on: order, then prefix and count of generated names, or "" and 0; then for each named resource:
 --       name, "1" (in service) or "0" (disabled) followed by its properties
--- Reply 1 when the object has to recover: nothing new is granted for one lease, known holders are let in again; else 0
+-- Reply 1 when the object has to recover: nothing new is granted for the longest lease that may be running, as far as Redis
+--       or the caller knows, and known holders are let in again; else 0
 -- A smaller limit drains: holders keep what they have, and it is not granted again. Safe to repeat.
 -- O(n) in the named resources and the leases; shrinking a generated pool also O(n) in its free names.
+---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
-local floor, declared_before, lease = tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
+local floor, recovery, lease = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local lost = declared_before and o.run ~= o.here
-if lost then o.recover = now + math.max(lease, o.lease) end
-o.ttl = math.max(o.ttl, lease, o.lease) -- also bounds the recovery
+local longest = math.max(recovery, lease, o.lease)
+local lost = recovery > 0 and o.run ~= o.here
+if lost then o.recover = now + longest end
+o.ttl = math.max(o.ttl, longest) -- also bounds the recovery
 o.exists, o.declared, o.run, o.changed = true, ARGV[3], o.here, true
 o.draining, o.kept, o.retained = nil, nil, nil
 o.lease, o.max_hold, o.limit, o.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(o.last, floor)

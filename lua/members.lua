@@ -11,6 +11,7 @@
 -- Error DECLARED: a custom resource has the say; STALE: what was put aside is not what commit expects
 -- What is taken away while it is held drains. Safe to repeat. O(n) in the resources given and the leases, commit in the
 -- leases alone.
+---- core.lua
 local how, count = ARGV[3], tonumber(ARGV[5])
 local o = open(0, 6, ARGV[1], ARGV[2])
 local staged, staged_free = KEYS[7], KEYS[8]

@@ -4,10 +4,12 @@
 -- ARGV  run id, controller's channel, how many holders and how many waiters to list, watch (1: send a word on the
 --       controller's channel at the next change)
 -- Reply nil when there is no such object, else
---       now digest run limit held free waiting last recover draining wake
+--       now digest current limit held free waiting last recover draining wake
+--       current: 1 when it was declared under this very life of the server process that answers, else 0
 --       holders: { token fence expires value }..., oldest lease first
 --       waiters: { token value }..., head of the queue first
 -- O(log n + what is listed).
+---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 settle(o)
 if close(o) then return false end
@@ -28,5 +30,6 @@ if last >= 0 then
     if value then waiters[#waiters + 1] = { token, value } end
   end
 end
-return { int(now), o.declared or '', o.run or '', int(o.limit), int(o.held), int(math.max(0, available(o))),
+local current = o.declared and o.run == o.here
+return { int(now), o.declared or '', current and 1 or 0, int(o.limit), int(o.held), int(math.max(0, available(o))),
   call('ZCARD', o.queue), int(o.last), int(o.recover), o.draining and 1 or 0, int(wake(o)), holders, waiters }

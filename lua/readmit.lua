@@ -6,6 +6,7 @@
 -- Reply held now expires, or gone now
 -- Where an old snapshot has given a resource to somebody else, the larger fencing token is the truth.
 -- O(n) in the leases of a pool, otherwise O(log n).
+---- core.lua
 local token, fence = ARGV[3], tonumber(ARGV[4])
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 local lease, max_hold = bounded(o, tonumber(ARGV[6]), tonumber(ARGV[7]))

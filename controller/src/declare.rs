@@ -3,8 +3,11 @@
 //! Fencing tokens must grow even if Redis loses everything that it knows, so an object counts on from a floor that lies
 //! in its status, hence in etcd. Redis hears of a floor only after etcd has it. Whatever is declared anew gets a floor
 //! beyond every token that may have been granted: status shows the last ones only as of its last write, hence margins.
+//!
+//! For the same reason the longest lease that may be running lies in the status: an object that was lost has to recover
+//! for as long, and neither Redis nor the spec knows of a lease that was longer before.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use tenure::control::{Capacity, Order, Snapshot};
@@ -25,41 +28,52 @@ const REFRESH_AFTER: u64 = 1 << 30;
 pub(crate) struct Plan {
     /// The floor to write to etcd and then to declare.
     pub(crate) floor: u64,
+    /// The longest lease that may be running, in seconds: also for etcd first.
+    pub(crate) longest_lease: u32,
     /// Whether Redis has had this object before, so that leases of which it does not know may be running.
     pub(crate) declared_before: bool,
 }
 
-/// What Redis shows of an object, and which server process Redis is.
+/// What Redis shows of an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
     pub(crate) snapshot: Option<&'a Snapshot>,
-    pub(crate) run_id: &'a str,
     /// Redis' clock in microseconds.
     pub(crate) now_micros: u64,
 }
 
 /// Whether the object must be declared: nothing if Redis has it as `digest` says, told to this very server process.
-pub(crate) fn plan(report: &Report, digest: &str, seen: Seen<'_>) -> Option<Plan> {
+pub(crate) fn plan(report: &Report, lease: &LeasePolicy, digest: &str, seen: Seen<'_>) -> Option<Plan> {
     let snapshot = seen.snapshot;
     let newest = newest_fence(report, snapshot);
+    let longest_lease = longest_lease(report.common.lease_duration_seconds, lease, Duration::ZERO);
     let Some(floor) = report.common.fencing_floor else {
         // The clock is ahead of any token of an object of the same name that was deleted before.
         return Some(Plan {
             floor: seen.now_micros.max(newest),
+            longest_lease,
             declared_before: false,
         });
     };
-    let same_run = snapshot.is_some_and(|s| s.run_id.as_deref() == Some(seen.run_id));
+    let same_life = snapshot.is_some_and(|s| s.current);
     let same_spec = snapshot.is_some_and(|s| s.digest.as_deref() == Some(digest) && !s.withdrawing);
-    let margin = match (same_run, same_spec) {
+    let margin = match (same_life, same_spec) {
         (true, true) => return None,
         (true, false) => MARGIN_OF_CHANGE,
         (false, _) => MARGIN_AFTER_LOSS,
     };
     Some(Plan {
         floor: floor.max(newest).saturating_add(margin),
+        longest_lease,
         declared_before: true,
     })
+}
+
+/// The longest lease that may be running, in seconds: the spec's, or one that was `known` before, until the spec has been
+/// in force for as long as that.
+pub(crate) fn longest_lease(known: Option<u32>, lease: &LeasePolicy, in_force_for: Duration) -> u32 {
+    let running = known.filter(|known| in_force_for < Duration::from_secs((*known).into()));
+    running.unwrap_or_default().max(lease.lease_duration_seconds)
 }
 
 /// The floor that etcd should have while nothing needs declaring.
@@ -152,11 +166,11 @@ mod tests {
     const NOW: u64 = 1_700_000_000_000_000;
     const FLOOR: u64 = NOW + 5;
 
-    fn snapshot(digest: &str, run_id: &str, last_fence: u64) -> Snapshot {
+    fn snapshot(digest: &str, current: bool, last_fence: u64) -> Snapshot {
         Snapshot {
             now: SystemTime::UNIX_EPOCH,
             digest: Some(digest.to_owned()).filter(|digest| !digest.is_empty()),
-            run_id: Some(run_id.to_owned()).filter(|run_id| !run_id.is_empty()),
+            current,
             limit: 1,
             held: 0,
             free: 1,
@@ -195,10 +209,10 @@ mod tests {
     fn planned(report: &Report, snapshot: Option<&Snapshot>) -> Option<Plan> {
         plan(
             report,
+            &LeasePolicy::default(),
             "spec-2",
             Seen {
                 snapshot,
-                run_id: "run-2",
                 now_micros: NOW,
             },
         )
@@ -211,6 +225,7 @@ mod tests {
             first,
             Some(Plan {
                 floor: NOW,
+                longest_lease: 30,
                 declared_before: false
             })
         );
@@ -218,12 +233,13 @@ mod tests {
 
     #[test]
     fn a_new_object_of_which_redis_has_a_retained_one_counts_on_from_that() {
-        let retained = snapshot("spec-2", "run-2", NOW + 77);
+        let retained = snapshot("spec-2", true, NOW + 77);
         let again = planned(&report(None, &[]), Some(&retained));
         assert_eq!(
             again,
             Some(Plan {
                 floor: NOW + 77,
+                longest_lease: 30,
                 declared_before: false
             })
         );
@@ -234,7 +250,7 @@ mod tests {
         assert_eq!(
             planned(
                 &report(Some(FLOOR), &[]),
-                Some(&snapshot("spec-2", "run-2", FLOOR + 9))
+                Some(&snapshot("spec-2", true, FLOOR + 9))
             ),
             None
         );
@@ -244,16 +260,20 @@ mod tests {
     fn whatever_redis_has_lost_the_floor_jumps_beyond_every_token_that_may_have_been_granted() {
         for (case, lost) in [
             ("emptied", None),
-            ("restarted", Some(snapshot("spec-2", "run-1", FLOOR + 9))),
+            ("restarted", Some(snapshot("spec-2", false, FLOOR + 9))),
             (
                 "restarted with another spec",
-                Some(snapshot("spec-1", "run-1", FLOOR + 9)),
+                Some(snapshot("spec-1", false, FLOOR + 9)),
             ),
-            ("emptied, then made by its first user", Some(snapshot("", "", 3))),
+            (
+                "emptied, then made by its first user",
+                Some(snapshot("", false, 3)),
+            ),
         ] {
             let plan = planned(&report(Some(FLOOR), &[FLOOR + 20]), lost.as_ref());
             let expected = Plan {
                 floor: FLOOR + 20 + MARGIN_AFTER_LOSS,
+                longest_lease: 30,
                 declared_before: true,
             };
             assert_eq!(plan, Some(expected), "{case}");
@@ -262,10 +282,10 @@ mod tests {
 
     #[test]
     fn the_floor_is_beyond_the_newest_of_floor_shown_tokens_and_redis() {
-        let redis_knows_more = snapshot("spec-2", "run-1", FLOOR + 99);
+        let redis_knows_more = snapshot("spec-2", false, FLOOR + 99);
         let plan = planned(&report(Some(FLOOR), &[FLOOR + 20]), Some(&redis_knows_more)).unwrap();
         assert_eq!(plan.floor, FLOOR + 99 + MARGIN_AFTER_LOSS);
-        let old_snapshot = snapshot("spec-2", "run-1", 4);
+        let old_snapshot = snapshot("spec-2", false, 4);
         let plan = planned(&report(Some(FLOOR), &[7]), Some(&old_snapshot)).unwrap();
         assert_eq!(plan.floor, FLOOR + MARGIN_AFTER_LOSS);
     }
@@ -274,12 +294,13 @@ mod tests {
     fn a_changed_spec_is_declared_with_room_for_a_restart_just_now() {
         let plan = planned(
             &report(Some(FLOOR), &[]),
-            Some(&snapshot("spec-1", "run-2", FLOOR + 9)),
+            Some(&snapshot("spec-1", true, FLOOR + 9)),
         );
         assert_eq!(
             plan,
             Some(Plan {
                 floor: FLOOR + 9 + MARGIN_OF_CHANGE,
+                longest_lease: 30,
                 declared_before: true
             })
         );
@@ -287,7 +308,7 @@ mod tests {
 
     #[test]
     fn an_object_that_was_being_withdrawn_is_declared_again() {
-        let mut withdrawing = snapshot("spec-2", "run-2", FLOOR);
+        let mut withdrawing = snapshot("spec-2", true, FLOOR);
         withdrawing.withdrawing = true;
         assert!(planned(&report(Some(FLOOR), &[]), Some(&withdrawing)).is_some());
     }
@@ -297,6 +318,39 @@ mod tests {
         let first = planned(&report(Some(FLOOR), &[]), None).unwrap();
         let second = planned(&report(Some(first.floor), &[]), None).unwrap();
         assert!(second.floor > first.floor && second.declared_before);
+    }
+
+    #[test]
+    fn a_lease_that_was_longer_counts_until_the_shorter_one_has_been_in_force_for_as_long() {
+        let lease = |seconds| LeasePolicy {
+            lease_duration_seconds: seconds,
+            ..LeasePolicy::default()
+        };
+        let cases = [
+            ("never declared", None, 30, 0, 30),
+            ("as before", Some(30), 30, 0, 30),
+            ("longer now", Some(30), 60, 0, 60),
+            ("shorter since a moment ago", Some(60), 30, 0, 60),
+            ("shorter, and old leases may be running", Some(60), 30, 59, 60),
+            (
+                "shorter for so long that old leases have ended",
+                Some(60),
+                30,
+                60,
+                30,
+            ),
+        ];
+        for (case, known, seconds, in_force_for, expected) in cases {
+            let longest = longest_lease(known, &lease(seconds), Duration::from_secs(in_force_for));
+            assert_eq!(longest, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_was_lost_when_its_lease_was_shortened_recovers_for_the_longer_one() {
+        let mut report = report(Some(FLOOR), &[]);
+        report.common.lease_duration_seconds = Some(86_400);
+        assert_eq!(planned(&report, None).unwrap().longest_lease, 86_400);
     }
 
     #[test]

@@ -240,7 +240,7 @@ mod tests {
         let snapshot = Snapshot {
             now: at,
             digest: None,
-            run_id: None,
+            current: false,
             limit: 3,
             held: 3,
             free: 0,

@@ -6,6 +6,8 @@
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
 //! | [`proxy`] | a proxy before a Redis that delays, drops and cuts |
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
+//! | [`sentinel`] | a master with replicas, and the Sentinels that watch it |
+//! | [`cluster`] | a Redis Cluster, whose slots move and whose nodes fail |
 //! | [`sent`] | how many commands clients have sent to a Redis |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
 //! | [`controller`] | the real `tenure-controller` as a child process |
@@ -18,6 +20,7 @@
 pub mod assets;
 #[cfg(feature = "kubernetes")]
 pub mod binaries;
+pub mod cluster;
 #[cfg(feature = "kubernetes")]
 pub mod control_plane;
 #[cfg(feature = "kubernetes")]
@@ -26,9 +29,11 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod sent;
+pub mod sentinel;
 mod wait;
 
 pub use anyhow::{Context, anyhow, bail, ensure};
+pub use cluster::Cluster;
 #[cfg(feature = "kubernetes")]
 pub use control_plane::ControlPlane;
 #[cfg(feature = "kubernetes")]
@@ -36,6 +41,7 @@ pub use controller::Controller;
 pub use process::{Process, unique};
 pub use proxy::Proxy;
 pub use redis::Redis;
+pub use sentinel::Sentinel;
 pub use wait::eventually;
 
 /// What the harness returns, and what a test may return. The error carries its causes and the logs' tails.

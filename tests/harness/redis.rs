@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use crate::process::{Process, folder, free_port};
-use crate::{Result, assets};
+use crate::{Result, assets, eventually};
 
 /// Also holds for a big append-only file on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -39,6 +39,7 @@ pub struct Builder {
     args: Vec<String>,
     valkey: bool,
     movable_clock: bool,
+    config: Option<String>,
 }
 
 impl Builder {
@@ -77,6 +78,12 @@ impl Builder {
         self
     }
 
+    /// It begins with this configuration file, of its own, into which it may write.
+    pub(crate) fn config(mut self, text: String) -> Self {
+        self.config = Some(text);
+        self
+    }
+
     /// Starts it and waits until it answers. With `TENURE_TEST_VALKEY` set, every Redis is a Valkey, except where the
     /// clock moves: libfaketime and its allocator do not get along.
     pub async fn start(self) -> Result<Redis> {
@@ -89,6 +96,11 @@ impl Builder {
         fs::create_dir(&data)?;
         let port = free_port()?;
         let mut command = Command::new(program);
+        if let Some(text) = self.config {
+            let path = folder.join("redis.conf");
+            fs::write(&path, text)?;
+            command.arg(path);
+        }
         command
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
             .arg("--dir")
@@ -198,6 +210,29 @@ impl Redis {
         let mut text = String::new();
         print(&reply.with_context(|| command.join(" "))?, &mut text);
         Ok(text)
+    }
+
+    /// A field of what it says about itself in `INFO`.
+    pub async fn info(&self, field: &str) -> Result<String> {
+        let about = self.cli(&["INFO"]).await?;
+        let line = |line: &str| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim_end().to_owned());
+        let found = about.lines().find_map(line);
+        found.with_context(|| format!("INFO has no {field}"))
+    }
+
+    /// Waits until that many replicas have all that it has written by now.
+    pub async fn replicated(&self, replicas: u64) -> Result {
+        let what = format!("{replicas} replicas to have what port {} has", self.port);
+        eventually(&what, START, async || {
+            let mut connection = self.connection().await?;
+            // WAIT asks for what was written before the connection's last command.
+            redis::cmd("PING").exec_async(&mut connection).await?;
+            let mut wait = redis::cmd("WAIT");
+            let reached: u64 = wait.arg(replicas).arg(200).query_async(&mut connection).await?;
+            ensure!(reached >= replicas, "{reached} have it");
+            Ok(())
+        })
+        .await
     }
 
     /// Kills it; what it has not written to disk is lost.

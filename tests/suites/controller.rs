@@ -7,6 +7,7 @@
 //! | [`outages`] | Redis away, emptied, or refusing; the controller killed: nobody's lease changes |
 //! | [`permissions`] | it needs what it lists, and nothing else |
 //! | [`pods`] | the end of a pod frees what it had |
+//! | [`topologies`] | declared objects on Redis Cluster and behind Sentinels, while slots and masters change |
 //! | [`serving`] | probes, metrics, flags, signals |
 
 mod deleting;
@@ -16,3 +17,4 @@ mod pods;
 mod reporting;
 mod serving;
 mod support;
+mod topologies;

@@ -46,7 +46,7 @@ fn snapshot(now: i64, holders: Vec<HolderView>, waiters: Vec<WaiterView>) -> Sna
     Snapshot {
         now: at(now),
         digest: Some("d".to_owned()),
-        run_id: Some("r".to_owned()),
+        current: true,
         limit: 4,
         held,
         free: 4_u64.saturating_sub(held),
@@ -66,7 +66,11 @@ fn declared(previous: &Report, snapshot: &Snapshot) -> Report {
         previous,
         Some(3),
         "ml",
-        View::Declared { snapshot, total: 4 },
+        View::Declared {
+            snapshot,
+            total: 4,
+            longest_lease: 30,
+        },
         now,
     )
 }
@@ -394,6 +398,7 @@ fn nothing_is_written_while_nothing_changes() {
         View::Declared {
             snapshot: &snapshot,
             total: 4,
+            longest_lease: 30,
         },
         time(START + 77),
     );

@@ -27,12 +27,15 @@ pub(crate) async fn run(
     jobs: mpsc::UnboundedSender<Job>,
 ) {
     while let Some(items) = ledger.due().await {
-        join_all(
-            items
-                .chunks(BATCH)
-                .map(|batch| renew(&ledger, &link, &channel, &jobs, batch)),
-        )
-        .await;
+        let mut together: BTreeMap<Option<u16>, Vec<Item>> = BTreeMap::new();
+        for item in items {
+            together
+                .entry(link.slot(&item.place.keys))
+                .or_default()
+                .push(item);
+        }
+        let batches = together.values().flat_map(|items| items.chunks(BATCH));
+        join_all(batches.map(|batch| renew(&ledger, &link, &channel, &jobs, batch))).await;
     }
 }
 
@@ -65,11 +68,7 @@ pub(crate) async fn renew_one(
         .call_replicated(&script::RENEW, &hold.place.keys, &args, soon(link), replicas)
         .await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    let sample = Sample {
-        sent: reply.sent,
-        server_ms,
-    };
-    ledger.learn(sample);
+    let sample = reply.asked.told(server_ms);
     // Should it have to be let in again, the background does so.
     if let [outcome] = outcomes[..]
         && ledger.renewed(&item, outcome, sample) == Next::GiveBack
@@ -104,7 +103,6 @@ async fn renew(
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match call(link, &keys, &args).await {
         Ok((sample, outcomes)) if outcomes.len() == order.len() => {
-            ledger.learn(sample);
             for (item, outcome) in order.into_iter().zip(outcomes) {
                 let mut next = ledger.renewed(item, outcome, sample);
                 let Some(hold) = &item.hold else { continue };
@@ -131,13 +129,7 @@ async fn renew(
 async fn call(link: &Link, keys: &[String], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
     let reply = link.call(&script::RENEW, keys, args, soon(link)).await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    Ok((
-        Sample {
-            sent: reply.sent,
-            server_ms,
-        },
-        outcomes,
-    ))
+    Ok((reply.asked.told(server_ms), outcomes))
 }
 
 /// Redis has lost data and come back: the holder shows its fencing token and goes on.
@@ -183,10 +175,7 @@ async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold:
         match &fields[..] {
             [state, now, expires] => {
                 let read = |text: &String| text.parse().map_err(|_| Error::protocol(&reply.value));
-                let sample = Sample {
-                    sent: reply.sent,
-                    server_ms: read(now)?,
-                };
+                let sample = reply.asked.told(read(now)?);
                 let expires = read(expires)?;
                 Ok((
                     sample,

@@ -378,7 +378,7 @@ async fn a_loss_of_all_data_keeps_known_holders_and_grants_nothing_new_for_one_l
     let lease = a.semaphore("x")?.acquire().await?;
     memory.restart(false);
     let mut again = semaphore(2);
-    again.declared_before = true;
+    again.recovery = Some(Duration::ZERO);
     again.floor = 1_000_000;
     assert!(b.control().declare(&x, &again).await?, "it recovers");
     let declared = Instant::now();
@@ -437,7 +437,7 @@ async fn a_long_wait_outlasts_a_loss_of_data_until_the_object_is_declared_again(
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!wait.is_finished());
     let mut again = semaphore(1);
-    again.declared_before = true;
+    again.recovery = Some(Duration::ZERO);
     a.control().declare(&object, &again).await?;
     drop(held);
     wait.await??.release().await?;

@@ -72,11 +72,6 @@ impl Raw {
             "10000",
             "tenure:client:1",
             holder,
-            "0",
-            "0",
-            "0",
-            "-",
-            "",
         ];
         self.call(&self.acquire, &keys, &wanted).await?;
         self.call(&self.release, &keys, &[&run, "tenure:events", "", &token])
@@ -92,10 +87,7 @@ impl Raw {
     }
 }
 
-/// As the library puts them together: a shebang stays the first line.
+/// As the library puts them together.
 fn whole(own: &str) -> String {
-    match own.split_once('\n') {
-        Some((shebang, body)) if shebang.starts_with("#!") => format!("{shebang}\n{CORE}{body}"),
-        _ => format!("{CORE}{own}"),
-    }
+    own.replacen("---- core.lua\n", CORE, 1)
 }

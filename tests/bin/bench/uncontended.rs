@@ -178,7 +178,7 @@ async fn generated(client: &Client, name: &str, count: u64) -> Result<LockPool> 
     let declaration = Declaration {
         digest: "1".to_owned(),
         floor: 0,
-        declared_before: false,
+        recovery: None,
         lease: Duration::from_secs(30),
         max_hold: None,
         capacity: Capacity::Generated {

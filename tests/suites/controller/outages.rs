@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tenure_crds::Semaphore;
 use tenure_tests::redis::Persistence;
-use tenure_tests::{Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, ensure, eventually};
 
 use super::support::{SOON, Watched, World, condition, expect, version};
 
@@ -124,6 +124,83 @@ async fn after_a_loss_of_data_holders_stay_nothing_new_is_granted_for_a_lease_an
     world.event("Recovering").await?;
     lease.release().await?;
     second.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_that_was_shortened_before_a_loss_of_data_keeps_others_out_all_the_same() -> Result {
+    let mut world = World::new("shortened").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 60").await?;
+    let client = world.client("holder").await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    // Nobody but the status knows then that leases of a minute are running.
+    world.controller.kill9()?;
+    world
+        .apply_semaphore("calls", 1, "leaseDurationSeconds: 1")
+        .await?;
+    world.redis.cli(&["FLUSHALL"]).await?;
+    world.restart_controller().await?;
+    let recovers = async |world: &World, client: &tenure::Client| {
+        let object = tenure::ObjectRef::new(tenure::Kind::Semaphore, &world.namespace, "calls")?;
+        eventually("the object to recover", SOON, async || {
+            let seen = client.control().look(&object, 1).await?;
+            let seen = seen.filter(|seen| seen.current).context("it is not declared")?;
+            let until = seen.recovering_until.context("it does not recover")?;
+            Ok(until.duration_since(seen.now)?)
+        })
+        .await
+    };
+    let left = recovers(&world, &client).await?;
+    ensure!(left > Duration::from_secs(40), "it recovers for {left:?} only");
+    // The old leases have not ended yet: the next loss finds out no less.
+    world.redis.cli(&["FLUSHALL"]).await?;
+    let left = recovers(&world, &client).await?;
+    ensure!(left > Duration::from_secs(40), "it recovers for {left:?} only");
+    lease.check()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_shorter_lease_counts_from_the_next_renewal_and_in_the_end_everywhere() -> Result {
+    let world = World::new("shorter").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 3").await?;
+    let client = world.client("holder").await?;
+    let semaphore = client.semaphore("calls")?;
+    let lease = semaphore.acquire().await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 1").await?;
+    let second = Duration::from_secs(1);
+    eventually("a renewal for a second", SOON, async || {
+        let seen = client
+            .control()
+            .look(lease.object(), 1)
+            .await?
+            .context("it is gone")?;
+        let left = seen.holders[0].expires.duration_since(seen.now)?;
+        ensure!(left <= second, "it runs for {left:?}");
+        Ok(())
+    })
+    .await?;
+    // It is still renewed.
+    let deadline = lease.deadline();
+    eventually("two renewals more", SOON, async || {
+        ensure!(lease.deadline() > deadline + second, "not yet");
+        Ok(())
+    })
+    .await?;
+    lease.check()?;
+    lease.release().await?;
+    // A loss of data costs three seconds until no old lease can be running any more, and then one.
+    let shown = eventually("the longest lease to be the spec's", SOON, async || {
+        semaphore.acquire().await?.release().await?;
+        let shown = world.api::<Semaphore>().get("calls").await?.common();
+        ensure!(
+            shown.lease_duration_seconds == Some(1),
+            "{:?}",
+            shown.lease_duration_seconds
+        );
+        Ok(shown)
+    });
+    shown.await?;
     Ok(())
 }
 

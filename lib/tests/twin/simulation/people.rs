@@ -49,7 +49,7 @@ fn declaration(kind: Kind, again: Option<u64>) -> Declaration {
     Declaration {
         digest: "1".to_owned(),
         floor: again.unwrap_or_default(),
-        declared_before: again.is_some(),
+        recovery: again.map(|_| LEASE),
         lease: LEASE,
         max_hold: None,
         capacity: match kind {

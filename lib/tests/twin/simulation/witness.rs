@@ -177,7 +177,7 @@ impl Witness {
             }
         }
         if let Some(before) = self.snapshots.get(object)
-            && before.run_id == now.run_id
+            && before.current == now.current
         {
             wrong.extend(overtaken(before, &now));
             if now.last_fence < before.last_fence {
