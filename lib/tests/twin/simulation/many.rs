@@ -44,7 +44,9 @@ async fn work(mut worker: Worker) -> Result {
 
 fn several(client: &Client, worker: &mut fastrand::Rng) -> std::result::Result<LockMany, Error> {
     let count = worker.usize(1..=4);
-    let ids: Vec<u64> = std::iter::repeat_with(|| worker.u64(..KEYS)).take(count).collect();
+    let ids: Vec<u64> = std::iter::repeat_with(|| worker.u64(..KEYS))
+        .take(count)
+        .collect();
     client.lock_many(ids.into_iter().map(|id| ("k", [("id", id)])))
 }
 
@@ -99,7 +101,10 @@ async fn nest(worker: &mut Worker, options: Options) -> std::result::Result<(), 
         sleep(ms(worker.random.u64(..200))).await;
         let depth = lock.depth().await;
         if depth != inner.len() + 1 {
-            world.violation(format!("{process}: {depth} deep, with {} inner leases", inner.len()));
+            world.violation(format!(
+                "{process}: {depth} deep, with {} inner leases",
+                inner.len()
+            ));
         }
     }
     for lease in inner {

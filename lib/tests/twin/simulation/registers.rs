@@ -204,7 +204,12 @@ async fn work(mut worker: Worker, history: Arc<Mutex<History>>) -> Result {
 }
 
 /// Whether there is an order for what is not in `placed`, beginning with this value.
-fn explained(events: &[Event], placed: u64, stored: Option<i64>, tried: &mut HashSet<(u64, Option<i64>)>) -> bool {
+fn explained(
+    events: &[Event],
+    placed: u64,
+    stored: Option<i64>,
+    tried: &mut HashSet<(u64, Option<i64>)>,
+) -> bool {
     let left = || (0..events.len()).filter(|n| placed & (1 << n) == 0);
     let Some(first_end) = left().filter_map(|n| events[n].ended).map(|(end, _)| end).min() else {
         return true; // what had no answer may be left out

@@ -23,6 +23,7 @@ use crate::{Result, client, object};
 
 const ROUNDS: usize = 10;
 const MOST: u64 = 5;
+const LEASE: Duration = Duration::from_secs(2);
 
 pub(super) async fn live(world: &Arc<World>) -> Result {
     let semaphore = object(Kind::Semaphore, "s")?;
@@ -54,8 +55,8 @@ async fn declare(world: &World, semaphore: &ObjectRef, version: u64, permits: u6
     let declaration = Declaration {
         digest: version.to_string(),
         floor: 0,
-        declared_before: version > 0,
-        lease: Duration::from_secs(2),
+        recovery: (version > 0).then_some(LEASE),
+        lease: LEASE,
         max_hold: None,
         capacity: Capacity::Permits(permits),
     };
