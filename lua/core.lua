@@ -101,6 +101,12 @@ local function parse(value)
     grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
 end
 
+-- What stands under a token. Nothing where part of the object is gone: by an eviction, or by somebody's hand.
+local function find(o, token)
+  local value = o.values[token] or call('HGET', o.obj, 't:' .. token)
+  return value and parse(value)
+end
+
 -- Writes the counters, and other fields along with them.
 local function save(o, ...)
   call('HSET', o.obj, 'limit', int(o.limit), 'held', int(o.held), 'last', int(o.last), 'ticket', int(o.ticket), 'ttl',
@@ -273,10 +279,19 @@ local function pool()
     return chosen
   end
 
+  local function held_names(o)
+    local held = {}
+    for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
+      local e = find(o, token)
+      for name in string.gmatch(e and e.names or '', '[^,]+') do held[name] = true end
+    end
+    return held
+  end
+
   local function unused(o) return call('ZCARD', o.free) + fresh_left(o) end
 
   made = { index_of = index_of, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
-    unused = unused }
+    held_names = held_names, unused = unused }
   return made
 end
 
@@ -330,8 +345,11 @@ end
 -- Moves the one who has waited longest for a condition into the lock's queue: when it is granted, it wakes up.
 local function notify(o, condition)
   for _, token in ipairs(call('ZRANGE', o.waits, 0, -1)) do
-    local e = parse(call('HGET', o.obj, 't:' .. token))
-    if e.names == condition then
+    local e = find(o, token)
+    if not e then
+      call('ZREM', o.waits, token)
+      call('ZREM', o.expiry, token)
+    elseif e.names == condition then
       call('ZREM', o.waits, token)
       enqueue(o, token, e, 0)
       return true
@@ -342,16 +360,13 @@ end
 
 -- Ends a lease or a place in the queue. With a cause, its client is told; but not that it was "dropped", which it knows.
 local function finish(o, token, cause)
-  local value = o.values[token] or call('HGET', o.obj, 't:' .. token)
-  if not value then
-    -- Part of the object is gone: by an eviction, or by somebody's hand. What is left of the token goes too.
-    call('ZREM', o.expiry, token)
-    call('ZREM', o.holders, token)
-    call('ZREM', o.queue, token)
+  local e = find(o, token)
+  if not e then
+    -- What is left of the token goes, too.
+    for _, key in ipairs({ o.expiry, o.holders, o.queue, o.waits or nil }) do call('ZREM', key, token) end
     return nil
   end
   o.values[token] = nil
-  local e = parse(value)
   call('HDEL', o.obj, 't:' .. token)
   call('ZREM', o.expiry, token)
   o.changed = true
@@ -394,8 +409,7 @@ local function advance(o, asking)
   while at < 1000 and (o.pool or o.held < o.limit) do
     local token = call('ZRANGE', o.queue, at, at)[1]
     if not token then break end
-    local value = call('HGET', o.obj, 't:' .. token)
-    local e = value and parse(value)
+    local e = find(o, token)
     local certain = e and o.pool and string.match(e.names, '^[=?]') and e.names
     if not e then
       finish(o, token)

@@ -227,9 +227,10 @@ impl Cluster {
         Ok(*replica)
     }
 
-    /// Waits until a master's running replica has all that it has by now.
+    /// Waits until a master's replica has all that it has by now.
     pub async fn replicated(&self, master: usize) -> Result {
-        self.nodes[master].replicated(1).await
+        let replica = self.replica_of(master).await?;
+        self.nodes[replica].follows(&self.nodes[master]).await
     }
 
     /// Waits until all running nodes agree, serve all slots, and can be written to.
@@ -294,8 +295,20 @@ impl Cluster {
 
     /// Has a replica take its master's place in order: nothing is lost, and the master becomes its replica.
     pub async fn fail_over(&self, replica: usize) -> Result {
-        self.nodes[replica].cli(&["CLUSTER", "FAILOVER"]).await?;
-        self.promoted(replica).await
+        eventually(&format!("{replica} to take over"), PATIENCE, async || {
+            if !self.masters().await?.contains(&replica) {
+                self.nodes[replica].cli(&["CLUSTER", "FAILOVER"]).await?;
+            }
+            // It gives up after five seconds, should the others have been too busy to agree.
+            eventually("the others to agree", Duration::from_secs(6), async || {
+                let masters = self.masters().await?;
+                ensure!(masters.contains(&replica), "{masters:?} are the masters");
+                Ok(())
+            })
+            .await
+        })
+        .await?;
+        self.settled().await
     }
 
     /// Waits until a former master, which runs again, follows the one that took its place, and has its data.

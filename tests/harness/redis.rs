@@ -220,16 +220,20 @@ impl Redis {
         found.with_context(|| format!("INFO has no {field}"))
     }
 
-    /// Waits until that many replicas have all that it has written by now.
-    pub async fn replicated(&self, replicas: u64) -> Result {
-        let what = format!("{replicas} replicas to have what port {} has", self.port);
+    /// Waits until this replica has all that its master has written by now. What the master says in reply to `WAIT` is not
+    /// enough: Valkey counts replicas to which it has sent nothing yet.
+    pub async fn follows(&self, master: &Self) -> Result {
+        let number = async |redis: &Self, field| Ok::<u64, anyhow::Error>(redis.info(field).await?.parse()?);
+        let written = number(master, "master_repl_offset").await?;
+        let what = format!("the replica at port {} to have it all", self.port);
         eventually(&what, START, async || {
-            let mut connection = self.connection().await?;
-            // WAIT asks for what was written before the connection's last command.
-            redis::cmd("PING").exec_async(&mut connection).await?;
-            let mut wait = redis::cmd("WAIT");
-            let reached: u64 = wait.arg(replicas).arg(200).query_async(&mut connection).await?;
-            ensure!(reached >= replicas, "{reached} have it");
+            let (mine, theirs) = (
+                self.info("master_replid").await?,
+                master.info("master_replid").await?,
+            );
+            ensure!(mine == theirs, "it follows {mine}, which is not {theirs}");
+            let read = number(self, "slave_repl_offset").await?;
+            ensure!(read >= written, "it has {read} of {written} bytes");
             Ok(())
         })
         .await

@@ -220,8 +220,12 @@ impl Sentinel {
     /// Waits until all replicas that run have what the master has by now.
     pub async fn replicated(&self) -> Result {
         let master = self.master().await?;
-        let replicas = self.servers.len() - 1 - self.silent.len();
-        self.servers[master].replicated(replicas as u64).await
+        for (index, replica) in self.servers.iter().enumerate() {
+            if index != master && !self.silent.contains(&index) {
+                replica.follows(&self.servers[master]).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the server is a replica whose link to its master is up.

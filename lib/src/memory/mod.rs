@@ -33,10 +33,10 @@
 
 mod commands;
 mod connection;
-#[cfg(test)]
-mod lanes;
 mod scripts;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

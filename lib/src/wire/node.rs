@@ -486,6 +486,14 @@ pub(crate) fn explain(address: &str, error: &RedisError) -> Error {
                 found: "a server that does not speak RESP3".to_owned(),
             }
         }
-        _ => unreachable(address, error),
+        // To SELECT: of a cluster, which has one database, and of a server that has fewer than that.
+        _ => match error.detail() {
+            Some(detail) if detail.contains("SELECT is not allowed") || detail.contains("DB index") => {
+                address::unusable(format!(
+                    "names a database that {address} does not have ({detail})"
+                ))
+            }
+            _ => unreachable(address, error),
+        },
     }
 }

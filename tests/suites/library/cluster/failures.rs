@@ -269,7 +269,7 @@ async fn what_is_not_served_is_unreachable_in_time() -> Result {
         } else {
             let error = elsewhere.unwrap_err();
             ensure!(
-                error.is_unreachable() && error.to_string().contains("CLUSTERDOWN"),
+                error.is_unreachable() && error.to_string().contains("cluster is down"),
                 "{error:?}"
             );
         }

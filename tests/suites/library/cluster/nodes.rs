@@ -173,13 +173,17 @@ async fn any_node_leads_to_all_of_them() -> Result {
 }
 
 #[tokio::test]
-async fn a_cluster_has_one_database() -> Result {
-    let url = format!("{}2", Cluster::shared().await?.url());
-    let error = Client::connect(&url).await.unwrap_err();
-    ensure!(
-        matches!(error, Error::InvalidInput { field: "url", .. }),
-        "{error:?}"
-    );
-    ensure!(error.to_string().contains("database"), "{error}");
+async fn a_cluster_has_one_database_and_a_server_as_many_as_it_says() -> Result {
+    for url in [
+        format!("{}2", Cluster::shared().await?.url()),
+        format!("{}99", Redis::shared().await?.url()),
+    ] {
+        let error = Client::connect(&url).await.unwrap_err();
+        ensure!(
+            matches!(error, Error::InvalidInput { field: "url", .. }),
+            "{error:?}"
+        );
+        ensure!(error.to_string().contains("database"), "{error}");
+    }
     Ok(())
 }

@@ -129,3 +129,36 @@ async fn the_servers_password_stands_in_the_url() -> Result {
     ensure!(error.to_string().contains(&address), "{error}");
     Ok(())
 }
+
+/// They guard themselves: with a password that is not the servers'.
+#[tokio::test]
+async fn the_sentinels_password_is_their_own() -> Result {
+    let sentinel = Sentinel::builder()
+        .password("sesame")
+        .sentinel_password("simsim")
+        .start()
+        .await?;
+    let world = World::at(sentinel.url(), "sentinel-password");
+    let client = world
+        .builder()
+        .sentinel_credentials(None, "simsim")
+        .connect()
+        .await?;
+    let lease = client.lock("x")?.acquire().await?;
+    sentinel.fail_over().await?;
+    lease.renew().await?;
+    lease.release().await?;
+
+    let without = world.builder();
+    let wrong = world.builder().sentinel_credentials(None, "sesame");
+    for builder in [without, wrong] {
+        let error = builder.connect().await.unwrap_err();
+        ensure!(matches!(error, Error::Authentication { .. }), "{error:?}");
+        let named = sentinel.sentinels().iter().any(|redis| {
+            let address = format!("127.0.0.1:{}", redis.port());
+            error.to_string().contains(&address)
+        });
+        ensure!(named, "{error} names no Sentinel");
+    }
+    Ok(())
+}
