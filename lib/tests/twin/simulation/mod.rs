@@ -8,12 +8,18 @@
 //! | [`process`] | clients that live, crash, and live again |
 //! | [`people`] | a scene: what clients and the controller do with locks, semaphores, pools and read-write locks |
 //! | [`buffer`] | a scene: conditions |
+//! | [`many`] | a scene: several locks at once, and locks within themselves |
+//! | [`registers`] | a scene: registers |
+//! | [`resizes`] | a scene: a declared object that changes, and a clock that is set back |
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
 
 mod buffer;
+mod many;
 mod people;
 mod process;
+mod registers;
+mod resizes;
 mod witness;
 mod world;
 
@@ -27,6 +33,9 @@ use super::Result;
 enum Scene {
     People,
     Buffer,
+    Many,
+    Registers,
+    Resizes,
 }
 
 impl Scene {
@@ -34,6 +43,9 @@ impl Scene {
         match self {
             Self::People => people::live(world).await,
             Self::Buffer => buffer::live(world).await,
+            Self::Many => many::live(world).await,
+            Self::Registers => registers::live(world).await,
+            Self::Resizes => resizes::live(world).await,
         }
     }
 }
@@ -95,6 +107,36 @@ fn in_calm_weather_everybody_who_is_notified_wakes_up_and_nobody_else() -> Resul
 #[test]
 fn in_a_storm_no_wake_up_is_lost() -> Result {
     worlds(Scene::Buffer, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_many_locks_are_taken_at_once_and_within_one_another() -> Result {
+    worlds(Scene::Many, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_nobody_waits_in_a_circle() -> Result {
+    worlds(Scene::Many, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_a_register_is_as_if_used_by_one() -> Result {
+    worlds(Scene::Registers, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_a_register_is_as_if_used_by_one() -> Result {
+    worlds(Scene::Registers, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_permits_become_fewer_without_being_taken_from_anybody() -> Result {
+    worlds(Scene::Resizes, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_permits_become_fewer_and_more() -> Result {
+    worlds(Scene::Resizes, Weather::Storm)
 }
 
 #[test]

@@ -75,6 +75,9 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     }
     process::live(world, CLIENTS, WORKERS, work).await?;
     background.shutdown().await;
+    if world.witness(|witness| witness.grants()) == 0 {
+        world.violation("nothing was ever granted");
+    }
     world.calm_down();
     for object in objects.iter().filter(|object| declared(object)) {
         declare_again(world, object).await?;
@@ -170,10 +173,13 @@ struct Wanted {
 }
 
 /// A lease of any object.
+#[derive(Debug)]
 pub(super) enum Got {
     Lease(Lease),
     Seat(tenure::PoolLease),
     Write(tenure::WriteLease),
+    Keyed(tenure::KeyedLease),
+    Reentrant(tenure::ReentrantLease),
 }
 
 impl Deref for Got {
@@ -184,16 +190,20 @@ impl Deref for Got {
             Self::Lease(lease) => lease,
             Self::Seat(seat) => seat,
             Self::Write(write) => write,
+            Self::Keyed(keyed) => keyed,
+            Self::Reentrant(reentrant) => reentrant,
         }
     }
 }
 
 impl Got {
-    async fn release(self) -> std::result::Result<(), Error> {
+    pub(super) async fn release(self) -> std::result::Result<(), Error> {
         match self {
             Self::Lease(lease) => lease.release().await,
             Self::Seat(seat) => seat.release().await,
             Self::Write(write) => write.release().await,
+            Self::Keyed(keyed) => keyed.release().await,
+            Self::Reentrant(reentrant) => reentrant.release().await,
         }
     }
 
@@ -246,9 +256,42 @@ async fn work(worker: Worker) -> Result {
             }
         });
         sleep(ms(random.u64(..3000))).await;
-        end(&world, &wanted, got, max_hold.is_some(), &mut random).await;
+        if let Some(got) = downgraded(&world, &process, got, &mut random).await {
+            end(&world, &wanted, got, max_hold.is_some(), &mut random).await;
+        }
     }
     Ok(())
+}
+
+/// A writer may become a reader, and goes on under the same fencing token, beside others. None: it was lost.
+async fn downgraded(world: &World, process: &str, got: Arc<Got>, random: &mut Rng) -> Option<Arc<Got>> {
+    if !matches!(*got, Got::Write(_)) || !held(&got) || random.bool() {
+        return Some(got);
+    }
+    let Some(Got::Write(write)) = Arc::into_inner(got) else {
+        world.violation("somebody else keeps the lease");
+        return None;
+    };
+    let (object, fence) = (write.object().to_string(), write.fencing_token());
+    match write.downgrade().await {
+        Ok(read) => {
+            let read = Arc::new(Got::Lease(read));
+            world.say(|| format!("{process} reads on: {:?}", **read));
+            if read.fencing_token() != fence {
+                world.violation(format!("{object}: {fence} became {}", read.fencing_token()));
+            }
+            if held(&read) {
+                world.witness(|witness| witness.believes(&object, process, 1, READERS, &read));
+            }
+            sleep(ms(random.u64(..1000))).await;
+            Some(read)
+        }
+        Err(Error::Lost { .. } | Error::Unreachable { .. }) if world.weather != Weather::Calm => None,
+        Err(error) => {
+            world.violation(format!("{object}: the downgrade says {error}"));
+            None
+        }
+    }
 }
 
 /// Gives a lease back, in one of the ways there are.
