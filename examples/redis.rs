@@ -9,38 +9,38 @@ use tenure::{Client, ClientBuilder};
 #[derive(Args, Clone)]
 pub(crate) struct Redis {
     #[arg(
-        long,
+        long = "redis-url",
         help = "Where Redis is: redis://[user][:password@]host[:port][/database], with TLS rediss://",
         env = "TENURE_REDIS_URL",
         default_value = "redis://127.0.0.1:6379",
         hide_env_values = true
     )]
-    redis_url: String,
+    url: String,
     /// The password, if it does not stand in the URL.
     #[arg(
-        long,
+        long = "redis-password",
         env = "TENURE_REDIS_PASSWORD",
         hide_env_values = true,
         default_value = ""
     )]
-    redis_password: String,
+    password: String,
     /// File with the certificate authorities to trust, in PEM, in place of the system's.
-    #[arg(long, env = "TENURE_REDIS_CA_FILE")]
-    redis_ca_file: Option<PathBuf>,
+    #[arg(long = "redis-ca-file", env = "TENURE_REDIS_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// File with the certificate to show, in PEM.
     #[arg(
-        long,
+        long = "redis-client-cert-file",
         env = "TENURE_REDIS_CLIENT_CERT_FILE",
-        requires = "redis_client_key_file"
+        requires = "client_key_file"
     )]
-    redis_client_cert_file: Option<PathBuf>,
+    client_cert_file: Option<PathBuf>,
     /// File with its private key, in PEM.
     #[arg(
-        long,
+        long = "redis-client-key-file",
         env = "TENURE_REDIS_CLIENT_KEY_FILE",
-        requires = "redis_client_cert_file"
+        requires = "client_cert_file"
     )]
-    redis_client_key_file: Option<PathBuf>,
+    client_key_file: Option<PathBuf>,
 }
 
 impl Redis {
@@ -48,11 +48,11 @@ impl Redis {
         let read = |path: &PathBuf| {
             fs::read(path).with_context(|| format!("{} cannot be read: check the path", path.display()))
         };
-        let mut builder = Client::builder(&self.redis_url).password(&self.redis_password);
-        if let Some(ca) = &self.redis_ca_file {
+        let mut builder = Client::builder(&self.url).password(&self.password);
+        if let Some(ca) = &self.ca_file {
             builder = builder.tls_ca(read(ca)?);
         }
-        if let (Some(certificate), Some(key)) = (&self.redis_client_cert_file, &self.redis_client_key_file) {
+        if let (Some(certificate), Some(key)) = (&self.client_cert_file, &self.client_key_file) {
             builder = builder.tls_client_certificate(read(certificate)?, read(key)?);
         }
         Ok(builder)
