@@ -11,10 +11,11 @@ use tenure_tests::{Controller, Result, ensure};
 use super::support::{SOON, Watched, World, expect, metric, version};
 
 /// How many statuses both have written.
-async fn writes(world: &World, other: &Controller) -> Result<f64> {
+async fn writes(world: &World, other: &Controller) -> Result<u64> {
     let series = "tenure_status_writes_total{kind=\"Semaphore\"}";
     let one = world.metric(series).await?.unwrap_or_default();
-    Ok(one + metric(other, series).await?.unwrap_or_default())
+    let both = one + metric(other, series).await?.unwrap_or_default();
+    Ok(both.to_string().parse()?)
 }
 
 #[tokio::test]
@@ -35,7 +36,7 @@ async fn two_controllers_write_no_more_than_one() -> Result {
     let settled = world.until::<Semaphore>("calls", "held", SOON, held).await?;
     let (start, deadline) = (Instant::now(), lease.deadline());
     // A write is counted when its answer has come, a moment after it is seen.
-    let mut before = 0.0;
+    let mut before = 0;
     while start.elapsed() < Duration::from_secs(7) {
         if start.elapsed() < Duration::from_secs(1) {
             before = writes(&world, &other).await?;
@@ -68,10 +69,7 @@ async fn two_controllers_write_no_more_than_one() -> Result {
         now.status
     );
     let after = writes(&world, &other).await?;
-    ensure!(
-        after == before + 1.0,
-        "{before} writes, and after one more {after}"
-    );
+    ensure!(after == before + 1, "{before} writes, and after one more {after}");
     lease.check()?;
     lease.release().await?;
     Ok(())
