@@ -29,7 +29,8 @@ pub(crate) struct Config {
     // No doc comment: that would have to mark the URL up.
     #[arg(
         long,
-        help = "Where Redis is: redis://host[:port][/database], with TLS rediss://",
+        help = "Where Redis is: redis://host[:port][/database], one server or any one of a cluster; \
+                redis+sentinel://host[:port][,host[:port]]/service[/database]; with TLS rediss for redis",
         env = "TENURE_REDIS_URL",
         hide_env_values = true,
         default_value = "redis://127.0.0.1:6379",
