@@ -10,7 +10,8 @@ use tenure::{Client, ClientBuilder};
 pub(crate) struct Redis {
     #[arg(
         long = "redis-url",
-        help = "Where Redis is: redis://[user][:password@]host[:port][/database], with TLS rediss://",
+        help = "Where Redis is: redis://[user][:password@]host[:port][/database], with TLS rediss://; Sentinels: \
+                redis+sentinel://host[:port][,host[:port]]/service",
         env = "TENURE_REDIS_URL",
         default_value = "redis://127.0.0.1:6379",
         hide_env_values = true

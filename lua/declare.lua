@@ -9,6 +9,7 @@
 --       or the caller knows, and known holders are let in again; else 0
 -- A smaller limit drains: holders keep what they have, and it is not granted again. Safe to repeat.
 -- O(n) in the named resources and the leases; shrinking a generated pool also O(n) in its free names.
+---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 local floor, recovery, lease = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
@@ -24,15 +25,6 @@ call('HDEL', o.obj, 'draining', 'kept', 'retained')
 call('HSET', o.obj, 'declared', o.declared, 'run', o.run, 'recover', int(o.recover), 'lease', int(o.lease),
   'max_hold', int(o.max_hold))
 
--- Held names are neither free nor fresh, whatever is declared now.
-local function held_names()
-  local held = {}
-  for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
-    for name in string.gmatch(parse(call('HGET', o.obj, 't:' .. token)).names, '[^,]+') do held[name] = true end
-  end
-  return held
-end
-
 local function generated(prefix, count)
   if o.prefix ~= prefix then
     call('DEL', o.free)
@@ -46,7 +38,8 @@ local function generated(prefix, count)
     o.fresh = count
   end
   call('DEL', o.resources)
-  for name in pairs(held_names()) do
+  -- Held names are neither free nor fresh, whatever is declared now.
+  for name in pairs(pool().held_names(o)) do
     local index = pool().index_of(o, name)
     if index and index >= o.fresh then call('HSET', o.resources, name, 'x') end
   end
@@ -59,7 +52,7 @@ local function named(from)
     call('HDEL', o.obj, 'prefix', 'count', 'fresh')
     o.prefix, o.count, o.fresh = nil, nil, nil
   end
-  local held, wanted = held_names(), {}
+  local held, wanted = pool().held_names(o), {}
   for i = from, #ARGV, 2 do
     local name, entry = ARGV[i], ARGV[i + 1]
     wanted[name] = true

@@ -4,6 +4,7 @@
 -- ARGV  run id, controller's channel, token, permits to keep
 -- Reply held, or gone: the token does not hold
 -- Safe to repeat. O(log n).
+---- core.lua
 local token, keep = ARGV[3], tonumber(ARGV[4])
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 settle(o)

@@ -6,6 +6,7 @@
 --       properties), "free" or "held" or "disabled"
 -- A resource that is added or taken away meanwhile may be missing or not; none of the others is missing, and one may come
 -- twice. O(how many).
+---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 settle(o)
 local cursor, found

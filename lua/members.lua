@@ -11,6 +11,7 @@
 -- Error DECLARED: a custom resource has the say; STALE: what was put aside is not what commit expects
 -- What is taken away while it is held drains. Safe to repeat. O(n) in the resources given and the leases, commit in the
 -- leases alone.
+---- core.lua
 local how, count = ARGV[3], tonumber(ARGV[5])
 local o = open(0, 6, ARGV[1], ARGV[2])
 local staged, staged_free = KEYS[7], KEYS[8]
@@ -31,10 +32,7 @@ if not o.exists then
 else
   settle(o)
 end
-local held = {}
-for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
-  for name in string.gmatch(parse(call('HGET', o.obj, 't:' .. token)).names, '[^,]+') do held[name] = true end
-end
+local held = pool().held_names(o)
 
 if how == 'commit' then
   if call('HLEN', staged) ~= count then

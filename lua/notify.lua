@@ -4,6 +4,7 @@
 -- Reply how many were notified
 -- Error NOTHELD: the lock's token does not hold it
 -- The newest request id is kept with its reply, so that a repeated one notifies nobody else. O(n) in the lock's waits.
+---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { ARGV[3] })
 settle(o)
 if not (o.values[ARGV[3]] and call('ZSCORE', o.holders, ARGV[3])) then

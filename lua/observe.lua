@@ -9,6 +9,7 @@
 --       holders: { token fence expires value }..., oldest lease first
 --       waiters: { token value }..., head of the queue first
 -- O(log n + what is listed).
+---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 settle(o)
 if close(o) then return false end

@@ -4,6 +4,7 @@
 -- ARGV  run id, controller's channel, token
 -- Reply rejoined, or notified: a notification was faster, and the token queues for the lock or holds it; or gone
 -- Safe to repeat. O(log n).
+---- core.lua
 local token = ARGV[3]
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 settle(o)

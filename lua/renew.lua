@@ -9,6 +9,7 @@
 --       missing    0 0    there is no such object (any more, or yet)
 --       gone       0 0    neither holds nor waits
 -- What has run out is gone: a renewal never revives. A declared lease that was shortened counts from here. O(log n) a token.
+---- core.lua
 local reply = { int(now) }
 local function say(state, expires, wakes)
   reply[#reply + 1] = state

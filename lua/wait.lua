@@ -6,6 +6,7 @@
 -- Error NOTHELD: the lock's token does not hold it
 -- Being notified puts the place into the lock's queue, with its own token: when that is granted, the wait is over.
 -- O(log n).
+---- core.lua
 local lease, token = ARGV[3], ARGV[4]
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { lease, token })
 settle(o)

@@ -7,6 +7,7 @@
 --       retain  everything stays as it is for keep ms
 -- Reply how many permits or resources are still being drained; nil when nothing is left to do
 -- Safe to repeat. O(n) in what is sent away.
+---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 if not o.exists then return false end
 settle(o)

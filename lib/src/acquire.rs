@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::Value;
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -18,10 +17,10 @@ use crate::{
     identity::Holder,
     telemetry,
     wire::{
-        clock::{self, Sample},
+        clock::{self, Asked},
         ledger::{Hold, Place, Request, Standing, Status, Token, Word},
         message::{self, Acquired, Grant},
-        releaser::Job,
+        releaser::{DROPPED, Job},
         script,
     },
 };
@@ -93,10 +92,7 @@ impl Handle {
         let started = Instant::now();
         let outcome = self.claim().run(request, wait).instrument(span).await;
         telemetry::waited(kind, &outcome, started.elapsed());
-        match outcome? {
-            Some(lease) => self.replicated(lease).await.map(Some),
-            None => Ok(None),
-        }
+        self.replicated(outcome?).await
     }
 
     /// Takes the lease from whoever holds, and tells them why.
@@ -108,18 +104,20 @@ impl Handle {
             takeover: cause.into(),
             ..self.request(1)?
         };
-        self.claim().run(request, Wait::Not).await
+        let taken = self.claim().run(request, Wait::Not).await?;
+        self.replicated(taken).await
     }
 
-    /// Makes sure that as many replicas as the options say have the lease; gives it back if they have not.
-    async fn replicated(&self, lease: Lease) -> Result<Lease, Error> {
+    /// Makes sure that as many replicas as the options say have the lease, if there is one; gives it back if they have not.
+    async fn replicated(&self, lease: Option<Lease>) -> Result<Option<Lease>, Error> {
         let asked = self.options.replicas_asked();
-        if asked == 0 {
-            return Ok(lease);
-        }
+        let lease = match lease {
+            Some(lease) if asked > 0 => lease,
+            lease => return Ok(lease),
+        };
         let reached = lease.renew_replicated(asked).await?;
         if reached >= u64::from(asked) {
-            return Ok(lease);
+            return Ok(Some(lease));
         }
         lease.release().await?;
         Err(Error::NotReplicated {
@@ -147,12 +145,12 @@ impl Handle {
         // Nothing is taken by asking, so nothing is to be given back.
         let answer = claim.ask(&request, Wait::Not).await?;
         match answer {
-            (Acquired::Granted(grant), sent) => {
+            (Acquired::Granted(grant), asked) => {
                 let request = Request {
                     permits: grant.permits,
                     ..request
                 };
-                Ok(Some(claim.granted_by_reply(grant, sent, request)))
+                Ok(Some(claim.granted_by_reply(grant, &asked, request)))
             }
             _ => Ok(None),
         }
@@ -215,7 +213,7 @@ impl Claim {
                 _ => Some(self.listen()),
             };
             self.open = true;
-            let (reply, sent) = match self.ask(&request, wait).await {
+            let (reply, asked) = match self.ask(&request, wait).await {
                 Ok(answer) => answer,
                 Err(Error::NotDeclared { .. })
                     if word.is_some() && Self::may_be_declared_yet(&mut undeclared_since, wait) =>
@@ -231,12 +229,12 @@ impl Claim {
             };
             undeclared_since = None;
             match reply {
-                Acquired::Granted(grant) => return Ok(Some(self.granted_by_reply(grant, sent, request))),
+                Acquired::Granted(grant) => return Ok(Some(self.granted_by_reply(grant, &asked, request))),
                 Acquired::Busy { .. } => {
                     self.open = false;
                     return Ok(None);
                 }
-                Acquired::Queued { now, expires, wake } => self.queued(sent, now, expires, wake),
+                Acquired::Queued { now, expires, wake } => self.queued(&asked, now, expires, wake),
             }
             let Some(word) = word.as_mut() else {
                 return Err(Error::protocol("queued without having asked for it"));
@@ -289,15 +287,15 @@ impl Claim {
     }
 
     /// Notes a place in the queue, so that it is renewed.
-    pub(crate) fn queued(&self, sent: Instant, now: u64, expires: u64, wake: u64) {
+    pub(crate) fn queued(&self, asked: &Asked, now: u64, expires: u64, wake: u64) {
         let ledger = &self.client.inner.ledger;
-        ledger.learn(Sample { sent, server_ms: now });
+        asked.told(now);
         let place = Duration::from_millis(expires.saturating_sub(now));
         ledger.queued(&self.token, place, Duration::from_millis(wake));
     }
 
     /// One command, whatever it is answered.
-    async fn ask(&self, request: &Request, wait: Wait) -> Result<(Acquired, Instant), Error> {
+    async fn ask(&self, request: &Request, wait: Wait) -> Result<(Acquired, Asked), Error> {
         let inner = &self.client.inner;
         let place_ms = if matches!(wait, Wait::Not) { 0 } else { PLACE_MS };
         let until = match wait {
@@ -317,7 +315,7 @@ impl Claim {
         let [permits, lease, max_hold, first_limit, place, grace] = numbers.each_ref().map(String::as_str);
         let priority = request.priority.to_string();
         let adopt = if request.adopt { "1" } else { "0" };
-        let args = [
+        let ordinary = [
             &*self.token,
             permits,
             lease,
@@ -326,18 +324,21 @@ impl Claim {
             place,
             &inner.channel,
             &request.holder,
-            grace,
-            &priority,
-            adopt,
-            &request.wish,
-            &request.takeover,
         ];
+        let special = [grace, &priority, adopt, &request.wish, &request.takeover];
+        let all;
+        let args = if special == ["0", "0", "0", "-", ""] {
+            &ordinary[..]
+        } else {
+            all = [&ordinary[..], &special].concat();
+            &all
+        };
         match inner
             .link
-            .call(&script::ACQUIRE, &self.place.keys, &args, until)
+            .call(&script::ACQUIRE, &self.place.keys, args, until)
             .await
         {
-            Ok(reply) => Ok((message::acquired(&reply.value)?, reply.sent)),
+            Ok(reply) => Ok((message::acquired(&reply.value)?, reply.asked)),
             Err(Error::Refused { reason }) => Err(self.refusal(reason, request.permits)),
             Err(error) => Err(error),
         }
@@ -365,13 +366,8 @@ impl Claim {
         }
     }
 
-    pub(crate) fn granted_by_reply(&mut self, grant: Grant, sent: Instant, request: Request) -> Lease {
-        let sample = Sample {
-            sent,
-            server_ms: grant.now,
-        };
-        self.client.inner.ledger.learn(sample);
-        let deadline = clock::deadline(sample, grant.expires);
+    pub(crate) fn granted_by_reply(&mut self, grant: Grant, asked: &Asked, request: Request) -> Lease {
+        let deadline = clock::deadline(asked.told(grant.now), grant.expires);
         self.granted(grant, deadline, request)
     }
 
@@ -397,13 +393,12 @@ impl Claim {
         let inner = &self.client.inner;
         inner.ledger.forget(&self.token);
         let until = Instant::now() + inner.link.response_timeout();
-        let left: Result<Value, Error> = inner
+        inner
             .link
             .call(&script::RELEASE, &self.place.keys, &["", &self.token], until)
-            .await
-            .map(|r| r.value);
-        self.open = left.is_err();
-        left.map(drop)
+            .await?;
+        self.open = false;
+        Ok(())
     }
 }
 
@@ -414,6 +409,7 @@ impl Drop for Claim {
             let job = Job::Release {
                 token: self.token.clone(),
                 place: self.place.clone(),
+                cause: DROPPED,
                 ends: None,
             };
             // An error means that the runtime is gone: lease and place end by themselves.

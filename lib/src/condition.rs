@@ -215,9 +215,9 @@ impl Condition {
         lease.given_back();
         match message::acquired(&reply.value)? {
             Acquired::Granted(grant) => {
-                return Ok((claim.granted_by_reply(grant, reply.sent, request), true));
+                return Ok((claim.granted_by_reply(grant, &reply.asked, request), true));
             }
-            Acquired::Queued { now, expires, wake } => claim.queued(reply.sent, now, expires, wake),
+            Acquired::Queued { now, expires, wake } => claim.queued(&reply.asked, now, expires, wake),
             Acquired::Busy { .. } => return Err(Error::protocol(&reply.value)),
         }
         let mut notified = true;

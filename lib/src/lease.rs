@@ -14,7 +14,7 @@ use crate::{
     wire::{
         ledger::{Hold, Standing},
         message::texts,
-        releaser::Job,
+        releaser::{BY_OWNER, Job},
         renewal, script,
     },
 };
@@ -288,16 +288,15 @@ impl Lease {
     /// # }
     /// ```
     pub async fn renew(&self) -> Result<(), Error> {
-        self.check()?;
-        renewal::renew_one(&self.client.inner.ledger, &self.client.inner.link, &self.hold, 0).await?;
-        self.check()
+        self.renew_replicated(0).await.map(drop)
     }
 
     /// Renews it, and returns how many replicas have acknowledged that: up to `replicas`, within half a response timeout.
     pub(crate) async fn renew_replicated(&self, replicas: u8) -> Result<u64, Error> {
         self.check()?;
         let inner = &self.client.inner;
-        let reached = renewal::renew_one(&inner.ledger, &inner.link, &self.hold, replicas).await?;
+        let reached =
+            renewal::renew_one(&inner.ledger, &inner.link, &inner.jobs, &self.hold, replicas).await?;
         self.check()?;
         Ok(reached)
     }
@@ -388,6 +387,7 @@ impl Drop for Lease {
         let job = Job::Release {
             token: self.hold.token.clone(),
             place: self.hold.place.clone(),
+            cause: BY_OWNER,
             ends,
         };
         // An error means that the runtime is gone: the lease ends by itself.

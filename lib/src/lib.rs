@@ -60,6 +60,7 @@ pub mod guide {}
 pub mod memory;
 
 mod acquire;
+mod builder;
 mod client;
 mod condition;
 mod error;
@@ -82,7 +83,8 @@ mod telemetry;
 mod tls;
 mod wire;
 
-pub use client::{Client, ClientBuilder};
+pub use builder::ClientBuilder;
+pub use client::Client;
 pub use condition::Condition;
 pub use control::Control;
 pub use error::Error;

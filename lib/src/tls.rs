@@ -14,6 +14,18 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
+    /// Itself, where the URL asks for TLS.
+    pub(crate) fn wanted(&self, secure: bool) -> Result<Option<Self>, Error> {
+        if secure {
+            return Ok(Some(self.clone()));
+        }
+        if self.ca.is_some() || self.client.is_some() {
+            let problem = "is not one for TLS, but certificates are given";
+            return Err(crate::wire::address::unusable(problem));
+        }
+        Ok(None)
+    }
+
     /// Checks everything here, as the driver would take an empty file for no authority at all.
     pub(crate) fn client(&self, info: ConnectionInfo) -> Result<redis::Client, Error> {
         const CA: &str = "tls_ca";

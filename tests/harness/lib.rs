@@ -6,6 +6,8 @@
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
 //! | [`proxy`] | a proxy before a Redis that delays, drops and cuts |
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
+//! | [`sentinel`] | a master with replicas, and the Sentinels that watch it |
+//! | [`cluster`] | a Redis Cluster, whose slots move and whose nodes fail |
 //! | [`tls`] | certificates, and a Redis that asks for them |
 //! | [`sent`] | how many commands clients have sent to a Redis |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
@@ -19,6 +21,7 @@
 pub mod assets;
 #[cfg(feature = "kubernetes")]
 pub mod binaries;
+pub mod cluster;
 #[cfg(feature = "kubernetes")]
 pub mod control_plane;
 #[cfg(feature = "kubernetes")]
@@ -27,11 +30,13 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod sent;
+pub mod sentinel;
 #[cfg(feature = "kubernetes")]
 pub mod tls;
 mod wait;
 
 pub use anyhow::{Context, anyhow, bail, ensure};
+pub use cluster::Cluster;
 #[cfg(feature = "kubernetes")]
 pub use control_plane::ControlPlane;
 #[cfg(feature = "kubernetes")]
@@ -39,6 +44,7 @@ pub use controller::Controller;
 pub use process::{Process, unique};
 pub use proxy::Proxy;
 pub use redis::Redis;
+pub use sentinel::Sentinel;
 pub use wait::eventually;
 
 /// What the harness returns, and what a test may return. The error carries its causes and the logs' tails.

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use crate::process::{Process, folder, free_port};
-use crate::{Result, assets};
+use crate::{Result, assets, eventually};
 
 /// Also holds for a big append-only file on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -39,6 +39,7 @@ pub struct Builder {
     args: Vec<String>,
     valkey: bool,
     movable_clock: bool,
+    config: Option<String>,
 }
 
 impl Builder {
@@ -77,6 +78,12 @@ impl Builder {
         self
     }
 
+    /// It begins with this configuration file, of its own, into which it may write.
+    pub(crate) fn config(mut self, text: String) -> Self {
+        self.config = Some(text);
+        self
+    }
+
     /// Starts it and waits until it answers. With `TENURE_TEST_VALKEY` set, every Redis is a Valkey, except where the
     /// clock moves: libfaketime and its allocator do not get along.
     pub async fn start(self) -> Result<Redis> {
@@ -89,6 +96,11 @@ impl Builder {
         fs::create_dir(&data)?;
         let port = free_port()?;
         let mut command = Command::new(program);
+        if let Some(text) = self.config {
+            let path = folder.join("redis.conf");
+            fs::write(&path, text)?;
+            command.arg(path);
+        }
         command
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
             .arg("--dir")
@@ -198,6 +210,33 @@ impl Redis {
         let mut text = String::new();
         print(&reply.with_context(|| command.join(" "))?, &mut text);
         Ok(text)
+    }
+
+    /// A field of what it says about itself in `INFO`.
+    pub async fn info(&self, field: &str) -> Result<String> {
+        let about = self.cli(&["INFO"]).await?;
+        let line = |line: &str| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim_end().to_owned());
+        let found = about.lines().find_map(line);
+        found.with_context(|| format!("INFO has no {field}"))
+    }
+
+    /// Waits until this replica has all that its master has written by now. What the master says in reply to `WAIT` is not
+    /// enough: Valkey counts replicas to which it has sent nothing yet.
+    pub async fn follows(&self, master: &Self) -> Result {
+        let number = async |redis: &Self, field| Ok::<u64, anyhow::Error>(redis.info(field).await?.parse()?);
+        let written = number(master, "master_repl_offset").await?;
+        let what = format!("the replica at port {} to have it all", self.port);
+        eventually(&what, START, async || {
+            let (mine, theirs) = (
+                self.info("master_replid").await?,
+                master.info("master_replid").await?,
+            );
+            ensure!(mine == theirs, "it follows {mine}, which is not {theirs}");
+            let read = number(self, "slave_repl_offset").await?;
+            ensure!(read >= written, "it has {read} of {written} bytes");
+            Ok(())
+        })
+        .await
     }
 
     /// Kills it; what it has not written to disk is lost.

@@ -7,6 +7,7 @@
 //! | [`outages`] | Redis away, emptied, or refusing; the controller killed: nobody's lease changes |
 //! | [`permissions`] | it needs what it lists, and nothing else |
 //! | [`pods`] | the end of a pod frees what it had |
+//! | [`topologies`] | declared objects on Redis Cluster and behind Sentinels, while slots and masters change |
 //! | [`security`] | Redis over TLS |
 //! | [`serving`] | probes, metrics, flags, signals |
 //! | [`together`] | two controllers at once |
@@ -20,3 +21,4 @@ mod security;
 mod serving;
 mod support;
 mod together;
+mod topologies;

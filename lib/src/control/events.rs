@@ -6,7 +6,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     ObjectRef,
-    wire::{ledger::Ledger, link::Receiver},
+    wire::{clock::Clock, ledger::Ledger, node::Receiver},
 };
 
 /// Something a controller should look at.
@@ -90,9 +90,9 @@ impl Mailbox {
 }
 
 impl Receiver for Mailbox {
-    fn message(&self, channel: &str, payload: &str) {
+    fn message(&self, clock: &Clock, channel: &str, payload: &str) {
         if channel != self.channel {
-            return self.ledger.message(channel, payload);
+            return self.ledger.message(clock, channel, payload);
         }
         let event = match payload.split_once('\n') {
             Some(("changed", object)) => ObjectRef::parse(object).map(Event::Changed),

@@ -4,7 +4,7 @@ mod declaration;
 mod events;
 mod snapshot;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::Value;
 use tokio::time::Instant;
@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use crate::{
     Client, Error, Kind, ObjectRef,
     wire::{
-        link::State,
         message::texts,
         script::{self, Script},
     },
@@ -81,8 +80,6 @@ pub enum Withdrawal {
 pub enum Server {
     /// It answers.
     Connected {
-        /// Names this life of the server process.
-        run_id: String,
         /// Product and version.
         version: String,
     },
@@ -109,7 +106,7 @@ impl Control {
     /// ```
     #[must_use]
     pub fn server(&self) -> Server {
-        server(&self.client.inner.link.state().borrow())
+        server(self.client.inner.link.health())
     }
 
     /// Waits until [`Control::server`] differs from `known`, and returns it.
@@ -127,15 +124,8 @@ impl Control {
     /// # }
     /// ```
     pub async fn server_changed(&self, known: &Server) -> Server {
-        let mut state = self.client.inner.link.state();
-        let changed = state.wait_for(|state| server(state) != *known).await;
-        // Owned, so that nothing is borrowed while it waits for ever.
-        let changed = changed.map(|state| server(&state)).ok();
-        match changed {
-            Some(server) => server,
-            // The client is closed: nothing will change any more.
-            None => std::future::pending().await,
-        }
+        let other = |health| Some(server(health)).filter(|server| server != known);
+        self.client.inner.link.until(other).await
     }
 
     /// Events from now on.
@@ -324,15 +314,14 @@ impl Control {
     }
 }
 
-fn server(state: &State) -> Server {
-    match state {
-        State::Up(session) => Server::Connected {
-            run_id: session.run_id.to_string(),
-            version: session.version.to_string(),
+fn server(health: Result<Arc<str>, Error>) -> Server {
+    match health {
+        Ok(version) => Server::Connected {
+            version: version.to_string(),
         },
-        State::Down { error } => Server::Disconnected {
-            error: error.to_string(),
+        Err(error) => Server::Disconnected {
             transient: error.is_unreachable(),
+            error: error.to_string(),
         },
     }
 }

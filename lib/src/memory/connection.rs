@@ -18,7 +18,7 @@ use super::{Fate, Memory, Passage, State, scripts};
 use crate::{
     Error,
     memory::scripts::Interpreter,
-    wire::{link::lock, script::Script},
+    wire::{lock, script::Script},
 };
 
 /// The client's side.

@@ -35,6 +35,8 @@ mod commands;
 mod connection;
 mod scripts;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -47,7 +49,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::connection::{Caller, Connection};
 use self::{commands::Database, connection::Peer, scripts::Interpreter, store::Store};
-use crate::{ClientBuilder, wire::link::lock};
+use crate::{ClientBuilder, wire::lock};
 
 /// A server in this process. Cheap to clone: the clones are the same server, which lives as long as one of them, or one
 /// of its clients, does.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error,
-    wire::{link::lock, script::Script},
+    wire::{lock, script::Script},
 };
 
 pub(super) struct Interpreter {

@@ -4,15 +4,60 @@
 //! So the server reaches a later time E no earlier than t + (E - S). That bound is a lease's local deadline: the holder
 //! stops at it, and the server's expiry lies behind it, however long the reply took.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::time::Instant;
+
+use super::lock;
 
 /// When the server was asked for the time, and what it said (milliseconds).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) sent: Instant,
     pub(crate) server_ms: u64,
+}
+
+/// What one server's clock was last known to be. Each server of a cluster has its own.
+#[derive(Debug, Default)]
+pub(crate) struct Clock(Mutex<Option<Sample>>);
+
+impl Clock {
+    /// Another server may answer at the same address from now on.
+    pub(crate) fn forget(&self) {
+        *lock(&self.0) = None;
+    }
+
+    /// The local deadline of a lease that this server has granted by push: see [`pushed_deadline`].
+    pub(crate) fn pushed_deadline(
+        &self,
+        received: Instant,
+        granted_ms: u64,
+        expires_ms: u64,
+    ) -> Option<Instant> {
+        pushed_deadline(*lock(&self.0), received, granted_ms, expires_ms)
+    }
+}
+
+/// When a server was asked, and whose time its answer will tell.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) sent: Instant,
+    pub(crate) clock: Arc<Clock>,
+}
+
+impl Asked {
+    /// The answer has told the server's time: a sample, which is kept for pushes to come.
+    pub(crate) fn told(&self, server_ms: u64) -> Sample {
+        let sample = Sample {
+            sent: self.sent,
+            server_ms,
+        };
+        *lock(&self.clock.0) = Some(sample);
+        sample
+    }
 }
 
 /// The server truncates its time to milliseconds, and two good clocks differ by less than a thousandth in their pace.
@@ -33,7 +78,7 @@ pub(crate) fn deadline(sample: Sample, expires_ms: u64) -> Instant {
 /// The same for a lease granted by push: no request of ours was on its way, so an earlier sample bounds the offset.
 /// Should the server's clock have jumped ahead since, the push itself bounds it from the other side. None: there is no
 /// sample of this connection yet, or the server's clock was set back since, so that only asking can tell.
-pub(crate) fn pushed_deadline(
+fn pushed_deadline(
     sample: Option<Sample>,
     received: Instant,
     granted_ms: u64,

@@ -18,9 +18,10 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    clock::{self, Sample},
-    link::{Receiver, lock},
+    clock::{self, Clock, Sample},
+    lock,
     message::{self, Grant, Push, Renewed},
+    node::Receiver,
 };
 use crate::{object::ObjectRef, telemetry};
 
@@ -132,6 +133,17 @@ pub(crate) struct Item {
     pub(crate) hold: Option<Arc<Hold>>,
 }
 
+/// What is to be done after a renewal's outcome has been noted.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    Nothing,
+    /// The server has lost the lease: its holder has to be let in again.
+    Readmit,
+    /// The server has a lease that its holder had to take for lost: nobody else should wait for it to run out.
+    GiveBack,
+}
+
 /// What is due this soon, at least, is renewed along with what is due now.
 const COALESCE: Duration = Duration::from_millis(50);
 /// While Redis does not answer, or does not know the object, a renewal is tried this often.
@@ -142,7 +154,6 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(crate) struct Ledger {
     book: Mutex<Book>,
-    sample: Mutex<Option<Sample>>,
     changed: Notify,
     closed: AtomicBool,
 }
@@ -155,10 +166,6 @@ struct Book {
 }
 
 impl Ledger {
-    pub(crate) fn learn(&self, sample: Sample) {
-        *lock(&self.sample) = Some(sample);
-    }
-
     pub(crate) fn wait(&self, token: &Token, place: &Arc<Place>) -> oneshot::Receiver<Word> {
         let (word, heard) = oneshot::channel();
         lock(&self.book).entries.insert(
@@ -269,22 +276,29 @@ impl Ledger {
         Ok(items.into_iter().map(|(_, item)| item).collect())
     }
 
-    /// Notes what a renewal, asked for at `sample.sent`, made of an item. True: the holder has to be let in again.
-    pub(crate) fn renewed(&self, item: &Item, outcome: Renewed, sample: Sample) -> bool {
+    /// Notes what a renewal, asked for at `sample.sent`, made of an item.
+    pub(crate) fn renewed(&self, item: &Item, outcome: Renewed, sample: Sample) -> Next {
         if !lock(&self.book).entries.contains_key(&item.token) {
-            return false; // given back while the renewal was on its way
+            return Next::Nothing; // given back while the renewal was on its way
         }
         match (&item.hold, outcome) {
             (Some(hold), Renewed::Held { expires }) => {
                 let deadline = clock::deadline(sample, expires);
-                hold.status.send_modify(|status| {
-                    if !matches!(status.standing, Standing::Lost { .. }) {
+                let in_time = hold.status.send_if_modified(|status| {
+                    // Whoever has looked since the deadline took it for lost, and so it is, whatever the server has.
+                    let in_time = status.deadline > Instant::now();
+                    if in_time {
                         *status = Status {
                             deadline,
                             standing: Standing::Held,
                         };
                     }
+                    in_time
                 });
+                if !in_time {
+                    self.lost(hold, "it was renewed too late");
+                    return Next::GiveBack;
+                }
                 // Also when the deadline did not move: a lease that was shortened moves again later. One at its longest hold
                 // does not, which a few renewals more find out.
                 self.set_due(&item.token, Instant::now() + held_interval(&item.token, deadline));
@@ -293,7 +307,9 @@ impl Ledger {
                 self.unsure(item, "Redis has lost the object");
                 // What had run out before may be another's by now.
                 let lost = matches!(hold.status.borrow().standing, Standing::Lost { .. });
-                return outcome == Renewed::Recovering && !lost;
+                if outcome == Renewed::Recovering && !lost {
+                    return Next::Readmit;
+                }
             }
             (Some(hold), _) => {
                 self.lost(hold, "it ran out before it was renewed");
@@ -306,7 +322,7 @@ impl Ledger {
             }
             (None, _) => self.tell(&item.token, Word::AskAgain),
         }
-        false
+        Next::Nothing
     }
 
     /// A renewal had no answer: the lease may still run.
@@ -364,12 +380,11 @@ impl Ledger {
 }
 
 impl Receiver for Ledger {
-    fn message(&self, _channel: &str, payload: &str) {
+    fn message(&self, clock: &Clock, _channel: &str, payload: &str) {
         let received = Instant::now();
         match message::push(payload) {
             Some((token, Push::Granted(grant))) => {
-                let sample = *lock(&self.sample);
-                let word = match clock::pushed_deadline(sample, received, grant.now, grant.expires) {
+                let word = match clock.pushed_deadline(received, grant.now, grant.expires) {
                     Some(deadline) => Word::Granted { grant, deadline },
                     None => Word::AskAgain,
                 };
@@ -394,8 +409,6 @@ impl Receiver for Ledger {
     }
 
     fn connected(&self) {
-        // Another server may have another clock.
-        *lock(&self.sample) = None;
         // Pushes may have been missed, and leases may have run on without renewal: ask for everything at once.
         let now = Instant::now();
         for entry in lock(&self.book).entries.values_mut() {

@@ -1,19 +1,46 @@
-//! The wire: one connection a client, on which scripts go out and pushes come in.
+//! The wire: one connection a client and server, on which scripts go out and pushes come in.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`script`] | the texts of the protocol, and their hashes |
-//! | [`link`] | the connection: made, kept and made again; calls scripts, and repeats them safely |
+//! | [`address`] | what a URL names: servers, Sentinels, credentials |
+//! | [`node`] | the connection to one server: made, kept and made again |
+//! | [`about`] | what a server says about itself, and whether it will do |
+//! | [`sentinel`] | who the master is, by the word of most Sentinels |
+//! | [`cluster`] | which server of a cluster has which slot |
+//! | [`routes`] | which server has an object |
+//! | [`link`] | the way from an object to its server; calls scripts, and repeats them safely |
 //! | [`message`] | what the server says: replies and pushes, read into types |
 //! | [`clock`] | from the server's clock to this process' monotonic one, on the safe side |
 //! | [`ledger`] | what this client holds and waits for; pushes arrive here |
 //! | [`renewal`] | keeps what is in the ledger alive, in batches |
 //! | [`releaser`] | gives back, in the background, what was dropped |
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::Error;
+
+mod about;
+pub(crate) mod address;
 pub(crate) mod clock;
+pub(crate) mod cluster;
 pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod message;
+pub(crate) mod node;
 pub(crate) mod releaser;
 pub(crate) mod renewal;
+mod routes;
 pub(crate) mod script;
+pub(crate) mod sentinel;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of our mutexes; should it, what they guard is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unreachable(address: &str, error: impl std::fmt::Display) -> Error {
+    Error::Unreachable {
+        reason: format!("{address}: {error}"),
+    }
+}

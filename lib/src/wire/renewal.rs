@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
 
 use super::{
     clock::Sample,
-    ledger::{Hold, Item, Ledger},
+    ledger::{Hold, Item, Ledger, Next},
     link::Link,
     message::{self, Renewed},
+    releaser::{BY_OWNER, Job},
     script,
 };
 use crate::{Error, ObjectRef};
@@ -19,21 +20,40 @@ use crate::{Error, ObjectRef};
 const BATCH: usize = 250;
 
 /// Runs until the client is closed.
-pub(crate) async fn run(ledger: Arc<Ledger>, link: Link, channel: Arc<str>) {
+pub(crate) async fn run(
+    ledger: Arc<Ledger>,
+    link: Link,
+    channel: Arc<str>,
+    jobs: mpsc::UnboundedSender<Job>,
+) {
     while let Some(items) = ledger.due().await {
-        join_all(
-            items
-                .chunks(BATCH)
-                .map(|batch| renew(&ledger, &link, &channel, batch)),
-        )
-        .await;
+        let mut together: BTreeMap<Option<u16>, Vec<Item>> = BTreeMap::new();
+        for item in items {
+            together
+                .entry(link.slot(&item.place.keys))
+                .or_default()
+                .push(item);
+        }
+        let batches = together.values().flat_map(|items| items.chunks(BATCH));
+        join_all(batches.map(|batch| renew(&ledger, &link, &channel, &jobs, batch))).await;
     }
+}
+
+/// In the background: there is no hurry, and an error means that the runtime is gone.
+fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
+    let _ = jobs.send(Job::Release {
+        token: hold.token.clone(),
+        place: hold.place.clone(),
+        cause: BY_OWNER,
+        ends: None,
+    });
 }
 
 /// Renews a lease by itself, at its holder's wish. Returns how many of `replicas` have acknowledged it.
 pub(crate) async fn renew_one(
     ledger: &Ledger,
     link: &Link,
+    jobs: &mpsc::UnboundedSender<Job>,
     hold: &Arc<Hold>,
     replicas: u8,
 ) -> Result<u64, Error> {
@@ -48,19 +68,23 @@ pub(crate) async fn renew_one(
         .call_replicated(&script::RENEW, &hold.place.keys, &args, soon(link), replicas)
         .await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    let sample = Sample {
-        sent: reply.sent,
-        server_ms,
-    };
-    ledger.learn(sample);
-    if let [outcome] = outcomes[..] {
-        // Should it have to be let in again, the background does so.
-        ledger.renewed(&item, outcome, sample);
+    let sample = reply.asked.told(server_ms);
+    // Should it have to be let in again, the background does so.
+    if let [outcome] = outcomes[..]
+        && ledger.renewed(&item, outcome, sample) == Next::GiveBack
+    {
+        give_back(jobs, hold);
     }
     Ok(reached)
 }
 
-async fn renew(ledger: &Ledger, link: &Link, channel: &str, batch: &[Item]) {
+async fn renew(
+    ledger: &Ledger,
+    link: &Link,
+    channel: &str,
+    jobs: &mpsc::UnboundedSender<Job>,
+    batch: &[Item],
+) {
     // One object's tokens stand together, so that the script opens it once.
     let mut by_object: BTreeMap<&ObjectRef, Vec<&Item>> = BTreeMap::new();
     for item in batch {
@@ -79,12 +103,14 @@ async fn renew(ledger: &Ledger, link: &Link, channel: &str, batch: &[Item]) {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match call(link, &keys, &args).await {
         Ok((sample, outcomes)) if outcomes.len() == order.len() => {
-            ledger.learn(sample);
             for (item, outcome) in order.into_iter().zip(outcomes) {
-                if ledger.renewed(item, outcome, sample)
-                    && let Some(hold) = &item.hold
-                {
-                    readmit(ledger, link, channel, item, hold).await;
+                let mut next = ledger.renewed(item, outcome, sample);
+                let Some(hold) = &item.hold else { continue };
+                if next == Next::Readmit {
+                    next = readmit(ledger, link, channel, item, hold).await;
+                }
+                if next == Next::GiveBack {
+                    give_back(jobs, hold);
                 }
             }
         }
@@ -103,17 +129,11 @@ async fn renew(ledger: &Ledger, link: &Link, channel: &str, batch: &[Item]) {
 async fn call(link: &Link, keys: &[String], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
     let reply = link.call(&script::RENEW, keys, args, soon(link)).await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    Ok((
-        Sample {
-            sent: reply.sent,
-            server_ms,
-        },
-        outcomes,
-    ))
+    Ok((reply.asked.told(server_ms), outcomes))
 }
 
 /// Redis has lost data and come back: the holder shows its fencing token and goes on.
-async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold: &Hold) {
+async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold: &Hold) -> Next {
     let names: Vec<&str> = hold
         .grant
         .resources
@@ -155,10 +175,7 @@ async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold:
         match &fields[..] {
             [state, now, expires] => {
                 let read = |text: &String| text.parse().map_err(|_| Error::protocol(&reply.value));
-                let sample = Sample {
-                    sent: reply.sent,
-                    server_ms: read(now)?,
-                };
+                let sample = reply.asked.told(read(now)?);
                 let expires = read(expires)?;
                 Ok((
                     sample,
@@ -173,10 +190,11 @@ async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold:
         }
     };
     match outcome.await {
-        Ok((sample, outcome)) => {
-            ledger.renewed(item, outcome, sample);
+        Ok((sample, outcome)) => ledger.renewed(item, outcome, sample),
+        Err(error) => {
+            ledger.unsure(item, &error.to_string());
+            Next::Nothing
         }
-        Err(error) => ledger.unsure(item, &error.to_string()),
     }
 }
 

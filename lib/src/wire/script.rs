@@ -1,8 +1,11 @@
-//! The protocol's scripts, built in. Each is the shared part and its own.
+//! The protocol's scripts, built in. Each is its own file, in which the shared part stands where it says.
 
 use std::sync::LazyLock;
 
 const CORE: &str = include_str!("../../lua/core.lua");
+/// The line in whose place the shared part stands. Before it: flags for the server, and a fast lane that needs nothing of
+/// what the shared part makes.
+const CORE_STANDS_HERE: &str = "---- core.lua\n";
 
 /// A script, ready to be called by its hash.
 pub(crate) struct Script {
@@ -12,17 +15,8 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn new(name: &'static str, own: &str) -> Self {
-        // A shebang (flags for the server) has to stay the first line of the whole.
-        let (shebang, body) = match own.split_once('\n') {
-            Some((first, rest)) if first.starts_with("#!") => (first, rest),
-            _ => ("", own),
-        };
-        let text = if shebang.is_empty() {
-            format!("{CORE}{body}")
-        } else {
-            format!("{shebang}\n{CORE}{body}")
-        };
+    pub(crate) fn new(name: &'static str, own: &str) -> Self {
+        let text = own.replacen(CORE_STANDS_HERE, CORE, 1);
         Self {
             name,
             hashed: redis::Script::new(&text),
@@ -43,6 +37,9 @@ macro_rules! scripts {
     ($($name:ident $file:literal),* $(,)?) => {
         $(pub(crate) static $name: LazyLock<Script> =
             LazyLock::new(|| Script::new($file, include_str!(concat!("../../lua/", $file, ".lua"))));)*
+
+        #[cfg(test)]
+        const ALL: &[&LazyLock<Script>] = &[$(&$name),*];
     };
 }
 
@@ -68,26 +65,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shebang_stays_the_first_line_and_stands_once() {
-        assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- core.lua"));
-        assert!(ACQUIRE.text().starts_with("-- core.lua"));
-        for script in [
-            &*ACQUIRE,
-            &*DECLARE,
-            &*DOWNGRADE,
-            &*LIST,
-            &*MEMBERS,
-            &*NOTIFY,
-            &*OBSERVE,
-            &*READMIT,
-            &*REGISTER,
-            &*REJOIN,
-            &*RELEASE,
-            &*RENEW,
-            &*WAIT,
-            &*WITHDRAW,
-        ] {
-            assert!(script.text().matches("#!lua").count() <= 1, "{}", script.name);
+    fn the_shared_part_stands_once_in_each_script_and_a_shebang_in_the_first_line() {
+        for script in ALL {
+            let text = script.text();
+            assert_eq!(text.matches(CORE).count(), 1, "{}", script.name);
+            assert!(!text.contains(CORE_STANDS_HERE), "{}", script.name);
+            assert!(text.rfind("#!lua").is_none_or(|at| at == 0), "{}", script.name);
         }
+        assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- release"));
+        assert!(ACQUIRE.text().starts_with("-- acquire"));
     }
 }

@@ -11,10 +11,12 @@ use tenure_tests::{Context, ControlPlane, Controller, Redis, Result, ensure, eve
 /// How long anything may take that has no bound of its own.
 pub(super) const SOON: Duration = Duration::from_secs(20);
 
-pub(super) struct World {
+/// `R`: one server, or several that are one to their clients.
+pub(super) struct World<R = Redis> {
     pub(super) plane: &'static ControlPlane,
     pub(super) namespace: String,
-    pub(super) redis: Redis,
+    pub(super) redis: R,
+    url: String,
     pub(super) controller: Controller,
     pub(super) kube: Client,
 }
@@ -25,13 +27,29 @@ impl World {
     }
 
     pub(super) async fn with(test: &str, redis: Redis, args: &[&str]) -> Result<Self> {
+        let url = redis.url();
+        Self::at(test, redis, url, args).await
+    }
+
+    /// Every key of the object.
+    pub(super) async fn keys(&self, kind: &str, name: &str) -> Result<Vec<String>> {
+        let pattern = format!("tenure:{{{}/{kind}/{name}}}:*", self.namespace);
+        let keys = self.redis.cli(&["KEYS", &pattern]).await?;
+        Ok(keys.lines().map(str::to_owned).collect())
+    }
+}
+
+impl<R> World<R> {
+    /// With whatever is found at the URL.
+    pub(super) async fn at(test: &str, redis: R, url: String, args: &[&str]) -> Result<Self> {
         let plane = ControlPlane::shared().await?;
         let namespace = plane.namespace(test).await?;
-        let controller = start(plane, &redis, &namespace, args).await?;
+        let controller = start(plane, &url, &namespace, args).await?;
         Ok(Self {
             plane,
             namespace,
             redis,
+            url,
             controller,
             kube: plane.client().await?,
         })
@@ -39,13 +57,13 @@ impl World {
 
     /// Starts the controller again after it was killed.
     pub(super) async fn restart_controller(&mut self) -> Result {
-        self.controller = start(self.plane, &self.redis, &self.namespace, &[]).await?;
+        self.controller = start(self.plane, &self.url, &self.namespace, &[]).await?;
         Ok(())
     }
 
     /// Starts one more controller beside the first.
     pub(super) async fn another_controller(&self) -> Result<Controller> {
-        start(self.plane, &self.redis, &self.namespace, &[]).await
+        start(self.plane, &self.url, &self.namespace, &[]).await
     }
 
     /// Applies a semaphore and waits until it can be used.
@@ -133,17 +151,10 @@ impl World {
         identity.pod = Some(pod.to_owned());
         identity.namespace.clone_from(&self.namespace);
         identity.uid = uid;
-        let builder = tenure::Client::builder(&self.redis.url())
+        let builder = tenure::Client::builder(&self.url)
             .namespace(&self.namespace)
             .identity(identity);
         Ok(builder.connect().await?)
-    }
-
-    /// Every key of the object.
-    pub(super) async fn keys(&self, kind: &str, name: &str) -> Result<Vec<String>> {
-        let pattern = format!("tenure:{{{}/{kind}/{name}}}:*", self.namespace);
-        let keys = self.redis.cli(&["KEYS", &pattern]).await?;
-        Ok(keys.lines().map(str::to_owned).collect())
     }
 
     /// Waits until an event of that reason is there, and returns its note.
@@ -183,9 +194,8 @@ impl World {
     }
 }
 
-async fn start(plane: &ControlPlane, redis: &Redis, namespace: &str, args: &[&str]) -> Result<Controller> {
-    let url = redis.url();
-    let own = ["--redis-url", &url, "--watch-namespaces", namespace];
+async fn start(plane: &ControlPlane, url: &str, namespace: &str, args: &[&str]) -> Result<Controller> {
+    let own = ["--redis-url", url, "--watch-namespaces", namespace];
     let controller = Controller::start_with(plane, &[&own, args].concat()).await?;
     eventually("the controller to be ready", SOON, async || {
         let (code, text) = controller.get("/readyz").await?;

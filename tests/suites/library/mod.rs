@@ -25,13 +25,16 @@
 //!
 //! | module | |
 //! |---|---|
+//! | [`cluster`] | Redis Cluster: several masters, moving slots, dying nodes |
 //! | [`security`] | TLS, and the smallest rights that work |
+//! | [`sentinel`] | Redis behind Sentinel: masters that change |
 //! | [`servers`] | full, evicting, read-only and old servers; Valkey |
 //!
 //! The eleventh (one hash tag an object) is a unit test in `lib/src/object.rs`, the thirteenth stands in
 //! `controller.rs`.
 
 mod bad_input;
+mod cluster;
 mod condition;
 mod cutter;
 mod keyed_lock;
@@ -52,5 +55,6 @@ mod reentrant_lock;
 mod register;
 mod rw_lock;
 mod security;
+mod sentinel;
 mod servers;
 mod support;

@@ -182,7 +182,7 @@ async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
         .with(Options::new().replicas(1))
         .acquire()
         .await?;
-    let there = replica.cli(&["KEYS", "*:holders"]).await?;
+    let there = replica.cli(&["KEYS", "*:obj"]).await?;
     assert!(there.contains(&world.namespace), "{there}");
     lease.release().await?;
     Ok(())

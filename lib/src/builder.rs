@@ -1,0 +1,392 @@
+//! How a client is set up.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use redis::RedisConnectionInfo;
+use tokio::{sync::mpsc, time::Instant};
+
+#[cfg(feature = "memory")]
+use crate::Memory;
+use crate::{
+    Client, Error, Identity,
+    client::Inner,
+    control,
+    object::check_namespace,
+    wire::{
+        address::{self, Access},
+        cluster::Reach,
+        ledger::Ledger,
+        link::Link,
+        node::{Setting, Whereabouts},
+        releaser, renewal,
+        sentinel::Sentinels,
+    },
+};
+
+/// How to connect, and who connects. Made by [`Client::builder`].
+///
+/// ```no_run
+/// # async fn run() -> Result<(), tenure::Error> {
+/// use std::time::Duration;
+///
+/// let client = tenure::Client::builder("redis://127.0.0.1")
+///     .password(&std::env::var("REDIS_PASSWORD").unwrap_or_default())
+///     .connect_timeout(Duration::from_secs(30))
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct ClientBuilder {
+    server: Server,
+    credentials: Credentials,
+    sentinel_credentials: Credentials,
+    identity: Identity,
+    namespace: Option<String>,
+    prefix: String,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    listen: bool,
+    #[cfg(feature = "tls")]
+    tls: crate::tls::Tls,
+}
+
+/// User and password.
+type Credentials = (Option<String>, Option<String>);
+
+#[derive(Clone)]
+enum Server {
+    At(String),
+    #[cfg(feature = "memory")]
+    InMemory(Memory),
+}
+
+impl ClientBuilder {
+    pub(crate) fn at(url: &str) -> Self {
+        Self::to(Server::At(url.to_owned()))
+    }
+
+    fn to(server: Server) -> Self {
+        Self {
+            server,
+            credentials: (None, None),
+            sentinel_credentials: (None, None),
+            identity: Identity::from_env(),
+            namespace: None,
+            prefix: "tenure".to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(3),
+            listen: false,
+            #[cfg(feature = "tls")]
+            tls: crate::tls::Tls::default(),
+        }
+    }
+
+    #[cfg(feature = "memory")]
+    pub(crate) fn in_memory(memory: Memory) -> Self {
+        Self::to(Server::InMemory(memory))
+    }
+
+    /// The ACL user, if it does not stand in the URL.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").username("worker");
+    /// ```
+    pub fn username(mut self, username: &str) -> Self {
+        self.credentials.0 = Some(username.to_owned());
+        self
+    }
+
+    /// The password, if it does not stand in the URL.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").password("secret");
+    /// ```
+    pub fn password(mut self, password: &str) -> Self {
+        self.credentials.1 = Some(password.to_owned());
+        self
+    }
+
+    /// User, where there is one, and password of the Sentinels, which often have other ones than the servers, or none.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis+sentinel://sentinel.tenure/main")
+    ///     .sentinel_credentials(None, "secret");
+    /// ```
+    pub fn sentinel_credentials(mut self, username: Option<&str>, password: &str) -> Self {
+        self.sentinel_credentials = (username.map(str::to_owned), Some(password.to_owned()));
+        self
+    }
+
+    /// Whose namespace the objects are in. Default: `POD_NAMESPACE`, else `default`.
+    ///
+    /// It is checked by [`ClientBuilder::connect`].
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").namespace("ml");
+    /// ```
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// Who holds, as others see it. Default: [`Identity::from_env`].
+    ///
+    /// ```
+    /// let mut me = tenure::Identity::from_env();
+    /// me.process = "nightly-import".into();
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").identity(me);
+    /// ```
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// What all keys and channels begin with. Default: `tenure`. Clients and controller have to agree on it.
+    ///
+    /// It is checked by [`ClientBuilder::connect`]: ASCII letters, digits and `- _ . :`.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").key_prefix("staging");
+    /// ```
+    pub fn key_prefix(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.prefix);
+        self
+    }
+
+    /// How long [`ClientBuilder::connect`] tries. Default: 10 s.
+    ///
+    /// ```
+    /// let patient = std::time::Duration::from_secs(60);
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").connect_timeout(patient);
+    /// ```
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long one command may take before the connection counts as broken. Default: 3 s. It should be well below a
+    /// lease, so that a second try fits in.
+    ///
+    /// ```
+    /// let quick = std::time::Duration::from_millis(500);
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").response_timeout(quick);
+    /// ```
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        self.response_timeout = timeout;
+        self
+    }
+
+    /// Trusts these certificate authorities (PEM, one or more) in place of the system's. Needs a `rediss://` URL and the
+    /// feature `tls`.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = tenure::Client::builder("rediss://redis.tenure")
+    ///     .tls_ca(std::fs::read("/etc/redis-tls/ca.crt")?)
+    ///     .tls_client_certificate(std::fs::read("/etc/redis-tls/tls.crt")?, std::fs::read("/etc/redis-tls/tls.key")?)
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.tls.ca = Some(pem.into());
+        self
+    }
+
+    /// Shows this certificate (PEM, with those between it and its authority) and proves it with its private key (PEM).
+    /// Needs a `rediss://` URL and the feature `tls`.
+    ///
+    /// ```no_run
+    /// # fn run(certificate: Vec<u8>, key: Vec<u8>) {
+    /// let builder = tenure::Client::builder("rediss://redis.tenure").tls_client_certificate(certificate, key);
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls_client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.tls.client = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Also receive the events of [`Control::events`], as a controller does.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").with_events();
+    /// ```
+    pub fn with_events(mut self) -> Self {
+        self.listen = true;
+        self
+    }
+
+    /// Connects, and tries on for as long as [`ClientBuilder::connect_timeout`] says: Redis may come up after its users.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] names the setting, [`Error::Authentication`] and [`Error::UnsupportedServer`] come at
+    /// once, [`Error::Unreachable`] after the timeout, with what the last try met.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::builder("redis://127.0.0.1").connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn connect(self) -> Result<Client, Error> {
+        let until = Instant::now() + self.connect_timeout;
+        let client = self.connect_lazily()?;
+        client.inner.link.connected(until).await?;
+        Ok(client)
+    }
+
+    /// Returns at once and connects in the background, trying for ever. For programs that report themselves whether Redis
+    /// is there, as the controller does. Has to be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] names the setting.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::builder("redis://127.0.0.1").connect_lazily()?;
+    /// println!("{:?}", client.control().server());
+    /// # Ok(()) }
+    /// ```
+    pub fn connect_lazily(self) -> Result<Client, Error> {
+        let namespace = self
+            .namespace
+            .clone()
+            .unwrap_or_else(|| self.identity.namespace.clone());
+        check_namespace(&namespace)?;
+        let prefix_ok = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+        if self.prefix.is_empty() || !self.prefix.chars().all(prefix_ok) {
+            return Err(Error::invalid(
+                "key_prefix",
+                format!("{:?} cannot begin a key", self.prefix),
+                "use ASCII letters, digits and - _ . :",
+            ));
+        }
+        for (field, timeout) in [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+        ] {
+            if timeout.is_zero() {
+                return Err(Error::invalid(field, "is zero", "use a duration above zero"));
+            }
+        }
+        #[cfg(feature = "memory")]
+        let memory = match &self.server {
+            Server::InMemory(memory) => Some(memory.clone()),
+            Server::At(_) => None,
+        };
+        let ledger = Arc::new(Ledger::default());
+        let events_channel = format!("{}:events", self.prefix);
+        let mut setting = Setting {
+            channels: Vec::new(),
+            events_channel: events_channel.clone(),
+            response_timeout: self.response_timeout,
+            receiver: ledger.clone(),
+            #[cfg(feature = "memory")]
+            memory,
+        };
+        let channel: Arc<str> = format!("{}:client:{}", self.prefix, setting.draw().simple()).into();
+        setting.channels.push(channel.to_string());
+        let mut events = None;
+        if self.listen {
+            setting.channels.push(events_channel.clone());
+            let mailbox = Arc::new(control::Mailbox::new(events_channel, ledger.clone()));
+            setting.receiver = mailbox.clone();
+            events = Some(mailbox);
+        }
+        let link = self.link(Arc::new(setting))?;
+        let (jobs, jobs_in) = mpsc::unbounded_channel();
+        tokio::spawn(renewal::run(
+            ledger.clone(),
+            link.clone(),
+            channel.clone(),
+            jobs.clone(),
+        ));
+        tokio::spawn(releaser::run(jobs_in, link.clone()));
+        let inner = Inner {
+            link,
+            ledger,
+            jobs,
+            channel,
+            identity: self.identity,
+            prefix: self.prefix,
+            namespace,
+            events,
+        };
+        Ok(Client {
+            inner: Arc::new(inner),
+        })
+    }
+
+    fn link(&self, setting: Arc<Setting>) -> Result<Link, Error> {
+        let url = match &self.server {
+            Server::At(url) => url,
+            #[cfg(feature = "memory")]
+            Server::InMemory(memory) => {
+                let process = self.identity.process.as_str().into();
+                let whereabouts = Whereabouts::Memory(memory.clone(), process);
+                return Ok(Link::start(
+                    "the in-memory twin".to_owned(),
+                    whereabouts,
+                    setting,
+                    None,
+                ));
+            }
+        };
+        let named = address::read(url)?;
+        let settings = named.hosts.first().map(|host| host.redis_settings().clone());
+        let access = |settings: RedisConnectionInfo, credentials: &Credentials| {
+            let credentials = (credentials.0.as_deref(), credentials.1.as_deref());
+            #[cfg(feature = "tls")]
+            return Ok(Access::new(settings, credentials, self.tls.wanted(named.secure)?));
+            #[cfg(not(feature = "tls"))]
+            Ok::<_, Error>(Access::new(settings, credentials))
+        };
+        let redis = Arc::new(access(settings.unwrap_or_default(), &self.credentials)?);
+        let clients = |access: &Access| -> Result<Vec<_>, Error> {
+            let hosts = named.hosts.iter().cloned();
+            hosts.map(|host| access.client(host)).collect()
+        };
+        if let Some(service) = named.service.clone() {
+            let access = access(RedisConnectionInfo::default(), &self.sentinel_credentials)?;
+            let sentinels = Sentinels {
+                service: service.clone(),
+                asked: clients(&access)?,
+                access: redis,
+                patience: self.response_timeout,
+            };
+            return Ok(Link::start(
+                service,
+                Whereabouts::Sentinels(sentinels),
+                setting,
+                None,
+            ));
+        }
+        let seeds = clients(&redis)?;
+        let address = seeds.iter().map(address::of).collect::<Vec<_>>().join(", ");
+        let reach = Reach {
+            access: redis,
+            setting: setting.clone(),
+            seeds: seeds.clone(),
+        };
+        Ok(Link::start(address, Whereabouts::At(seeds), setting, Some(reach)))
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the URL nor the credentials: they may hold a password.
+        f.debug_struct("ClientBuilder")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}

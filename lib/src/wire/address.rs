@@ -1,0 +1,234 @@
+//! What a URL names: servers or Sentinels, and how to come in.
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+
+use crate::Error;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
+
+const FORMS: &str = "use redis://[user][:password@]host[:port][,host[:port]][/database], \
+                     redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database], \
+                     or rediss for redis for TLS";
+const SENTINEL_PORT: u16 = 26379;
+
+/// What a URL names.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) hosts: Vec<ConnectionInfo>,
+    /// The hosts are Sentinels, and this is what they watch.
+    pub(crate) service: Option<String>,
+    /// With TLS.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub(crate) secure: bool,
+}
+
+pub(crate) fn unusable(problem: impl Into<String>) -> Error {
+    Error::invalid("url", problem, FORMS)
+}
+
+/// Reads a URL. Its errors do not show it: it may hold a password.
+pub(crate) fn read(url: &str) -> Result<Named, Error> {
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| unusable("has no scheme"))?;
+    let secure = scheme.starts_with("rediss") || scheme == "valkeys";
+    if let Some(problem) = tls_problem(secure, rest, cfg!(feature = "tls")) {
+        return Err(unusable(problem));
+    }
+    let parse = |url: &str| {
+        url.into_connection_info()
+            .map_err(|error| unusable(format!("is not usable ({})", error.category())))
+    };
+    if scheme.ends_with("unix") {
+        return Ok(Named {
+            hosts: vec![parse(url)?],
+            service: None,
+            secure: false,
+        });
+    }
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user, hosts) = match authority.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    };
+    let (scheme, service, tail) = match scheme.strip_suffix("+sentinel") {
+        None => (scheme, None, tail),
+        Some(scheme) => {
+            let path = tail.strip_prefix('/').unwrap_or(tail);
+            let (service, tail) = path.split_at(path.find(['/', '?', '#']).unwrap_or(path.len()));
+            if service.is_empty() {
+                return Err(unusable("does not say which service of the Sentinels"));
+            }
+            (scheme, Some(service.to_owned()), tail)
+        }
+    };
+    let hosts = hosts.split(',').map(|host| {
+        let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
+        let port = match service {
+            Some(_) if !has_port => format!(":{SENTINEL_PORT}"),
+            _ => String::new(),
+        };
+        parse(&format!("{scheme}://{user}{host}{port}{tail}"))
+    });
+    Ok(Named {
+        hosts: hosts.collect::<Result<_, _>>()?,
+        service,
+        secure,
+    })
+}
+
+/// What is wrong with the URL as far as TLS goes.
+fn tls_problem(wanted: bool, rest: &str, built_in: bool) -> Option<&'static str> {
+    if wanted && !built_in {
+        return Some("asks for TLS, which needs the feature `tls` of the crate tenure");
+    }
+    (wanted && rest.contains('#'))
+        .then_some("asks for TLS without a check of the server's certificate, which protects from nobody")
+}
+
+/// How to come in, wherever the server is.
+pub(crate) struct Access {
+    settings: RedisConnectionInfo,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+}
+
+impl Access {
+    pub(crate) fn new(
+        settings: RedisConnectionInfo,
+        credentials: (Option<&str>, Option<&str>),
+        #[cfg(feature = "tls")] tls: Option<Tls>,
+    ) -> Self {
+        let mut settings = settings
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name();
+        if let Some(username) = credentials.0 {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = credentials.1.filter(|password| !password.is_empty()) {
+            settings = settings.set_password(password);
+        }
+        Self {
+            settings,
+            #[cfg(feature = "tls")]
+            tls,
+        }
+    }
+
+    /// No connection is made yet.
+    pub(crate) fn client(&self, info: ConnectionInfo) -> Result<redis::Client, Error> {
+        let info = info.set_redis_settings(self.settings.clone());
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return tls.client(info);
+        }
+        redis::Client::open(info).map_err(|error| unusable(format!("is not usable ({})", error.category())))
+    }
+
+    /// A server that another one has named.
+    pub(crate) fn client_at(&self, host: &str, port: u16) -> Result<redis::Client, Error> {
+        let host = host.to_owned();
+        #[cfg(feature = "tls")]
+        let secure = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let secure = false;
+        let addr = if secure {
+            ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        };
+        let info = addr
+            .into_connection_info()
+            .map_err(|error| super::unreachable("a server's address", error))?;
+        self.client(info)
+    }
+}
+
+/// Where a client leads, for people.
+pub(crate) fn of(client: &redis::Client) -> String {
+    match client.get_connection_info().addr() {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => join(host, *port),
+        ConnectionAddr::Unix(path) => path.display().to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Host and port, as Redis writes them.
+pub(crate) fn join(host: &str, port: u16) -> String {
+    format!("{host}:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{read, tls_problem};
+
+    fn hosts(url: &str) -> Vec<String> {
+        let named = read(url).unwrap();
+        named.hosts.iter().map(|info| info.addr().to_string()).collect()
+    }
+
+    #[test]
+    fn one_host_several_and_sentinels() {
+        assert_eq!(hosts("redis://one"), ["one:6379"]);
+        assert_eq!(
+            hosts("redis://user:secret@one:7001,two,[::1]:7003"),
+            ["one:7001", "two:6379", "::1:7003"]
+        );
+        assert_eq!(
+            hosts("redis+sentinel://one,two:7,[::1]/main"),
+            ["one:26379", "two:7", "::1:26379"]
+        );
+    }
+
+    #[test]
+    fn service_database_and_credentials_are_those_of_the_servers() {
+        let named = read("redis+sentinel://user:p%40ss@one,two/main/3").unwrap();
+        assert_eq!(named.service.as_deref(), Some("main"));
+        for info in &named.hosts {
+            let settings = info.redis_settings();
+            assert_eq!(settings.db(), 3);
+            assert_eq!(settings.username(), Some("user"));
+            assert_eq!(settings.password(), Some("p@ss"));
+        }
+        assert_eq!(read("redis://one/3").unwrap().service, None);
+    }
+
+    #[test]
+    fn a_url_that_names_nothing_usable_is_refused_without_being_shown() {
+        for (url, problem) in [
+            ("one:6379", "no scheme"),
+            ("redis+sentinel://one:secret@two", "which service"),
+            ("redis+sentinel://one:secret@two/", "which service"),
+            ("redis://one:secret@two,,three", "not usable"),
+            ("redis://:secret@two/x", "not usable"),
+        ] {
+            let error = read(url).unwrap_err().to_string();
+            assert!(
+                error.starts_with("url ") && error.contains(problem),
+                "{url}: {error}"
+            );
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tls_needs_its_feature_and_a_check_of_the_certificate() {
+        assert_eq!(tls_problem(false, "host", false), None);
+        assert_eq!(tls_problem(true, "host", true), None);
+        let problem = tls_problem(true, "host", false).unwrap();
+        assert!(problem.contains("feature `tls`"));
+        let problem = tls_problem(true, "host/#insecure", true).unwrap();
+        assert!(problem.contains("certificate"));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn every_scheme_with_tls_is_seen_as_one() {
+        for url in ["rediss://host", "rediss+sentinel://host/main", "valkeys://host"] {
+            assert!(read(url).unwrap().secure, "{url}");
+        }
+    }
+}

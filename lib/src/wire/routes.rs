@@ -1,0 +1,98 @@
+//! The servers of a client, and which one has an object.
+
+use std::sync::{Arc, Mutex};
+
+use super::{
+    cluster::{self, Cluster},
+    lock,
+    node::{Bell, Node, Session, State},
+    unreachable,
+};
+use crate::Error;
+
+/// Shared by callers and by the tasks that keep the connections.
+pub(crate) struct Routes {
+    map: Mutex<Map>,
+    pub(crate) bell: Arc<Bell>,
+}
+
+enum Map {
+    One(Arc<Node>),
+    Cluster(Cluster),
+    /// The runtime has ended.
+    Closed,
+}
+
+impl Routes {
+    pub(crate) fn to(node: Arc<Node>, bell: Arc<Bell>) -> Self {
+        Self {
+            map: Mutex::new(Map::One(node)),
+            bell,
+        }
+    }
+
+    /// The one server has turned out to be one of a cluster.
+    pub(crate) fn become_cluster(&self, cluster: Cluster) {
+        *lock(&self.map) = Map::Cluster(cluster);
+        self.bell.ring();
+    }
+
+    pub(crate) fn close(&self) {
+        *lock(&self.map) = Map::Closed;
+        self.bell.ring();
+    }
+
+    /// Looks into, or changes, what is known of a cluster, where it is one.
+    pub(crate) fn cluster<T>(&self, with: impl FnOnce(&mut Cluster) -> T) -> Option<T> {
+        match &mut *lock(&self.map) {
+            Map::Cluster(cluster) => Some(with(cluster)),
+            Map::One(_) | Map::Closed => None,
+        }
+    }
+
+    /// The server that has the object with these keys, or the one at `via`, and its session when there is one.
+    pub(crate) fn find(&self, keys: &[String], via: Option<&str>) -> Result<(Arc<Node>, Session), Error> {
+        let node = match &mut *lock(&self.map) {
+            Map::One(node) => node.clone(),
+            Map::Cluster(cluster) => match via {
+                Some(address) => cluster.at(address)?,
+                None => cluster.master(keys.first().map_or(0, |key| cluster::slot(key)))?,
+            },
+            Map::Closed => return Err(closed()),
+        };
+        match node.state() {
+            State::Up(session) => Ok((node, session)),
+            State::Down { error } => Err(error),
+        }
+    }
+
+    /// Any server that answers.
+    pub(crate) fn any(&self) -> Result<Session, Error> {
+        let node = match &*lock(&self.map) {
+            Map::One(node) => Some(node.clone()),
+            Map::Cluster(cluster) => cluster.any(),
+            Map::Closed => None,
+        };
+        match node.map(|node| node.state()) {
+            Some(State::Up(session)) => Ok(session),
+            Some(State::Down { error }) => Err(error),
+            None => self.health().and(Err(closed())),
+        }
+    }
+
+    /// The version of Redis, where all servers answer.
+    pub(crate) fn health(&self) -> Result<Arc<str>, Error> {
+        match &*lock(&self.map) {
+            Map::One(node) => match node.state() {
+                State::Up(session) => Ok(session.version),
+                State::Down { error } => Err(error),
+            },
+            Map::Cluster(cluster) => cluster.health(),
+            Map::Closed => Err(closed()),
+        }
+    }
+}
+
+fn closed() -> Error {
+    unreachable("the client", "it is closed")
+}

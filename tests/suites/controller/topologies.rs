@@ -1,0 +1,116 @@
+//! Declared objects on Redis Cluster and behind Sentinels: whatever server has an object, it is declared there, and its
+//! fencing tokens grow.
+
+use std::time::Duration;
+
+use tenure::{Kind, Lease, ObjectRef};
+use tenure_crds::Semaphore;
+use tenure_tests::{Cluster, Context, Result, Sentinel, ensure, eventually};
+use tokio::time::timeout;
+
+use super::support::{SOON, World};
+
+/// Longer than a failover takes, so that the holder outlives it; and no longer, for so long nothing new is granted after it.
+const SPEC: &str = "leaseDurationSeconds: 8";
+
+/// Lets a waiter queue up behind a holder, does something to Redis, and sees the permit handed over afterwards: under a
+/// larger fencing token, and shown in the status.
+async fn hands_over<R>(
+    world: &mut World<R>,
+    upset: impl AsyncFnOnce(&mut World<R>, &Lease) -> Result,
+) -> Result {
+    world.semaphore("calls", 1, SPEC).await?;
+    let (first, second) = (world.client("first").await?, world.client("second").await?);
+    let held = first.semaphore("calls")?.acquire().await?;
+    let fence = held.fencing_token();
+    let calls = second.semaphore("calls")?;
+    let waiting = tokio::spawn(async move { calls.acquire().await });
+    let shows = |holder: &'static str, waiting| {
+        move |object: &Semaphore| {
+            let status = object.status.clone().unwrap_or_default();
+            let holders: Vec<_> = status.holders.iter().map(|h| &*h.holder.pod).collect();
+            ensure!(
+                holders == [holder] && status.common.waiting == waiting,
+                "{status:?}"
+            );
+            Ok(())
+        }
+    };
+    let seen = world.until::<Semaphore>("calls", "held and waited for", SOON, shows("first", 1));
+    seen.await?;
+    upset(world, &held).await?;
+    // Nobody has given anything back yet: that somebody renews has to be enough to have it declared again.
+    let object = ObjectRef::new(Kind::Semaphore, &world.namespace, "calls")?;
+    eventually("the object to be declared again", SOON, async || {
+        let snapshot = second.control().look(&object, 1).await?;
+        let snapshot = snapshot.context("it is gone")?;
+        ensure!(snapshot.current && snapshot.held == 1, "{snapshot:?}");
+        Ok(())
+    })
+    .await?;
+    held.check().context("the holder has gone on renewing")?;
+    ensure!(held.fencing_token() == fence, "it has got another fencing token");
+    held.release().await?;
+    let next = timeout(SOON, waiting).await.context("the waiter hangs")???;
+    ensure!(
+        next.fencing_token() > fence,
+        "{} after {fence}",
+        next.fencing_token()
+    );
+    let seen = world.until::<Semaphore>("calls", "handed over", SOON, shows("second", 0));
+    seen.await?;
+    next.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_object_whose_slot_moves_is_declared_at_its_new_server_by_itself() -> Result {
+    let cluster = Cluster::start().await?;
+    let url = cluster.url();
+    let mut world = World::at("moving-slot", cluster, url, &[]).await?;
+    hands_over(&mut world, async |world, _| {
+        let cluster = &world.redis;
+        let key = format!("tenure:{{{}/semaphore/calls}}:obj", world.namespace);
+        let slot = cluster.slot(&key).await?;
+        let owner = cluster.owner(slot).await?;
+        let masters = cluster.masters().await?;
+        let other = masters.into_iter().find(|master| *master != owner);
+        cluster.reshard(&[slot], other.context("one master")?).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_master_of_a_cluster_that_dies_is_followed_by_its_replica() -> Result {
+    let cluster = Cluster::start().await?;
+    let url = cluster.url_of_all();
+    let mut world = World::at("dead-master", cluster, url, &[]).await?;
+    hands_over(&mut world, async |world, _| {
+        let key = format!("tenure:{{{}/semaphore/calls}}:obj", world.namespace);
+        let cluster = &mut world.redis;
+        let owner = cluster.owner_of(&key).await?;
+        let replica = cluster.replica_of(owner).await?;
+        cluster.replicated(owner).await?;
+        cluster.kill9(owner)?;
+        cluster.promoted(replica).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_master_behind_sentinels_that_dies_is_followed_by_its_replica() -> Result {
+    let sentinel = Sentinel::builder()
+        .down_after(Duration::from_millis(500))
+        .start()
+        .await?;
+    let url = sentinel.url();
+    let mut world = World::at("sentinels", sentinel, url, &[]).await?;
+    hands_over(&mut world, async |world, _| {
+        let sentinel = &mut world.redis;
+        let master = sentinel.master().await?;
+        sentinel.replicated().await?;
+        sentinel.kill9(master)?;
+        sentinel.promoted(master).await.map(drop)
+    })
+    .await
+}

@@ -1,0 +1,189 @@
+//! A client and the nodes: how many connections it has, what it sends, and what it is told about a wrong URL.
+
+use tenure::{Error, Options};
+use tenure_tests::{Redis, eventually, sent::sent};
+use tokio::time::Instant;
+
+use super::*;
+use crate::library::support::waiting;
+
+/// How many connections of this ACL user a node has.
+async fn connections(node: &Redis, user: &str) -> Result<usize> {
+    let clients = node.cli(&["CLIENT", "LIST"]).await?;
+    let user = format!(" user={user} ");
+    Ok(clients.lines().filter(|line| line.contains(&user)).count())
+}
+
+/// And each of them with the credentials of the URL. Replicas have none.
+#[tokio::test]
+async fn a_client_has_one_connection_for_each_master_however_many_locks() -> Result {
+    let cluster = Cluster::shared().await?;
+    let world = World::at(cluster.url(), "connections");
+    let names = names(cluster, &world, Kind::Lock, 20).await?.concat();
+    let user = world.namespace.as_str();
+    for node in cluster.nodes() {
+        node.cli(&["ACL", "SETUSER", user, "on", ">sesame", "~*", "&*", "+@all"])
+            .await?;
+    }
+    let client = world
+        .builder()
+        .username(user)
+        .password("sesame")
+        .connect()
+        .await?;
+    let mut leases = Vec::new();
+    for name in &names {
+        leases.push(client.lock(name)?.acquire().await?);
+    }
+    let masters = cluster.masters().await?;
+    eventually("one connection for each master", SOON, async || {
+        for (index, node) in cluster.nodes().iter().enumerate() {
+            let count = connections(node, user).await?;
+            let wanted = usize::from(masters.contains(&index));
+            ensure!(count == wanted, "{count} at {index}");
+        }
+        Ok(())
+    })
+    .await?;
+    for lease in leases {
+        lease.release().await?;
+    }
+    client.close().await;
+    eventually("no connection any more", SOON, async || {
+        for (index, node) in cluster.nodes().iter().enumerate() {
+            let count = connections(node, user).await?;
+            ensure!(count == 0, "{count} at {index}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_leases_of_all_nodes_are_renewed() -> Result {
+    let cluster = Cluster::shared().await?;
+    let world = World::at(cluster.url(), "renewals");
+    let client = world.client().await?;
+    let lease = Duration::from_millis(1500);
+    let mut leases = Vec::new();
+    for name in names(cluster, &world, Kind::Lock, 10).await?.concat() {
+        let lock = client.lock(&name)?.with(Options::new().lease(lease));
+        leases.push(lock.acquire().await?);
+    }
+    let beyond = Instant::now() + 4 * lease;
+    eventually("renewals beyond four leases", SOON, async || {
+        for lease in &leases {
+            lease.check()?;
+            ensure!(lease.deadline() > beyond, "not yet: {lease:?}");
+        }
+        Ok(())
+    })
+    .await?;
+    for lease in leases {
+        lease.release().await?;
+    }
+    Ok(())
+}
+
+/// Promises 1 and 2: whoever waits asks nothing, and the grant comes as a push, from whichever node.
+#[tokio::test]
+async fn waiters_of_all_nodes_are_pushed_and_do_not_ask() -> Result {
+    const EACH: usize = 10;
+    let cluster = Cluster::builder().no_replicas().start().await?;
+    let world = World::at(cluster.url(), "pushes");
+    let (holder, waiter) = (world.client().await?, world.client().await?);
+    let names = names(&cluster, &world, Kind::Lock, EACH).await?.concat();
+    // Nothing is renewed while this is looked at.
+    let long = Options::new().lease(Duration::from_secs(300));
+    let mut gates = Vec::new();
+    let mut waits = Vec::new();
+    for name in &names {
+        let gate = holder.lock(name)?.with(long.clone()).acquire().await?;
+        let lock = waiter.lock(name)?.with(long.clone());
+        waits.push(tokio::spawn(async move {
+            let lease = lock.acquire().await?;
+            let granted = Instant::now();
+            lease.release().await?;
+            Result::Ok(granted)
+        }));
+        waiting(&holder, gate.object(), 1).await?;
+        gates.push(gate);
+    }
+    let scripts = async || -> Result<u64> {
+        let mut scripts = 0;
+        for node in cluster.nodes() {
+            scripts += sent(node).await?.get("evalsha").unwrap_or(&0);
+        }
+        Ok(scripts)
+    };
+    let before = scripts().await?;
+    // What is looked at is that nothing happens, for longer than any poll would pause.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let polls = scripts().await? - before;
+    ensure!(polls == 0, "{polls} scripts while everybody waits");
+    for gate in gates {
+        gate.release().await?;
+    }
+    let released = Instant::now();
+    for wait in waits {
+        let granted = timeout(SOON, wait).await???;
+        // A lost push would cost a third of that lease.
+        let cost = granted.saturating_duration_since(released);
+        ensure!(
+            cost < Duration::from_secs(5),
+            "granted {cost:?} after the release"
+        );
+    }
+    let sent = scripts().await? - before;
+    // A release, the grant's first renewal, and a release.
+    ensure!(
+        sent <= 3 * names.len() as u64,
+        "{sent} scripts for {} locks",
+        names.len()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn any_node_leads_to_all_of_them() -> Result {
+    let cluster = Cluster::shared().await?;
+    let world = World::at(cluster.url_of_all(), "any-node");
+    let names = names(cluster, &world, Kind::Lock, 1).await?.concat();
+    let mut held = Vec::new();
+    // Replicas too: what they know is who the masters are.
+    for url in cluster
+        .nodes()
+        .iter()
+        .map(Redis::url)
+        .chain([cluster.url_of_all()])
+    {
+        let client = Client::builder(&url)
+            .namespace(&world.namespace)
+            .connect()
+            .await?;
+        for name in &names {
+            match client.lock(name)?.try_acquire().await? {
+                Some(lease) => held.push(lease),
+                None => ensure!(held.len() == names.len(), "{name} is taken"),
+            }
+        }
+    }
+    ensure!(held.len() == names.len(), "{held:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_has_one_database_and_a_server_as_many_as_it_says() -> Result {
+    for url in [
+        format!("{}2", Cluster::shared().await?.url()),
+        format!("{}99", Redis::shared().await?.url()),
+    ] {
+        let error = Client::connect(&url).await.unwrap_err();
+        ensure!(
+            matches!(error, Error::InvalidInput { field: "url", .. }),
+            "{error:?}"
+        );
+        ensure!(error.to_string().contains("database"), "{error}");
+    }
+    Ok(())
+}
