@@ -2,34 +2,35 @@
 -- KEYS  obj holders queue expiry [waits] [resources free]
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
---       channel, holder JSON, grace ms, priority, adopt (1: only take over the lease that this token has), wish
---       (which resources of a pool would do: the names of a place, see core.lua), takeover (not empty: take it from
---       whoever holds, and tell them this cause)
+--       channel, holder JSON; and unless they all are 0, 0, 0, "-" and "": grace ms, priority, adopt (1: only take over
+--       the lease that this token has), wish (which resources of a pool would do: the names of a place, see core.lua),
+--       takeover (not empty: take it from whoever holds, and tell them this cause)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position
 --       busy    now
 -- Error NOTDECLARED, TOOLARGE, NORESOURCE
 -- A repeated token gets what the first call did: its lease, or its place.
 -- O(log n) in the leases and waiters of the object; a wish for properties also O(n) in the free resources.
-local token, permits, first_limit, place = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 
--- The fast lane, before core.lua's functions are made: there is no such object, and its first user makes it. The lease is
--- what `grant` would make it; it lies in obj alone until somebody else comes (see `unfold`).
-local lease, max_hold, grace = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[11])
-if permits <= first_limit and lease > 0 and ARGV[13] == '0' then
+-- The fast lane, before core.lua's functions are made: nothing special is asked for, there is no such object, and its first
+-- user makes it. This lease is what `grant` would make it; it lies in obj alone until somebody else comes (see `unfold`).
+if #ARGV == 10 and permits <= first_limit and lease > 0 and ARGV[6] == '0' then
   local clock = redis.call('TIME')
   local fence = clock[1] * 1000000 + clock[2]
   local now = math.floor(fence / 1000)
-  local ends = now + (max_hold > 0 and math.min(lease, max_hold) or lease)
-  local alone = string.format('%s %d %d %d %d %d %d %d %d %d %s %s %s', token, ends, fence, first_limit, permits, lease,
-    math.min(place, lease), max_hold, grace, now, ARGV[9], ARGV[14], ARGV[10])
-  if redis.call('SET', KEYS[1], alone, 'NX', 'PX', math.max(lease, grace) * 2 + 1000) then
+  local ends = now + lease
+  local alone = string.format('%d %d %s', ends, fence, table.concat(ARGV, ' ', 3))
+  if redis.call('SET', KEYS[1], alone, 'NX', 'PX', lease * 2 + 1000) then
     return { 'granted', fence, now, ends, lease, now, 0, permits }
   end
 end
 
 ---- core.lua
 
+local token, max_hold, place = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[8])
+local grace, priority, adopt = tonumber(ARGV[11] or 0), tonumber(ARGV[12] or 0), ARGV[13] == '1'
+local wish, takeover = ARGV[14] or '-', ARGV[15] or ''
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 local is_new = not o.exists
 
@@ -47,7 +48,7 @@ if permits > o.limit and o.limit > 0 then
   return redis.error_reply('TOOLARGE ' .. int(o.limit))
 end
 
-local wish, value, reply = ARGV[14], o.values[token], nil
+local value, reply = o.values[token], nil
 if o.pool and not value and string.sub(wish, 1, 1) == '=' then
   for name in string.gmatch(string.sub(wish, 2), '[^,]+') do
     if not pool().in_service(o, name) then
@@ -61,7 +62,7 @@ if value then
   local e = parse(value)
   local fence = call('ZSCORE', o.holders, token)
   if fence then
-    if ARGV[13] == '1' then
+    if adopt then
       e.channel, e.holder = ARGV[9], ARGV[10]
       store(o, token, e)
     end
@@ -70,7 +71,7 @@ if value then
     call('ZADD', o.expiry, now + e.place, token)
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
   end
-elseif ARGV[13] == '1' then
+elseif adopt then
   reply = { 'busy', int(now) }
 elseif o.draining then
   close(o)
@@ -80,16 +81,15 @@ else
   lease, max_hold = bounded(o, lease, max_hold)
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
     grace = grace, since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
-  local takeover = (ARGV[15] or '') ~= ''
-  if takeover then
-    for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do finish(o, other, ARGV[15]) end
+  if takeover ~= '' then
+    for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do finish(o, other, takeover) end
   end
-  local alone = is_new or takeover or call('ZCARD', o.queue) == 0
+  local alone = is_new or takeover ~= '' or call('ZCARD', o.queue) == 0
   local got
   if alone and not recovering(o) and fits(o, e, {}) then
     got = grant(o, token, e, lease_end(e))
   elseif place > 0 or (o.pool and not alone) then
-    enqueue(o, token, e, tonumber(ARGV[12]))
+    enqueue(o, token, e, priority)
     -- Those before it in a pool may wait for something else.
     if o.pool and not alone then got = advance(o, token) end
   end

@@ -1,19 +1,22 @@
 -- declare: makes a declared object, or changes it. The controller's script; it takes nothing from any holder.
 -- KEYS  obj holders queue expiry [resources free]
--- ARGV  run id, controller's channel, digest, floor (every later fencing token is larger), recover (1: the object has
---       been declared before), lease ms, max hold ms (0: none), limit (permits, or resources in service);
+-- ARGV  run id, controller's channel, digest, floor (every later fencing token is larger), recovery (0: the object has
+--       never been declared before; else the longest lease that may be running, in ms), lease ms, max hold ms (0: none),
+--       limit (permits, or resources in service);
 --       a pool goes on: order, then prefix and count of generated names, or "" and 0; then for each named resource:
 --       name, "1" (in service) or "0" (disabled) followed by its properties
--- Reply 1 when the object has to recover: nothing new is granted for one lease, known holders are let in again; else 0
+-- Reply 1 when the object has to recover: nothing new is granted for the longest lease that may be running, as far as Redis
+--       or the caller knows, and known holders are let in again; else 0
 -- A smaller limit drains: holders keep what they have, and it is not granted again. Safe to repeat.
 -- O(n) in the named resources and the leases; shrinking a generated pool also O(n) in its free names.
 ---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
-local floor, declared_before, lease = tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
+local floor, recovery, lease = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local lost = declared_before and o.run ~= o.here
-if lost then o.recover = now + math.max(lease, o.lease) end
-o.ttl = math.max(o.ttl, lease, o.lease) -- also bounds the recovery
+local longest = math.max(recovery, lease, o.lease)
+local lost = recovery > 0 and o.run ~= o.here
+if lost then o.recover = now + longest end
+o.ttl = math.max(o.ttl, longest) -- also bounds the recovery
 o.exists, o.declared, o.run, o.changed = true, ARGV[3], o.here, true
 o.draining, o.kept, o.retained = nil, nil, nil
 o.lease, o.max_hold, o.limit, o.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(o.last, floor)
@@ -21,15 +24,6 @@ for _, key in ipairs(KEYS) do call('PERSIST', key) end
 call('HDEL', o.obj, 'draining', 'kept', 'retained')
 call('HSET', o.obj, 'declared', o.declared, 'run', o.run, 'recover', int(o.recover), 'lease', int(o.lease),
   'max_hold', int(o.max_hold))
-
--- Held names are neither free nor fresh, whatever is declared now.
-local function held_names()
-  local held = {}
-  for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
-    for name in string.gmatch(parse(call('HGET', o.obj, 't:' .. token)).names, '[^,]+') do held[name] = true end
-  end
-  return held
-end
 
 local function generated(prefix, count)
   if o.prefix ~= prefix then
@@ -44,7 +38,8 @@ local function generated(prefix, count)
     o.fresh = count
   end
   call('DEL', o.resources)
-  for name in pairs(held_names()) do
+  -- Held names are neither free nor fresh, whatever is declared now.
+  for name in pairs(pool().held_names(o)) do
     local index = pool().index_of(o, name)
     if index and index >= o.fresh then call('HSET', o.resources, name, 'x') end
   end
@@ -57,7 +52,7 @@ local function named(from)
     call('HDEL', o.obj, 'prefix', 'count', 'fresh')
     o.prefix, o.count, o.fresh = nil, nil, nil
   end
-  local held, wanted = held_names(), {}
+  local held, wanted = pool().held_names(o), {}
   for i = from, #ARGV, 2 do
     local name, entry = ARGV[i], ARGV[i + 1]
     wanted[name] = true

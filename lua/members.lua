@@ -32,10 +32,7 @@ if not o.exists then
 else
   settle(o)
 end
-local held = {}
-for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
-  for name in string.gmatch(parse(call('HGET', o.obj, 't:' .. token)).names, '[^,]+') do held[name] = true end
-end
+local held = pool().held_names(o)
 
 if how == 'commit' then
   if call('HLEN', staged) ~= count then

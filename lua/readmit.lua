@@ -4,7 +4,10 @@
 -- ARGV  run id, controller's channel, token, fence, permits, lease ms, max hold ms, since ms, channel,
 --       resources joined by commas (or "-"), holder JSON, grace ms
 -- Reply held now expires, or gone now
--- Where an old snapshot has given a resource to somebody else, the larger fencing token is the truth.
+-- Where an old snapshot has given a resource to somebody else, the larger fencing token is the truth. Of permits nobody can
+-- tell who has whose: all that know their fencing token are let in, also past the limit. They did hold together, so that
+-- they are no more than it; what is too many has ended since the snapshot, and nobody renews it. It keeps others out for one
+-- lease at most, while to refuse, or to end the oldest, could take a lease from one who works on it.
 -- O(n) in the leases of a pool, otherwise O(log n).
 ---- core.lua
 local token, fence = ARGV[3], tonumber(ARGV[4])
@@ -20,7 +23,8 @@ local function holders_of(names)
   for name in string.gmatch(names, '[^,]+') do wanted[name] = true end
   local all = call('ZRANGE', o.holders, 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do
-    for name in string.gmatch(parse(call('HGET', o.obj, 't:' .. all[i])).names, '[^,]+') do
+    local other = find(o, all[i])
+    for name in string.gmatch(other and other.names or '', '[^,]+') do
       if wanted[name] then
         found[#found + 1] = { token = all[i], fence = tonumber(all[i + 1]) }
         break

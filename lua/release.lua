@@ -1,14 +1,16 @@
 #!lua flags=allow-oom
 -- release: gives leases back and leaves the queue, and grants what that frees.
 -- KEYS  obj holders queue expiry [waits] [resources free]
--- ARGV  run id, controller's channel, cause (empty: by the owner; else the owner is told), token...
+-- ARGV  run id, controller's channel, cause (empty: by the owner; "dropped": by its client, because nobody takes it up; else
+--       the owner is told), token...
 -- Reply for each token: released (it was held), left (it was waiting), gone (neither)
 -- Safe to repeat. O(log n) a token.
 
 -- The fast lane, before core.lua's functions are made: the lease lies in obj alone (see `unfold`), so nobody waits.
+local alone
 if ARGV[3] == '' and #ARGV == 4 then
-  local alone = redis.call('MGET', KEYS[1])[1]
-  local token, ends = string.match(alone or '', '^(%S+) (%d+)')
+  alone = redis.call('MGET', KEYS[1])[1]
+  local ends, token = string.match(alone or '', '^(%d+) %d+ (%S+)')
   if token == ARGV[4] then
     local clock = redis.call('TIME')
     if tonumber(ends) > math.floor(clock[1] * 1000 + clock[2] / 1000) then
@@ -21,7 +23,7 @@ end
 ---- core.lua
 
 local tokens = { unpack(ARGV, 4) }
-local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens)
+local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
 local cause = ARGV[3] ~= '' and ARGV[3] or nil
 
 -- A lease that has run out is not released any more: its successor may hold already.

@@ -8,7 +8,7 @@
 --       recovering 0 0    the object is coming back from a loss and does not know this token: readmit
 --       missing    0 0    there is no such object (any more, or yet)
 --       gone       0 0    neither holds nor waits
--- What has run out is gone: a renewal never revives. O(log n) a token.
+-- What has run out is gone: a renewal never revives. A declared lease that was shortened counts from here. O(log n) a token.
 ---- core.lua
 local reply = { int(now) }
 local function say(state, expires, wakes)
@@ -33,6 +33,7 @@ while arg <= #ARGV do
     else
       local e = parse(value)
       if call('ZSCORE', o.holders, token) then
+        e.lease = bounded(o, e.lease, 0)
         local ends = lease_end(e)
         call('ZADD', o.expiry, ends, token)
         local unheard, set_back = string.sub(e.names, 1, 1) == '@', e.since > now

@@ -3,8 +3,11 @@
 //! Fencing tokens must grow even if Redis loses everything that it knows, so an object counts on from a floor that lies
 //! in its status, hence in etcd. Redis hears of a floor only after etcd has it. Whatever is declared anew gets a floor
 //! beyond every token that may have been granted: status shows the last ones only as of its last write, hence margins.
+//!
+//! For the same reason the longest lease that may be running lies in the status: an object that was lost has to recover
+//! for as long, and neither Redis nor the spec knows of a lease that was longer before.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use tenure::control::{Capacity, Order, Snapshot};
@@ -25,6 +28,8 @@ const REFRESH_AFTER: u64 = 1 << 30;
 pub(crate) struct Plan {
     /// The floor to write to etcd and then to declare.
     pub(crate) floor: u64,
+    /// The longest lease that may be running, in seconds: also for etcd first.
+    pub(crate) longest_lease: u32,
     /// Whether Redis has had this object before, so that leases of which it does not know may be running.
     pub(crate) declared_before: bool,
 }
@@ -38,13 +43,15 @@ pub(crate) struct Seen<'a> {
 }
 
 /// Whether the object must be declared: nothing if Redis has it as `digest` says, told to this very server process.
-pub(crate) fn plan(report: &Report, digest: &str, seen: Seen<'_>) -> Option<Plan> {
+pub(crate) fn plan(report: &Report, lease: &LeasePolicy, digest: &str, seen: Seen<'_>) -> Option<Plan> {
     let snapshot = seen.snapshot;
     let newest = newest_fence(report, snapshot);
+    let longest_lease = longest_lease(report.common.lease_duration_seconds, lease, Duration::ZERO);
     let Some(floor) = report.common.fencing_floor else {
         // The clock is ahead of any token of an object of the same name that was deleted before.
         return Some(Plan {
             floor: seen.now_micros.max(newest),
+            longest_lease,
             declared_before: false,
         });
     };
@@ -57,8 +64,16 @@ pub(crate) fn plan(report: &Report, digest: &str, seen: Seen<'_>) -> Option<Plan
     };
     Some(Plan {
         floor: floor.max(newest).saturating_add(margin),
+        longest_lease,
         declared_before: true,
     })
+}
+
+/// The longest lease that may be running, in seconds: the spec's, or one that was `known` before, until the spec has been
+/// in force for as long as that.
+pub(crate) fn longest_lease(known: Option<u32>, lease: &LeasePolicy, in_force_for: Duration) -> u32 {
+    let running = known.filter(|known| in_force_for < Duration::from_secs((*known).into()));
+    running.unwrap_or_default().max(lease.lease_duration_seconds)
 }
 
 /// The floor that etcd should have while nothing needs declaring.
@@ -194,6 +209,7 @@ mod tests {
     fn planned(report: &Report, snapshot: Option<&Snapshot>) -> Option<Plan> {
         plan(
             report,
+            &LeasePolicy::default(),
             "spec-2",
             Seen {
                 snapshot,
@@ -209,6 +225,7 @@ mod tests {
             first,
             Some(Plan {
                 floor: NOW,
+                longest_lease: 30,
                 declared_before: false
             })
         );
@@ -222,6 +239,7 @@ mod tests {
             again,
             Some(Plan {
                 floor: NOW + 77,
+                longest_lease: 30,
                 declared_before: false
             })
         );
@@ -255,6 +273,7 @@ mod tests {
             let plan = planned(&report(Some(FLOOR), &[FLOOR + 20]), lost.as_ref());
             let expected = Plan {
                 floor: FLOOR + 20 + MARGIN_AFTER_LOSS,
+                longest_lease: 30,
                 declared_before: true,
             };
             assert_eq!(plan, Some(expected), "{case}");
@@ -281,6 +300,7 @@ mod tests {
             plan,
             Some(Plan {
                 floor: FLOOR + 9 + MARGIN_OF_CHANGE,
+                longest_lease: 30,
                 declared_before: true
             })
         );
@@ -298,6 +318,39 @@ mod tests {
         let first = planned(&report(Some(FLOOR), &[]), None).unwrap();
         let second = planned(&report(Some(first.floor), &[]), None).unwrap();
         assert!(second.floor > first.floor && second.declared_before);
+    }
+
+    #[test]
+    fn a_lease_that_was_longer_counts_until_the_shorter_one_has_been_in_force_for_as_long() {
+        let lease = |seconds| LeasePolicy {
+            lease_duration_seconds: seconds,
+            ..LeasePolicy::default()
+        };
+        let cases = [
+            ("never declared", None, 30, 0, 30),
+            ("as before", Some(30), 30, 0, 30),
+            ("longer now", Some(30), 60, 0, 60),
+            ("shorter since a moment ago", Some(60), 30, 0, 60),
+            ("shorter, and old leases may be running", Some(60), 30, 59, 60),
+            (
+                "shorter for so long that old leases have ended",
+                Some(60),
+                30,
+                60,
+                30,
+            ),
+        ];
+        for (case, known, seconds, in_force_for, expected) in cases {
+            let longest = longest_lease(known, &lease(seconds), Duration::from_secs(in_force_for));
+            assert_eq!(longest, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_was_lost_when_its_lease_was_shortened_recovers_for_the_longer_one() {
+        let mut report = report(Some(FLOOR), &[]);
+        report.common.lease_duration_seconds = Some(86_400);
+        assert_eq!(planned(&report, None).unwrap().longest_lease, 86_400);
     }
 
     #[test]

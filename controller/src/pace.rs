@@ -1,4 +1,4 @@
-//! Pace: how often an object is looked at, and how long a failing one is left alone.
+//! Pace: how often an object is looked at, how long a failing one is left alone, and since when its spec is in force.
 
 use std::{
     collections::HashMap,
@@ -25,6 +25,8 @@ struct Entry {
     looked_at: Option<Instant>,
     failures: u32,
     failing_since: Option<Timestamp>,
+    /// When this controller first saw that Redis had what it was told last.
+    in_force_since: Option<Instant>,
     /// Nobody held or waited when it was looked at last; whoever came since makes it be looked at again.
     idle: bool,
     pod_ended: bool,
@@ -37,6 +39,7 @@ impl Default for Entry {
             looked_at: None,
             failures: 0,
             failing_since: None,
+            in_force_since: None,
             idle: false,
             pod_ended: true,
         }
@@ -86,6 +89,18 @@ impl Pace {
     /// Since when every try has failed.
     pub(crate) fn failing_since(&self, object: &ObjectRef) -> Option<Timestamp> {
         self.lock().get(object).and_then(|entry| entry.failing_since)
+    }
+
+    /// Notes that Redis was told something new.
+    pub(crate) fn declared(&self, object: &ObjectRef) {
+        self.lock().entry(object.clone()).or_default().in_force_since = None;
+    }
+
+    /// For how long Redis has had what it was told last, as far as this controller has seen. To be asked when it has.
+    pub(crate) fn in_force_for(&self, object: &ObjectRef, now: Instant) -> Duration {
+        let mut entries = self.lock();
+        let entry = entries.entry(object.clone()).or_default();
+        now.saturating_duration_since(*entry.in_force_since.get_or_insert(now))
     }
 
     /// Notes whether anybody holds or waits. Has to be noted before it is asked which pods have ended.
@@ -197,6 +212,16 @@ mod tests {
         assert_eq!(pace.failing_since(&object()), Some(at(1)));
         pace.succeeded(&object());
         assert_eq!(pace.failing_since(&object()), None);
+    }
+
+    #[test]
+    fn a_spec_is_in_force_from_the_first_look_after_it_was_declared() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        let (first, later) = (start + Duration::from_secs(5), start + Duration::from_secs(7));
+        assert_eq!(pace.in_force_for(&object(), first), Duration::ZERO);
+        assert_eq!(pace.in_force_for(&object(), later), Duration::from_secs(2));
+        pace.declared(&object());
+        assert_eq!(pace.in_force_for(&object(), later), Duration::ZERO);
     }
 
     #[test]

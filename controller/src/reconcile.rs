@@ -210,6 +210,11 @@ impl<'a, K: Declared> Turn<'a, K> {
         let view = View::Declared {
             snapshot: &snapshot,
             total: self.object.total(),
+            longest_lease: declare::longest_lease(
+                self.report.common.lease_duration_seconds,
+                self.object.lease(),
+                self.context.pace.in_force_for(&self.name, Instant::now()),
+            ),
         };
         self.write_view(view, Some(&snapshot)).await?;
         Ok(Action::requeue(status::nap(
@@ -233,21 +238,25 @@ impl<'a, K: Declared> Turn<'a, K> {
             snapshot: snapshot.as_ref(),
             now_micros,
         };
-        let Some(plan) = declare::plan(&self.report, &digest, seen) else {
+        let Some(plan) = declare::plan(&self.report, lease, &digest, seen) else {
             return snapshot.ok_or(Failure::Vanished);
         };
         let mut report = self.report.clone();
         report.common.fencing_floor = Some(plan.floor);
+        report.common.lease_duration_seconds = Some(plan.longest_lease);
         self.write(report).await?;
         let declaration = Declaration {
             digest,
             floor: plan.floor,
-            declared_before: plan.declared_before,
+            recovery: plan
+                .declared_before
+                .then(|| Duration::from_secs(plan.longest_lease.into())),
             lease: lease.lease_duration(),
             max_hold: lease.max_hold(),
             capacity,
         };
         let recovers = control.declare(&self.name, &declaration).await?;
+        self.context.pace.declared(&self.name);
         self.context
             .metrics
             .declarations

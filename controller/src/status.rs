@@ -34,8 +34,12 @@ const MAX_RESOURCE: usize = 63;
 /// What was found out about an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum View<'a> {
-    /// Redis has it as declared: so many resources or permits in all.
-    Declared { snapshot: &'a Snapshot, total: u32 },
+    /// Redis has it as declared: so many resources or permits in all, and no lease runs for longer, in seconds.
+    Declared {
+        snapshot: &'a Snapshot,
+        total: u32,
+        longest_lease: u32,
+    },
     /// It is being deleted, at the latest at `until`.
     Deleting {
         snapshot: &'a Snapshot,
@@ -77,8 +81,13 @@ pub(crate) fn report(
 ) -> Report {
     let mut report = previous.clone();
     match view {
-        View::Declared { snapshot, total } => {
+        View::Declared {
+            snapshot,
+            total,
+            longest_lease,
+        } => {
             report.common.total = total;
+            report.common.lease_duration_seconds = Some(longest_lease);
             count(&mut report, namespace, snapshot);
         }
         View::Deleting { snapshot, .. } => count(&mut report, namespace, snapshot),

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct LeasePolicy {
     /// Length of a lease in seconds, 1 to 86400: a holder that has not renewed for this long loses its hold. The
-    /// library renews about three times in this span. A change counts from each holder's next renewal.
+    /// library renews about three times in this span. A shorter one counts from each holder's next renewal, a longer one
+    /// from its next lease.
     #[serde(default = "LeasePolicy::default_duration")]
     #[schemars(range(min = 1, max = 86_400))]
     pub lease_duration_seconds: u32,

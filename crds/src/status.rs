@@ -61,6 +61,12 @@ pub struct CommonStatus {
     /// Whether there are more holders or waiters than are listed here; the counts are exact all the same.
     pub truncated: bool,
 
+    /// Longest lease in seconds that may be running: for so long nothing new is granted after a loss of Redis' data. More
+    /// than the spec's for a while after that was shortened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub lease_duration_seconds: Option<u32>,
+
     /// Floor of fencing tokens: after a loss of Redis' data every new token is larger than this, so that protected
     /// systems never see a token twice.
     #[serde(skip_serializing_if = "Option::is_none")]

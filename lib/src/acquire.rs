@@ -20,7 +20,7 @@ use crate::{
         clock::{self, Asked},
         ledger::{Hold, Place, Request, Standing, Status, Token, Word},
         message::{self, Acquired, Grant},
-        releaser::Job,
+        releaser::{DROPPED, Job},
         script,
     },
 };
@@ -315,7 +315,7 @@ impl Claim {
         let [permits, lease, max_hold, first_limit, place, grace] = numbers.each_ref().map(String::as_str);
         let priority = request.priority.to_string();
         let adopt = if request.adopt { "1" } else { "0" };
-        let args = [
+        let ordinary = [
             &*self.token,
             permits,
             lease,
@@ -324,15 +324,18 @@ impl Claim {
             place,
             &inner.channel,
             &request.holder,
-            grace,
-            &priority,
-            adopt,
-            &request.wish,
-            &request.takeover,
         ];
+        let special = [grace, &priority, adopt, &request.wish, &request.takeover];
+        let all;
+        let args = if special == ["0", "0", "0", "-", ""] {
+            &ordinary[..]
+        } else {
+            all = [&ordinary[..], &special].concat();
+            &all
+        };
         match inner
             .link
-            .call(&script::ACQUIRE, &self.place.keys, &args, until)
+            .call(&script::ACQUIRE, &self.place.keys, args, until)
             .await
         {
             Ok(reply) => Ok((message::acquired(&reply.value)?, reply.asked)),
@@ -406,6 +409,7 @@ impl Drop for Claim {
             let job = Job::Release {
                 token: self.token.clone(),
                 place: self.place.clone(),
+                cause: DROPPED,
                 ends: None,
             };
             // An error means that the runtime is gone: lease and place end by themselves.

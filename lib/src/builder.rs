@@ -356,29 +356,29 @@ impl ClientBuilder {
             let hosts = named.hosts.iter().cloned();
             hosts.map(|host| access.client(host)).collect()
         };
-        let (address, whereabouts, reach) = match named.service {
-            Some(service) => {
-                let access = access(RedisConnectionInfo::default(), &self.sentinel_credentials)?;
-                let sentinels = Sentinels {
-                    service: service.clone(),
-                    sentinels: clients(&access)?,
-                    access: redis,
-                    patience: self.response_timeout,
-                };
-                (service, Whereabouts::Sentinels(sentinels), None)
-            }
-            None => {
-                let seeds = clients(&redis)?;
-                let address = seeds.iter().map(address::of).collect::<Vec<_>>().join(", ");
-                let reach = Reach {
-                    access: redis,
-                    setting: setting.clone(),
-                    seeds: seeds.clone(),
-                };
-                (address, Whereabouts::At(seeds), Some(reach))
-            }
+        if let Some(service) = named.service.clone() {
+            let access = access(RedisConnectionInfo::default(), &self.sentinel_credentials)?;
+            let sentinels = Sentinels {
+                service: service.clone(),
+                asked: clients(&access)?,
+                access: redis,
+                patience: self.response_timeout,
+            };
+            return Ok(Link::start(
+                service,
+                Whereabouts::Sentinels(sentinels),
+                setting,
+                None,
+            ));
+        }
+        let seeds = clients(&redis)?;
+        let address = seeds.iter().map(address::of).collect::<Vec<_>>().join(", ");
+        let reach = Reach {
+            access: redis,
+            setting: setting.clone(),
+            seeds: seeds.clone(),
         };
-        Ok(Link::start(address, whereabouts, setting, reach))
+        Ok(Link::start(address, Whereabouts::At(seeds), setting, Some(reach)))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     wire::{
         ledger::{Hold, Standing},
         message::texts,
-        releaser::Job,
+        releaser::{BY_OWNER, Job},
         renewal, script,
     },
 };
@@ -387,6 +387,7 @@ impl Drop for Lease {
         let job = Job::Release {
             token: self.hold.token.clone(),
             place: self.hold.place.clone(),
+            cause: BY_OWNER,
             ends,
         };
         // An error means that the runtime is gone: the lease ends by itself.

@@ -157,7 +157,7 @@ impl LockMany {
     async fn collect(&self, wait: Wait, leases: &mut Vec<KeyedLease>) -> Result<bool, Error> {
         let waits = !matches!(wait, Wait::Not);
         let mut behind = Vec::new();
-        let mut refused = None;
+        let (mut refused, mut unreachable) = (None, None);
         let mut all = true;
         for tried in self.try_each(wait).await? {
             match tried {
@@ -165,7 +165,10 @@ impl LockMany {
                 Ok(Some(lease)) => behind.push(lease),
                 Ok(None) => all = false,
                 // Who waits also waits for Redis.
-                Err(error) if waits && error.is_unreachable() => all = false,
+                Err(error) if waits && error.is_unreachable() => {
+                    all = false;
+                    unreachable = Some(error);
+                }
                 Err(error) => refused = Some(error),
             }
         }
@@ -181,7 +184,7 @@ impl LockMany {
         for lock in &self.locks[leases.len()..] {
             let lease = match wait {
                 Wait::Until(end) => match end.saturating_duration_since(Instant::now()) {
-                    Duration::ZERO => None,
+                    Duration::ZERO => return unreachable.map_or(Ok(false), Err),
                     left => lock.acquire_timeout(left).await?,
                 },
                 Wait::Forever | Wait::Not => Some(lock.acquire().await?),
@@ -197,11 +200,15 @@ impl LockMany {
     async fn try_each(&self, wait: Wait) -> Result<Vec<Result<Option<KeyedLease>, Error>>, Error> {
         let tries = join_all(self.locks.iter().map(KeyedLock::try_acquire));
         match wait {
-            Wait::Until(end) => tokio::time::timeout_at(end, tries)
-                .await
-                .map_err(|_| Error::Unreachable {
-                    reason: "no answer up to the timeout".to_owned(),
-                }),
+            Wait::Until(end) => {
+                // However little time there is, it is enough for one attempt.
+                let end = end.max(Instant::now() + self.client.inner.link.response_timeout());
+                tokio::time::timeout_at(end, tries)
+                    .await
+                    .map_err(|_| Error::Unreachable {
+                        reason: "no answer up to the timeout".to_owned(),
+                    })
+            }
             Wait::Forever | Wait::Not => Ok(tries.await),
         }
     }

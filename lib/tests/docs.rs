@@ -239,7 +239,7 @@ fn every_line_of_the_predecessors_is_answered_by_a_test_that_is_there() {
     }
 }
 
-/// Whether a file of that name has a test of that name: under an attribute, or listed for both servers.
+/// Whether a file of that name has a test of that name: under an attribute, listed for both servers, or in a table.
 fn is_there(sources: &[(String, String)], test: &str) -> bool {
     let (module, name) = test.split_once("::").unwrap();
     let call = format!("fn {name}(");
@@ -247,6 +247,12 @@ fn is_there(sources: &[(String, String)], test: &str) -> bool {
         let blocks = text.split("on_both! {").skip(1);
         let mut names = blocks.flat_map(|block| block.split('}').next().unwrap_or_default().split(','));
         text.contains(&call) && names.any(|listed| listed.trim() == name)
+    };
+    let tabled = |text: &str| {
+        let line = format!("\n    {name}: async ");
+        text.split("table! {")
+            .nth(1)
+            .is_some_and(|table| table.contains(&line))
     };
     let annotated = |text: &str| {
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -259,5 +265,5 @@ fn is_there(sources: &[(String, String)], test: &str) -> bool {
     };
     sources
         .iter()
-        .any(|(stem, text)| stem == module && (annotated(text) || listed(text)))
+        .any(|(stem, text)| stem == module && (annotated(text) || listed(text) || tabled(text)))
 }

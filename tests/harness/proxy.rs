@@ -39,6 +39,8 @@ struct Rules {
     /// Connections with smaller numbers are dead in the ways named.
     dead_below: u64,
     dead: Option<Dead>,
+    /// What connections with smaller numbers send is kept back.
+    held_below: u64,
 }
 
 #[derive(Debug)]
@@ -127,6 +129,18 @@ impl Proxy {
         });
     }
 
+    /// What is sent from now on over the connections that there are is kept back, also when its client has closed its end;
+    /// new connections work. Until [`Proxy::pass_on`].
+    pub fn hold_back(&self) {
+        let next = self.shared.next.load(Ordering::SeqCst);
+        self.shared.rules.send_modify(|rules| rules.held_below = next);
+    }
+
+    /// What was kept back arrives now, as far as the server still listens to it.
+    pub fn pass_on(&self) {
+        self.shared.rules.send_modify(|rules| rules.held_below = 0);
+    }
+
     /// New connections are closed at once, or no more.
     pub fn refuse(&self, refuse: bool) {
         self.shared.rules.send_modify(|rules| rules.refuse = refuse);
@@ -191,9 +205,17 @@ async fn requests(
     shared: &Shared,
     asked: mpsc::UnboundedSender<bool>,
 ) -> Option<()> {
-    let mut buffer = Vec::new();
+    let mut rules = shared.rules.subscribe();
+    let (mut buffer, mut held, mut open) = (Vec::new(), Vec::new(), true);
     loop {
-        if from.read_buf(&mut buffer).await.ok()? == 0 {
+        tokio::select! {
+            read = from.read_buf(&mut buffer), if open => open = read.ok()? > 0,
+            () = passed_on(&mut rules, number), if !held.is_empty() => {
+                to.write_all(&held).await.ok()?;
+                held.clear();
+            }
+        }
+        if !open && held.is_empty() {
             return None;
         }
         while let Some(end) = frame(&buffer) {
@@ -212,9 +234,19 @@ async fn requests(
             if !name.ends_with(b"SUBSCRIBE") {
                 asked.send(lose).ok()?;
             }
-            to.write_all(&request).await.ok()?;
+            if number < shared.rules.borrow().held_below {
+                held.extend(request);
+            } else {
+                to.write_all(&request).await.ok()?;
+            }
         }
     }
+}
+
+async fn passed_on(rules: &mut watch::Receiver<Rules>, number: u64) {
+    let passed = rules.wait_for(|rules| number >= rules.held_below);
+    // An error means that the proxy ends, and all of this with it.
+    drop(passed.await);
 }
 
 async fn replies(

@@ -66,7 +66,11 @@ fn declared(previous: &Report, snapshot: &Snapshot) -> Report {
         previous,
         Some(3),
         "ml",
-        View::Declared { snapshot, total: 4 },
+        View::Declared {
+            snapshot,
+            total: 4,
+            longest_lease: 30,
+        },
         now,
     )
 }
@@ -394,6 +398,7 @@ fn nothing_is_written_while_nothing_changes() {
         View::Declared {
             snapshot: &snapshot,
             total: 4,
+            longest_lease: 30,
         },
         time(START + 77),
     );

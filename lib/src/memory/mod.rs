@@ -35,6 +35,8 @@ mod commands;
 mod connection;
 mod scripts;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

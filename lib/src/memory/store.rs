@@ -9,17 +9,20 @@ pub(super) type Bytes = Vec<u8>;
 pub(super) type Hash = BTreeMap<Bytes, Bytes>;
 
 #[derive(Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Store {
     keys: HashMap<Bytes, Entry>,
     /// When keys end, in the server's milliseconds: the same as in their entries, nearest first.
     endings: BTreeSet<(u64, Bytes)>,
 }
 
+#[cfg_attr(test, derive(Clone))]
 struct Entry {
     data: Data,
     ends: Option<u64>,
 }
 
+#[cfg_attr(test, derive(Clone))]
 pub(super) enum Data {
     Text(Text),
     Hash(Hash),
@@ -127,6 +130,29 @@ impl Store {
         }
     }
 
+    /// Every key with all that is in it and when it ends, in order.
+    #[cfg(test)]
+    pub(super) fn dump(&self) -> Vec<String> {
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        let data = |data: &Data| match data {
+            Data::Text(found) => format!("Text({:?})", found.as_ref().map(text)),
+            Data::Hash(hash) => {
+                let fields = hash.iter().map(|(field, value)| (text(field), text(value)));
+                format!("{:?}", fields.collect::<Vec<_>>())
+            }
+            Data::Sorted(set) => {
+                let members = set.iter().map(|(member, score)| (text(member), score));
+                format!("{:?}", members.collect::<Vec<_>>())
+            }
+        };
+        let line = |(key, entry): (&Bytes, &Entry)| {
+            format!("{} {} until {:?}", text(key), data(&entry.data), entry.ends)
+        };
+        let mut lines: Vec<_> = self.keys.iter().map(line).collect();
+        lines.sort_unstable();
+        lines
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = &Bytes> {
         self.keys.keys()
     }
@@ -166,6 +192,7 @@ kind!(SortedSet, Sorted, |set: &SortedSet| set.scores.is_empty());
 
 /// Members by score, and by their bytes where scores are equal.
 #[derive(Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct SortedSet {
     scores: HashMap<Bytes, Score>,
     order: BTreeSet<(Score, Bytes)>,

@@ -113,10 +113,6 @@ impl Access {
         }
     }
 
-    pub(crate) fn database(&self) -> i64 {
-        self.settings.db()
-    }
-
     /// No connection is made yet.
     pub(crate) fn client(&self, info: ConnectionInfo) -> Result<redis::Client, Error> {
         let info = info.set_redis_settings(self.settings.clone());

@@ -226,13 +226,6 @@ pub(crate) async fn follow(routes: &Routes, reach: &Reach) {
     let Some(stale) = routes.cluster(|cluster| cluster.stale.clone()) else {
         return;
     };
-    let database = reach.access.database();
-    if database != 0 {
-        let problem = format!("names database {database} of a Redis Cluster, which has 0 alone");
-        routes.cluster(|cluster| cluster.problem = Some(address::unusable(problem)));
-        routes.bell.ring();
-        return;
-    }
     let (mut delay, mut turn) = (FIRST_DELAY, 0);
     loop {
         let candidates = routes

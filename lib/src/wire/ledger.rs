@@ -148,6 +148,8 @@ pub(crate) enum Next {
 const COALESCE: Duration = Duration::from_millis(50);
 /// While Redis does not answer, or does not know the object, a renewal is tried this often.
 const RETRY: Duration = Duration::from_millis(200);
+/// Nothing is renewed more often, however little time is left.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 pub(crate) struct Ledger {
@@ -282,11 +284,9 @@ impl Ledger {
         match (&item.hold, outcome) {
             (Some(hold), Renewed::Held { expires }) => {
                 let deadline = clock::deadline(sample, expires);
-                let mut before = deadline;
                 let in_time = hold.status.send_if_modified(|status| {
-                    before = status.deadline;
                     // Whoever has looked since the deadline took it for lost, and so it is, whatever the server has.
-                    let in_time = before > Instant::now();
+                    let in_time = status.deadline > Instant::now();
                     if in_time {
                         *status = Status {
                             deadline,
@@ -299,10 +299,9 @@ impl Ledger {
                     self.lost(hold, "it was renewed too late");
                     return Next::GiveBack;
                 }
-                // At the longest hold, renewing moves nothing any more.
-                if deadline > before {
-                    self.set_due(&item.token, Instant::now() + held_interval(&item.token, deadline));
-                }
+                // Also when the deadline did not move: a lease that was shortened moves again later. One at its longest hold
+                // does not, which a few renewals more find out.
+                self.set_due(&item.token, Instant::now() + held_interval(&item.token, deadline));
             }
             (Some(hold), Renewed::Recovering | Renewed::Missing) if hold.grant.declared => {
                 self.unsure(item, "Redis has lost the object");
@@ -428,7 +427,7 @@ fn jittered(token: &Token, span: Duration) -> Duration {
 }
 
 fn held_interval(token: &Token, deadline: Instant) -> Duration {
-    jittered(token, deadline.saturating_duration_since(Instant::now()) / 3)
+    jittered(token, deadline.saturating_duration_since(Instant::now()) / 3).max(SHORTEST_INTERVAL)
 }
 
 /// A place is renewed at a third of its life, or just after the next lease runs out, which may be a dead holder's.
@@ -436,7 +435,7 @@ fn waiting_interval(token: &Token, place: Duration, wake: Duration) -> Duration 
     let after_expiry = wake + Duration::from_millis(2);
     jittered(token, place / 3)
         .min(after_expiry)
-        .max(Duration::from_millis(20))
+        .max(SHORTEST_INTERVAL)
 }
 
 #[cfg(test)]

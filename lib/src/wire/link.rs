@@ -220,7 +220,7 @@ impl Link {
                 Verdict::Final => return Err(refusal(&error)),
             }
             if Instant::now() >= until {
-                return Err(unreachable(&node.address, error));
+                return Err(unreachable(&node.address, words(&error)));
             }
         }
     }
@@ -280,10 +280,13 @@ fn judge(error: &RedisError) -> Verdict {
 
 /// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own.
 fn refusal(error: &RedisError) -> Error {
-    let code = error.code().unwrap_or_default();
-    Error::Refused {
-        reason: format!("{code} {}", error.detail().unwrap_or_default())
-            .trim()
-            .to_owned(),
+    Error::Refused { reason: words(error) }
+}
+
+/// What Redis said, in its own words; or else the driver's.
+fn words(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), detail) => format!("{code} {}", detail.unwrap_or_default()).trim().to_owned(),
+        (None, _) => error.to_string(),
     }
 }

@@ -4,7 +4,10 @@
 //! callers; when the session breaks it starts over, with a growing delay.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -148,7 +151,7 @@ impl Node {
             whereabouts,
             setting,
             broken: broken_in,
-            number: 0,
+            newest: Arc::default(),
             last: None,
         };
         (node, keeper)
@@ -292,8 +295,8 @@ pub(crate) struct Keeper {
     whereabouts: Whereabouts,
     setting: Arc<Setting>,
     broken: mpsc::UnboundedReceiver<u64>,
-    /// Of the newest try.
-    number: u64,
+    /// The number of the newest try.
+    newest: Arc<AtomicU64>,
     /// The run id of the server, and its name for our last connection to it.
     last: Option<(Arc<str>, i64)>,
 }
@@ -304,10 +307,10 @@ impl Keeper {
     pub(crate) async fn run(mut self, expected: bool) {
         let mut delay = FIRST_DELAY;
         loop {
-            self.number += 1;
+            let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
             let started = Instant::now();
             let address = self.node.address.clone();
-            match self.connect(expected).await {
+            match self.connect(number, expected).await {
                 Ok(Found::Cluster) => return,
                 Ok(Found::Session(session)) => {
                     info!(address, version = %session.version, "connected to Redis");
@@ -316,7 +319,7 @@ impl Keeper {
                     self.node.clock.forget();
                     self.node.set(State::Up(session));
                     self.setting.receiver.connected();
-                    while self.broken.recv().await.is_some_and(|which| which < self.number) {}
+                    while self.broken.recv().await.is_some_and(|which| which < number) {}
                     warn!(address, "the connection to Redis is lost");
                     let error = unreachable(&address, "the connection is lost");
                     self.node.set(State::Down { error });
@@ -341,14 +344,17 @@ impl Keeper {
         }
     }
 
-    async fn connect(&mut self, in_cluster: bool) -> Result<Found, Error> {
-        let number = self.number;
+    async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Found, Error> {
         let (receiver, clock) = (self.setting.receiver.clone(), self.node.clock.clone());
         let broken = self.node.broken.clone();
         let here: Arc<OnceLock<Arc<str>>> = Arc::default();
         let on_message = {
-            let here = here.clone();
+            let (here, newest) = (here.clone(), self.newest.clone());
             move |channel: &str, payload: &str| {
+                // What arrives over a connection that was given up may be older than what the clock has learnt since.
+                if newest.load(Ordering::Relaxed) != number {
+                    return;
+                }
                 // Other servers' words come from their own connections, with their own clocks.
                 if let Some((said_by, payload)) = payload.split_once('\n')
                     && here.get().is_none_or(|here| **here == *said_by)
@@ -453,6 +459,15 @@ impl Keeper {
 
 /// Why a connection could not be made, in words that say what to do.
 pub(crate) fn explain(address: &str, error: &RedisError) -> Error {
+    // The driver chooses the database before anything can be asked.
+    if error
+        .detail()
+        .is_some_and(|detail| detail.contains("not allowed in cluster mode"))
+    {
+        let problem =
+            format!("names a database of {address}, which is a Redis Cluster and has no other than 0");
+        return address::unusable(problem);
+    }
     match (error.kind(), error.code()) {
         (_, Some("NOPERM")) => Error::Refused {
             reason: format!("{error}: give the user the rights that docs/redis.md lists"),

@@ -18,10 +18,17 @@ use super::{
 /// Redis away for longer than this: what was to be given back has ended, or ends, with its lease.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// By its owner.
+pub(crate) const BY_OWNER: &str = "";
+/// Nobody has taken up what the token has got, or may have.
+pub(crate) const DROPPED: &str = "dropped";
+
 pub(crate) enum Job {
     Release {
         token: Token,
         place: Arc<Place>,
+        /// Why, as the script wants it.
+        cause: &'static str,
         ends: Option<Instant>,
     },
     /// Answered when all jobs before it are done.
@@ -34,9 +41,9 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
     loop {
         tokio::select! {
             job = jobs.recv() => match job {
-                Some(Job::Release { token, place, ends }) => {
+                Some(Job::Release { token, place, cause, ends }) => {
                     let link = link.clone();
-                    running.spawn(async move { release(&link, &token, &place, ends).await });
+                    running.spawn(async move { release(&link, &token, &place, cause, ends).await });
                 }
                 Some(Job::Flush(done)) => {
                     while running.join_next().await.is_some() {}
@@ -51,11 +58,11 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
     while running.join_next().await.is_some() {}
 }
 
-async fn release(link: &Link, token: &Token, place: &Place, ends: Option<Instant>) {
+async fn release(link: &Link, token: &Token, place: &Place, cause: &str, ends: Option<Instant>) {
     let patience = Instant::now() + PATIENCE;
     let until = ends.map_or(patience, |ends| ends.min(patience));
     let released = link
-        .call(&script::RELEASE, &place.keys, &["", token], until)
+        .call(&script::RELEASE, &place.keys, &[cause, token], until)
         .await;
     if let Err(error) = released {
         debug!(%error, object = %place.object, "could not give back; it ends with its lease");

@@ -11,7 +11,7 @@ use super::{
     ledger::{Hold, Item, Ledger, Next},
     link::Link,
     message::{self, Renewed},
-    releaser::Job,
+    releaser::{BY_OWNER, Job},
     script,
 };
 use crate::{Error, ObjectRef};
@@ -44,6 +44,7 @@ fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
     let _ = jobs.send(Job::Release {
         token: hold.token.clone(),
         place: hold.place.clone(),
+        cause: BY_OWNER,
         ends: None,
     });
 }

@@ -15,7 +15,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn new(name: &'static str, own: &str) -> Self {
+    pub(crate) fn new(name: &'static str, own: &str) -> Self {
         let text = own.replacen(CORE_STANDS_HERE, CORE, 1);
         Self {
             name,

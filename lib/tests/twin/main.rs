@@ -50,7 +50,7 @@ fn semaphore(permits: u64) -> Declaration {
     Declaration {
         digest: permits.to_string(),
         floor: 1000,
-        declared_before: false,
+        recovery: None,
         lease: Duration::from_secs(30),
         max_hold: None,
         capacity: Capacity::Permits(permits),

@@ -297,6 +297,39 @@ async fn what_was_lost_stays_lost_when_the_renewals_reply_comes_late() -> Result
     Ok(())
 }
 
+/// Its client has given the connection up, and has seen another one, and another time, before the push arrives.
+#[tokio::test(start_paused = true)]
+async fn a_push_over_a_connection_that_was_given_up_grants_nothing() -> Result {
+    let memory = Memory::seeded(32);
+    let second = Duration::from_secs(1);
+    let mut hasty = Identity::from_env();
+    "a".clone_into(&mut hasty.process);
+    let connect = memory.client().namespace("test").identity(hasty);
+    let (a, b) = (
+        connect.response_timeout(second / 2).connect().await?,
+        client(&memory, "b").await?,
+    );
+    let gate = b.lock("x")?.acquire().await?;
+    let lock = a.lock("x")?.with(Options::new().lease(second));
+    let wait = tokio::spawn(async move { lock.acquire().await });
+    settle().await;
+    memory.set_faults(move |process, passage| match passage {
+        Passage::Push { .. } if process == "a" => Fate::Delay(5 * second),
+        Passage::Connect if process == "a" => Fate::Cut,
+        _ => Fate::Deliver,
+    });
+    gate.release().await?;
+    // It was a's for a second, and nobody has told it.
+    let next = b.lock("x")?.acquire().await?;
+    memory.clear_faults();
+    memory.set_clock(memory.clock() - 60 * second);
+    tokio::time::sleep(10 * second).await;
+    assert!(!wait.is_finished(), "{next:?} is held");
+    next.release().await?;
+    drop(wait.await??);
+    Ok(())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_is_slow_shortens_the_holders_view_and_never_lengthens_it() -> Result {
     let memory = Memory::seeded(9);
@@ -378,7 +411,7 @@ async fn a_loss_of_all_data_keeps_known_holders_and_grants_nothing_new_for_one_l
     let lease = a.semaphore("x")?.acquire().await?;
     memory.restart(false);
     let mut again = semaphore(2);
-    again.declared_before = true;
+    again.recovery = Some(Duration::ZERO);
     again.floor = 1_000_000;
     assert!(b.control().declare(&x, &again).await?, "it recovers");
     let declared = Instant::now();
@@ -437,7 +470,7 @@ async fn a_long_wait_outlasts_a_loss_of_data_until_the_object_is_declared_again(
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!wait.is_finished());
     let mut again = semaphore(1);
-    again.declared_before = true;
+    again.recovery = Some(Duration::ZERO);
     a.control().declare(&object, &again).await?;
     drop(held);
     wait.await??.release().await?;

@@ -2,7 +2,8 @@
 //!
 //! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken
 //! in turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also
-//! says what they were made of.
+//! says what they were made of. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`) as
+//! arguments, only those run, and the file stays as it is.
 //!
 //! | module | figures |
 //! |---|---|
@@ -31,16 +32,32 @@ const NAMESPACE: &str = "bench";
 #[tokio::main]
 async fn main() -> Result {
     let started = Instant::now();
+    let only: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
     let mut report = Report::default();
-    uncontended::pairs(&mut report).await?;
-    uncontended::pipelined(&mut report).await?;
-    uncontended::pools(&mut report).await?;
-    contended::twenty(&mut report).await?;
-    contended::queues(&mut report).await?;
-    many::renewed(&mut report).await?;
-    many::waited_for(&mut report).await?;
-    twin::pairs(&mut report).await?;
-    report.write()?;
+    if wanted("uncontended") {
+        uncontended::pairs(&mut report).await?;
+        uncontended::pipelined(&mut report).await?;
+    }
+    if wanted("pools") {
+        uncontended::pools(&mut report).await?;
+    }
+    if wanted("contended") {
+        contended::twenty(&mut report).await?;
+    }
+    if wanted("queues") {
+        contended::queues(&mut report).await?;
+    }
+    if wanted("many") {
+        many::renewed(&mut report).await?;
+        many::waited_for(&mut report).await?;
+    }
+    if wanted("twin") {
+        twin::pairs(&mut report).await?;
+    }
+    if only.is_empty() {
+        report.write()?;
+    }
     println!("In {:.0} s.", started.elapsed().as_secs_f32());
     Ok(())
 }

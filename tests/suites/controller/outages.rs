@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use tenure_crds::Semaphore;
 use tenure_tests::redis::Persistence;
-use tenure_tests::{Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, ensure, eventually};
 
-use super::support::{SOON, Watched, World, condition, expect, version};
+use super::support::{SOON, Watched, World, condition, expect, file, version};
 
 #[tokio::test]
 async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
@@ -128,6 +128,83 @@ async fn after_a_loss_of_data_holders_stay_nothing_new_is_granted_for_a_lease_an
 }
 
 #[tokio::test]
+async fn a_lease_that_was_shortened_before_a_loss_of_data_keeps_others_out_all_the_same() -> Result {
+    let mut world = World::new("shortened").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 60").await?;
+    let client = world.client("holder").await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    // Nobody but the status knows then that leases of a minute are running.
+    world.controller.kill9()?;
+    world
+        .apply_semaphore("calls", 1, "leaseDurationSeconds: 1")
+        .await?;
+    world.redis.cli(&["FLUSHALL"]).await?;
+    world.restart_controller().await?;
+    let recovers = async |world: &World, client: &tenure::Client| {
+        let object = tenure::ObjectRef::new(tenure::Kind::Semaphore, &world.namespace, "calls")?;
+        eventually("the object to recover", SOON, async || {
+            let seen = client.control().look(&object, 1).await?;
+            let seen = seen.filter(|seen| seen.current).context("it is not declared")?;
+            let until = seen.recovering_until.context("it does not recover")?;
+            Ok(until.duration_since(seen.now)?)
+        })
+        .await
+    };
+    let left = recovers(&world, &client).await?;
+    ensure!(left > Duration::from_secs(40), "it recovers for {left:?} only");
+    // The old leases have not ended yet: the next loss finds out no less.
+    world.redis.cli(&["FLUSHALL"]).await?;
+    let left = recovers(&world, &client).await?;
+    ensure!(left > Duration::from_secs(40), "it recovers for {left:?} only");
+    lease.check()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_shorter_lease_counts_from_the_next_renewal_and_in_the_end_everywhere() -> Result {
+    let world = World::new("shorter").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 3").await?;
+    let client = world.client("holder").await?;
+    let semaphore = client.semaphore("calls")?;
+    let lease = semaphore.acquire().await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 1").await?;
+    let second = Duration::from_secs(1);
+    eventually("a renewal for a second", SOON, async || {
+        let seen = client
+            .control()
+            .look(lease.object(), 1)
+            .await?
+            .context("it is gone")?;
+        let left = seen.holders[0].expires.duration_since(seen.now)?;
+        ensure!(left <= second, "it runs for {left:?}");
+        Ok(())
+    })
+    .await?;
+    // It is still renewed.
+    let deadline = lease.deadline();
+    eventually("two renewals more", SOON, async || {
+        ensure!(lease.deadline() > deadline + second, "not yet");
+        Ok(())
+    })
+    .await?;
+    lease.check()?;
+    lease.release().await?;
+    // A loss of data costs three seconds until no old lease can be running any more, and then one.
+    let shown = eventually("the longest lease to be the spec's", SOON, async || {
+        semaphore.acquire().await?.release().await?;
+        let shown = world.api::<Semaphore>().get("calls").await?.common();
+        ensure!(
+            shown.lease_duration_seconds == Some(1),
+            "{:?}",
+            shown.lease_duration_seconds
+        );
+        Ok(shown)
+    });
+    shown.await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_redis_killed_without_its_data_is_mended_too() -> Result {
     let mut world = World::new("killed").await?;
     world.semaphore("calls", 1, "leaseDurationSeconds: 3").await?;
@@ -202,11 +279,9 @@ async fn the_controller_may_be_killed_at_any_time() -> Result {
 #[tokio::test]
 async fn a_wrong_password_is_told_once_in_the_log_and_in_each_object_with_the_fix() -> Result {
     let redis = Redis::builder().password("right").start().await?;
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), "wrong\n")?;
-    let path = file.path().to_str().unwrap_or_default();
+    let (_file, path) = file("wrong\n")?;
     let bare = format!("redis://127.0.0.1:{}", redis.port());
-    let args = ["--redis-url", &bare, "--redis-password-file", path];
+    let args = ["--redis-url", &bare, "--redis-password-file", &path];
     let world = World::with("password", redis, &args).await?;
     world.apply_semaphore("calls", 1, "").await?;
     let denied = world.until::<Semaphore>("calls", "denied", SOON, |s| {
@@ -232,10 +307,8 @@ async fn the_right_password_comes_from_its_file_and_redis_may_come_late() -> Res
     let mut redis = Redis::builder().password("right").start().await?;
     let bare = format!("redis://127.0.0.1:{}", redis.port());
     redis.kill9()?;
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), "right\n")?;
-    let path = file.path().to_str().unwrap_or_default();
-    let args = ["--redis-url", &bare, "--redis-password-file", path];
+    let (_file, path) = file("right\n")?;
+    let args = ["--redis-url", &bare, "--redis-password-file", &path];
     let mut world = World::with("late", redis, &args).await?;
     world.apply_semaphore("calls", 1, "").await?;
     let away = world.until::<Semaphore>("calls", "cut off", SOON, |s| {

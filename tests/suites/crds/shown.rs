@@ -107,6 +107,7 @@ fn largest() -> (CommonStatus, Vec<Holder>) {
             })
             .collect(),
         truncated: true,
+        lease_duration_seconds: Some(30),
         fencing_floor: Some(i64::MAX.unsigned_abs()),
     };
     let holders = (0..MAX_LISTED)
@@ -283,6 +284,7 @@ fn some_status() -> (CommonStatus, Vec<Holder>) {
         held_by: "gpu-worker-1 (seat-0) +1".to_owned(),
         waiters: vec![waiter],
         truncated: true,
+        lease_duration_seconds: Some(30),
         fencing_floor: Some(1_795_251_942_000_000),
     };
     (

@@ -172,7 +172,7 @@ async fn a_recovery_ends_though_the_clock_is_set_back() -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Semaphore, "x")?;
     let again = Declaration {
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         lease: Duration::from_secs(1),
         ..super::support::declaration(Capacity::Permits(1))
     };

@@ -86,7 +86,7 @@ impl Floor {
         self.0 = Some(floor);
         let declared = Declaration {
             floor,
-            declared_before: known.is_some(),
+            recovery: known.map(|_| Duration::ZERO),
             lease: Duration::from_secs(2),
             ..declaration(capacity)
         };

@@ -14,7 +14,7 @@ use super::support::{SOON, World, declaration, got, look, named, waiting};
 
 fn again(capacity: Capacity) -> Declaration {
     Declaration {
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         floor: 1_000_000,
         lease: Duration::from_secs(3),
         ..declaration(capacity)

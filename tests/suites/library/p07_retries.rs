@@ -6,7 +6,7 @@ use tenure::{
     Kind, LeaseState, Options,
     control::{Capacity, Declaration},
 };
-use tenure_tests::{Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, ensure, eventually};
 use tokio::sync::Mutex;
 
 use super::support::{SOON, World, gone, got, look, waiting};
@@ -267,7 +267,7 @@ async fn a_readmission_whose_reply_is_lost_lets_the_holder_in_once() -> Result {
     let again = Declaration {
         digest: "3".to_owned(),
         floor: 0,
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         lease: Duration::from_secs(3),
         max_hold: None,
         capacity: Capacity::Permits(3),
@@ -305,5 +305,37 @@ async fn a_readmission_whose_reply_is_lost_lets_the_holder_in_once() -> Result {
         proxy.lost_replies()
     );
     lease.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_acquisition_that_arrives_after_its_own_release_takes_nothing() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "late-copy");
+    let (proxy, far) = world.behind_proxy(&redis).await?;
+    let client = far.client_with_timeout(Duration::from_millis(500)).await?;
+    let lock = client.lock("x")?;
+    got(lock.try_acquire().await?)?.release().await?;
+    let listed = redis.cli(&["CLIENT", "LIST", "TYPE", "PUBSUB"]).await?;
+    let old = listed.split(' ').next().context("no connection")?;
+
+    proxy.hold_back();
+    // Sent once more over a new connection, as there is no answer.
+    let lease = got(lock.acquire_timeout(SOON).await?)?;
+    let object = lease.object().clone();
+    lease.release().await?;
+    proxy.pass_on();
+    let beside = world.client().await?;
+    eventually("the old connection to be read to its end", SOON, async || {
+        let listed = redis.cli(&["CLIENT", "LIST"]).await?;
+        ensure!(
+            !listed.lines().any(|line| line.starts_with(&format!("{old} "))),
+            "{listed}"
+        );
+        Ok(())
+    })
+    .await?;
+    let left = beside.control().look(&object, 1).await?;
+    ensure!(left.is_none(), "the late copy has taken it: {left:?}");
     Ok(())
 }

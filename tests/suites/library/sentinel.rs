@@ -172,7 +172,7 @@ async fn a_declared_semaphore_lets_its_holders_in_again_and_nobody_else_meanwhil
     })
     .await?;
     let again = Declaration {
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         floor: unknown.fencing_token() + (1 << 32),
         ..declared
     };

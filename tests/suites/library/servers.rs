@@ -203,7 +203,7 @@ async fn valkey_does_what_redis_does() -> Result {
     let seat = client.lock_pool("x")?.acquire().await?;
     valkey.cli(&["FLUSHALL"]).await?;
     let again = tenure::control::Declaration {
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         floor: seat.fencing_token() + 1000,
         ..declared
     };

@@ -175,7 +175,7 @@ pub(crate) fn declaration(capacity: Capacity) -> Declaration {
     Declaration {
         digest: format!("{capacity:?}").len().to_string(),
         floor: 1000,
-        declared_before: false,
+        recovery: None,
         lease: Duration::from_secs(30),
         max_hold: None,
         capacity,

@@ -5,74 +5,150 @@
 //! |---|---|
 //! | [`world`] | what all share: the twin, its weather, and the violations |
 //! | [`witness`] | what must hold, checked against what holders believe and what the server says |
-//! | [`people`] | what clients and the controller do |
+//! | [`process`] | clients that live, crash, and live again |
+//! | [`people`] | a scene: what clients and the controller do with locks, semaphores, pools and read-write locks |
+//! | [`buffer`] | a scene: conditions |
+//! | [`many`] | a scene: several locks at once, and locks within themselves |
+//! | [`registers`] | a scene: registers |
+//! | [`resizes`] | a scene: a declared object that changes, and a clock that is set back |
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
 
+mod buffer;
+mod many;
 mod people;
+mod process;
+mod registers;
+mod resizes;
 mod witness;
 mod world;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use self::world::{Weather, World};
 use super::Result;
 
+/// What happens in a world.
+#[derive(Debug, Clone, Copy)]
+enum Scene {
+    People,
+    Buffer,
+    Many,
+    Registers,
+    Resizes,
+}
+
+impl Scene {
+    async fn play(self, world: &Arc<World>) -> Result {
+        match self {
+            Self::People => people::live(world).await,
+            Self::Buffer => buffer::live(world).await,
+            Self::Many => many::live(world).await,
+            Self::Registers => registers::live(world).await,
+            Self::Resizes => resizes::live(world).await,
+        }
+    }
+}
+
 /// What passed, as a number: the same seed has to give the same one.
-async fn live(seed: u64, weather: Weather, trace: bool) -> Result<u64> {
+async fn live(seed: u64, scene: Scene, weather: Weather, trace: bool) -> Result<u64> {
     let world = World::new(seed, weather, trace).await?;
     // Nobody waits for ever: a day is far more than all need together.
-    let lived = tokio::time::timeout(Duration::from_secs(86_400), people::live(&world)).await;
-    if lived.is_err() {
-        world.violation("somebody hangs");
+    match tokio::time::timeout(Duration::from_secs(86_400), scene.play(&world)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => world.violation(format!("it came to a bad end: {error}")),
+        Err(_) => world.violation("somebody hangs"),
     }
     world.verdict()
 }
 
-fn run(seed: u64, weather: Weather, trace: bool) -> Result<u64> {
+fn run(seed: u64, scene: Scene, weather: Weather, trace: bool) -> Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()?;
-    let outcome = runtime.block_on(live(seed, weather, trace));
-    outcome.map_err(|error| format!("{weather:?}, TENURE_SIMULATION_SEED={seed}: {error}").into())
+    let outcome = runtime.block_on(live(seed, scene, weather, trace));
+    outcome
+        .map_err(|error| format!("{scene:?} in {weather:?}, TENURE_SIMULATION_SEED={seed}: {error}").into())
 }
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-fn worlds(weather: Weather) -> Result {
+fn worlds(scene: Scene, weather: Weather) -> Result {
     if let Some(seed) = number("TENURE_SIMULATION_SEED") {
-        return run(seed, weather, true).map(drop);
+        return run(seed, scene, weather, true).map(drop);
     }
     let seeds = number("TENURE_SIMULATION_SEEDS").unwrap_or(5);
-    (0..seeds).try_for_each(|seed| run(seed, weather, false).map(drop))
+    (0..seeds).try_for_each(|seed| run(seed, scene, weather, false).map(drop))
 }
 
 #[test]
 fn in_calm_weather_no_lease_is_lost() -> Result {
-    worlds(Weather::Calm)
+    worlds(Scene::People, Weather::Calm)
 }
 
 #[test]
 fn in_a_storm_nobody_holds_too_much_and_nothing_is_left() -> Result {
-    worlds(Weather::Storm)
+    worlds(Scene::People, Weather::Storm)
 }
 
 #[test]
 fn while_the_server_loses_its_data_declared_objects_stay_exclusive() -> Result {
-    worlds(Weather::Flood)
+    worlds(Scene::People, Weather::Flood)
+}
+
+#[test]
+fn in_calm_weather_everybody_who_is_notified_wakes_up_and_nobody_else() -> Result {
+    worlds(Scene::Buffer, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_no_wake_up_is_lost() -> Result {
+    worlds(Scene::Buffer, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_many_locks_are_taken_at_once_and_within_one_another() -> Result {
+    worlds(Scene::Many, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_nobody_waits_in_a_circle() -> Result {
+    worlds(Scene::Many, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_a_register_is_as_if_used_by_one() -> Result {
+    worlds(Scene::Registers, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_a_register_is_as_if_used_by_one() -> Result {
+    worlds(Scene::Registers, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_permits_become_fewer_without_being_taken_from_anybody() -> Result {
+    worlds(Scene::Resizes, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_permits_become_fewer_and_more() -> Result {
+    worlds(Scene::Resizes, Weather::Storm)
 }
 
 #[test]
 fn the_same_seed_lives_the_same_life() -> Result {
-    for weather in [Weather::Calm, Weather::Storm, Weather::Flood] {
-        assert_eq!(
-            run(4711, weather, false)?,
-            run(4711, weather, false)?,
-            "{weather:?}"
-        );
+    for (scene, weather) in [
+        (Scene::People, Weather::Calm),
+        (Scene::People, Weather::Storm),
+        (Scene::People, Weather::Flood),
+        (Scene::Buffer, Weather::Storm),
+    ] {
+        let live = || run(4711, scene, weather, false);
+        assert_eq!(live()?, live()?, "{scene:?} in {weather:?}");
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use tenure::{
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
+    process::{self, Worker, ms},
     witness::{Witness, held},
     world::{Weather, World},
 };
@@ -24,10 +25,6 @@ const READERS: u64 = 1 << 30;
 const SEATS: [&str; 2] = ["a", "b"];
 /// Of what is declared; locks ask for 200 ms to 4 s.
 const LEASE: Duration = Duration::from_secs(2);
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
 
 fn objects(weather: Weather) -> Result<Vec<ObjectRef>> {
     let mut objects = vec![object(Kind::Semaphore, "s")?, object(Kind::Pool, "p")?];
@@ -52,7 +49,7 @@ fn declaration(kind: Kind, again: Option<u64>) -> Declaration {
     Declaration {
         digest: "1".to_owned(),
         floor: again.unwrap_or_default(),
-        declared_before: again.is_some(),
+        recovery: again.map(|_| LEASE),
         lease: LEASE,
         max_hold: None,
         capacity: match kind {
@@ -65,13 +62,7 @@ fn declaration(kind: Kind, again: Option<u64>) -> Declaration {
     }
 }
 
-pub(super) async fn live(world: &Arc<World>) {
-    if let Err(error) = try_to_live(world).await {
-        world.violation(format!("it came to a bad end: {error}"));
-    }
-}
-
-async fn try_to_live(world: &Arc<World>) -> Result {
+pub(super) async fn live(world: &Arc<World>) -> Result {
     let objects = objects(world.weather)?;
     for object in objects.iter().filter(|object| declared(object)) {
         let declaration = declaration(object.kind(), None);
@@ -82,14 +73,11 @@ async fn try_to_live(world: &Arc<World>) -> Result {
     if world.weather == Weather::Flood {
         background.spawn(lose_and_declare(world.clone(), objects.clone()));
     }
-    let mut processes = JoinSet::new();
-    for number in 0..CLIENTS {
-        processes.spawn(process(world.clone(), number));
-    }
-    while let Some(ended) = processes.join_next().await {
-        ended??;
-    }
+    process::live(world, CLIENTS, WORKERS, work).await?;
     background.shutdown().await;
+    if world.witness(|witness| witness.grants()) == 0 {
+        world.violation("nothing was ever granted");
+    }
     world.calm_down();
     for object in objects.iter().filter(|object| declared(object)) {
         declare_again(world, object).await?;
@@ -106,8 +94,7 @@ async fn try_to_live(world: &Arc<World>) -> Result {
     }
     drop((all, seat, lock, write));
     last.close().await;
-    // Longer than any lease, place and key of a crashed one.
-    sleep(Duration::from_secs(60)).await;
+    nothing_is_left(world).await;
     for object in objects {
         let snapshot = world.observer.control().look(&object, 10).await?;
         let empty = snapshot
@@ -117,16 +104,22 @@ async fn try_to_live(world: &Arc<World>) -> Result {
             world.violation(format!("left in the end: {snapshot:?}"));
         }
     }
-    let keys = world.memory.keys();
-    if keys.iter().any(|key| key.contains("lock/")) {
-        world.violation(format!("keys left in the end: {keys:?}"));
-    }
-    world.witness(Witness::fences_grow);
     Ok(())
 }
 
+/// Longer than any lease, place and key of a crashed one, nothing is there but what is declared.
+pub(super) async fn nothing_is_left(world: &World) {
+    sleep(Duration::from_secs(60)).await;
+    let keys = world.memory.keys();
+    let declared = |key: &String| key.contains("{test/semaphore/") || key.contains("{test/pool/");
+    if !keys.iter().all(declared) {
+        world.violation(format!("keys left in the end: {keys:?}"));
+    }
+    world.witness(Witness::fences_grow);
+}
+
 /// Looks at everything, all the time.
-async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
+pub(super) async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
     let mut random = world.chance();
     let control = world.observer.control();
     loop {
@@ -172,46 +165,6 @@ async fn declare_again(world: &World, object: &ObjectRef) -> Result {
     Ok(())
 }
 
-/// One life after another, each of which may end in a crash.
-async fn process(world: Arc<World>, number: usize) -> Result {
-    let mut random = world.chance();
-    for life in 0.. {
-        let name = format!("process-{number}-{life}");
-        let connect = world.memory.client().namespace("test").response_timeout(ms(500));
-        let mut identity = tenure::Identity::default();
-        name.clone_into(&mut identity.process);
-        let client = connect
-            .identity(identity)
-            .connect_timeout(Duration::from_secs(600))
-            .connect()
-            .await?;
-        let mut workers = JoinSet::new();
-        for _ in 0..WORKERS {
-            workers.spawn(work(world.clone(), client.clone(), name.clone(), world.chance()));
-        }
-        let crashes = world.weather != Weather::Calm && life < 2;
-        let crash = async {
-            sleep(ms(random.u64(100..20_000))).await;
-            if !crashes {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = crash => {
-                world.silence(&name);
-                world.witness(|witness| witness.crashed(&name));
-                workers.shutdown().await;
-                continue;
-            }
-            outcome = async { while let Some(ended) = workers.join_next().await { ended??; } Result::Ok(()) } => outcome?,
-        }
-        client.close().await;
-        return Ok(());
-    }
-    Ok(())
-}
-
 /// What is acquired, and how much of it there is.
 struct Wanted {
     object: String,
@@ -220,10 +173,13 @@ struct Wanted {
 }
 
 /// A lease of any object.
+#[derive(Debug)]
 pub(super) enum Got {
     Lease(Lease),
     Seat(tenure::PoolLease),
     Write(tenure::WriteLease),
+    Keyed(tenure::KeyedLease),
+    Reentrant(tenure::ReentrantLease),
 }
 
 impl Deref for Got {
@@ -234,16 +190,20 @@ impl Deref for Got {
             Self::Lease(lease) => lease,
             Self::Seat(seat) => seat,
             Self::Write(write) => write,
+            Self::Keyed(keyed) => keyed,
+            Self::Reentrant(reentrant) => reentrant,
         }
     }
 }
 
 impl Got {
-    async fn release(self) -> std::result::Result<(), Error> {
+    pub(super) async fn release(self) -> std::result::Result<(), Error> {
         match self {
             Self::Lease(lease) => lease.release().await,
             Self::Seat(seat) => seat.release().await,
             Self::Write(write) => write.release().await,
+            Self::Keyed(keyed) => keyed.release().await,
+            Self::Reentrant(reentrant) => reentrant.release().await,
         }
     }
 
@@ -255,7 +215,14 @@ impl Got {
     }
 }
 
-async fn work(world: Arc<World>, client: Client, process: String, mut random: Rng) -> Result {
+async fn work(worker: Worker) -> Result {
+    let Worker {
+        world,
+        client,
+        process,
+        mut random,
+        ..
+    } = worker;
     for _ in 0..ROUNDS {
         sleep(ms(random.u64(..800))).await;
         let lease = ms(random.u64(200..4000));
@@ -289,9 +256,42 @@ async fn work(world: Arc<World>, client: Client, process: String, mut random: Rn
             }
         });
         sleep(ms(random.u64(..3000))).await;
-        end(&world, &wanted, got, max_hold.is_some(), &mut random).await;
+        if let Some(got) = downgraded(&world, &process, got, &mut random).await {
+            end(&world, &wanted, got, max_hold.is_some(), &mut random).await;
+        }
     }
     Ok(())
+}
+
+/// A writer may become a reader, and goes on under the same fencing token, beside others. None: it was lost.
+async fn downgraded(world: &World, process: &str, got: Arc<Got>, random: &mut Rng) -> Option<Arc<Got>> {
+    if !matches!(*got, Got::Write(_)) || !held(&got) || random.bool() {
+        return Some(got);
+    }
+    let Some(Got::Write(write)) = Arc::into_inner(got) else {
+        world.violation("somebody else keeps the lease");
+        return None;
+    };
+    let (object, fence) = (write.object().to_string(), write.fencing_token());
+    match write.downgrade().await {
+        Ok(read) => {
+            let read = Arc::new(Got::Lease(read));
+            world.say(|| format!("{process} reads on: {:?}", **read));
+            if read.fencing_token() != fence {
+                world.violation(format!("{object}: {fence} became {}", read.fencing_token()));
+            }
+            if held(&read) {
+                world.witness(|witness| witness.believes(&object, process, 1, READERS, &read));
+            }
+            sleep(ms(random.u64(..1000))).await;
+            Some(read)
+        }
+        Err(Error::Lost { .. } | Error::Unreachable { .. }) if world.weather != Weather::Calm => None,
+        Err(error) => {
+            world.violation(format!("{object}: the downgrade says {error}"));
+            None
+        }
+    }
 }
 
 /// Gives a lease back, in one of the ways there are.

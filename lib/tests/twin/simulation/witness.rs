@@ -23,6 +23,8 @@ pub(super) struct Witness {
     /// By object: the largest fencing token of those that were held when their holder saw them.
     newest: HashMap<String, u64>,
     snapshots: HashMap<String, Snapshot>,
+    /// By object: its declaration, and the newest fencing token when that was first seen.
+    declared: HashMap<String, (Option<String>, u64)>,
 }
 
 struct Believer {
@@ -149,7 +151,13 @@ impl Witness {
     pub(super) fn seen(&mut self, object: &str, now: Snapshot) {
         let sum: u64 = now.holders.iter().map(|holder| holder.permits).sum();
         let mut wrong = Vec::new();
-        if sum != now.held || now.held > now.limit || now.held + now.free != now.limit {
+        // More than there is can be held only from before it became less: nothing is granted until enough is given back.
+        let newest = self.declared.entry(object.to_owned()).or_default();
+        if newest.0 != now.digest {
+            *newest = (now.digest.clone(), now.last_fence);
+        }
+        let too_much = now.held > now.limit && now.holders.iter().any(|holder| holder.fence > newest.1);
+        if sum != now.held || too_much || now.free != now.limit.saturating_sub(now.held) {
             wrong.push(format!(
                 "held {}, by holders {sum}, free {}, limit {}",
                 now.held, now.free, now.limit
@@ -187,6 +195,7 @@ impl Witness {
     /// An object is not there, or not as it was: what comes next has nothing to do with what was.
     pub(super) fn forgotten(&mut self, object: &str) {
         self.snapshots.remove(object);
+        self.declared.remove(object);
     }
 }
 

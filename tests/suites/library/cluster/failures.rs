@@ -196,7 +196,7 @@ async fn a_declared_semaphore_recovers_at_the_replica() -> Result {
         "granted before it is declared again"
     );
     let again = Declaration {
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         floor: unknown.fencing_token() + (1 << 32),
         ..declared
     };

@@ -6,9 +6,9 @@ use std::num::NonZeroU32;
 
 use tenure::{
     LeaseState, Options, Semaphore,
-    control::{Capacity, Declaration},
+    control::{Capacity, Declaration, Event},
 };
-use tenure_tests::eventually;
+use tenure_tests::{bail, eventually};
 
 use super::*;
 use crate::library::support::{declaration, look, waiting};
@@ -192,7 +192,7 @@ async fn a_declared_semaphore_keeps_its_holders_when_its_slot_moves() -> Result 
     cluster.reshard(&[slot], elsewhere(&cluster, slot).await?).await?;
     lease.renew().await?;
     let again = Declaration {
-        declared_before: true,
+        recovery: Some(Duration::ZERO),
         floor: lease.fencing_token() + 1000,
         ..declared
     };
@@ -230,4 +230,33 @@ async fn all_slots_of_a_master_move_away_while_locks_are_taken_and_given_back() 
     cluster.reshard(&slots[..slots.len() / 2], 0).await?;
     traffic.rounds(100).await?;
     traffic.end().await
+}
+
+/// The controller has to declare it at its new node, and would not look at what nobody changes.
+#[tokio::test]
+async fn the_controller_is_told_of_a_declared_semaphore_that_has_moved_while_nobody_held_it() -> Result {
+    let cluster = own().await?;
+    let world = World::at(cluster.url(), "moved-idle");
+    let (client, controller) = (
+        world.client().await?,
+        world.builder().with_events().connect().await?,
+    );
+    let object = world.declare_semaphore(&client, "x", 1).await?;
+    let mut events = controller.control().events()?;
+    controller.control().observe(&object, 1).await?;
+    let slot = slot(&cluster, &object).await?;
+    cluster.reshard(&[slot], elsewhere(&cluster, slot).await?).await?;
+    ensure!(
+        client.semaphore("x")?.try_acquire().await?.is_none(),
+        "granted by a server that may have lost leases"
+    );
+    let told = async {
+        while let Some(event) = events.next().await {
+            if event == Event::Changed(object.clone()) {
+                return Ok(());
+            }
+        }
+        bail!("no event")
+    };
+    timeout(SOON, told).await?
 }

@@ -1,0 +1,227 @@
+//! What a custom resource declares of an object, and how the script is told.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::Error;
+
+/// What a custom resource declares.
+///
+/// ```
+/// use std::time::Duration;
+/// use tenure::control::{Capacity, Declaration};
+///
+/// let three = Declaration {
+///     digest: "generation 1".into(),
+///     floor: 1_795_257_448_000_000,
+///     recovery: None,
+///     lease: Duration::from_secs(30),
+///     max_hold: None,
+///     capacity: Capacity::Permits(3),
+/// };
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declaration {
+    /// Stands for all of the rest; a snapshot tells it, so that an unchanged declaration need not be repeated.
+    pub digest: String,
+    /// Every fencing token from now on is larger. Kept outside of Redis, and raised before a declaration that follows a
+    /// loss of data.
+    pub floor: u64,
+    /// For how long nothing new is granted if this life of the server does not know the object: the longest lease that may
+    /// be running from before, `lease` at least. `None`: it has never been declared before, so that nothing is running.
+    pub recovery: Option<Duration>,
+    /// How long a lease runs, at most.
+    pub lease: Duration,
+    /// For how long a lease may be renewed.
+    pub max_hold: Option<Duration>,
+    /// What there is to hold.
+    pub capacity: Capacity,
+}
+
+/// What there is to hold.
+///
+/// ```
+/// use tenure::control::{Capacity, Order, Resource};
+///
+/// let seats = Capacity::Resources {
+///     order: Order::LeastRecentlyUsed,
+///     resources: vec![Resource::new("seat-a"), Resource::new("seat-b")],
+/// };
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Capacity {
+    /// A semaphore's permits.
+    Permits(u64),
+    /// A pool's resources, by name.
+    Resources {
+        /// Which one is granted next.
+        order: Order,
+        /// The resources.
+        resources: Vec<Resource>,
+    },
+    /// A pool's resources `prefix0` to `prefix(count - 1)`.
+    Generated {
+        /// Which one is granted next.
+        order: Order,
+        /// What the names begin with.
+        prefix: String,
+        /// How many there are.
+        count: u64,
+    },
+}
+
+/// Which free resource is granted next.
+///
+/// ```
+/// use tenure::control::{Capacity, Order};
+///
+/// let prefix = "seat-".into();
+/// let million = Capacity::Generated { order: Order::MostRecentlyUsed, prefix, count: 1_000_000 };
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The one that has been free for longest: wear is spread.
+    LeastRecentlyUsed,
+    /// The one that was given back last: caches stay warm, and the rest may be put away.
+    MostRecentlyUsed,
+    /// Any.
+    Random,
+}
+
+impl Order {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::LeastRecentlyUsed => "LeastRecentlyUsed",
+            Self::MostRecentlyUsed => "MostRecentlyUsed",
+            Self::Random => "Random",
+        }
+    }
+}
+
+/// A declared resource of a pool.
+///
+/// ```
+/// use tenure::control::Resource;
+///
+/// let seat = Resource { disabled: true, ..Resource::new("seat-b") };
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Its name.
+    pub name: String,
+    /// What its holder is told about it.
+    pub properties: BTreeMap<String, String>,
+    /// Not granted: whoever holds it keeps it, nobody gets it next.
+    pub disabled: bool,
+}
+
+impl Declaration {
+    pub(super) fn args(&self) -> Result<Vec<String>, Error> {
+        let millis = |d: Duration| d.as_millis().to_string();
+        let limit = match &self.capacity {
+            Capacity::Permits(permits) => *permits,
+            Capacity::Resources { resources, .. } => resources.iter().filter(|r| !r.disabled).count() as u64,
+            Capacity::Generated { count, .. } => *count,
+        };
+        let mut args = vec![
+            self.digest.clone(),
+            self.floor.to_string(),
+            millis(
+                self.recovery
+                    .map_or(Duration::ZERO, |longest| longest.max(self.lease)),
+            ),
+            millis(self.lease),
+            millis(self.max_hold.unwrap_or_default()),
+            limit.to_string(),
+        ];
+        match &self.capacity {
+            Capacity::Permits(_) => {}
+            Capacity::Generated { order, prefix, count } => {
+                args.extend([order.as_str().to_owned(), prefix.clone(), count.to_string()]);
+            }
+            Capacity::Resources { order, resources } => {
+                args.extend([order.as_str().to_owned(), String::new(), "0".to_owned()]);
+                for resource in resources {
+                    args.extend([resource.name.clone(), resource.entry()?]);
+                }
+            }
+        }
+        Ok(args)
+    }
+}
+
+impl Resource {
+    /// A resource in service, without properties.
+    ///
+    /// ```
+    /// let seat = tenure::control::Resource::new("seat-a").property("host", "gpu-1");
+    /// assert_eq!(seat.properties["host"], "gpu-1");
+    /// ```
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            properties: BTreeMap::new(),
+            disabled: false,
+        }
+    }
+
+    /// The same resource with one more property.
+    ///
+    /// ```
+    /// let seat = tenure::control::Resource::new("seat-a").property("host", "gpu-1").property("zone", "b");
+    /// assert_eq!(seat.properties.len(), 2);
+    /// ```
+    #[must_use]
+    pub fn property(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.properties.insert(key.into(), value.into());
+        self
+    }
+
+    pub(crate) fn entry(&self) -> Result<String, Error> {
+        check_resource(&self.name)?;
+        let properties = if self.properties.is_empty() {
+            String::new()
+        } else {
+            serde_json::to_string(&self.properties).map_err(|error| {
+                Error::invalid("resources.properties", error.to_string(), "use plain text")
+            })?
+        };
+        Ok(format!("{}{properties}", u8::from(!self.disabled)))
+    }
+}
+
+/// Names of resources are joined by commas, and stand in words.
+pub(crate) fn check_resource(name: &str) -> Result<(), Error> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if !name.is_empty() && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "resources.name",
+        format!("{name:?} cannot name a resource"),
+        "use ASCII letters, digits and - _ .",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_that_could_break_the_lists_is_refused() {
+        for name in ["", "a,b", "a b", "a\n"] {
+            let resource = Resource {
+                name: name.into(),
+                properties: BTreeMap::new(),
+                disabled: false,
+            };
+            assert!(
+                resource
+                    .entry()
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("resources.name"),
+                "{name:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a controller is told without asking: objects that have changed, or are missing.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+use crate::{
+    ObjectRef,
+    wire::{clock::Clock, ledger::Ledger, node::Receiver},
+};
+
+/// Something a controller should look at.
+///
+/// ```no_run
+/// # fn run(event: tenure::control::Event) {
+/// use tenure::control::Event;
+///
+/// match event {
+///     Event::Changed(object) | Event::Missing(object) => println!("look at {object}"),
+///     Event::Reconnected => println!("look at everything"),
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A watched object has changed. It is told once; observing it asks for the next.
+    Changed(ObjectRef),
+    /// Somebody wants an object that is not there.
+    Missing(ObjectRef),
+    /// There is a new connection, or events were lost: anything may have changed.
+    Reconnected,
+}
+
+/// The stream of events. Made by [`Control::events`](super::Control::events).
+///
+/// ```no_run
+/// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+/// let mut events = client.control().events()?;
+/// while let Some(event) = events.next().await {
+///     println!("{event:?}");
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Events {
+    events: broadcast::Receiver<Event>,
+}
+
+impl Events {
+    /// The next event; `None` when the client is closed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no event is lost.
+    ///
+    /// ```no_run
+    /// # async fn run(mut events: tenure::control::Events) {
+    /// let event = events.next().await;
+    /// # }
+    /// ```
+    pub async fn next(&mut self) -> Option<Event> {
+        match self.events.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(Event::Reconnected),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// Passes pushes on to the ledger, and events to whoever listens.
+pub(crate) struct Mailbox {
+    channel: String,
+    ledger: Arc<Ledger>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Mailbox {
+    pub(crate) fn new(channel: String, ledger: Arc<Ledger>) -> Self {
+        Self {
+            channel,
+            ledger,
+            events: broadcast::channel(4096).0,
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        Events {
+            events: self.events.subscribe(),
+        }
+    }
+}
+
+impl Receiver for Mailbox {
+    fn message(&self, clock: &Clock, channel: &str, payload: &str) {
+        if channel != self.channel {
+            return self.ledger.message(clock, channel, payload);
+        }
+        let event = match payload.split_once('\n') {
+            Some(("changed", object)) => ObjectRef::parse(object).map(Event::Changed),
+            Some(("missing", object)) => ObjectRef::parse(object).map(Event::Missing),
+            _ => None,
+        };
+        if let Some(event) = event {
+            // An error means that nobody listens now.
+            let _ = self.events.send(event);
+        }
+    }
+
+    fn connected(&self) {
+        self.ledger.connected();
+        let _ = self.events.send(Event::Reconnected);
+    }
+}

@@ -1,0 +1,327 @@
+//! The controller's side: declare objects, look at them, take back what ended pods held. It never grants.
+
+mod declaration;
+mod events;
+mod snapshot;
+
+use std::{sync::Arc, time::Duration};
+
+use redis::Value;
+use tokio::time::Instant;
+
+use crate::{
+    Client, Error, Kind, ObjectRef,
+    wire::{
+        message::texts,
+        script::{self, Script},
+    },
+};
+
+pub(crate) use declaration::check_resource;
+pub use declaration::{Capacity, Declaration, Order, Resource};
+pub(crate) use events::Mailbox;
+pub use events::{Event, Events};
+pub use snapshot::{HolderView, Snapshot, WaiterView};
+
+/// Declares, observes and reclaims. Made by [`Client::control`].
+///
+/// All of it may be repeated, and all of it fails with [`Error::Unreachable`] when Redis does not answer in time; nothing
+/// is retried longer than that, for a controller reconciles anyway.
+///
+/// ```no_run
+/// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+/// let seats = tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "gpu-seats")?;
+/// if let Some(snapshot) = client.control().look(&seats, 10).await? {
+///     for holder in snapshot.holders {
+///         println!("{:?} held by {}", holder.resources, holder.holder.process);
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Control {
+    client: Client,
+}
+
+/// How to take a declared object away.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let day = tenure::control::Withdrawal::Retain { keep: Duration::from_secs(86_400) };
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// Waiters are sent away, holders keep what they have, and the keys go with the last of them.
+    Drain,
+    /// Waiters are sent away, leases are lost, the keys go.
+    Delete,
+    /// Everything goes on as it is, for at most this long.
+    Retain {
+        /// How long the keys stay.
+        keep: Duration,
+    },
+}
+
+/// How Redis is.
+///
+/// ```no_run
+/// # fn run(client: tenure::Client) {
+/// use tenure::control::Server;
+///
+/// match client.control().server() {
+///     Server::Connected { version, .. } => println!("{version}"),
+///     Server::Disconnected { error, transient: true } => println!("trying on: {error}"),
+///     Server::Disconnected { error, .. } => println!("somebody has to mend it: {error}"),
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// It answers.
+    Connected {
+        /// Product and version.
+        version: String,
+    },
+    /// It does not, or not to us.
+    Disconnected {
+        /// Why.
+        error: String,
+        /// Whether waiting may help; otherwise somebody has to change something.
+        transient: bool,
+    },
+}
+
+impl Control {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// How Redis is now.
+    ///
+    /// ```no_run
+    /// # fn run(control: tenure::Control) {
+    /// println!("{:?}", control.server());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn server(&self) -> Server {
+        server(self.client.inner.link.health())
+    }
+
+    /// Waits until [`Control::server`] differs from `known`, and returns it.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only watches.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control) {
+    /// let mut known = control.server();
+    /// loop {
+    ///     println!("{known:?}");
+    ///     known = control.server_changed(&known).await;
+    /// }
+    /// # }
+    /// ```
+    pub async fn server_changed(&self, known: &Server) -> Server {
+        let other = |health| Some(server(health)).filter(|server| server != known);
+        self.client.inner.link.until(other).await
+    }
+
+    /// Events from now on.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when the client was built without [`ClientBuilder::with_events`](crate::ClientBuilder::with_events).
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::builder("redis://127.0.0.1").with_events().connect().await?;
+    /// let events = client.control().events()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn events(&self) -> Result<Events, Error> {
+        let mailbox = self.client.events().ok_or_else(|| {
+            Error::invalid(
+                "with_events",
+                "was not called",
+                "build the client with ClientBuilder::with_events",
+            )
+        })?;
+        Ok(mailbox.subscribe())
+    }
+
+    /// The server's time, in microseconds since 1970: the first floor of an object's fencing tokens.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control) -> Result<(), tenure::Error> {
+    /// let floor = control.now_micros().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn now_micros(&self) -> Result<u64, Error> {
+        self.client.inner.link.time(self.soon()).await
+    }
+
+    /// Makes or changes an object. True: it recovers from a loss of data, and grants nothing new for as long as
+    /// [`Declaration::recovery`] says. One command.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether it is done; it may be repeated.
+    ///
+    /// ```no_run
+    /// # use tenure::{Control, Error, ObjectRef, control::Declaration};
+    /// # async fn run(control: Control, callers: ObjectRef, three: Declaration) -> Result<(), Error> {
+    /// if control.declare(&callers, &three).await? {
+    ///     println!("{callers} recovers");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn declare(&self, object: &ObjectRef, declaration: &Declaration) -> Result<bool, Error> {
+        let args = declaration.args()?;
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let reply = self.call(&script::DECLARE, object, &args).await?;
+        Ok(reply == Value::Int(1))
+    }
+
+    /// What an object is, with at most `head` holders and waiters; `None` when there is no such object. One command.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
+    /// if let Some(snapshot) = control.look(&object, 100).await? {
+    ///     println!("{} wait", snapshot.waiting);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn look(&self, object: &ObjectRef, head: usize) -> Result<Option<Snapshot>, Error> {
+        self.read(object, head, "0").await
+    }
+
+    /// As [`Control::look`], and its next change sends an [`Event::Changed`].
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether the next change is told.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
+    /// let snapshot = control.observe(&object, 100).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn observe(&self, object: &ObjectRef, head: usize) -> Result<Option<Snapshot>, Error> {
+        self.read(object, head, "1").await
+    }
+
+    async fn read(&self, object: &ObjectRef, head: usize, watch: &str) -> Result<Option<Snapshot>, Error> {
+        match self
+            .call(&script::OBSERVE, object, &[&head.to_string(), watch])
+            .await?
+        {
+            Value::Nil => Ok(None),
+            reply => Snapshot::read(&reply)
+                .map(Some)
+                .ok_or_else(|| Error::protocol(&reply)),
+        }
+    }
+
+    /// Takes a declared object away. Returns how much of it is still held: 0 when the keys are gone, or stay on purpose.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether it is done; it may be repeated.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
+    /// use tenure::control::Withdrawal;
+    ///
+    /// let left = control.withdraw(&object, Withdrawal::Drain).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn withdraw(&self, object: &ObjectRef, how: Withdrawal) -> Result<u64, Error> {
+        let (how, keep) = match how {
+            Withdrawal::Drain => ("drain", Duration::ZERO),
+            Withdrawal::Delete => ("delete", Duration::ZERO),
+            Withdrawal::Retain { keep } => ("retain", keep),
+        };
+        match self
+            .call(&script::WITHDRAW, object, &[how, &keep.as_millis().to_string()])
+            .await?
+        {
+            Value::Nil => Ok(0),
+            reply => snapshot::number(&reply).ok_or_else(|| Error::protocol(&reply)),
+        }
+    }
+
+    /// Ends leases and places that are not ours, and tells their clients the cause. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether it is done; it may be repeated.
+    ///
+    /// ```no_run
+    /// # use tenure::{Control, Error, ObjectRef};
+    /// # async fn run(control: Control, object: ObjectRef, tokens: Vec<String>) -> Result<(), Error> {
+    /// let ended = control.reclaim(&object, &tokens, "its pod has ended").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn reclaim(&self, object: &ObjectRef, tokens: &[String], cause: &str) -> Result<usize, Error> {
+        let cause = cause.replace('\n', " ");
+        let mut args = vec![cause.as_str()];
+        args.extend(tokens.iter().map(String::as_str));
+        let reply = self.call(&script::RELEASE, object, &args).await?;
+        Ok(texts(&reply)?.iter().filter(|state| *state != "gone").count())
+    }
+
+    async fn call(&self, script: &'static Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {
+        if object.kind() == Kind::Register {
+            return Err(Error::invalid(
+                "object",
+                format!("{object} is a register, which nobody declares or holds"),
+                "use Client::register",
+            ));
+        }
+        let keys = self.client.keys(object);
+        Ok(self
+            .client
+            .inner
+            .link
+            .call(script, &keys, args, self.soon())
+            .await?
+            .value)
+    }
+
+    fn soon(&self) -> Instant {
+        Instant::now() + self.client.inner.link.response_timeout()
+    }
+}
+
+fn server(health: Result<Arc<str>, Error>) -> Server {
+    match health {
+        Ok(version) => Server::Connected {
+            version: version.to_string(),
+        },
+        Err(error) => Server::Disconnected {
+            transient: error.is_unreachable(),
+            error: error.to_string(),
+        },
+    }
+}

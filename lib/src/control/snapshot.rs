@@ -1,0 +1,256 @@
+//! What an object is, who holds and who waits: read from the reply of the observing script.
+
+use std::time::{Duration, SystemTime};
+
+use redis::Value;
+
+use crate::{Identity, identity::Holder};
+
+/// An object as Redis has it.
+///
+/// ```no_run
+/// # fn run(snapshot: &tenure::control::Snapshot) {
+/// println!("{} of {} held, {} wait", snapshot.held, snapshot.limit, snapshot.waiting);
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// When this was so, by the server's clock.
+    pub now: SystemTime,
+    /// The digest of the declaration; none: its first user made it.
+    pub digest: Option<String>,
+    /// Whether it was declared under this very life of the server that answers. If not, that server may have lost the
+    /// object's newest leases, and it grants nothing new before it is declared again. In a cluster each object has its own
+    /// server, so that only the script can tell.
+    pub current: bool,
+    /// Permits, or resources in service.
+    pub limit: u64,
+    /// Permits or resources held.
+    pub held: u64,
+    /// Permits or resources that could be granted.
+    pub free: u64,
+    /// Requests in the queue.
+    pub waiting: u64,
+    /// The newest fencing token.
+    pub last_fence: u64,
+    /// Until then nothing new is granted.
+    pub recovering_until: Option<SystemTime>,
+    /// Being withdrawn: gone when nothing is held any more.
+    pub withdrawing: bool,
+    /// When a lease or a place runs out next, or the recovery ends.
+    pub next_change: Option<SystemTime>,
+    /// The oldest leases first, as many as were asked for.
+    pub holders: Vec<HolderView>,
+    /// The head of the queue first, as many as were asked for.
+    pub waiters: Vec<WaiterView>,
+}
+
+impl Snapshot {
+    pub(super) fn read(reply: &Value) -> Option<Self> {
+        let Value::Array(fields) = reply else { return None };
+        let [
+            now,
+            digest,
+            current,
+            limit,
+            held,
+            free,
+            waiting,
+            last,
+            recover,
+            draining,
+            wake,
+            holders,
+            waiters,
+        ] = &fields[..]
+        else {
+            return None;
+        };
+        let now_ms = number(now)?;
+        let (recover, wake) = (number(recover)?, number(wake)?);
+        let (Value::Array(holders), Value::Array(waiters)) = (holders, waiters) else {
+            return None;
+        };
+        Some(Self {
+            now: time(now_ms),
+            digest: Some(text(digest)?).filter(|digest| !digest.is_empty()),
+            current: number(current)? == 1,
+            limit: number(limit)?,
+            held: number(held)?,
+            free: number(free)?,
+            waiting: number(waiting)?,
+            last_fence: number(last)?,
+            recovering_until: (recover > now_ms).then(|| time(recover)),
+            withdrawing: number(draining)? == 1,
+            next_change: (wake > 0).then(|| time(now_ms + wake)),
+            holders: holders.iter().map(holder_view).collect::<Option<_>>()?,
+            waiters: waiters.iter().map(waiter_view).collect::<Option<_>>()?,
+        })
+    }
+
+    /// What is held beyond what is in service: it drains.
+    ///
+    /// ```no_run
+    /// # fn run(snapshot: &tenure::control::Snapshot) {
+    /// println!("{} are kept by their holders alone", snapshot.draining());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn draining(&self) -> u64 {
+        (self.held + self.free).saturating_sub(self.limit)
+    }
+}
+
+/// A lease, as others see it.
+///
+/// ```no_run
+/// # fn run(snapshot: &tenure::control::Snapshot) {
+/// for view in &snapshot.holders {
+///     println!("{:?} by {} until {:?}", view.resources, view.holder.process, view.expires);
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderView {
+    /// Names the lease, for [`Control::reclaim`](super::Control::reclaim).
+    pub token: String,
+    /// The fencing token.
+    pub fence: u64,
+    /// How many permits it has.
+    pub permits: u64,
+    /// Which resources it has.
+    pub resources: Vec<String>,
+    /// When it was granted.
+    pub since: SystemTime,
+    /// When it runs out unless renewed.
+    pub expires: SystemTime,
+    /// Who holds it.
+    pub holder: Identity,
+    /// What for.
+    pub reason: String,
+}
+
+/// A place in the queue, as others see it.
+///
+/// ```no_run
+/// # fn run(snapshot: &tenure::control::Snapshot) {
+/// for (place, view) in snapshot.waiters.iter().enumerate() {
+///     println!("{}. {} since {:?}", place + 1, view.holder.process, view.since);
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaiterView {
+    /// Names the place, for [`Control::reclaim`](super::Control::reclaim).
+    pub token: String,
+    /// How many permits or resources it asks for.
+    pub permits: u64,
+    /// When it asked.
+    pub since: SystemTime,
+    /// Who waits.
+    pub holder: Identity,
+    /// What for.
+    pub reason: String,
+}
+
+fn time(ms: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+fn text(value: &Value) -> Option<String> {
+    redis::from_redis_value_ref(value).ok()
+}
+
+pub(super) fn number(value: &Value) -> Option<u64> {
+    redis::from_redis_value_ref(value).ok()
+}
+
+fn holder_view(value: &Value) -> Option<HolderView> {
+    let Value::Array(fields) = value else { return None };
+    let [token, fence, expires, entry] = &fields[..] else {
+        return None;
+    };
+    let entry = Entry::read(&text(entry)?)?;
+    Some(HolderView {
+        token: text(token)?,
+        fence: number(fence)?,
+        permits: entry.permits,
+        resources: entry.resources,
+        since: time(entry.since),
+        expires: time(number(expires)?),
+        holder: entry.holder.identity,
+        reason: entry.holder.reason,
+    })
+}
+
+fn waiter_view(value: &Value) -> Option<WaiterView> {
+    let Value::Array(fields) = value else { return None };
+    let [token, entry] = &fields[..] else { return None };
+    let entry = Entry::read(&text(entry)?)?;
+    Some(WaiterView {
+        token: text(token)?,
+        permits: entry.permits,
+        since: time(entry.since),
+        holder: entry.holder.identity,
+        reason: entry.holder.reason,
+    })
+}
+
+/// What stands under a token: see the head of `lua/core.lua`.
+struct Entry {
+    permits: u64,
+    since: u64,
+    resources: Vec<String>,
+    holder: Holder,
+}
+
+impl Entry {
+    fn read(entry: &str) -> Option<Self> {
+        let mut parts = entry.splitn(9, ' ');
+        let permits = parts.next()?.parse().ok()?;
+        let since = parts.nth(4)?.parse().ok()?;
+        let names = parts.nth(1)?;
+        let resources = if names == "-" || names.starts_with('@') {
+            Vec::new()
+        } else {
+            names.split(',').map(str::to_owned).collect()
+        };
+        // Another language's client may say about itself what it likes.
+        let holder = parts
+            .next()
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default();
+        Some(Self {
+            permits,
+            since,
+            resources,
+            holder,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_reads_with_spaces_in_the_holder_and_without_a_known_holder() {
+        let entry = Entry::read(
+            r#"2 30000 10000 0 0 17 chan a,b {"process":"h/1","namespace":"x","reason":"two words"}"#,
+        );
+        let entry = entry.unwrap();
+        assert_eq!(
+            (entry.permits, entry.since, entry.resources),
+            (2, 17, vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert_eq!(
+            (
+                entry.holder.reason.as_str(),
+                entry.holder.identity.process.as_str()
+            ),
+            ("two words", "h/1")
+        );
+        let strange = Entry::read("1 30000 10000 0 0 17 chan - whoever").unwrap();
+        assert_eq!((strange.resources, strange.holder), (vec![], Holder::default()));
+    }
+}

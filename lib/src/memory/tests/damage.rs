@@ -1,0 +1,181 @@
+//! Objects of which a part is missing, or too much is there: after an eviction, by somebody's hand, from an old snapshot.
+
+use redis::Value;
+
+use super::{Call, Keys, Side, objects};
+use crate::wire::{
+    lock,
+    script::{self, Script},
+};
+
+const START: u64 = 1_763_717_000_000_000;
+
+struct Trial {
+    side: Side,
+    keys: Keys,
+    run: &'static str,
+    now_us: u64,
+}
+
+impl Trial {
+    fn on(keys: Keys) -> Self {
+        Self {
+            side: Side::new(),
+            keys,
+            run: "run",
+            now_us: START,
+        }
+    }
+
+    /// The reply, each value of it as text.
+    fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
+        let before = [self.run, "tenure:events"];
+        let call = Call {
+            script,
+            keys: self.keys.clone(),
+            args: before.iter().chain(args).map(|&arg| arg.to_owned()).collect(),
+        };
+        let (reply, _) = self.side.run(script, &call, self.now_us);
+        let text = |value: Value| match value {
+            Value::Int(n) => n.to_string(),
+            Value::BulkString(bytes) => String::from_utf8(bytes).unwrap(),
+            other => format!("{other:?}"),
+        };
+        match reply {
+            Value::Array(values) => values.into_iter().map(text).collect(),
+            one => vec![text(one)],
+        }
+    }
+
+    /// Takes a lease of thirty seconds, or a place of ten.
+    fn acquire(&mut self, token: &str, limit: &str) -> String {
+        let args = [token, "1", "30000", "0", limit, "10000", "tenure:client:1", "{}"];
+        self.call(&script::ACQUIRE, &args)[0].clone()
+    }
+
+    /// Somebody's hand.
+    fn remove_value(&self, token: &str) {
+        let args = [
+            self.keys[0].clone().into_bytes(),
+            format!("t:{token}").into_bytes(),
+        ];
+        let removed = lock(&self.side.database).execute("HDEL", &args).unwrap();
+        assert_eq!(removed, Value::Int(1));
+    }
+
+    fn has(&self, word: &str) -> bool {
+        let dump = lock(&self.side.database).store.dump();
+        dump.iter().any(|line| line.contains(word))
+    }
+}
+
+fn pool() -> Keys {
+    ["obj", "holders", "queue", "expiry", "resources", "free"]
+        .map(|part| format!("tenure:{{a/pool/x}}:{part}"))
+        .to_vec()
+}
+
+#[test]
+fn a_notification_passes_over_a_waiter_whose_value_is_gone() {
+    let [keys, _] = objects();
+    let mut trial = Trial::on(keys);
+    for (lease, place) in [("a", "w1"), ("b", "w2"), ("c", "")] {
+        assert_eq!(trial.acquire(lease, "1"), "granted");
+        if !place.is_empty() {
+            let args = [
+                lease,
+                place,
+                "@full",
+                "30000",
+                "0",
+                "10000",
+                "tenure:client:1",
+                "{}",
+                "0",
+            ];
+            assert_eq!(trial.call(&script::WAIT, &args)[0], "queued");
+        }
+    }
+    trial.remove_value("w1");
+    assert_eq!(trial.call(&script::NOTIFY, &["c", "@full", "2", "n"]), ["1"]);
+    assert!(!trial.has("\"w1\""), "something is left of it");
+    assert_eq!(trial.call(&script::RELEASE, &["", "c"]), ["released"]);
+    assert_eq!(trial.acquire("w2", "1"), "granted");
+}
+
+#[test]
+fn a_pool_is_declared_and_its_holders_let_in_beside_a_lease_whose_value_is_gone() {
+    let mut trial = Trial::on(pool());
+    let declare = |trial: &mut Trial, floor: &str| {
+        let resources = ["LeastRecentlyUsed", "", "0", "seat-a", "1", "seat-b", "1"];
+        let args = [&["digest", floor, "1", "30000", "0", "2"][..], &resources].concat();
+        trial.call(&script::DECLARE, &args)
+    };
+    declare(&mut trial, "1000");
+    trial.now_us += 31_000_000; // it had been declared before, so it recovers at first
+    assert_eq!(trial.acquire("a", "0"), "granted");
+    trial.remove_value("a");
+    trial.run = "another run";
+    assert_eq!(declare(&mut trial, "2000"), ["1"]);
+    let args = [
+        "b",
+        "1500",
+        "1",
+        "30000",
+        "0",
+        "1763717030000",
+        "tenure:client:1",
+        "seat-b",
+        "{}",
+        "0",
+    ];
+    assert_eq!(trial.call(&script::READMIT, &args)[0], "held");
+}
+
+#[test]
+fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_are_free_after_one_lease() {
+    let [_, keys] = objects();
+    let mut trial = Trial::on(keys);
+    let declare = ["digest", "1000", "1", "30000", "0", "2"];
+    trial.call(&script::DECLARE, &declare);
+    trial.now_us += 31_000_000;
+    // What the snapshot knows. Since then, b has been given back, and c was granted under the fencing token 1003.
+    assert_eq!(trial.acquire("a", "0"), "granted");
+    assert_eq!(trial.acquire("b", "0"), "granted");
+    trial.run = "another run";
+    trial.call(&script::DECLARE, &["digest", "2000", "1", "30000", "0", "2"]);
+    let args = [
+        "c",
+        "1003",
+        "1",
+        "30000",
+        "0",
+        "1763717031000",
+        "tenure:client:1",
+        "-",
+        "{}",
+        "0",
+    ];
+    assert_eq!(trial.call(&script::READMIT, &args)[0], "held");
+    let held_and_free = |trial: &mut Trial| {
+        let seen = trial.call(&script::OBSERVE, &["0", "0"]);
+        (seen[4].clone(), seen[5].clone())
+    };
+    assert_eq!(held_and_free(&mut trial), ("3".to_owned(), "0".to_owned()));
+
+    // Those who work on them renew, and b's permit is nobody's for as long as it would have been b's.
+    trial.now_us += 20_000_000;
+    assert_eq!(trial.acquire("d", "0"), "queued");
+    let renewed = trial.call(&script::RENEW, &["4", "3", "a", "c", "d"]);
+    assert_eq!(
+        (&*renewed[1], &*renewed[4], &*renewed[7]),
+        ("held", "held", "waiting")
+    );
+    trial.now_us += 9_000_000;
+    assert_eq!(trial.acquire("d", "0"), "queued");
+    trial.now_us += 2_000_000;
+    assert_eq!(held_and_free(&mut trial), ("2".to_owned(), "0".to_owned()));
+    assert_eq!(trial.acquire("d", "0"), "queued");
+    assert_eq!(trial.call(&script::RELEASE, &["", "a"]), ["released"]);
+    assert_eq!(trial.acquire("d", "0"), "granted");
+}

@@ -1,0 +1,163 @@
+//! Nobody can tell a script's fast lane from its slow way: the same calls, at the same times, by the scripts as they are
+//! and by the scripts without their lanes, get the same replies, send the same messages and leave the same keys.
+
+use std::collections::HashMap;
+
+use fastrand::Rng;
+use redis::Value;
+
+use super::{Call, Keys, Side, objects};
+use crate::wire::script::{self, Script};
+
+const LANES: [(&str, &str); 2] = [
+    ("acquire", "if #ARGV == 10 and "),
+    ("release", "if ARGV[3] == '' and #ARGV == 4 then"),
+];
+
+/// The same script with a lane that nobody takes.
+fn without_lane(script: &'static Script) -> &'static Script {
+    let Some((_, lane)) = LANES.iter().find(|(name, _)| *name == script.name) else {
+        return script;
+    };
+    assert_eq!(script.text().matches(lane).count(), 1, "{lane}");
+    let closed = format!("if false and {}", &lane["if ".len()..]);
+    Box::leak(Box::new(Script::new(
+        script.name,
+        &script.text().replace(lane, &closed),
+    )))
+}
+
+fn pick(random: &mut Rng, from: &[&'static str]) -> &'static str {
+    from[random.usize(..from.len())]
+}
+
+fn call(random: &mut Rng, objects: &[Keys], last: &mut (usize, &'static str)) -> Call {
+    // Few tokens: most of the time they are those of before, and calls are repeated.
+    let mut on = (random.usize(..objects.len()), pick(random, &["a", "b", "c", "d"]));
+    let what = random.u8(..20);
+    match what {
+        0..8 => *last = on,
+        8..12 => on = *last,
+        _ => {}
+    }
+    let (at, token) = on;
+    let is_lock = at == 0;
+    let keys = objects[at].clone();
+    let mut args = vec!["run", "tenure:events"];
+    let script: &'static Script = match what {
+        0..8 => {
+            args.push(token);
+            args.push(pick(random, &["1", "1", "1", "2"]));
+            args.push(pick(random, &["1", "7", "50", "1000", "0"]));
+            args.push(pick(random, &["0", "0", "0", "20"]));
+            args.push(match (is_lock, random.u8(..10)) {
+                (_, 0) => "0",
+                (true, _) => "1",
+                (false, _) => "2",
+            });
+            args.push(pick(random, &["0", "10", "100"]));
+            args.extend(["tenure:client:1", r#"{"process":"p 1", "reason":"1 2 3"}"#]);
+            if random.u8(..5) == 0 {
+                args.push(pick(random, &["0", "15"]));
+                args.push(pick(random, &["0", "-3", "5"]));
+                args.push(pick(random, &["0", "0", "1"]));
+                args.extend(["-", pick(random, &["", "", "taken over"])]);
+            }
+            &script::ACQUIRE
+        }
+        8..14 => {
+            args.push(pick(random, &["", "", "", "reclaimed"]));
+            args.push(token);
+            if random.u8(..6) == 0 {
+                args.push(pick(random, &["a", "b"]));
+            }
+            &script::RELEASE
+        }
+        14..16 => {
+            args.extend([if is_lock { "5" } else { "4" }, "1", token]);
+            &script::RENEW
+        }
+        16 if is_lock => {
+            args.extend([
+                token,
+                "w",
+                "@full",
+                "50",
+                "0",
+                "100",
+                "tenure:client:1",
+                "{}",
+                "0",
+            ]);
+            &script::WAIT
+        }
+        17 if is_lock => {
+            args.extend([token, "@full", "1", pick(random, &["n1", "n2"])]);
+            &script::NOTIFY
+        }
+        18 if !is_lock => {
+            args.extend([token, "1"]);
+            &script::DOWNGRADE
+        }
+        19 if !is_lock && random.u8(..4) == 0 => {
+            args.push(pick(random, &["drain", "delete"]));
+            args.push("0");
+            &script::WITHDRAW
+        }
+        _ => {
+            args.extend(["10", "0"]);
+            &script::OBSERVE
+        }
+    };
+    Call {
+        script,
+        keys,
+        args: args.into_iter().map(str::to_owned).collect(),
+    }
+}
+
+#[test]
+fn nobody_can_tell_a_fast_lane_from_the_slow_way() {
+    let objects = objects();
+    let slow: HashMap<_, _> = [
+        &script::ACQUIRE,
+        &script::RELEASE,
+        &script::RENEW,
+        &script::WAIT,
+        &script::NOTIFY,
+        &script::DOWNGRADE,
+        &script::WITHDRAW,
+        &script::OBSERVE,
+    ]
+    .map(|script| (script.name, without_lane(script)))
+    .into();
+    let (mut alone, mut released) = (0, 0);
+    for seed in 0..60 {
+        let mut random = Rng::with_seed(seed);
+        let (mut fast_side, mut slow_side) = (Side::new(), Side::new());
+        let mut last = (0, "a");
+        let mut now_us = 1_763_717_000_000_000;
+        for step in 0..150 {
+            let at_most = [1, 900, 30_000][random.usize(..3)];
+            now_us += random.u64(..=at_most);
+            let call = call(&mut random, &objects, &mut last);
+            let before = fast_side.alone();
+            let fast = fast_side.run(call.script, &call, now_us);
+            let slowly = slow_side.run(slow[call.script.name], &call, now_us);
+            let what = format!("seed {seed}, step {step}: {} {:?}", call.script.name, call.args);
+            assert_eq!(fast, slowly, "{what}");
+            assert_eq!(
+                fast_side.keys(&objects, now_us),
+                slow_side.keys(&objects, now_us),
+                "{what}"
+            );
+            assert_eq!(slow_side.alone(), 0, "{what}");
+            alone += usize::from(fast_side.alone() > before);
+            let gone = call.script.name == "release" && fast_side.alone() < before;
+            released +=
+                usize::from(gone && fast.0 == Value::Array(vec![Value::BulkString(b"released".to_vec())]));
+        }
+    }
+    // Otherwise it has shown nothing.
+    assert!(alone > 500 && released > 100, "{alone} {released}");
+}

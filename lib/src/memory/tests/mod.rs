@@ -1,0 +1,90 @@
+//! The scripts by themselves, without a client: call by call, with the clock in hand.
+
+mod damage;
+mod lanes;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex},
+};
+
+use fastrand::Rng;
+use redis::Value;
+
+use super::{commands::Database, scripts::Interpreter, store::Store};
+use crate::wire::{
+    lock,
+    script::{self, Script},
+};
+
+type Keys = Vec<String>;
+
+struct Side {
+    database: Arc<Mutex<Database>>,
+    interpreter: Interpreter,
+}
+
+impl Side {
+    fn new() -> Self {
+        let database = Arc::new(Mutex::new(Database {
+            store: Store::default(),
+            now_us: 0,
+            keys: HashSet::new(),
+            listeners: HashMap::new(),
+            published: Vec::new(),
+            random: Rng::with_seed(1),
+        }));
+        let interpreter = Interpreter::new(database.clone()).unwrap();
+        Self {
+            database,
+            interpreter,
+        }
+    }
+
+    fn run(&mut self, script: &'static Script, call: &Call, now_us: u64) -> (Value, Vec<(String, String)>) {
+        self.interpreter.run(script, &call.keys, &call.args, now_us)
+    }
+
+    /// All keys, with what every other script would find in them. That leaves no trace.
+    fn keys(&mut self, objects: &[Keys], now_us: u64) -> Vec<String> {
+        let before = lock(&self.database).store.clone();
+        for keys in objects {
+            let args = ["run", "tenure:events", "0", "0"].map(str::to_owned).to_vec();
+            let look = Call {
+                script: &script::OBSERVE,
+                keys: keys.clone(),
+                args,
+            };
+            self.run(look.script, &look, now_us);
+        }
+        let mut database = lock(&self.database);
+        let seen = std::mem::replace(&mut database.store, before);
+        seen.dump()
+    }
+
+    /// How many objects lie in one string.
+    fn alone(&self) -> usize {
+        let dump = lock(&self.database).store.dump();
+        dump.iter().filter(|line| line.contains("Text(")).count()
+    }
+}
+
+struct Call {
+    script: &'static Script,
+    keys: Keys,
+    args: Vec<String>,
+}
+
+/// A lock, and a semaphore that its first user makes.
+fn objects() -> [Keys; 2] {
+    let keys = |object: &str, parts: &[&str]| -> Keys {
+        parts
+            .iter()
+            .map(|part| format!("tenure:{{a/{object}}}:{part}"))
+            .collect()
+    };
+    [
+        keys("lock/x", &["obj", "holders", "queue", "expiry", "waits"]),
+        keys("semaphore/x", &["obj", "holders", "queue", "expiry"]),
+    ]
+}

@@ -1,0 +1,270 @@
+//! Every operation that a program may await, each in the midst of what it needs before and after it.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use tenure::{Client, Compare, KeyedLock, LockMany, Options, PoolLease, Semaphore, control::Resource};
+
+use super::{Result, at_every_await};
+
+/// Shorter than the other one holds.
+const SHORT: Duration = Duration::from_millis(5);
+
+pub(super) fn semaphore(client: &Client) -> Result<Semaphore> {
+    let two = NonZeroU32::new(2).ok_or("2 is 0")?;
+    Ok(client.semaphore("s")?.or_permits(two))
+}
+
+fn keyed(client: &Client) -> Result<KeyedLock> {
+    Ok(client.keyed_lock("k", [("id", 2)])?)
+}
+
+fn many(client: &Client) -> Result<LockMany> {
+    Ok(client.lock_many([1, 2, 3].map(|id| ("k", [("id", id)])))?)
+}
+
+fn members() -> [Resource; 2] {
+    ["m", "n"].map(Resource::new)
+}
+
+/// A lease that another handle can adopt, unless the future ends before: then it is given back as any.
+async fn adopted<L>(
+    lease: tenure::Lease,
+    adopt: impl AsyncFnOnce(String) -> std::result::Result<Option<L>, tenure::Error>,
+) -> Result {
+    // From here to the adoption the token is the program's to keep: dropping it is not a drop of the future.
+    let token = lease.detach();
+    adopt(token).await?.ok_or("nothing to adopt")?;
+    Ok(())
+}
+
+macro_rules! table {
+    ($($name:ident: $attempt:expr;)*) => { $(
+        #[tokio::test(start_paused = true)]
+        async fn $name() -> Result {
+            at_every_await($attempt).await
+        }
+    )* };
+}
+
+table! {
+    lock_acquire: async |a: Client| {
+        drop(a.lock("x")?.acquire().await?);
+        Ok(())
+    };
+    lock_acquire_timeout: async |a: Client| {
+        drop(a.lock("x")?.acquire_timeout(SHORT).await?);
+        Ok(())
+    };
+    lock_try_acquire: async |a: Client| {
+        drop(a.lock("x")?.try_acquire().await?);
+        Ok(())
+    };
+    lock_looks: async |a: Client| {
+        let lock = a.lock("x")?;
+        let _lease = lock.acquire().await?;
+        lock.holder().await?.ok_or("nobody holds")?;
+        lock.is_locked().await?;
+        lock.status(SHORT).await?;
+        Ok(())
+    };
+    lock_take_over: async |a: Client| {
+        drop(a.lock("x")?.take_over("it is ours").await?);
+        Ok(())
+    };
+    lease_release: async |a: Client| Ok(a.lock("x")?.acquire().await?.release().await?);
+    lease_renew: async |a: Client| {
+        let lease = a.lock("x")?.acquire().await?;
+        lease.renew().await?;
+        Ok(())
+    };
+    lease_lost: async |a: Client| {
+        let once = Options::new().lease(Duration::from_millis(200)).max_hold(Duration::from_millis(300));
+        a.lock("x")?.with(once).acquire().await?.lost().await;
+        Ok(())
+    };
+    keyed_lock: async |a: Client| {
+        keyed(&a)?.acquire().await?.release().await?;
+        drop(keyed(&a)?.acquire_timeout(SHORT).await?);
+        drop(keyed(&a)?.try_acquire().await?);
+        Ok(())
+    };
+    lock_many_acquire: async |a: Client| Ok(many(&a)?.acquire().await?.release().await?);
+    lock_many_acquire_timeout: async |a: Client| {
+        drop(many(&a)?.acquire_timeout(SHORT).await?);
+        Ok(())
+    };
+    lock_many_try_acquire: async |a: Client| {
+        drop(many(&a)?.try_acquire().await?);
+        Ok(())
+    };
+    reentrant_lock: async |a: Client| {
+        let lock = a.reentrant_lock("x")?;
+        let outer = lock.acquire().await?;
+        let inner = lock.acquire_timeout(SHORT).await?;
+        drop(lock.try_acquire().await?);
+        lock.depth().await;
+        drop(inner);
+        Ok(outer.release().await?)
+    };
+    rw_lock_read: async |a: Client| {
+        drop(a.rw_lock("r")?.read().await?);
+        drop(a.rw_lock("r")?.read_timeout(SHORT).await?);
+        drop(a.rw_lock("r")?.try_read().await?);
+        Ok(())
+    };
+    rw_lock_write: async |a: Client| {
+        a.rw_lock("r")?.write().await?.release().await?;
+        drop(a.rw_lock("r")?.write_timeout(SHORT).await?);
+        drop(a.rw_lock("r")?.try_write().await?);
+        Ok(())
+    };
+    rw_lock_downgrade: async |a: Client| {
+        let read = a.rw_lock("r")?.write().await?.downgrade().await?;
+        Ok(read.release().await?)
+    };
+    semaphore_acquire: async |a: Client| {
+        drop(semaphore(&a)?.acquire().await?);
+        drop(semaphore(&a)?.acquire_timeout(SHORT).await?);
+        drop(semaphore(&a)?.try_acquire().await?);
+        Ok(())
+    };
+    semaphore_acquire_many: async |a: Client| {
+        drop(semaphore(&a)?.acquire_many(2).await?);
+        drop(semaphore(&a)?.acquire_many_timeout(2, SHORT).await?);
+        drop(semaphore(&a)?.try_acquire_many(2).await?);
+        Ok(())
+    };
+    semaphore_available_permits: async |a: Client| {
+        let _lease = semaphore(&a)?.acquire().await?;
+        semaphore(&a)?.available_permits().await?;
+        Ok(())
+    };
+    condition_wait: async |a: Client| {
+        let lock = a.lock("x")?;
+        let condition = lock.condition("c")?;
+        let lease = lock.acquire().await?;
+        let (waited, notified) = tokio::join!(condition.wait(lease), async {
+            let lease = lock.acquire().await?;
+            condition.notify(&lease, 1).await
+        });
+        drop(waited?);
+        notified?;
+        Ok(())
+    };
+    condition_wait_while: async |a: Client| {
+        let lock = a.lock("x")?;
+        let condition = lock.condition("c")?;
+        let lease = lock.acquire().await?;
+        let mut looks = 0;
+        let waits = condition.wait_while(lease, || {
+            looks += 1;
+            std::future::ready(looks < 2)
+        });
+        let (waited, notified) = tokio::join!(waits, async {
+            let lease = lock.acquire().await?;
+            condition.notify_all(&lease).await
+        });
+        drop(waited?);
+        notified?;
+        Ok(())
+    };
+    condition_wait_timeout: async |a: Client| {
+        let lock = a.lock("x")?;
+        let lease = lock.acquire().await?;
+        let (_lease, notified) = lock.condition("c")?.wait_timeout(lease, SHORT).await?;
+        if notified { Err("nobody has notified".into()) } else { Ok(()) }
+    };
+    pool_acquire: async |a: Client| {
+        let pool = a.lock_pool("p")?;
+        pool.assign(members()).await?;
+        let seat = pool.acquire().await?;
+        drop(pool.acquire_timeout(SHORT).await?);
+        drop(pool.clone().named(["m", "n"])?.acquire_timeout(SHORT).await?);
+        drop(pool.try_acquire().await?);
+        Ok(seat.release().await?)
+    };
+    pool_members: async |a: Client| {
+        let pool = a.lock_pool("p")?;
+        pool.assign(members()).await?;
+        pool.extend([Resource::new("o")]).await?;
+        pool.shrink(["m"]).await?;
+        pool.contains("n").await?;
+        pool.list().await?;
+        pool.health().await?;
+        Ok(pool.clear().await?)
+    };
+    register: async |a: Client| {
+        let value = a.register("v")?;
+        value.set(1).await?;
+        assert!(value.set_if(Compare::eq(1), 2).await?.is_applied());
+        value.get().await?;
+        value.get_with_expiry().await?;
+        value.advance(3).await?;
+        assert!(!value.delete_if(Compare::eq(4)).await?.is_applied());
+        value.delete().await?;
+        Ok(())
+    };
+    client_connect_and_close: async |a: Client| {
+        drop(a.lock("x")?.acquire().await?);
+        a.close().await;
+        Ok(())
+    };
+}
+
+/// Adopting takes nothing: who drops it has the token still. So it is not among those that leave nothing.
+#[tokio::test(start_paused = true)]
+async fn adopting_ends_in_a_lease_that_is_given_back() -> Result {
+    for kind in ["lock", "semaphore", "pool"] {
+        let memory = tenure::Memory::seeded(1);
+        let a = super::client(&memory, "a").await?;
+        match kind {
+            "lock" => {
+                let lock = a.lock("x")?;
+                adopted(lock.acquire().await?, async |token| lock.adopt(&token).await).await?;
+            }
+            "semaphore" => {
+                let semaphore = semaphore(&a)?;
+                adopted(semaphore.acquire().await?, async |token| {
+                    semaphore.adopt(&token).await
+                })
+                .await?;
+            }
+            _ => {
+                let pool = a.lock_pool("p")?;
+                pool.assign(members()).await?;
+                let seat = PoolLease::into_lease(pool.acquire().await?);
+                adopted(seat, async |token| pool.adopt(&token).await).await?;
+            }
+        }
+        super::nothing_is_left(&memory, &a, kind).await?;
+    }
+    Ok(())
+}
+
+/// What the primitives let a program await.
+#[test]
+fn every_operation_stands_in_the_table() -> Result {
+    let table = include_str!("operations.rs");
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))? {
+        let path = file?.path();
+        let name = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        // The controller's side takes nothing.
+        if !path.is_file() || name == "control" {
+            continue;
+        }
+        let source = std::fs::read_to_string(&path)?;
+        for operation in source.split("pub async fn ").skip(1) {
+            let operation: String = operation
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
+            // Connecting has nothing to leave behind.
+            let there = operation == "connect" || table.contains(&format!(".{operation}("));
+            assert!(there, "{name}: {operation}");
+        }
+    }
+    Ok(())
+}

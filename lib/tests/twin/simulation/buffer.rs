@@ -1,0 +1,329 @@
+//! A bounded buffer in a lock with two conditions: producers wait for room and consumers for things, and each wakes one of
+//! the others. Whoever waits may be cancelled, run out of time or crash; what it was to be told goes to the next. So
+//! nobody sleeps on while there is something to do, and in calm weather nobody wakes up without having been notified.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tenure::{Condition, Error, Kind, Lease, Lock, Options};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    people::{self, Got, observe},
+    process::{self, Worker, ms},
+    witness::held,
+    world::{Weather, World},
+};
+use crate::{Result, lock, object};
+
+const LOCK: &str = "x";
+const ROOM: usize = 2;
+/// What is produced, and consumed, in all.
+const THINGS: usize = 30;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Producer,
+    Consumer,
+}
+
+impl Role {
+    fn condition(self, lock: &Lock) -> std::result::Result<Condition, Error> {
+        lock.condition(match self {
+            Self::Producer => "room",
+            Self::Consumer => "things",
+        })
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Producer => Self::Consumer,
+            Self::Consumer => Self::Producer,
+        }
+    }
+}
+
+/// What the lock protects, and what is known of those who use it.
+struct Buffer {
+    things: usize,
+    /// How often a role has acted.
+    acted: [usize; 2],
+    last: Instant,
+    waiting: [usize; 2],
+    notified: u64,
+    woken: u64,
+    /// Whom somebody should have notified who was not able to.
+    owed: Vec<Role>,
+}
+
+impl Buffer {
+    fn can(&self, role: Role) -> bool {
+        match role {
+            Role::Producer => self.things < ROOM,
+            Role::Consumer => self.things > 0,
+        }
+    }
+
+    fn done(&self, role: Role) -> bool {
+        self.acted[role as usize] == THINGS
+    }
+
+    fn act(&mut self, role: Role) -> bool {
+        let can = self.can(role);
+        if can {
+            match role {
+                Role::Producer => self.things += 1,
+                Role::Consumer => self.things -= 1,
+            }
+            self.acted[role as usize] += 1;
+            self.last = Instant::now();
+        }
+        can
+    }
+
+    /// Somebody sleeps who has something to do.
+    fn stuck(&self, role: Role) -> bool {
+        self.waiting[role as usize] > 0 && self.can(role) && !self.done(role)
+    }
+}
+
+type Shared = Arc<Mutex<Buffer>>;
+
+/// That one of a role has to be notified: by whoever has changed the buffer, or was notified and has not looked yet.
+struct Duty<'a> {
+    buffer: &'a Shared,
+    of: Role,
+    due: bool,
+}
+
+impl Drop for Duty<'_> {
+    fn drop(&mut self) {
+        if self.due {
+            lock(self.buffer).owed.push(self.of);
+        }
+    }
+}
+
+struct Waiting<'a>(&'a Shared, Role);
+
+impl<'a> Waiting<'a> {
+    fn new(buffer: &'a Shared, role: Role) -> Self {
+        lock(buffer).waiting[role as usize] += 1;
+        Self(buffer, role)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(self.0).waiting[self.1 as usize] -= 1;
+    }
+}
+
+pub(super) async fn live(world: &Arc<World>) -> Result {
+    let buffer: Shared = Arc::new(Mutex::new(Buffer {
+        things: 0,
+        acted: [0, 0],
+        last: Instant::now(),
+        waiting: [0, 0],
+        notified: 0,
+        woken: 0,
+        owed: Vec::new(),
+    }));
+    let mut background = JoinSet::new();
+    background.spawn(observe(world.clone(), vec![object(Kind::Lock, LOCK)?]));
+    let shared = buffer.clone();
+    let workers = process::live(world, 3, 4, move |worker| work(worker, shared.clone()));
+    tokio::select! {
+        ended = workers => ended?,
+        ended = watch(world, &buffer) => return ended,
+    }
+    background.shutdown().await;
+    let (notified, woken) = {
+        let buffer = lock(&buffer);
+        (buffer.notified, buffer.woken)
+    };
+    world.say(|| format!("{notified} notified, {woken} woken"));
+    if world.weather == Weather::Calm && woken > notified {
+        world.violation(format!("{woken} woke up, and {notified} were notified"));
+    }
+    people::nothing_is_left(world).await;
+    Ok(())
+}
+
+/// Pays what is owed, and sees whether somebody sleeps for too long.
+async fn watch(world: &Arc<World>, buffer: &Shared) -> Result {
+    let longest = if world.weather == Weather::Calm { 10 } else { 90 };
+    let locked = world.observer.lock(LOCK)?.with(Options::new().lease(ms(2000)));
+    let mut awake = Instant::now();
+    loop {
+        sleep(ms(50)).await;
+        let owed = std::mem::take(&mut lock(buffer).owed);
+        if !owed.is_empty() {
+            let lease = locked.acquire().await?;
+            for of in owed {
+                let notified = of.condition(&locked)?.notify(&lease, 1).await?;
+                lock(buffer).notified += notified;
+            }
+            lease.release().await?;
+        }
+        let buffer = lock(buffer);
+        if !buffer.stuck(Role::Producer) && !buffer.stuck(Role::Consumer) {
+            awake = Instant::now();
+        }
+        let since = awake.max(buffer.last).elapsed();
+        if since > Duration::from_secs(longest) {
+            return Err(format!(
+                "a wake-up is lost: {} things, {:?} wait since {since:?}",
+                buffer.things, buffer.waiting
+            )
+            .into());
+        }
+    }
+}
+
+async fn work(mut worker: Worker, buffer: Shared) -> Result {
+    let role = if worker.number % 2 == 0 {
+        Role::Producer
+    } else {
+        Role::Consumer
+    };
+    while !lock(&buffer).done(role) {
+        sleep(ms(worker.random.u64(..400))).await;
+        turn(&mut worker, &buffer, role).await?;
+    }
+    Ok(())
+}
+
+async fn turn(worker: &mut Worker, buffer: &Shared, role: Role) -> Result {
+    let options = Options::new().lease(ms(worker.random.u64(400..4000)));
+    let locked = worker.client.lock(LOCK)?.with(options);
+    let mut woken = Duty {
+        buffer,
+        of: role,
+        due: false,
+    };
+    let mut lease = None;
+    loop {
+        let got = match lease.take() {
+            Some(lease) => lease,
+            None => match locked.acquire().await {
+                Ok(lease) => lease,
+                Err(error) => {
+                    unexpected(worker, "acquire", &error);
+                    continue;
+                }
+            },
+        };
+        let got = Arc::new(Got::Lease(got));
+        let (world, process) = (&worker.world, &worker.process);
+        world.say(|| format!("{process} {role:?} has {:?}", **got));
+        world.witness(|witness| witness.granted(LOCK, process, 1, 1, &got));
+        if !held(&got) {
+            continue;
+        }
+        let (done, acted) = {
+            let mut buffer = lock(buffer);
+            let done = buffer.done(role);
+            (done, !done && buffer.act(role))
+        };
+        woken.due = false;
+        if acted {
+            let other = Duty {
+                buffer,
+                of: role.other(),
+                due: true,
+            };
+            return leave(worker, &locked, other, got).await;
+        }
+        let Some(Got::Lease(got)) = Arc::into_inner(got) else {
+            return Err("somebody else keeps the lease".into());
+        };
+        if done {
+            // What was for us is for those who still have something to do; here, to find that there is nothing.
+            drop(got);
+            return Ok(());
+        }
+        lease = wait(worker, &role.condition(&locked)?, got, &mut woken).await;
+    }
+}
+
+/// Waits in one of the ways there are.
+async fn wait(
+    worker: &mut Worker,
+    condition: &Condition,
+    lease: Lease,
+    woken: &mut Duty<'_>,
+) -> Option<Lease> {
+    let patience = ms(worker.random.u64(..3000));
+    let waiting = Waiting::new(woken.buffer, woken.of);
+    let outcome = match worker.random.u8(..4) {
+        0 => condition.wait_timeout(lease, patience).await,
+        1 => match timeout(patience, condition.wait(lease)).await {
+            Ok(outcome) => outcome.map(|lease| (lease, true)),
+            Err(_) => {
+                drop(waiting);
+                // Not here to do what it may have been told to do.
+                sleep(ms(worker.random.u64(..10_000))).await;
+                return None;
+            }
+        },
+        _ => condition.wait(lease).await.map(|lease| (lease, true)),
+    };
+    match outcome {
+        Ok((lease, notified)) => {
+            lock(woken.buffer).woken += u64::from(notified);
+            woken.due = notified;
+            Some(lease)
+        }
+        Err(error) => {
+            unexpected(worker, "wait", &error);
+            None
+        }
+    }
+}
+
+/// Tells one of the others, and the last one tells all of his own that there is nothing more to do.
+async fn leave(worker: &mut Worker, locked: &Lock, mut other: Duty<'_>, got: Arc<Got>) -> Result {
+    let (buffer, role) = (other.buffer, other.of.other());
+    sleep(ms(worker.random.u64(..100))).await;
+    let notified = other.of.condition(locked)?.notify(&got, 1).await;
+    other.due = notified.is_err();
+    let ended = lock(buffer).done(role);
+    let all = if ended {
+        role.condition(locked)?.notify_all(&got).await
+    } else {
+        Ok(0)
+    };
+    for outcome in [notified, all] {
+        match outcome {
+            Ok(count) => lock(buffer).notified += count,
+            Err(error) => unexpected(worker, "notify", &error),
+        }
+    }
+    if ended {
+        // Who has gone to sleep without having been told, because the last one could not, is told by the watch.
+        let waiting = lock(buffer).waiting[role as usize];
+        lock(buffer).owed.extend(vec![role; waiting]);
+    }
+    if worker.random.bool()
+        && let Some(Got::Lease(lease)) = Arc::into_inner(got)
+        && let Err(error) = lease.release().await
+    {
+        unexpected(worker, "release", &error);
+    }
+    Ok(())
+}
+
+fn unexpected(worker: &Worker, what: &str, error: &Error) {
+    let (world, process) = (&worker.world, &worker.process);
+    world.say(|| format!("{process}: {what}: {error}"));
+    let usual = matches!(error, Error::Unreachable { .. } | Error::Lost { .. });
+    if world.weather == Weather::Calm || !usual {
+        world.violation(format!("{process}: {what}: {error}"));
+    }
+}
