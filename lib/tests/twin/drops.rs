@@ -76,7 +76,7 @@ where
                 memory.clear_faults();
                 nothing_is_left(&memory, &b, &how).await?;
                 match ended {
-                    None => continue,
+                    None => {}
                     Some(Ok(())) => break,
                     // What does not wait does not wait for Redis either.
                     Some(Err(error)) if lose.is_some() && unreachable(&*error) => break,

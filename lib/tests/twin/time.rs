@@ -260,11 +260,8 @@ async fn what_was_lost_stays_lost_when_the_renewals_reply_comes_late() -> Result
         );
         let lease = Arc::new(a.lock("x")?.acquire().await?);
         let fence = lease.fencing_token();
-        let late = if in_background {
-            LEASE - second
-        } else {
-            LEASE - MARGIN / 2
-        };
+        let early = if in_background { second } else { MARGIN / 2 };
+        let late = LEASE.saturating_sub(early);
         memory.set_faults(move |process, passage| match passage {
             Passage::Reply { script: "renew" } if process == "a" => Fate::Delay(late),
             _ => Fate::Deliver,

@@ -73,29 +73,39 @@ async fn closing_waits_until_everything_is_given_back(world: World) -> Result {
     Ok(())
 }
 
+/// From many tasks at once, on two connections, so that they meet one another at every moment of an acquisition.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousands_of_random_drops_leave_no_key() -> Result {
+async fn a_hundred_thousand_random_drops_leave_no_key() -> Result {
+    const TASKS: usize = 64;
+    const LOCKS: usize = 16;
+    let drops = scaled(100_000)?;
     let redis = Redis::start().await?;
     let world = World::on(&redis, "random-drops");
+    let clients = [world.client().await?, world.client().await?];
     let mut tasks = Vec::new();
-    for id in 0_u64..4 {
-        let lock = world.client().await?.lock("x")?;
+    for id in 0..TASKS {
+        let lock = clients[id / LOCKS % 2].lock(&format!("x{}", id % LOCKS))?;
         tasks.push(tokio::spawn(async move {
-            let mut random = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(id + 1);
-            for _ in 0..scaled(1000)? {
+            let mut random = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(id as u64 + 1);
+            for _ in 0..drops.div_ceil(TASKS) {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let patience = Duration::from_micros(random % 1500);
+                let patience = Duration::from_micros(random % 5000);
                 drop(tokio::time::timeout(patience, lock.acquire()).await);
             }
-            Result::Ok(())
         }));
     }
     for task in tasks {
-        task.await??;
+        task.await?;
     }
-    gone(&world.client().await?, &world.object(Kind::Lock, "x")?).await?;
+    for client in clients {
+        client.close().await;
+    }
+    let observer = world.client().await?;
+    for lock in 0..LOCKS {
+        gone(&observer, &world.object(Kind::Lock, &format!("x{lock}"))?).await?;
+    }
     assert_eq!(redis.cli(&["DBSIZE"]).await?.trim(), "0");
     Ok(())
 }

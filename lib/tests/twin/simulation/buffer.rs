@@ -187,7 +187,7 @@ async fn watch(world: &Arc<World>, buffer: &Shared) -> Result {
 }
 
 async fn work(mut worker: Worker, buffer: Shared) -> Result {
-    let role = if worker.number % 2 == 0 {
+    let role = if worker.number.is_multiple_of(2) {
         Role::Producer
     } else {
         Role::Consumer
@@ -263,15 +263,15 @@ async fn wait(
     let waiting = Waiting::new(woken.buffer, woken.of);
     let outcome = match worker.random.u8(..4) {
         0 => condition.wait_timeout(lease, patience).await,
-        1 => match timeout(patience, condition.wait(lease)).await {
-            Ok(outcome) => outcome.map(|lease| (lease, true)),
-            Err(_) => {
+        1 => {
+            let Ok(outcome) = timeout(patience, condition.wait(lease)).await else {
                 drop(waiting);
                 // Not here to do what it may have been told to do.
                 sleep(ms(worker.random.u64(..10_000))).await;
                 return None;
-            }
-        },
+            };
+            outcome.map(|lease| (lease, true))
+        }
         _ => condition.wait(lease).await.map(|lease| (lease, true)),
     };
     match outcome {
