@@ -1,13 +1,14 @@
 //! Certificates, and a Redis that asks for them.
 
-use std::{fs, path::PathBuf};
+use std::{fs, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 
 use crate::{
-    Redis, Result,
+    Redis, Result, eventually,
     process::{folder, free_port},
+    redis,
 };
 
 fn common_name(name: &str) -> DistinguishedName {
@@ -56,30 +57,67 @@ impl Authority {
 
 /// A Redis that speaks TLS to those who show a certificate of `authority`, as `localhost`, and the port where it does.
 pub async fn redis(authority: &Authority) -> Result<(Redis, u16)> {
+    serve(authority, Redis::builder()).await
+}
+
+/// The same as the one node of a Redis Cluster.
+pub async fn cluster(authority: &Authority) -> Result<(Redis, u16)> {
+    let bus = free_port()?.to_string();
+    let builder = Redis::builder()
+        .args(&[
+            "--cluster-enabled",
+            "yes",
+            "--tls-cluster",
+            "yes",
+            "--cluster-port",
+            &bus,
+        ])
+        .args(&["--cluster-announce-hostname", "localhost"])
+        .args(&["--cluster-preferred-endpoint-type", "hostname"]);
+    let (redis, port) = serve(authority, builder).await?;
+    redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await?;
+    eventually("the cluster to be formed", Duration::from_secs(20), async || {
+        let info = redis.cli(&["CLUSTER", "INFO"]).await?;
+        ensure!(info.contains("cluster_state:ok"), "{info}");
+        Ok(())
+    })
+    .await?;
+    Ok((redis, port))
+}
+
+/// A Sentinel that does so, and says that the service `main` is at this port of `localhost`.
+pub async fn sentinel(authority: &Authority, master: u16) -> Result<(Redis, u16)> {
+    let config = format!(
+        "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\nsentinel monitor main localhost {master} 1\n"
+    );
+    let builder = Redis::builder().config(config);
+    serve(
+        authority,
+        builder.args(&["--sentinel", "--tls-replication", "yes"]),
+    )
+    .await
+}
+
+async fn serve(authority: &Authority, builder: redis::Builder) -> Result<(Redis, u16)> {
     let folder = folder("tls")?;
-    let write = |name: &str, text: &str| -> Result<PathBuf> {
+    let write = |name: &str, text: &str| -> Result<String> {
         let path = folder.join(name);
         fs::write(&path, text)?;
-        Ok(path)
+        path.to_str().map(str::to_owned).context("an odd folder")
     };
     let (certificate, key) = authority.sign("localhost")?;
-    let (ca, certificate, key) = (
-        write("ca.crt", &authority.pem)?,
-        write("tls.crt", &certificate)?,
-        write("tls.key", &key)?,
-    );
+    let ca = write("ca.crt", &authority.pem)?;
+    let (certificate, key) = (write("tls.crt", &certificate)?, write("tls.key", &key)?);
     let port = free_port()?;
-    let path = |path: &PathBuf| path.to_str().map(str::to_owned).context("an odd folder");
-    let redis = Redis::builder()
+    let server = builder
         .args(&["--tls-port", &port.to_string(), "--tls-auth-clients", "yes"])
-        .args(&["--tls-ca-cert-file", &path(&ca)?])
         .args(&[
+            "--tls-ca-cert-file",
+            &ca,
             "--tls-cert-file",
-            &path(&certificate)?,
+            &certificate,
             "--tls-key-file",
-            &path(&key)?,
-        ])
-        .start()
-        .await?;
-    Ok((redis, port))
+            &key,
+        ]);
+    Ok((server.start().await?, port))
 }

@@ -8,7 +8,7 @@ use tenure::{
 };
 use tenure_tests::{
     Context, Redis, Result, bail, ensure, eventually,
-    tls::{Authority, redis as tls_server},
+    tls::{self, Authority},
 };
 
 use super::support::{SOON, World, declaration, named};
@@ -18,7 +18,7 @@ const DOCS: &str = include_str!("../../../docs/redis.md");
 #[tokio::test]
 async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
     let authority = Authority::new()?;
-    let (redis, port) = tls_server(&authority).await?;
+    let (redis, port) = tls::redis(&authority).await?;
     let (certificate, key) = authority.sign("pod")?;
     let url = format!("rediss://localhost:{port}");
     let builder = Client::builder(&url).connect_timeout(SOON);
@@ -101,6 +101,29 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
             matches!(&error, Error::InvalidInput { field: named, .. } if *named == field),
             "{field}: {error}"
         );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_and_sentinels_are_spoken_to_over_tls_wherever_they_point_to() -> Result {
+    let authority = Authority::new()?;
+    let (certificate, key) = authority.sign("pod")?;
+    let (_cluster, node) = tls::cluster(&authority).await?;
+    let (_redis, master) = tls::redis(&authority).await?;
+    let (_sentinel, sentinel) = tls::sentinel(&authority, master).await?;
+    for url in [
+        format!("rediss://localhost:{node}"),
+        format!("rediss+sentinel://localhost:{sentinel}/main"),
+    ] {
+        let client = Client::builder(&url)
+            .connect_timeout(SOON)
+            .tls_ca(authority.pem())
+            .tls_client_certificate(certificate.clone(), key.clone())
+            .connect()
+            .await
+            .with_context(|| url.clone())?;
+        client.lock("x")?.acquire().await?.release().await?;
     }
     Ok(())
 }
