@@ -13,20 +13,18 @@ use std::{
 
 use anyhow::{anyhow, ensure};
 use clap::Parser;
-use tenure::{Client, Error, Lease, Options};
+use tenure::{Error, Lease, Options};
+
+mod redis;
+
+use redis::Redis;
 
 /// Counts lost updates with and without a fence, with workers that pause for longer than their leases run.
 #[derive(Parser, Clone)]
 #[command(version)]
 struct Cli {
-    #[arg(
-        long,
-        help = "Where Redis is: redis://[user][:password@]host[:port][/database]",
-        env = "TENURE_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379",
-        hide_env_values = true
-    )]
-    redis_url: String,
+    #[command(flatten)]
+    redis: Redis,
     /// How many workers there are.
     #[arg(long, default_value_t = 4)]
     workers: u32,
@@ -122,7 +120,7 @@ impl Cli {
     /// A worker has a runtime of its own, on one thread: when that pauses, so does the renewal of its leases.
     #[tokio::main(flavor = "current_thread")]
     async fn work(&self, id: u32, store: &Shared) -> anyhow::Result<u32> {
-        let client = Client::connect(&self.redis_url).await?;
+        let client = self.redis.builder()?.connect().await?;
         let lock = client
             .lock("fence-example")?
             .with(Options::new().lease(Duration::from_millis(self.lease_ms)));

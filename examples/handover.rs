@@ -10,28 +10,18 @@ use clap::Parser;
 use tenure::{Client, Error, Lease, Options};
 use tokio::time::sleep;
 
+mod redis;
+
+use redis::Redis;
+
 /// Takes the permit of a declared Semaphore, hands it over to a second client, and gives it back.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
     /// The Semaphore's name; of its permits, none may be in use.
     semaphore: String,
-    #[arg(
-        long,
-        help = "Where Redis is: redis://[user][:password@]host[:port][/database]",
-        env = "TENURE_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379",
-        hide_env_values = true
-    )]
-    redis_url: String,
-    /// The password, if it does not stand in the URL.
-    #[arg(
-        long,
-        env = "TENURE_REDIS_PASSWORD",
-        hide_env_values = true,
-        default_value = ""
-    )]
-    redis_password: String,
+    #[command(flatten)]
+    redis: Redis,
     /// How long to wait for whatever must happen, in seconds.
     #[arg(long, default_value_t = 30)]
     patience: u64,
@@ -78,8 +68,7 @@ async fn main() -> anyhow::Result<()> {
 
 impl Cli {
     async fn client(&self) -> anyhow::Result<Client> {
-        let builder = Client::builder(&self.redis_url).password(&self.redis_password);
-        Ok(builder.connect().await?)
+        Ok(self.redis.builder()?.connect().await?)
     }
 }
 

@@ -16,28 +16,18 @@ use tokio::{
     time::sleep,
 };
 
+mod redis;
+
+use redis::Redis;
+
 /// Takes leases from Redis through Tenure, holds each for a while, and gives it back.
 ///
 /// Who it is comes from `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, else from the host name and process id.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
-    #[arg(
-        long,
-        help = "Where Redis is: redis://[user][:password@]host[:port][/database]",
-        env = "TENURE_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379",
-        hide_env_values = true
-    )]
-    redis_url: String,
-    /// The password, if it does not stand in the URL.
-    #[arg(
-        long,
-        env = "TENURE_REDIS_PASSWORD",
-        hide_env_values = true,
-        default_value = ""
-    )]
-    redis_password: String,
+    #[command(flatten)]
+    redis: Redis,
     #[command(subcommand)]
     what: What,
 }
@@ -111,11 +101,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .init();
     let cli = Cli::parse();
-    let client = Client::builder(&cli.redis_url)
-        .password(&cli.redis_password)
-        .connect()
-        .await
-        .context("cannot start")?;
+    let client = cli.redis.builder()?.connect().await.context("cannot start")?;
     let code = tokio::select! {
         done = work_on(&cli.what, &client) => done.map(|()| ExitCode::SUCCESS)?,
         // What it holds or waits for is dropped, and given back in the background. The work is not done: a Job has to

@@ -7,8 +7,9 @@
 -- Safe to repeat. O(log n) a token.
 
 -- The fast lane, before core.lua's functions are made: the lease lies in obj alone (see `unfold`), so nobody waits.
+local alone
 if ARGV[3] == '' and #ARGV == 4 then
-  local alone = redis.call('MGET', KEYS[1])[1]
+  alone = redis.call('MGET', KEYS[1])[1]
   local ends, token = string.match(alone or '', '^(%d+) %d+ (%S+)')
   if token == ARGV[4] then
     local clock = redis.call('TIME')
@@ -22,7 +23,7 @@ end
 ---- core.lua
 
 local tokens = { unpack(ARGV, 4) }
-local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens)
+local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
 local cause = ARGV[3] ~= '' and ARGV[3] or nil
 
 -- A lease that has run out is not released any more: its successor may hold already.

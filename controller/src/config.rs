@@ -1,6 +1,11 @@
 //! Config: flags and environment variables.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 use jiff::SignedDuration;
@@ -24,7 +29,8 @@ pub(crate) struct Config {
     // No doc comment: that would have to mark the URL up.
     #[arg(
         long,
-        help = "Where Redis is: redis://host[:port][/database]",
+        help = "Where Redis is: redis://host[:port][/database], one server or any one of a cluster; \
+                redis+sentinel://host[:port][,host[:port]]/service[/database]; with TLS rediss for redis",
         env = "TENURE_REDIS_URL",
         hide_env_values = true,
         default_value = "redis://127.0.0.1:6379",
@@ -39,6 +45,29 @@ pub(crate) struct Config {
     /// File with the password for Redis, such as a mounted Secret; a line break at its end does not count
     #[arg(long, env = "TENURE_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub(crate) redis_password_file: Option<PathBuf>,
+
+    /// File with the certificate authorities, in PEM, of which one must have signed the certificate of Redis; the system's
+    /// if absent
+    #[arg(long, env = "TENURE_REDIS_CA_FILE", value_name = "FILE")]
+    pub(crate) redis_ca_file: Option<PathBuf>,
+
+    /// File with the certificate, in PEM, to show to a Redis that asks for one
+    #[arg(
+        long,
+        env = "TENURE_REDIS_CLIENT_CERT_FILE",
+        value_name = "FILE",
+        requires = "redis_client_key_file"
+    )]
+    pub(crate) redis_client_cert_file: Option<PathBuf>,
+
+    /// File with the private key of that certificate, in PEM
+    #[arg(
+        long,
+        env = "TENURE_REDIS_CLIENT_KEY_FILE",
+        value_name = "FILE",
+        requires = "redis_client_cert_file"
+    )]
+    pub(crate) redis_client_key_file: Option<PathBuf>,
 
     /// What all keys in Redis begin with; the programs that hold and wait must use the same
     #[arg(
@@ -86,8 +115,12 @@ pub(crate) enum LogFormat {
 /// A setting that cannot be used; says which one, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("--redis-password-file: {} cannot be read ({source}): check the path and that this user may read it", path.display())]
-    PasswordFile { path: PathBuf, source: std::io::Error },
+    #[error("{flag}: {} cannot be read ({source}): check the path and that this user may read it", path.display())]
+    File {
+        flag: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("--redis-password-file: {} is empty: write the password into it, or leave the flag out", .0.display())]
     EmptyPassword(PathBuf),
     #[error("{flag}: {source}")]
@@ -109,10 +142,7 @@ impl Config {
             builder = builder.username(username);
         }
         if let Some(path) = &self.redis_password_file {
-            let text = fs::read_to_string(path).map_err(|source| ConfigError::PasswordFile {
-                path: path.clone(),
-                source,
-            })?;
+            let text = read("--redis-password-file", path)?;
             let password = text.strip_suffix('\n').unwrap_or(&text);
             let password = password.strip_suffix('\r').unwrap_or(password);
             if password.is_empty() {
@@ -120,11 +150,23 @@ impl Config {
             }
             builder = builder.password(password);
         }
+        if let Some(path) = &self.redis_ca_file {
+            builder = builder.tls_ca(read("--redis-ca-file", path)?);
+        }
+        if let (Some(certificate), Some(key)) = (&self.redis_client_cert_file, &self.redis_client_key_file) {
+            builder = builder.tls_client_certificate(
+                read("--redis-client-cert-file", certificate)?,
+                read("--redis-client-key-file", key)?,
+            );
+        }
         builder.connect_lazily().map_err(|source| {
             let flag = match &source {
-                tenure::Error::InvalidInput {
-                    field: "key_prefix", ..
-                } => "--redis-key-prefix",
+                tenure::Error::InvalidInput { field, .. } => match *field {
+                    "key_prefix" => "--redis-key-prefix",
+                    "tls_ca" => "--redis-ca-file",
+                    "tls_client_certificate" => "--redis-client-cert-file, --redis-client-key-file",
+                    _ => "--redis-url",
+                },
                 _ => "--redis-url",
             };
             ConfigError::Redis { flag, source }
@@ -145,6 +187,14 @@ impl Config {
         namespaces.dedup();
         namespaces.into_iter().map(Some).collect()
     }
+}
+
+fn read(flag: &'static str, path: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(path).map_err(|source| ConfigError::File {
+        flag,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -244,6 +294,38 @@ mod tests {
             );
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_bad_tls_file_is_named_with_the_fix() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"no PEM").unwrap();
+        let path = file.path().to_str().unwrap();
+        let key_pair = ["--redis-client-cert-file", path, "--redis-client-key-file", path];
+        for (args, flag, fix) in [
+            (
+                &["--redis-ca-file", "/does/not/exist"][..],
+                "--redis-ca-file",
+                "check the path",
+            ),
+            (&["--redis-ca-file", path], "--redis-ca-file", "use PEM"),
+            (&key_pair, "--redis-client-cert-file", "use PEM"),
+        ] {
+            let args = [&["--redis-url", "rediss://redis"], args].concat();
+            let error = parse(&args).unwrap().redis().unwrap_err().to_string();
+            assert!(
+                error.starts_with(flag) && error.contains(fix),
+                "{args:?}: {error}"
+            );
+        }
+        let lonely = parse(&["--redis-client-cert-file", path]).unwrap_err();
+        assert!(lonely.contains("--redis-client-key-file"), "{lonely}");
+        let plain = ["--redis-url", "redis://redis", "--redis-ca-file", path];
+        let error = parse(&plain).unwrap().redis().unwrap_err().to_string();
+        assert!(
+            error.starts_with("--redis-url: ") && error.contains("rediss://"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

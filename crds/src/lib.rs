@@ -9,11 +9,13 @@
 //! | `lease` | the part of a spec that both kinds share: how long a lease runs and how it ends |
 //! | `status` | the part of a status that both kinds share: counts, holders, waiters |
 //! | `condition` | types and reasons of conditions, and their merge |
+//! | `columns` | what `kubectl get` shows of both kinds |
 //! | `schema` | what turns the derived schemas into the ones that an API server is given |
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
+mod columns;
 mod condition;
 mod lease;
 mod lockpool;
@@ -47,8 +49,11 @@ pub const VERSION: &str = "v1alpha1";
 /// `LockPool::crd()` and `Semaphore::crd()` are the raw derivations; what is installed is this.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    [LockPool::crd(), Semaphore::crd()]
-        .into_iter()
-        .map(schema::finish)
-        .collect()
+    [
+        columns::of_a_pool(LockPool::crd()),
+        columns::of_a_semaphore(Semaphore::crd()),
+    ]
+    .into_iter()
+    .map(schema::finish)
+    .collect()
 }

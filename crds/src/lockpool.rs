@@ -26,22 +26,6 @@ use crate::{
     derive = "PartialEq",
     status = "LockPoolStatus",
     validation = schema::name_rule(),
-    printcolumn(name = "Total", type_ = "integer", json_path = ".status.total", description = "Resources of the pool, disabled ones included"),
-    printcolumn(name = "Held", type_ = "integer", json_path = ".status.held", description = "Resources that are held"),
-    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting", description = "Requests in the queue"),
-    printcolumn(name = "Held by", type_ = "string", json_path = ".status.heldBy", description = "Who holds which resource, the longest hold first, and how many more hold"),
-    printcolumn(name = "Oldest", type_ = "date", json_path = ".status.holders[0].acquiredAt", description = "Age of the longest hold"),
-    printcolumn(name = "Until", type_ = "string", json_path = ".status.holders[0].expiresAt", description = "When the lease of the longest hold ends unless it is renewed"),
-    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#, description = "Whether Redis has what the spec says and grants it"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Age of this object"),
-    printcolumn(name = "Free", type_ = "integer", priority = 1, json_path = ".status.free", description = "Resources that can be granted now"),
-    printcolumn(name = "Next", type_ = "string", priority = 1, json_path = ".status.waiters[0].pod", description = "Who is granted next"),
-    printcolumn(name = "Lease", type_ = "integer", priority = 1, json_path = ".spec.leaseDurationSeconds", description = "Length of a lease in seconds"),
-    printcolumn(name = "Max hold", type_ = "integer", priority = 1, json_path = ".spec.maxHoldSeconds", description = "Longest hold in seconds"),
-    printcolumn(name = "Order", type_ = "string", priority = 1, json_path = ".spec.order", description = "Which free resource is granted first"),
-    printcolumn(name = "Fencing floor", type_ = "integer", priority = 1, json_path = ".status.fencingFloor", description = "Every new fencing token is larger after a loss of Redis' data"),
-    printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, description = "Why it is ready or not"),
-    printcolumn(name = "Message", type_ = "string", priority = 1, json_path = r#".status.conditions[?(@.type=="Ready")].message"#, description = "What is the matter and what to do"),
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [source_rule(), schema::max_hold_rule()]))]

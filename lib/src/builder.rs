@@ -13,7 +13,7 @@ use crate::{
     control,
     object::check_namespace,
     wire::{
-        address::{self, Access},
+        address::{self, Access, Sentinel},
         cluster::Reach,
         ledger::Ledger,
         link::Link,
@@ -108,7 +108,8 @@ impl ClientBuilder {
         self
     }
 
-    /// User, where there is one, and password of the Sentinels, which often have other ones than the servers, or none.
+    /// User, where there is one, and password of the Sentinels, if they do not stand in the URL. They often are others than
+    /// those of the servers, or there are none.
     ///
     /// ```
     /// let builder = tenure::Client::builder("redis+sentinel://sentinel.tenure/main")
@@ -356,29 +357,29 @@ impl ClientBuilder {
             let hosts = named.hosts.iter().cloned();
             hosts.map(|host| access.client(host)).collect()
         };
-        let (address, whereabouts, reach) = match named.service {
-            Some(service) => {
-                let access = access(RedisConnectionInfo::default(), &self.sentinel_credentials)?;
-                let sentinels = Sentinels {
-                    service: service.clone(),
-                    sentinels: clients(&access)?,
-                    access: redis,
-                    patience: self.response_timeout,
-                };
-                (service, Whereabouts::Sentinels(sentinels), None)
-            }
-            None => {
-                let seeds = clients(&redis)?;
-                let address = seeds.iter().map(address::of).collect::<Vec<_>>().join(", ");
-                let reach = Reach {
-                    access: redis,
-                    setting: setting.clone(),
-                    seeds: seeds.clone(),
-                };
-                (address, Whereabouts::At(seeds), Some(reach))
-            }
+        if let Some(Sentinel { service, settings }) = named.sentinel.clone() {
+            let access = access(settings, &self.sentinel_credentials)?;
+            let sentinels = Sentinels {
+                service: service.clone(),
+                asked: clients(&access)?,
+                access: redis,
+                patience: self.response_timeout,
+            };
+            return Ok(Link::start(
+                service,
+                Whereabouts::Sentinels(sentinels),
+                setting,
+                None,
+            ));
+        }
+        let seeds = clients(&redis)?;
+        let address = seeds.iter().map(address::of).collect::<Vec<_>>().join(", ");
+        let reach = Reach {
+            access: redis,
+            setting: setting.clone(),
+            seeds: seeds.clone(),
         };
-        Ok(Link::start(address, whereabouts, setting, reach))
+        Ok(Link::start(address, Whereabouts::At(seeds), setting, Some(reach)))
     }
 }
 

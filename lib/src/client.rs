@@ -76,7 +76,7 @@ impl Client {
     /// |---|---|
     /// | `redis://[user][:password@]host[:port][/database]` | a server, or any one of a Redis Cluster: which of the two is found out |
     /// | the same with several hosts, `one:6379,two:6379` | the first that answers and is no replica; or a cluster with several places to ask |
-    /// | `redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]` | the master that most of these Sentinels name, asked at each connect. User, password and database are those of the Redis servers; for the Sentinels' own see [`ClientBuilder::sentinel_credentials`] |
+    /// | `redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]` | the master that most of these Sentinels name, asked at each connect. User, password and database are those of the Redis servers; the Sentinels' own, if they have any, stand behind it: `?sentinel_username=…&sentinel_password=…` |
     /// | `rediss://`, `rediss+sentinel://` and the same | with TLS: needs the feature `tls` |
     ///
     /// ```no_run

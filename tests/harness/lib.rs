@@ -8,6 +8,7 @@
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
 //! | [`sentinel`] | a master with replicas, and the Sentinels that watch it |
 //! | [`cluster`] | a Redis Cluster, whose slots move and whose nodes fail |
+//! | [`tls`] | certificates, and a Redis that asks for them |
 //! | [`sent`] | how many commands clients have sent to a Redis |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
 //! | [`controller`] | the real `tenure-controller` as a child process |
@@ -30,6 +31,8 @@ pub mod proxy;
 pub mod redis;
 pub mod sent;
 pub mod sentinel;
+#[cfg(feature = "kubernetes")]
+pub mod tls;
 mod wait;
 
 pub use anyhow::{Context, anyhow, bail, ensure};

@@ -290,16 +290,32 @@ impl Sentinel {
         self.sentinels[index].pause()
     }
 
-    /// One more Sentinel, which names this server, a killed one, and hears of no other: as one does that was cut off from
-    /// the rest before they agreed on a new master.
-    pub async fn stale(&self, index: usize) -> Result<Redis> {
-        let port = self.servers[index].port();
+    /// One more Sentinel, which calls this server the master, and hears of no other: as one does that was cut off together
+    /// with an old master.
+    pub async fn stray(master: &Redis) -> Result<Redis> {
+        let port = master.port();
         let config = format!("sentinel monitor {SERVICE} 127.0.0.1 {port} {QUORUM}\n");
         Redis::builder()
             .config(config)
             .args(&["--sentinel"])
             .start()
             .await
+    }
+
+    /// Lets master and replica change places by hand, and tells the Sentinels: nobody closes a connection, so that the old
+    /// master answers READONLY to those that stay with it.
+    pub async fn swap(&self, new: usize) -> Result {
+        let old = self.master().await?;
+        let port = self.servers[new].port().to_string();
+        self.servers[new].cli(&["REPLICAOF", "NO", "ONE"]).await?;
+        self.servers[old].cli(&["REPLICAOF", "127.0.0.1", &port]).await?;
+        let quorum = QUORUM.to_string();
+        for sentinel in self.running_sentinels() {
+            sentinel.cli(&["SENTINEL", "REMOVE", SERVICE]).await?;
+            let monitor = ["SENTINEL", "MONITOR", SERVICE, "127.0.0.1", &port, &quorum];
+            sentinel.cli(&monitor).await?;
+        }
+        self.demoted(old).await
     }
 
     fn running_sentinels(&self) -> impl Iterator<Item = &Redis> {

@@ -159,6 +159,22 @@ async fn a_typo_or_a_bad_value_is_refused_with_a_message_that_names_it() -> Resu
             "externalRedis.existingSecret=mine",
             "set redis.enabled=false to use a Redis of yours",
         ),
+        (
+            "externalRedis.tls.existingSecret=mine",
+            "externalRedis.tls.existingSecret is set, but redis.enabled is true",
+        ),
+        (
+            "externalRedis.tls.certKey=",
+            "a certificate and its private key go together",
+        ),
+        (
+            "externalRedis.tls.caKey=a/b",
+            "at '/externalRedis/tls/caKey': 'a/b' does not match",
+        ),
+        (
+            "externalRedis.tls.key=x",
+            "at '/externalRedis/tls': additional properties 'key' not allowed",
+        ),
     ] {
         let error = match helm(&["template", RELEASE, &chart(), "--set", set]).await {
             Ok(_) => bail!("{set} is taken"),

@@ -8,13 +8,17 @@
 //! | [`permissions`] | it needs what it lists, and nothing else |
 //! | [`pods`] | the end of a pod frees what it had |
 //! | [`topologies`] | declared objects on Redis Cluster and behind Sentinels, while slots and masters change |
+//! | [`security`] | Redis over TLS |
 //! | [`serving`] | probes, metrics, flags, signals |
+//! | [`together`] | two controllers at once |
 
 mod deleting;
 mod outages;
 mod permissions;
 mod pods;
 mod reporting;
+mod security;
 mod serving;
 mod support;
+mod together;
 mod topologies;

@@ -7,5 +7,6 @@
 mod chart;
 mod controller;
 mod crds;
+mod examples;
 mod harness;
 mod library;

@@ -77,5 +77,45 @@ redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
     secretKeyRef:
       name: {{ .Values.externalRedis.existingSecret }}
       key: url
+{{- with .Values.externalRedis.tls }}
+{{- if .existingSecret }}
+{{- if .caKey }}
+- {name: TENURE_REDIS_CA_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .caKey }}}
+{{- end }}
+{{- if .certKey }}
+- {name: TENURE_REDIS_CLIENT_CERT_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .certKey }}}
+- {name: TENURE_REDIS_CLIENT_KEY_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .keyKey }}}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
+{{- end -}}
+
+{{/* Where it finds the files for TLS. */}}
+{{- define "tenure.redis.tls" -}}
+/run/secrets/tenure-redis-tls
+{{- end -}}
+
+{{/* The volumes with which it finds Redis, and where they are mounted: nothing, if the environment says it all. */}}
+{{- define "tenure.redis.volumes" -}}
+{{- with .Values.externalRedis.tls }}
+{{- if .existingSecret -}}
+- name: redis-tls
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      {{- range compact (list .caKey .certKey .keyKey) }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "tenure.redis.mounts" -}}
+{{- with .Values.externalRedis.tls }}
+{{- if .existingSecret -}}
+- {name: redis-tls, mountPath: {{ include "tenure.redis.tls" . }}, readOnly: true}
+{{- end }}
+{{- end }}
 {{- end -}}

@@ -7,7 +7,8 @@ use crate::Error;
 use crate::tls::Tls;
 
 const FORMS: &str = "use redis://[user][:password@]host[:port][,host[:port]][/database], \
-                     redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database], \
+                     redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]\
+                     [?sentinel_username=USER&sentinel_password=PASSWORD], \
                      or rediss for redis for TLS";
 const SENTINEL_PORT: u16 = 26379;
 
@@ -15,11 +16,19 @@ const SENTINEL_PORT: u16 = 26379;
 #[derive(Debug)]
 pub(crate) struct Named {
     pub(crate) hosts: Vec<ConnectionInfo>,
-    /// The hosts are Sentinels, and this is what they watch.
-    pub(crate) service: Option<String>,
+    pub(crate) sentinel: Option<Sentinel>,
     /// With TLS.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub(crate) secure: bool,
+}
+
+/// That the hosts are Sentinels.
+#[derive(Debug, Clone)]
+pub(crate) struct Sentinel {
+    /// What they watch.
+    pub(crate) service: String,
+    /// With their own user and password.
+    pub(crate) settings: RedisConnectionInfo,
 }
 
 pub(crate) fn unusable(problem: impl Into<String>) -> Error {
@@ -40,7 +49,7 @@ pub(crate) fn read(url: &str) -> Result<Named, Error> {
     if scheme.ends_with("unix") {
         return Ok(Named {
             hosts: vec![parse(url)?],
-            service: None,
+            sentinel: None,
             secure: false,
         });
     }
@@ -49,28 +58,47 @@ pub(crate) fn read(url: &str) -> Result<Named, Error> {
         Some((user, hosts)) => (format!("{user}@"), hosts),
         None => (String::new(), authority),
     };
-    let (scheme, service, tail) = match scheme.strip_suffix("+sentinel") {
-        None => (scheme, None, tail),
-        Some(scheme) => {
-            let path = tail.strip_prefix('/').unwrap_or(tail);
-            let (service, tail) = path.split_at(path.find(['/', '?', '#']).unwrap_or(path.len()));
-            if service.is_empty() {
-                return Err(unusable("does not say which service of the Sentinels"));
-            }
-            (scheme, Some(service.to_owned()), tail)
-        }
+    let Some(scheme) = scheme.strip_suffix("+sentinel") else {
+        let hosts = hosts
+            .split(',')
+            .map(|host| parse(&format!("{scheme}://{user}{host}{tail}")));
+        return Ok(Named {
+            hosts: hosts.collect::<Result<_, _>>()?,
+            sentinel: None,
+            secure,
+        });
     };
+    let path = tail.strip_prefix('/').unwrap_or(tail);
+    let (service, tail) = path.split_at(path.find(['/', '?', '#']).unwrap_or(path.len()));
+    if service.is_empty() {
+        return Err(unusable("does not say which service of the Sentinels"));
+    }
     let hosts = hosts.split(',').map(|host| {
         let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
-        let port = match service {
-            Some(_) if !has_port => format!(":{SENTINEL_PORT}"),
-            _ => String::new(),
+        let port = if has_port {
+            String::new()
+        } else {
+            format!(":{SENTINEL_PORT}")
         };
         parse(&format!("{scheme}://{user}{host}{port}{tail}"))
     });
+    let hosts: Vec<_> = hosts.collect::<Result<_, _>>()?;
+    let query = tail.split_once('?').map_or("", |(_, query)| query);
+    let said = |key: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs
+            .find(|(name, _)| *name == key)
+            .map_or("", |(_, value)| value)
+    };
+    // The driver takes the escapes out of what stands before a host.
+    let (username, password) = (said("sentinel_username"), said("sentinel_password"));
+    let own = parse(&format!("redis://{username}:{password}@sentinel"))?;
     Ok(Named {
-        hosts: hosts.collect::<Result<_, _>>()?,
-        service,
+        hosts,
+        sentinel: Some(Sentinel {
+            service: service.to_owned(),
+            settings: own.redis_settings().clone(),
+        }),
         secure,
     })
 }
@@ -185,15 +213,27 @@ mod tests {
 
     #[test]
     fn service_database_and_credentials_are_those_of_the_servers() {
-        let named = read("redis+sentinel://user:p%40ss@one,two/main/3").unwrap();
-        assert_eq!(named.service.as_deref(), Some("main"));
+        let url = "redis+sentinel://user:p%40ss@one,two/main/3?sentinel_username=u&sentinel_password=%40s";
+        let named = read(url).unwrap();
+        let sentinel = named.sentinel.unwrap();
+        assert_eq!(sentinel.service, "main");
+        let own = &sentinel.settings;
+        assert_eq!(
+            (own.db(), own.username(), own.password()),
+            (0, Some("u"), Some("@s"))
+        );
         for info in &named.hosts {
             let settings = info.redis_settings();
             assert_eq!(settings.db(), 3);
             assert_eq!(settings.username(), Some("user"));
             assert_eq!(settings.password(), Some("p@ss"));
         }
-        assert_eq!(read("redis://one/3").unwrap().service, None);
+        let plain = read("redis+sentinel://one/main").unwrap().sentinel.unwrap();
+        assert_eq!(
+            (plain.settings.username(), plain.settings.password()),
+            (None, None)
+        );
+        assert!(read("redis://one/3").unwrap().sentinel.is_none());
     }
 
     #[test]

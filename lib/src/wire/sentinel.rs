@@ -18,7 +18,7 @@ use crate::Error;
 pub(crate) struct Sentinels {
     /// What they call it.
     pub(crate) service: String,
-    pub(crate) sentinels: Vec<redis::Client>,
+    pub(crate) asked: Vec<redis::Client>,
     /// How to come in where they point to.
     pub(crate) access: Arc<Access>,
     pub(crate) patience: Duration,
@@ -29,12 +29,12 @@ type Answer = Result<Option<(String, u16)>, Error>;
 
 impl Sentinels {
     pub(crate) async fn master(&self) -> Result<redis::Client, Error> {
-        let mut asked: FuturesUnordered<_> = self.sentinels.iter().map(|one| self.ask(one)).collect();
-        let mut answers = Vec::with_capacity(self.sentinels.len());
-        while let Some(answer) = asked.next().await {
+        let mut answering: FuturesUnordered<_> = self.asked.iter().map(|one| self.ask(one)).collect();
+        let mut answers = Vec::with_capacity(self.asked.len());
+        while let Some(answer) = answering.next().await {
             answers.push(answer);
             let votes = most_named(&answers).map_or(0, |(_, votes)| votes);
-            if votes * 2 > self.sentinels.len() {
+            if votes * 2 > self.asked.len() {
                 break;
             }
         }
@@ -100,26 +100,22 @@ fn most_named(answers: &[Answer]) -> Option<(&(String, u16), usize)> {
 mod tests {
     use super::*;
 
-    fn says(host: &str) -> Answer {
-        Ok(Some((host.to_owned(), 6379)))
-    }
-
     #[test]
     fn one_that_is_cut_off_is_outvoted_and_what_has_no_answer_does_not_count() {
-        let no_answer = || Err(super::super::unreachable("third:26379", "no answer"));
-        let host = |answers: &[Answer]| most_named(answers).map(|((host, _), votes)| (host.clone(), votes));
-        assert_eq!(
-            host(&[says("old"), says("new"), says("new")]),
-            Some(("new".to_owned(), 2))
-        );
-        assert_eq!(
-            host(&[says("old"), says("new"), no_answer()]),
-            Some(("old".to_owned(), 1))
-        );
-        assert_eq!(
-            host(&[no_answer(), Ok(None), says("new")]),
-            Some(("new".to_owned(), 1))
-        );
-        assert_eq!(host(&[no_answer(), Ok(None)]), None);
+        let silent = "";
+        for (said, expected) in [
+            (["old", "new", "new"], Some(("new", 2))),
+            (["old", "new", silent], Some(("old", 1))),
+            ([silent, silent, "new"], Some(("new", 1))),
+            ([silent, silent, silent], None),
+        ] {
+            let answers = said.map(|host| match host {
+                "" => Err(super::super::unreachable("one:26379", "no answer")),
+                host => Ok(Some((host.to_owned(), 6379))),
+            });
+            let named = most_named(&answers).map(|((host, _), votes)| (host.as_str(), votes));
+            assert_eq!(named, expected, "{said:?}");
+        }
+        assert_eq!(most_named(&[Ok(None)]), None);
     }
 }

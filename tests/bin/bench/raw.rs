@@ -56,6 +56,15 @@ impl Raw {
 
     /// The scripts of acquire and release, on keys of no other use.
     pub(crate) async fn script_pair(&self, name: &str) -> Result {
+        self.pair_of(&self.acquire, &self.release, name).await
+    }
+
+    /// The requests of acquire and release, answered by the script that does nothing: what it costs to send and read them.
+    pub(crate) async fn request_pair(&self, name: &str) -> Result {
+        self.pair_of(&self.nothing, &self.nothing, name).await
+    }
+
+    async fn pair_of(&self, acquire: &str, release: &str, name: &str) -> Result {
         let keys = ["obj", "holders", "queue", "expiry", "waits"]
             .map(|key| format!("tenure:{{bench/lock/{name}}}:{key}"));
         let token = uuid::Uuid::new_v4().simple().to_string();
@@ -73,8 +82,8 @@ impl Raw {
             "tenure:client:1",
             holder,
         ];
-        self.call(&self.acquire, &keys, &wanted).await?;
-        self.call(&self.release, &keys, &[&run, "tenure:events", "", &token])
+        self.call(acquire, &keys, &wanted).await?;
+        self.call(release, &keys, &[&run, "tenure:events", "", &token])
             .await
     }
 

@@ -33,14 +33,16 @@ pub(crate) async fn pairs(report: &mut Report) -> Result {
         raw.pair().await?;
     }
     let measured = lock.clone();
-    let (ours, bare, scripts) = on_worker(async move {
-        let (mut ours, mut bare, mut scripts) = (Vec::new(), Vec::new(), Vec::new());
+    let (ours, bare, requests, scripts) = on_worker(async move {
+        let (mut ours, mut bare, mut requests, mut scripts) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             ours.push(timed(pair(&measured)).await?);
             bare.push(timed(raw.pair()).await?);
+            requests.push(timed(raw.request_pair("y")).await?);
             scripts.push(timed(raw.script_pair("y")).await?);
         }
-        Ok((median(ours), median(bare), median(scripts)))
+        Ok((median(ours), median(bare), median(requests), median(scripts)))
     })
     .await?;
     report.figure(
@@ -48,6 +50,12 @@ pub(crate) async fn pairs(report: &mut Report) -> Result {
         ratio(ours, bare),
         Goal::AtMost(1.25),
         &format!("p50 {ours:.1?} over {bare:.1?}, {ROUNDS} of each in turns"),
+    );
+    report.figure(
+        "uncontended_pair_over_same_requests",
+        ratio(ours, requests),
+        Goal::None,
+        &format!("p50 {ours:.1?} over {requests:.1?}: the same keys and arguments, sent to a script that does nothing"),
     );
     report.figure(
         "uncontended_pair_over_bare_scripts",
@@ -84,25 +92,40 @@ pub(crate) async fn pipelined(report: &mut Report) -> Result {
         .map(|i| (Arc::new(format!("y{i}")), raw.clone()))
         .collect();
     let raws = vec![raw; AT_ONCE];
-    let (mut ours, mut bare, mut scripts) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut bare, mut requests, mut scripts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for turn in 0..=TURNS {
         let pairs = timed(together(&locks, async |lock| pair(&lock).await)).await?;
         let nothing = timed(together(&raws, async |raw| raw.pair().await)).await?;
+        let same = timed(together(&names, async |(name, raw)| {
+            raw.request_pair(&name).await
+        }))
+        .await?;
         let by_hand = timed(together(&names, async |(name, raw)| raw.script_pair(&name).await)).await?;
         // The first turn warms up.
         if turn > 0 {
             ours.push(pairs);
             bare.push(nothing);
+            requests.push(same);
             scripts.push(by_hand);
         }
     }
-    let (ours, bare, scripts) = (median(ours), median(bare), median(scripts));
+    let (ours, bare, requests, scripts) = (median(ours), median(bare), median(requests), median(scripts));
     let a_second = |time: Duration| each(AT_ONCE as u64 * EACH, 1) / time.as_secs_f64();
     report.figure(
         "pipelined_pairs_over_raw",
         ratio(bare, ours),
         Goal::AtLeast(0.6),
         &format!("{:.0} over {:.0} pairs a second", a_second(ours), a_second(bare)),
+    );
+    report.figure(
+        "pipelined_pairs_over_same_requests",
+        ratio(requests, ours),
+        Goal::None,
+        &format!(
+            "{:.0} over {:.0} pairs a second",
+            a_second(ours),
+            a_second(requests)
+        ),
     );
     report.figure(
         "pipelined_pairs_over_bare_scripts",

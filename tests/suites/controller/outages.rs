@@ -6,7 +6,7 @@ use tenure_crds::Semaphore;
 use tenure_tests::redis::Persistence;
 use tenure_tests::{Context, Redis, Result, ensure, eventually};
 
-use super::support::{SOON, Watched, World, condition, expect, version};
+use super::support::{SOON, Watched, World, condition, expect, file, version};
 
 #[tokio::test]
 async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
@@ -279,11 +279,9 @@ async fn the_controller_may_be_killed_at_any_time() -> Result {
 #[tokio::test]
 async fn a_wrong_password_is_told_once_in_the_log_and_in_each_object_with_the_fix() -> Result {
     let redis = Redis::builder().password("right").start().await?;
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), "wrong\n")?;
-    let path = file.path().to_str().unwrap_or_default();
+    let (_file, path) = file("wrong\n")?;
     let bare = format!("redis://127.0.0.1:{}", redis.port());
-    let args = ["--redis-url", &bare, "--redis-password-file", path];
+    let args = ["--redis-url", &bare, "--redis-password-file", &path];
     let world = World::with("password", redis, &args).await?;
     world.apply_semaphore("calls", 1, "").await?;
     let denied = world.until::<Semaphore>("calls", "denied", SOON, |s| {
@@ -309,10 +307,8 @@ async fn the_right_password_comes_from_its_file_and_redis_may_come_late() -> Res
     let mut redis = Redis::builder().password("right").start().await?;
     let bare = format!("redis://127.0.0.1:{}", redis.port());
     redis.kill9()?;
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), "right\n")?;
-    let path = file.path().to_str().unwrap_or_default();
-    let args = ["--redis-url", &bare, "--redis-password-file", path];
+    let (_file, path) = file("right\n")?;
+    let args = ["--redis-url", &bare, "--redis-password-file", &path];
     let mut world = World::with("late", redis, &args).await?;
     world.apply_semaphore("calls", 1, "").await?;
     let away = world.until::<Semaphore>("calls", "cut off", SOON, |s| {

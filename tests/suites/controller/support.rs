@@ -61,6 +61,11 @@ impl<R> World<R> {
         Ok(())
     }
 
+    /// Starts one more controller beside the first.
+    pub(super) async fn another_controller(&self) -> Result<Controller> {
+        start(self.plane, &self.url, &self.namespace, &[]).await
+    }
+
     /// Applies a semaphore and waits until it can be used.
     pub(super) async fn semaphore(&self, name: &str, permits: u32, rest: &str) -> Result {
         self.apply_semaphore(name, permits, rest).await?;
@@ -175,11 +180,7 @@ impl<R> World<R> {
 
     /// The number behind a line of `/metrics` that begins with `series`.
     pub(super) async fn metric(&self, series: &str) -> Result<Option<f64>> {
-        let (_, text) = self.controller.get("/metrics").await?;
-        let number = text
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        Ok(number.map(str::parse).transpose()?)
+        metric(&self.controller, series).await
     }
 
     /// Waits until that number is `expected`.
@@ -204,6 +205,23 @@ async fn start(plane: &ControlPlane, url: &str, namespace: &str, args: &[&str]) 
     .await
     .with_context(|| controller.logs().unwrap_or_default())?;
     Ok(controller)
+}
+
+/// The number behind a line of a controller's `/metrics` that begins with `series`.
+pub(super) async fn metric(controller: &Controller, series: &str) -> Result<Option<f64>> {
+    let (_, text) = controller.get("/metrics").await?;
+    let number = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    Ok(number.map(str::parse).transpose()?)
+}
+
+/// A file of the test's own, and its path.
+pub(super) fn file(text: &str) -> Result<(tempfile::NamedTempFile, String)> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), text)?;
+    let path = file.path().to_str().context("an odd folder")?.to_owned();
+    Ok((file, path))
 }
 
 /// A custom resource with a status.

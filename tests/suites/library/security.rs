@@ -1,86 +1,19 @@
 //! TLS, and the smallest rights that work: what `docs/redis.md` tells to set is what runs here.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use tenure::{
     Client, Compare, Error, Expiry, Kind, Options,
     control::{Capacity, Order, Resource, Withdrawal},
 };
 use tenure_tests::{
     Context, Redis, Result, bail, ensure, eventually,
-    process::{folder, free_port},
+    tls::{Authority, redis as tls_server},
 };
 
 use super::support::{SOON, World, declaration, named};
 
 const DOCS: &str = include_str!("../../../docs/redis.md");
-
-fn common_name(name: &str) -> DistinguishedName {
-    let mut names = DistinguishedName::new();
-    names.push(DnType::CommonName, name);
-    names
-}
-
-/// A certificate authority, and what it has signed.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Result<Self> {
-        let mut params = CertificateParams::new([])?;
-        params.distinguished_name = common_name("authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        let pem = params.self_signed(&key)?.pem();
-        Ok(Self {
-            pem,
-            issuer: Issuer::new(params, key),
-        })
-    }
-
-    /// A certificate and its key.
-    fn sign(&self, name: &str) -> Result<(String, String)> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new([name.to_owned()])?;
-        // By default everybody has the same name, and what is signed looks as if it had signed itself.
-        params.distinguished_name = common_name(name);
-        let signed = params.signed_by(&key, &self.issuer)?;
-        Ok((signed.pem(), key.serialize_pem()))
-    }
-}
-
-/// A Redis that speaks TLS to those who show a certificate of `authority`.
-async fn tls_server(authority: &Authority) -> Result<(Redis, u16)> {
-    let folder = folder("tls")?;
-    let write = |name: &str, text: &str| -> Result<PathBuf> {
-        let path = folder.join(name);
-        fs::write(&path, text)?;
-        Ok(path)
-    };
-    let (certificate, key) = authority.sign("localhost")?;
-    let (ca, certificate, key) = (
-        write("ca.crt", &authority.pem)?,
-        write("tls.crt", &certificate)?,
-        write("tls.key", &key)?,
-    );
-    let port = free_port()?;
-    let path = |path: &PathBuf| path.to_str().map(str::to_owned).context("an odd folder");
-    let redis = Redis::builder()
-        .args(&["--tls-port", &port.to_string(), "--tls-auth-clients", "yes"])
-        .args(&["--tls-ca-cert-file", &path(&ca)?])
-        .args(&[
-            "--tls-cert-file",
-            &path(&certificate)?,
-            "--tls-key-file",
-            &path(&key)?,
-        ])
-        .start()
-        .await?;
-    Ok((redis, port))
-}
 
 #[tokio::test]
 async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
@@ -91,7 +24,7 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
     let builder = Client::builder(&url).connect_timeout(SOON);
     let good = builder
         .clone()
-        .tls_ca(authority.pem.clone())
+        .tls_ca(authority.pem())
         .tls_client_certificate(certificate.clone(), key.clone());
     let (one, two) = (good.clone().connect().await?, good.connect().await?);
     let gate = one.lock("x")?.acquire().await?;
@@ -118,15 +51,15 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
             "another authority",
             hasty
                 .clone()
-                .tls_ca(stranger.pem.clone())
+                .tls_ca(stranger.pem())
                 .tls_client_certificate(certificate.clone(), key.clone()),
         ),
-        ("no certificate", hasty.clone().tls_ca(authority.pem.clone())),
+        ("no certificate", hasty.clone().tls_ca(authority.pem())),
         (
             "a stranger's certificate",
             hasty
                 .clone()
-                .tls_ca(authority.pem.clone())
+                .tls_ca(authority.pem())
                 .tls_client_certificate(strange, strange_key),
         ),
     ] {
@@ -140,7 +73,7 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
     }
     // The name in the certificate counts.
     let other_name = Client::builder(&format!("rediss://127.0.0.1:{port}"))
-        .tls_ca(authority.pem.clone())
+        .tls_ca(authority.pem())
         .tls_client_certificate(certificate.clone(), key.clone())
         .connect_timeout(Duration::from_millis(500));
     ensure!(
@@ -161,7 +94,7 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
                 .tls_client_certificate(certificate.clone(), "no PEM"),
             "tls_client_certificate",
         ),
-        (Client::builder(&redis.url()).tls_ca(authority.pem.clone()), "url"),
+        (Client::builder(&redis.url()).tls_ca(authority.pem()), "url"),
     ] {
         let error = builder.connect().await.unwrap_err();
         ensure!(

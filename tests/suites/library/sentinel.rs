@@ -238,7 +238,37 @@ async fn ten_waiters_get_their_turns_at_the_new_master() -> Result {
     Ok(())
 }
 
-/// The master becomes a replica and lives on: what it answers from then on is READONLY, to whoever still asks it.
+/// The old master keeps its connections, and answers READONLY to whoever stays with it.
+#[tokio::test]
+async fn a_master_that_has_become_a_replica_is_left_without_being_told() -> Result {
+    let sentinel = Sentinel::builder()
+        .down_after(Duration::from_secs(15))
+        .start()
+        .await?;
+    let world = World::at(sentinel.url(), "read-only");
+    let client = world.client().await?;
+    let lease = client.lock("x")?.acquire().await?;
+    let lock = world.client().await?.lock("x")?;
+    let next = tokio::spawn(async move { lock.acquire().await });
+    waiting(&client, lease.object(), 1).await?;
+    sentinel.replicated().await?;
+    sentinel.swap(1).await?;
+    let swapped = Instant::now();
+    lease.renew().await?;
+    client.lock("y")?.acquire().await?.release().await?;
+    let took = swapped.elapsed();
+    ensure!(took < Duration::from_secs(5), "it took {took:?}");
+    ensure!(!next.is_finished(), "held by two");
+    let fence = lease.fencing_token();
+    lease.release().await?;
+    // Whose connection to the old master has nothing to send, and nothing to hear any more.
+    let next = timeout(SOON, next).await???;
+    ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
+    next.release().await?;
+    Ok(())
+}
+
+/// The Sentinels change the roles and close all connections to the old master.
 #[tokio::test]
 async fn a_handover_without_a_death_leads_to_the_new_master_at_once() -> Result {
     let sentinel = Sentinel::start().await?;

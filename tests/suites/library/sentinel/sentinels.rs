@@ -1,5 +1,7 @@
 //! The Sentinels themselves: dead, silent, behind the times, or asked for what they do not know.
 
+use tenure_tests::{Redis, sent::sent};
+
 use super::*;
 
 #[tokio::test]
@@ -30,18 +32,39 @@ async fn a_sentinel_that_does_not_answer_is_passed_over() -> Result {
     Ok(())
 }
 
-/// It names a dead server for ever; the next one knows better.
+/// Cut off together with an old master, which still takes writes: whoever believed it would hold what others hold.
 #[tokio::test]
-async fn a_sentinel_that_is_behind_the_times_does_not_keep_a_client_away() -> Result {
-    let mut sentinel = Sentinel::start().await?;
-    sentinel.kill9(0)?;
-    sentinel.promoted(0).await?;
-    let stale = sentinel.stale(0).await?;
-    let url = sentinel.url().replace(
-        "redis+sentinel://",
-        &format!("redis+sentinel://127.0.0.1:{},", stale.port()),
+async fn a_sentinel_that_was_cut_off_with_an_old_master_is_outvoted() -> Result {
+    let sentinel = Sentinel::shared().await?;
+    let old = Redis::start().await?;
+    let stray = Sentinel::stray(&old).await?;
+    let first = format!("redis+sentinel://127.0.0.1:{},", stray.port());
+    let world = World::at(
+        sentinel.url().replace("redis+sentinel://", &first),
+        "cut-off-sentinel",
     );
-    let client = World::at(url, "stale-sentinel").client().await?;
+    for i in 0..20 {
+        let client = world.client().await?;
+        client.lock(&format!("x{i}"))?.acquire().await?.release().await?;
+    }
+    let scripts = sent(&old).await?;
+    ensure!(
+        !scripts.contains_key("evalsha"),
+        "the old one was used: {scripts:?}"
+    );
+    Ok(())
+}
+
+/// It names a dead server for ever.
+#[tokio::test]
+async fn a_sentinel_that_names_a_dead_master_keeps_nobody_away() -> Result {
+    let sentinel = Sentinel::shared().await?;
+    let mut dead = Redis::start().await?;
+    let stray = Sentinel::stray(&dead).await?;
+    dead.kill9()?;
+    let first = format!("redis+sentinel://127.0.0.1:{},", stray.port());
+    let url = sentinel.url().replace("redis+sentinel://", &first);
+    let client = World::at(url, "dead-master").client().await?;
     client.lock("x")?.acquire().await?.release().await?;
     Ok(())
 }

@@ -1,0 +1,127 @@
+//! What `kubectl get` shows of each kind.
+//!
+//! The columns stand here, and not at the types, for both kinds have most of them: kube's derive takes literals alone.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceColumnDefinition, CustomResourceDefinition,
+};
+
+const READY: &str = r#".status.conditions[?(@.type=="Ready")]"#;
+
+/// `crd` with the columns of a pool.
+pub(crate) fn of_a_pool(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let total = column(
+        "Total",
+        "integer",
+        ".status.total",
+        "Resources of the pool, disabled ones included",
+    );
+    let order = column(
+        "Order",
+        "string",
+        ".spec.order",
+        "Which free resource is granted first",
+    );
+    with(crd, "Resources", total, vec![order])
+}
+
+/// `crd` with the columns of a semaphore.
+pub(crate) fn of_a_semaphore(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let total = column("Permits", "integer", ".status.total", "Permits in force");
+    with(crd, "Permits", total, Vec::new())
+}
+
+/// `things` are what is held; `own` are the columns of this kind alone, which are wide.
+fn with(
+    mut crd: CustomResourceDefinition,
+    things: &str,
+    total: CustomResourceColumnDefinition,
+    own: Vec<CustomResourceColumnDefinition>,
+) -> CustomResourceDefinition {
+    let held = format!("{things} that are held; more than there are while a smaller number drains");
+    let free = format!("{things} that can be granted now");
+    let ready = |field| format!("{READY}.{field}");
+    let narrow = [
+        column("Held", "integer", ".status.held", &held),
+        column("Waiting", "integer", ".status.waiting", "Requests in the queue"),
+        column(
+            "Held by",
+            "string",
+            ".status.heldBy",
+            "Who holds, the longest hold first, and how many more hold",
+        ),
+        column(
+            "Oldest",
+            "date",
+            ".status.holders[0].acquiredAt",
+            "Age of the longest hold",
+        ),
+        column(
+            "Until",
+            "string",
+            ".status.holders[0].expiresAt",
+            "When the lease of the longest hold ends unless it is renewed",
+        ),
+        column(
+            "Ready",
+            "string",
+            &ready("status"),
+            "Whether Redis has what the spec says and grants it",
+        ),
+        column("Age", "date", ".metadata.creationTimestamp", "Age of this object"),
+    ];
+    let limits = [
+        column("Free", "integer", ".status.free", &free),
+        column("Next", "string", ".status.waiters[0].pod", "Who is granted next"),
+        column(
+            "Lease",
+            "integer",
+            ".spec.leaseDurationSeconds",
+            "Length of a lease in seconds",
+        ),
+        column(
+            "Max hold",
+            "integer",
+            ".spec.maxHoldSeconds",
+            "Longest hold in seconds",
+        ),
+    ];
+    let rest = [
+        column(
+            "Fencing floor",
+            "integer",
+            ".status.fencingFloor",
+            "Every new fencing token is larger after a loss of Redis' data",
+        ),
+        column("Reason", "string", &ready("reason"), "Why it is ready or not"),
+        column(
+            "Message",
+            "string",
+            &ready("message"),
+            "What is the matter and what to do",
+        ),
+    ];
+    let wide = limits
+        .into_iter()
+        .chain(own)
+        .chain(rest)
+        .map(|column| CustomResourceColumnDefinition {
+            priority: Some(1),
+            ..column
+        });
+    let columns: Vec<_> = [total].into_iter().chain(narrow).chain(wide).collect();
+    for version in &mut crd.spec.versions {
+        version.additional_printer_columns = Some(columns.clone());
+    }
+    crd
+}
+
+fn column(name: &str, type_: &str, path: &str, description: &str) -> CustomResourceColumnDefinition {
+    CustomResourceColumnDefinition {
+        name: name.to_owned(),
+        type_: type_.to_owned(),
+        json_path: path.to_owned(),
+        description: Some(description.to_owned()),
+        ..CustomResourceColumnDefinition::default()
+    }
+}

@@ -1,0 +1,134 @@
+//! Two controllers at once, as while one takes over from another: nobody elects a leader, and nothing is wrong.
+//!
+//! Both compute the same from the same. Each status is written for the resource version that it was computed from, so of
+//! two that differ one is refused, and computed anew; and what Redis is told twice changes nothing.
+
+use std::time::{Duration, Instant};
+
+use tenure_crds::Semaphore;
+use tenure_tests::{Controller, Result, ensure};
+
+use super::support::{SOON, Watched, World, expect, metric, version};
+
+/// How many statuses both have written.
+async fn writes(world: &World, other: &Controller) -> Result<u64> {
+    let series = "tenure_status_writes_total{kind=\"Semaphore\"}";
+    let one = world.metric(series).await?.unwrap_or_default();
+    let both = one + metric(other, series).await?.unwrap_or_default();
+    Ok(both.to_string().parse()?)
+}
+
+#[tokio::test]
+async fn two_controllers_write_no_more_than_one() -> Result {
+    let world = World::new("two").await?;
+    let other = world.another_controller().await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 12").await?;
+    let lease = world
+        .client("holder")
+        .await?
+        .semaphore("calls")?
+        .acquire()
+        .await?;
+    let held = |s: &Semaphore| {
+        ensure!(s.common().held == 1, "not held");
+        Ok(())
+    };
+    let settled = world.until::<Semaphore>("calls", "held", SOON, held).await?;
+    let (start, deadline) = (Instant::now(), lease.deadline());
+    // A write is counted when its answer has come, a moment after it is seen.
+    let mut before = 0;
+    while start.elapsed() < Duration::from_secs(7) {
+        if start.elapsed() < Duration::from_secs(1) {
+            before = writes(&world, &other).await?;
+        }
+        let now = world.api::<Semaphore>().get("calls").await?;
+        ensure!(version(&now) == version(&settled), "written: {:?}", now.status);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    ensure!(lease.deadline() > deadline, "the lease was not renewed meanwhile");
+    let after = writes(&world, &other).await?;
+    ensure!(after == before, "{before} writes, and after a rest {after}");
+
+    // What is shown of a renewed lease is brought up to date by one of them.
+    let shown = |s: &Semaphore| {
+        let holders = s.status.as_ref().map(|status| &status.holders[..]);
+        holders.and_then(|holders| Some(holders.first()?.holder.expires_at.0))
+    };
+    let old = shown(&settled);
+    let refreshed = world.until::<Semaphore>("calls", "brought up to date", SOON, |s| {
+        ensure!(shown(s) > old, "still the old end");
+        Ok(())
+    });
+    let refreshed = refreshed.await?;
+    // So long that the other one has looked, too.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let now = world.api::<Semaphore>().get("calls").await?;
+    ensure!(
+        version(&now) == version(&refreshed),
+        "written twice: {:?}",
+        now.status
+    );
+    let after = writes(&world, &other).await?;
+    ensure!(after == before + 1, "{before} writes, and after one more {after}");
+    lease.check()?;
+    lease.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_controllers_mend_a_loss_of_data_like_one() -> Result {
+    let mut world = World::new("two-flushed").await?;
+    let other = world.another_controller().await?;
+    world.semaphore("calls", 2, "leaseDurationSeconds: 2").await?;
+    let client = world.client("holder").await?;
+    let semaphore = client.semaphore("calls")?;
+    let lease = semaphore.acquire().await?;
+    let api = world.api::<Semaphore>();
+    let floors = tokio::spawn(async move {
+        let mut floors = Vec::new();
+        loop {
+            let floor = api.get("calls").await?.common().fencing_floor;
+            ensure!(floors.last() <= Some(&floor), "{floors:?}, and then {floor:?}");
+            floors.push(floor);
+            // Long enough for the rest of the test.
+            if floors.len() == 200 {
+                return Ok(floors);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut newest = lease.fencing_token();
+    for permits in [3, 4] {
+        // Both at once: what is declared anew has also changed.
+        world.redis.cli(&["FLUSHALL"]).await?;
+        world
+            .apply_semaphore("calls", permits, "leaseDurationSeconds: 2")
+            .await?;
+        let next = semaphore.acquire().await?;
+        ensure!(next.fencing_token() > newest, "fencing tokens went back");
+        newest = next.fencing_token();
+        next.release().await?;
+        lease.check()?;
+        let mended = world.until::<Semaphore>("calls", "mended", SOON, |s| {
+            expect(s, "Ready", "True", "Synced")?;
+            let common = s.common();
+            ensure!((common.total, common.held) == (permits, 1), "{common:?}");
+            let holder = s.status.as_ref().and_then(|status| status.holders.first());
+            let token = holder.map(|line| line.holder.fencing_token);
+            ensure!(token == Some(lease.fencing_token()), "{token:?}");
+            Ok(())
+        });
+        mended.await?;
+    }
+    let floors = floors.await??;
+    let raised = floors.windows(2).filter(|pair| pair[0] < pair[1]).count();
+    ensure!(raised >= 2, "the floor was raised {raised} times by two losses");
+
+    // Either of them may go.
+    world.controller.kill9()?;
+    world.delete("semaphore", "calls").await?;
+    lease.release().await?;
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    ensure!(other.get("/readyz").await?.0 == 200, "the other one is not ready");
+    Ok(())
+}
