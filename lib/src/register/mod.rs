@@ -19,10 +19,15 @@
 //! | R11 | numbers pass through doubles: 2⁵³ + 1 is written as 2⁵³ | whole numbers are exact over `i64`, floating ones over `f64`, and against one another | `r11_numbers_are_exact` |
 //! | R11 | a text as argument is an error of Lua | texts are values, up to 4096 bytes | `r9_texts_…` |
 
-use std::{fmt, sync::Arc, time::Duration};
+mod compare;
+mod expiry;
+mod value;
+
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use self::{compare::Compare, expiry::Expiry, value::RegisterValue};
 use crate::{
     Client, Error, ObjectRef,
     wire::{ledger::Place, message::texts, script},
@@ -77,8 +82,6 @@ pub struct Register {
     expiry: Expiry,
 }
 
-const LONGEST_TEXT: usize = 4096;
-const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long a write is remembered beyond the time in which it can be repeated.
 const MEMORY: Duration = Duration::from_secs(10);
 
@@ -345,192 +348,6 @@ enum Reply {
     Kept(Option<(RegisterValue, Option<Duration>)>),
 }
 
-/// What a [`Register`] holds.
-///
-/// Numbers compare by their value, exactly, an `Int` with a `Float` too. A text equals the same text; there is no order
-/// between texts, nor between texts and numbers.
-///
-/// ```
-/// use tenure::RegisterValue;
-///
-/// assert_eq!(RegisterValue::from(7), RegisterValue::Int(7));
-/// assert_eq!(RegisterValue::from("seven").to_string(), "seven");
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub enum RegisterValue {
-    /// A whole number.
-    Int(i64),
-    /// A floating point number. Infinities are numbers, NaN is refused.
-    Float(f64),
-    /// A text of at most 4096 bytes.
-    Text(String),
-}
-
-impl RegisterValue {
-    fn encode(&self, field: &'static str) -> Result<String, Error> {
-        match self {
-            Self::Float(number) if number.is_nan() => Err(Error::invalid(
-                field,
-                "is NaN, which compares with nothing",
-                "use a number",
-            )),
-            Self::Text(text) if text.len() > LONGEST_TEXT => Err(Error::invalid(
-                field,
-                format!("has {} bytes", text.len()),
-                format!("use at most {LONGEST_TEXT}"),
-            )),
-            Self::Int(number) => Ok(format!("int {number}")),
-            // The fewest digits that read back as the same number.
-            Self::Float(number) => Ok(format!("float {number:?}")),
-            Self::Text(text) => Ok(format!("text {text}")),
-        }
-    }
-
-    fn decode(stored: &str) -> Option<Self> {
-        match stored.split_once(' ')? {
-            ("int", digits) => digits.parse().ok().map(Self::Int),
-            ("float", digits) => digits.parse().ok().map(Self::Float),
-            ("text", text) => Some(Self::Text(text.to_owned())),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for RegisterValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Int(number) => write!(f, "{number}"),
-            Self::Float(number) => write!(f, "{number:?}"),
-            Self::Text(text) => f.write_str(text),
-        }
-    }
-}
-
-macro_rules! from {
-    ($($given:ty => $variant:ident),*) => {
-        $(impl From<$given> for RegisterValue {
-            fn from(value: $given) -> Self {
-                Self::$variant(value.into())
-            }
-        })*
-    };
-}
-
-from! { i8 => Int, i16 => Int, i32 => Int, i64 => Int, u8 => Int, u16 => Int, u32 => Int, f64 => Float, &str => Text, String => Text }
-
-/// What has to hold for a [`Register`] to change: how an argument compares with what is stored.
-///
-/// Read from left to right: `gt(7)` holds where 7 is greater than what is stored. Where nothing is stored, no comparison
-/// holds, unless [`Compare::or_missing`] says so.
-///
-/// ```
-/// use tenure::Compare;
-///
-/// let compare = Compare::gt(7).or_missing(); // nothing is stored, or less than 7
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-#[must_use = "a comparison does nothing until a register uses it"]
-pub struct Compare {
-    name: &'static str,
-    argument: Option<RegisterValue>,
-    or_missing: bool,
-}
-
-impl Compare {
-    fn with_argument(name: &'static str, argument: impl Into<RegisterValue>) -> Self {
-        Self {
-            name,
-            argument: Some(argument.into()),
-            or_missing: false,
-        }
-    }
-
-    fn always() -> Self {
-        Self {
-            name: "always",
-            argument: None,
-            or_missing: false,
-        }
-    }
-
-    /// The argument is greater than what is stored.
-    ///
-    /// ```
-    /// let less_is_stored = tenure::Compare::gt(7);
-    /// ```
-    pub fn gt(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("gt", argument)
-    }
-
-    /// The argument is less than what is stored.
-    ///
-    /// ```
-    /// let more_is_stored = tenure::Compare::lt(7);
-    /// ```
-    pub fn lt(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("lt", argument)
-    }
-
-    /// The argument is greater than what is stored, or equal to it. Not for texts.
-    ///
-    /// ```
-    /// let at_most_7_is_stored = tenure::Compare::ge(7);
-    /// ```
-    pub fn ge(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("ge", argument)
-    }
-
-    /// The argument is less than what is stored, or equal to it. Not for texts.
-    ///
-    /// ```
-    /// let at_least_7_is_stored = tenure::Compare::le(7);
-    /// ```
-    pub fn le(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("le", argument)
-    }
-
-    /// The argument is equal to what is stored.
-    ///
-    /// ```
-    /// let ready_is_stored = tenure::Compare::eq("ready");
-    /// ```
-    pub fn eq(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("eq", argument)
-    }
-
-    /// The argument is not equal to what is stored: another number, another text, or a text to a number.
-    ///
-    /// ```
-    /// let another_is_stored = tenure::Compare::ne("done");
-    /// ```
-    pub fn ne(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("ne", argument)
-    }
-
-    /// Nothing is stored.
-    ///
-    /// ```
-    /// let nothing_is_stored = tenure::Compare::missing();
-    /// ```
-    pub fn missing() -> Self {
-        Self {
-            name: "missing",
-            argument: None,
-            or_missing: false,
-        }
-    }
-
-    /// The same, and it also holds where nothing is stored.
-    ///
-    /// ```
-    /// let ready_or_nothing = tenure::Compare::eq("ready").or_missing();
-    /// ```
-    pub fn or_missing(mut self) -> Self {
-        self.or_missing = true;
-        self
-    }
-}
-
 /// What became of a conditional operation of a [`Register`].
 ///
 /// ```
@@ -570,35 +387,6 @@ impl From<Reply> for Outcome {
             Reply::Kept(stored) => Self::Kept {
                 stored: stored.map(|(value, _)| value),
             },
-        }
-    }
-}
-
-/// What a write does with the value's time to live. Deleting ends it; a new value has none.
-///
-/// ```
-/// let expiry = tenure::Expiry::After(std::time::Duration::from_millis(1500));
-/// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Expiry {
-    /// It stays as it is.
-    #[default]
-    Keep,
-    /// The value is gone this long after the write: 1 ms to ten years, by the server's clock.
-    After(Duration),
-    /// The value stays.
-    Never,
-}
-
-impl Expiry {
-    fn encode(self) -> Result<String, Error> {
-        match self {
-            Self::Keep => Ok("keep".to_owned()),
-            Self::Never => Ok("never".to_owned()),
-            Self::After(span) if span < Duration::from_millis(1) || span > LONGEST_EXPIRY => Err(
-                Error::invalid("expiry", format!("is {span:?}"), "use 1 ms to ten years"),
-            ),
-            Self::After(span) => Ok(span.as_millis().to_string()),
         }
     }
 }

@@ -1,0 +1,36 @@
+//! What a write does with the value's time to live.
+
+use std::time::Duration;
+
+use crate::Error;
+
+const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// What a write does with the value's time to live. Deleting ends it; a new value has none.
+///
+/// ```
+/// let expiry = tenure::Expiry::After(std::time::Duration::from_millis(1500));
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expiry {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// The value is gone this long after the write: 1 ms to ten years, by the server's clock.
+    After(Duration),
+    /// The value stays.
+    Never,
+}
+
+impl Expiry {
+    pub(super) fn encode(self) -> Result<String, Error> {
+        match self {
+            Self::Keep => Ok("keep".to_owned()),
+            Self::Never => Ok("never".to_owned()),
+            Self::After(span) if span < Duration::from_millis(1) || span > LONGEST_EXPIRY => Err(
+                Error::invalid("expiry", format!("is {span:?}"), "use 1 ms to ten years"),
+            ),
+            Self::After(span) => Ok(span.as_millis().to_string()),
+        }
+    }
+}
