@@ -387,11 +387,18 @@ local function finish(o, token, cause)
     end
     o.held = o.held - e.permits
     if o.pool then pool().give_back(o, e.names) end
-  else
-    call('ZREM', o.queue, token)
+  end
+  local queued = not was_held and call('ZREM', o.queue, token) == 1
+  local waited = o.waits and not was_held and call('ZREM', o.waits, token) == 1
+  if not (was_held or queued or waited) then
+    -- Its place is gone with all others of its key, by an eviction: who still holds has to be counted anew.
+    o.held = 0
+    for _, holder in ipairs(call('ZRANGE', o.holders, 0, -1)) do
+      local held = find(o, holder)
+      o.held = o.held + (held and held.permits or 0)
+    end
   end
   if o.waits and string.sub(e.names, 1, 1) == '@' then
-    local waited = call('ZREM', o.waits, token) == 1
     -- A notification that reached nobody goes to the next: its waiter left, or died or was dropped before it had taken up
     -- its lease.
     local unheard = not waited and (not was_held or cause)

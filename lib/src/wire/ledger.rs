@@ -286,7 +286,8 @@ impl Ledger {
                 let deadline = clock::deadline(sample, expires);
                 let in_time = hold.status.send_if_modified(|status| {
                     // Whoever has looked since the deadline took it for lost, and so it is, whatever the server has.
-                    let in_time = status.deadline > Instant::now();
+                    let in_time =
+                        status.deadline > Instant::now() && !matches!(status.standing, Standing::Lost { .. });
                     if in_time {
                         *status = Status {
                             deadline,

@@ -179,3 +179,22 @@ fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_ar
     assert_eq!(trial.call(&script::RELEASE, &["", "a"]), ["released"]);
     assert_eq!(trial.acquire("d", "0"), "granted");
 }
+
+#[test]
+fn a_lease_whose_holders_were_evicted_keeps_others_out_for_no_longer_than_it_would_have_run() {
+    let [_, keys] = objects();
+    let mut trial = Trial::on(keys);
+    assert_eq!(trial.acquire("a", "2"), "granted");
+    assert_eq!(trial.acquire("b", "2"), "granted");
+    assert_eq!(trial.acquire("c", "2"), "queued");
+    let holders = trial.keys[1].clone().into_bytes();
+    lock(&trial.side.database).execute("UNLINK", &[holders]).unwrap();
+    trial.now_us += 9_000_000;
+    assert_eq!(trial.acquire("c", "2"), "queued");
+    assert_eq!(trial.call(&script::RELEASE, &["", "a"]), ["left"]);
+    // Both have no place any more; what counts is who can still be seen to hold.
+    assert_eq!(trial.acquire("c", "2"), "granted");
+    assert_eq!(trial.call(&script::RELEASE, &["", "c"]), ["released"]);
+    trial.now_us += 31_000_000;
+    assert_eq!(trial.call(&script::OBSERVE, &["0", "0"]), ["nil"]);
+}
