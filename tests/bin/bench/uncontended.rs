@@ -78,7 +78,10 @@ pub(crate) async fn pairs(report: &mut Report) -> Result {
     Ok(())
 }
 
-/// 64 at once over one connection, a lock each, in turns with 64 bare ones.
+/// 64 at once over one connection, a lock each, in turns with 64 that call the raw scripts. Here the server is what is
+/// short, so what is compared with has to do the same work on it. Calls of a script that does nothing are shown too, but are
+/// no goal: two of them are little more than a third of the server's instructions for the simplest lock with a token (SET
+/// NX, and a script that deletes what is still ours).
 pub(crate) async fn pipelined(report: &mut Report) -> Result {
     const AT_ONCE: usize = 64;
     const TURNS: usize = 15;
@@ -111,30 +114,29 @@ pub(crate) async fn pipelined(report: &mut Report) -> Result {
     }
     let (ours, bare, requests, scripts) = (median(ours), median(bare), median(requests), median(scripts));
     let a_second = |time: Duration| each(AT_ONCE as u64 * EACH, 1) / time.as_secs_f64();
+    let over = |time| format!("{:.0} over {:.0} pairs a second", a_second(ours), a_second(time));
     report.figure(
         "pipelined_pairs_over_raw",
-        ratio(bare, ours),
+        ratio(scripts, ours),
         Goal::AtLeast(0.6),
-        &format!("{:.0} over {:.0} pairs a second", a_second(ours), a_second(bare)),
+        &format!("{}: the same scripts, called by hand", over(scripts)),
     );
     report.figure(
         "pipelined_pairs_over_same_requests",
         ratio(requests, ours),
         Goal::None,
         &format!(
-            "{:.0} over {:.0} pairs a second",
-            a_second(ours),
-            a_second(requests)
+            "{}: the same keys and arguments, sent to a script that does nothing",
+            over(requests)
         ),
     );
     report.figure(
-        "pipelined_pairs_over_bare_scripts",
-        ratio(scripts, ours),
-        Goal::AtLeast(0.6),
+        "pipelined_pairs_over_nothing",
+        ratio(bare, ours),
+        Goal::None,
         &format!(
-            "{:.0} over {:.0} pairs a second",
-            a_second(ours),
-            a_second(scripts)
+            "{}: two calls of a script that does nothing, with nothing",
+            over(bare)
         ),
     );
     Ok(())
