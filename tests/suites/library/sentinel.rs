@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::support::{SOON, World, declaration, got, look, waiting};
+use super::support::{SOON, World, declaration, got, handed_over, look, recovers_both, waiting};
 
 mod sentinels;
 
@@ -46,11 +46,7 @@ async fn a_lock_is_taken_renewed_and_given_back_at_the_master() -> Result {
         !sentinel.server(0).cli(&["KEYS", &keys]).await?.is_empty(),
         "not there"
     );
-    let fence = lease.fencing_token();
-    lease.release().await?;
-    let next = timeout(SOON, next).await???;
-    ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
-    next.release().await?;
+    handed_over(lease, next, SOON).await?;
     Ok(())
 }
 
@@ -100,11 +96,7 @@ async fn a_lease_and_its_queue_outlive_a_killed_master() -> Result {
     sentinel.demoted(0).await?;
     lease.renew().await?;
     ensure!(!next.is_finished(), "held by two");
-    let fence = lease.fencing_token();
-    lease.release().await?;
-    let next = timeout(SOON, next).await???;
-    ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
-    next.release().await?;
+    handed_over(lease, next, SOON).await?;
     Ok(())
 }
 
@@ -171,37 +163,7 @@ async fn a_declared_semaphore_lets_its_holders_in_again_and_nobody_else_meanwhil
         Ok(())
     })
     .await?;
-    let again = Declaration {
-        recovery: Some(Duration::ZERO),
-        floor: unknown.fencing_token() + (1 << 32),
-        ..declared
-    };
-    ensure!(
-        client.control().declare(&object, &again).await?,
-        "it has to recover"
-    );
-    eventually("both holders to be let in", SOON, async || {
-        let seen = look(&client, &object).await?;
-        let fences: Vec<_> = seen.holders.iter().map(|holder| holder.fence).collect();
-        ensure!(
-            fences == [known.fencing_token(), unknown.fencing_token()],
-            "{seen:?}"
-        );
-        ensure!(known.check().is_ok() && unknown.check().is_ok(), "lost");
-        Ok(())
-    })
-    .await?;
-    ensure!(other.try_acquire().await?.is_none(), "more than two permits");
-    known.release().await?;
-    let next = got(other.acquire_timeout(FAILED_OVER).await?)?;
-    ensure!(
-        next.fencing_token() > again.floor,
-        "{next:?} is below the floor {}",
-        again.floor
-    );
-    unknown.release().await?;
-    next.release().await?;
-    Ok(())
+    recovers_both(&client, declared, (known, unknown), &other, FAILED_OVER).await
 }
 
 /// Promise 2: nobody hangs, and the turns stay the same.
@@ -259,12 +221,8 @@ async fn a_master_that_has_become_a_replica_is_left_without_being_told() -> Resu
     let took = swapped.elapsed();
     ensure!(took < Duration::from_secs(5), "it took {took:?}");
     ensure!(!next.is_finished(), "held by two");
-    let fence = lease.fencing_token();
-    lease.release().await?;
     // Whose connection to the old master has nothing to send, and nothing to hear any more.
-    let next = timeout(SOON, next).await???;
-    ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
-    next.release().await?;
+    handed_over(lease, next, SOON).await?;
     Ok(())
 }
 
@@ -347,10 +305,6 @@ async fn a_sleeping_master_is_left_and_does_no_harm_when_it_wakes_up() -> Result
     sentinel.demoted(0).await?;
     lease.renew().await?;
     ensure!(!next.is_finished(), "held by two");
-    let fence = lease.fencing_token();
-    lease.release().await?;
-    let next = timeout(FAILED_OVER, next).await???;
-    ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
-    next.release().await?;
+    handed_over(lease, next, FAILED_OVER).await?;
     Ok(())
 }

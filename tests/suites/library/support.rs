@@ -4,12 +4,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tenure::{
-    Client, ClientBuilder, Kind, Lease, Memory, ObjectRef,
+    Client, ClientBuilder, Error, Kind, Lease, Memory, ObjectRef, Semaphore,
     control::{Capacity, Declaration, Order, Resource, Snapshot},
 };
 use tenure_tests::{
     Context, Process, Proxy, Redis, Result, bail, binaries, ensure, eventually, process::folder, unique,
 };
+use tokio::{task::JoinHandle, time::timeout};
 
 /// Longer than anything here takes, on a machine that does much else.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -202,6 +203,59 @@ pub(crate) async fn waiting(client: &Client, object: &ObjectRef, count: u64) -> 
         Ok(())
     })
     .await
+}
+
+/// Gives back what the next in the queue waits for, and sees it take over within that time under a larger fencing token.
+pub(crate) async fn handed_over(
+    lease: Lease,
+    next: JoinHandle<std::result::Result<Lease, Error>>,
+    within: Duration,
+) -> Result {
+    let fence = lease.fencing_token();
+    lease.release().await?;
+    let next = timeout(within, next).await.context("nobody took over")???;
+    ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
+    next.release().await?;
+    Ok(())
+}
+
+/// After a failover to a replica that knows one of two holders of a semaphore with two permits: declared again, it lets both
+/// in, and then somebody else only in the place of one of them.
+pub(crate) async fn recovers_both(
+    client: &Client,
+    declared: Declaration,
+    (known, unknown): (Lease, Lease),
+    other: &Semaphore,
+    within: Duration,
+) -> Result {
+    let object = known.object().clone();
+    let again = Declaration {
+        recovery: Some(Duration::ZERO),
+        floor: unknown.fencing_token() + (1 << 32),
+        ..declared
+    };
+    let recovers = client.control().declare(&object, &again).await?;
+    ensure!(recovers, "it has to recover");
+    eventually("both holders to be let in", SOON, async || {
+        let seen = look(client, &object).await?;
+        let fences: Vec<_> = seen.holders.iter().map(|holder| holder.fence).collect();
+        let expected = [known.fencing_token(), unknown.fencing_token()];
+        ensure!(fences == expected, "{seen:?}");
+        ensure!(known.check().is_ok() && unknown.check().is_ok(), "lost");
+        Ok(())
+    })
+    .await?;
+    ensure!(other.try_acquire().await?.is_none(), "more than two permits");
+    known.release().await?;
+    let next = got(other.acquire_timeout(within).await?)?;
+    ensure!(
+        next.fencing_token() > again.floor,
+        "{next:?} is below {}",
+        again.floor
+    );
+    unknown.release().await?;
+    next.release().await?;
+    Ok(())
 }
 
 /// Waits until the object has no key any more.

@@ -8,7 +8,7 @@ use tenure_tests::eventually;
 use tokio::time::Instant;
 
 use super::*;
-use crate::library::support::{declaration, look, waiting};
+use crate::library::support::{declaration, look, recovers_both, waiting};
 
 /// A client with a lease at each master, and somebody who waits for the one at the first.
 struct Held {
@@ -195,36 +195,7 @@ async fn a_declared_semaphore_recovers_at_the_replica() -> Result {
         other.try_acquire().await?.is_none(),
         "granted before it is declared again"
     );
-    let again = Declaration {
-        recovery: Some(Duration::ZERO),
-        floor: unknown.fencing_token() + (1 << 32),
-        ..declared
-    };
-    ensure!(
-        client.control().declare(&object, &again).await?,
-        "it has to recover"
-    );
-    eventually("both holders to be let in", SOON, async || {
-        let seen = look(&client, &object).await?;
-        let fences: Vec<_> = seen.holders.iter().map(|holder| holder.fence).collect();
-        ensure!(
-            fences == [known.fencing_token(), unknown.fencing_token()],
-            "{seen:?}"
-        );
-        ensure!(known.check().is_ok() && unknown.check().is_ok(), "lost");
-        Ok(())
-    })
-    .await?;
-    known.release().await?;
-    let next = got(other.acquire_timeout(FAILED_OVER).await?)?;
-    ensure!(
-        next.fencing_token() > again.floor,
-        "{next:?} is below {}",
-        again.floor
-    );
-    unknown.release().await?;
-    next.release().await?;
-    Ok(())
+    recovers_both(&client, declared, (known, unknown), &other, FAILED_OVER).await
 }
 
 /// Nobody takes over from the dead node: what is unreachable is said in time, and what is served goes on if it may.

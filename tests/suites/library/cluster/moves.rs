@@ -11,7 +11,7 @@ use tenure::{
 use tenure_tests::{bail, eventually};
 
 use super::*;
-use crate::library::support::{declaration, look, waiting};
+use crate::library::support::{declaration, handed_over, look, waiting};
 
 /// Of the waiter's place too.
 const LEASE: Duration = Duration::from_secs(9);
@@ -79,12 +79,8 @@ async fn a_semaphore_whose_keys_are_there_before_their_slot_is_asked_for_where_t
         "{seen:?}"
     );
     ensure!(!next.is_finished(), "held by two");
-    let fence = lease.fencing_token();
-    lease.release().await?;
     // By push, from the other node: not when its place is renewed.
-    let next = timeout(LEASE / 3, next).await???;
-    ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
-    next.release().await?;
+    handed_over(lease, next, LEASE / 3).await?;
     Ok(())
 }
 
@@ -128,11 +124,7 @@ async fn a_semaphore_whose_keys_are_at_two_places_is_waited_for() -> Result {
     ensure!(lease.state() == LeaseState::Held, "{lease:?}");
     ensure!(!next.is_finished(), "held by two");
     let lease = Arc::into_inner(lease).unwrap();
-    let fence = lease.fencing_token();
-    lease.release().await?;
-    let next = timeout(LEASE / 3, next).await???;
-    ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
-    next.release().await?;
+    handed_over(lease, next, LEASE / 3).await?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use tenure::{Compare, Outcome, RegisterValue, control::Event};
 use tenure_tests::eventually;
 
 use super::*;
-use crate::library::support::{look, waiting};
+use crate::library::support::{handed_over, look, waiting};
 
 async fn world(test: &str) -> Result<World> {
     Ok(World::at(Cluster::shared().await?.url(), test))
@@ -25,11 +25,7 @@ async fn a_lock_on_each_node_is_handed_to_who_waits() -> Result {
         let lock = other.lock(&name)?;
         let next = tokio::spawn(async move { lock.acquire().await });
         waiting(&client, lease.object(), 1).await?;
-        let fence = lease.fencing_token();
-        lease.release().await?;
-        let next = timeout(SOON, next).await???;
-        ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
-        next.release().await?;
+        handed_over(lease, next, SOON).await?;
     }
     Ok(())
 }
