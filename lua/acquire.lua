@@ -82,7 +82,10 @@ else
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
     grace = grace, since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
   if takeover ~= '' then
-    for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do finish(o, other, takeover) end
+    for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do
+      -- In its grace nobody holds it: there is nobody to take it from, and one to be kept from.
+      if string.sub(other, 1, 6) ~= 'grace-' then finish(o, other, takeover) end
+    end
   end
   local alone = is_new or takeover ~= '' or call('ZCARD', o.queue) == 0
   local got
@@ -90,8 +93,8 @@ else
     got = grant(o, token, e, lease_end(e))
   elseif place > 0 or (o.pool and not alone) then
     enqueue(o, token, e, priority)
-    -- Those before it in a pool may wait for something else.
-    if o.pool and not alone then got = advance(o, token) end
+    -- Those before it in a pool may wait for something else, and a larger priority stands before what has no room.
+    if not alone then got = advance(o, token) end
   end
   if got then
     reply = { 'granted', unpack(got) }

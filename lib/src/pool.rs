@@ -302,7 +302,8 @@ impl PoolLease {
         &self.resources[0].0
     }
 
-    /// The resource's properties, as they were when it was granted; the first one's if there are more.
+    /// The resource's properties, as they were when it was granted; the first one's if there are more. None where it was
+    /// taken out of the pool between the grant and a repeated answer.
     ///
     /// ```no_run
     /// # fn run(seat: tenure::PoolLease) {

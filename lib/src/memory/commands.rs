@@ -183,6 +183,10 @@ impl Database {
                 let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
                 Ok(members(set.iter().skip(skip).take(take), true))
             }
+            ("ZREVRANGE", [first, last]) => {
+                let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
+                Ok(members(set.iter().rev().skip(skip).take(take), false))
+            }
             ("ZRANGE", [min, max, b"BYSCORE"]) => Ok(members(set.between(score(min)?, score(max)?), false)),
             ("ZRANGE", [min, max, b"BYSCORE", b"LIMIT", skip, take]) => {
                 let in_range = set.between(score(min)?, score(max)?);

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use tenure::{Error, Kind, LockStatus, Options};
-use tenure_tests::{Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, ensure, eventually};
 
 use super::support::{Doomed, SOON, World, gone, got, look, on_both, waiting};
 
@@ -64,6 +64,49 @@ async fn a_larger_priority_stands_before_all_smaller_ones_and_behind_its_equals(
         task.await??;
     }
     assert_eq!(*order.lock().unwrap(), ["high", "higher", "a", "b", "low"]);
+    Ok(())
+}
+
+/// Where there is room for a small one while a large one waits at the head, nobody else has to come by for it.
+async fn a_larger_priority_that_fits_is_granted_at_once(world: World) -> Result {
+    let client = world.client().await?;
+    let object = world.declare_semaphore(&client, "x", 3).await?;
+    let semaphore = client.semaphore("x")?;
+    let held = semaphore.acquire_many(2).await?;
+    let large = semaphore.clone();
+    let large = tokio::spawn(async move { large.acquire_many(2).await });
+    waiting(&client, &object, 1).await?;
+    assert!(semaphore.try_acquire().await?.is_none(), "no try overtakes");
+    let urgent = semaphore.clone().with(Options::new().priority(1));
+    // Less than a place's renewal takes to find out.
+    let soon = Duration::from_secs(2);
+    let small = got(urgent.acquire_timeout(soon).await?)?;
+    held.release().await?;
+    let large = large.await??;
+    assert_eq!((small.permits(), large.permits()), (1, 2));
+    Ok(())
+}
+
+async fn a_takeover_respects_the_grace(world: World) -> Result {
+    let client = world.client().await?;
+    let options = Options::new()
+        .lease(Duration::from_millis(300))
+        .grace(Duration::from_secs(5));
+    let lock = client.lock("x")?;
+    drop(lock.clone().with(options).acquire().await?.detach());
+    eventually("the grace", SOON, async || {
+        let holders = look(&client, lock.object()).await?.holders;
+        ensure!(
+            holders.iter().all(|h| h.token.starts_with("grace-")),
+            "{holders:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    assert!(lock.take_over("too early").await?.is_none());
+    let lease = got(lock.acquire_timeout(SOON).await?)?;
+    assert!(lock.take_over("in time").await?.is_some());
+    assert!(lease.release().await.is_err());
     Ok(())
 }
 
@@ -141,6 +184,71 @@ async fn a_takeover_tells_the_holder_who_and_why_and_passes_the_queue(world: Wor
     Ok(())
 }
 
+async fn replica_of(redis: &Redis) -> Result<Redis> {
+    let port = redis.port().to_string();
+    let replica = Redis::builder()
+        .args(&["--replicaof", "127.0.0.1", &port])
+        .start()
+        .await?;
+    eventually("the replica to be in step", SOON, async || {
+        let info = replica.cli(&["INFO", "replication"]).await?;
+        ensure!(info.contains("master_link_status:up"), "{info}");
+        Ok(())
+    })
+    .await?;
+    Ok(replica)
+}
+
+#[tokio::test]
+async fn what_is_taken_over_is_given_back_when_too_few_replicas_have_it() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "replicas-takeover");
+    let hasty = world
+        .builder()
+        .response_timeout(Duration::from_secs(1))
+        .connect()
+        .await?;
+    let holder = world.client().await?;
+    let hung = holder.lock("x")?.acquire().await?;
+    let error = hasty
+        .lock("x")?
+        .with(Options::new().replicas(1))
+        .take_over("ticket 4711")
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::NotReplicated {
+                asked: 1,
+                reached: 0,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // It was taken, so that its holder has lost it all the same, and then given back.
+    let cause = tokio::time::timeout(SOON, hung.lost()).await?;
+    assert!(cause.ends_with(": ticket 4711"), "{cause}");
+    gone(&holder, hung.object()).await?;
+
+    let replica = replica_of(&redis).await?;
+    let hung = holder.lock("x")?.acquire().await?;
+    // Who waits for longer is not disappointed by a busy machine; the answer comes as soon as the replica's does.
+    let patient = world.builder().response_timeout(SOON).connect().await?;
+    let lock = patient.lock("x")?.with(Options::new().replicas(1));
+    let lease = got(lock.take_over("ticket 4711").await?)?;
+    let fence = lease.fencing_token();
+    assert!(fence > hung.fencing_token());
+    let keys = replica.cli(&["KEYS", "*:holders"]).await?;
+    let key = keys.lines().find(|key| key.contains(&world.namespace));
+    let key = key.context("the replica has no holder")?;
+    let there = replica.cli(&["ZRANGE", key, "0", "-1", "WITHSCORES"]).await?;
+    assert!(there.contains(&fence.to_string()), "{fence}: {there}");
+    lease.release().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
     let redis = Redis::start().await?;
@@ -164,17 +272,7 @@ async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
         "{error}"
     );
     gone(&client, lock.object()).await?;
-    let port = redis.port().to_string();
-    let replica = Redis::builder()
-        .args(&["--replicaof", "127.0.0.1", &port])
-        .start()
-        .await?;
-    eventually("the replica to be in step", SOON, async || {
-        let info = replica.cli(&["INFO", "replication"]).await?;
-        ensure!(info.contains("master_link_status:up"), "{info}");
-        Ok(())
-    })
-    .await?;
+    let replica = replica_of(&redis).await?;
     // Who waits for longer is not disappointed by a busy machine; the answer comes as soon as the replica's does.
     let patient = world.builder().response_timeout(SOON).connect().await?;
     let lease = patient
@@ -213,6 +311,8 @@ async fn a_semaphore_that_its_first_user_makes_has_that_ones_permits_and_goes_wi
 on_both! {
     grace_keeps_others_out_after_an_expiry_and_not_after_a_release,
     a_larger_priority_stands_before_all_smaller_ones_and_behind_its_equals,
+    a_larger_priority_that_fits_is_granted_at_once,
+    a_takeover_respects_the_grace,
     a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out,
     a_semaphore_knows_what_is_available,
     a_takeover_tells_the_holder_who_and_why_and_passes_the_queue,

@@ -202,6 +202,22 @@ async fn a_hundred_thousand_resources_are_assigned_in_pieces_with_nothing_lost_o
     Ok(())
 }
 
+async fn a_wish_follows_the_order_of_the_pool(world: World) -> Result {
+    let client = world.client().await?;
+    let pool = client.lock_pool("x")?.ordered(Order::MostRecentlyUsed);
+    let south = |name| Resource::new(name).property("zone", "south");
+    pool.assign([south("a"), south("b"), south("c"), Resource::new("d")])
+        .await?;
+    for name in ["c", "a", "d"] {
+        got(pool.clone().named([name])?.try_acquire().await?)?
+            .release()
+            .await?;
+    }
+    let seat = got(pool.clone().matching([("zone", "south")])?.try_acquire().await?)?;
+    assert_eq!(seat.resource(), "a", "the most recently used of the south");
+    Ok(())
+}
+
 async fn a_named_resource_of_a_generated_pool_is_granted_once(world: World) -> Result {
     use tenure::control::Capacity;
     let client = world.client().await?;
@@ -243,5 +259,6 @@ on_both! {
     a_pool_that_programs_keep_grows_shrinks_and_goes,
     a_declared_pool_is_the_custom_resources_alone_and_bad_resources_are_named,
     a_hundred_thousand_resources_are_assigned_in_pieces_with_nothing_lost_on_failure,
+    a_wish_follows_the_order_of_the_pool,
     a_named_resource_of_a_generated_pool_is_granted_once,
 }

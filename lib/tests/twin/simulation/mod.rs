@@ -11,15 +11,23 @@
 //! | [`many`] | a scene: several locks at once, and locks within themselves |
 //! | [`registers`] | a scene: registers |
 //! | [`resizes`] | a scene: a declared object that changes, and a clock that is set back |
+//! | [`members`] | a scene: a pool that programs keep, and change |
+//! | [`priorities`] | a scene: requests that stand before others |
+//! | [`graces`] | a scene: leases that run out, and their grace |
+//! | [`takeovers`] | a scene: a lock that is taken from its holder |
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
 
 mod buffer;
+mod graces;
 mod many;
+mod members;
 mod people;
+mod priorities;
 mod process;
 mod registers;
 mod resizes;
+mod takeovers;
 mod witness;
 mod world;
 
@@ -36,6 +44,10 @@ enum Scene {
     Many,
     Registers,
     Resizes,
+    Members,
+    Priorities,
+    Graces,
+    Takeovers,
 }
 
 impl Scene {
@@ -46,6 +58,10 @@ impl Scene {
             Self::Many => many::live(world).await,
             Self::Registers => registers::live(world).await,
             Self::Resizes => resizes::live(world).await,
+            Self::Members => members::live(world).await,
+            Self::Priorities => priorities::live(world).await,
+            Self::Graces => graces::live(world).await,
+            Self::Takeovers => takeovers::live(world).await,
         }
     }
 }
@@ -140,12 +156,53 @@ fn in_a_storm_permits_become_fewer_and_more() -> Result {
 }
 
 #[test]
+fn in_calm_weather_no_resource_of_a_pool_that_changes_is_held_twice_or_lost() -> Result {
+    worlds(Scene::Members, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_a_larger_priority_never_stands_behind_a_smaller_one() -> Result {
+    worlds(Scene::Priorities, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_nobody_is_granted_before_grace_is_over() -> Result {
+    worlds(Scene::Graces, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_who_takes_over_has_a_larger_fence_and_the_old_holder_is_told() -> Result {
+    worlds(Scene::Takeovers, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_no_resource_of_a_pool_that_changes_is_held_twice_or_lost() -> Result {
+    worlds(Scene::Members, Weather::Storm)
+}
+
+#[test]
+fn in_a_storm_a_larger_priority_never_stands_behind_a_smaller_one() -> Result {
+    worlds(Scene::Priorities, Weather::Storm)
+}
+
+#[test]
+fn in_a_storm_nobody_is_granted_before_grace_is_over() -> Result {
+    worlds(Scene::Graces, Weather::Storm)
+}
+
+#[test]
+fn in_a_storm_who_takes_over_has_a_larger_fence() -> Result {
+    worlds(Scene::Takeovers, Weather::Storm)
+}
+
+#[test]
 fn the_same_seed_lives_the_same_life() -> Result {
     for (scene, weather) in [
         (Scene::People, Weather::Calm),
         (Scene::People, Weather::Storm),
         (Scene::People, Weather::Flood),
         (Scene::Buffer, Weather::Storm),
+        (Scene::Members, Weather::Storm),
     ] {
         let live = || run(4711, scene, weather, false);
         assert_eq!(live()?, live()?, "{scene:?} in {weather:?}");

@@ -199,24 +199,46 @@ impl Witness {
     }
 }
 
-/// Who was granted, or has moved ahead, past somebody who waited before and waits still. A place is one from when it was
-/// taken; who lost his place and asked again has another. Who was let in again has an old fencing token.
+/// A scene in which some stand before others writes into the reason how far.
+fn priority(reason: &str) -> i8 {
+    reason.parse().unwrap_or_default()
+}
+
+/// Who was granted, or has moved ahead, past somebody who waited before and waits still, though not for a larger priority.
+/// A place is one from when it was taken; who lost his place and asked again has another. Who was let in again has an old
+/// fencing token.
 fn overtaken(before: &Snapshot, now: &Snapshot) -> Vec<String> {
-    let places: Vec<_> = now.waiters.iter().map(|w| (&w.token, w.since)).collect();
-    let still = |w: &WaiterView| places.iter().position(|place| *place == (&w.token, w.since));
+    let was = |w: &WaiterView| {
+        before
+            .waiters
+            .iter()
+            .position(|b| (&b.token, b.since) == (&w.token, w.since))
+    };
     let mut wrong = Vec::new();
-    let order: Vec<usize> = before.waiters.iter().filter_map(still).collect();
+    let order: Vec<usize> = now.waiters.iter().filter_map(was).collect();
     if !order.is_sorted() {
         wrong.push("the queue changed its order".to_owned());
     }
-    if let Some(head) = before.waiters.iter().position(|w| still(w).is_some()) {
-        let ahead: HashSet<_> = before.waiters[..head].iter().map(|w| &w.token).collect();
+    for (i, one) in now.waiters.iter().enumerate() {
+        let mut behind = now.waiters[i + 1..].iter();
+        if let Some(other) = behind.find(|other| {
+            let (mine, theirs) = (priority(&one.reason), priority(&other.reason));
+            theirs > mine || theirs == mine && was(one).is_none() && was(other).is_some()
+        }) {
+            wrong.push(format!("{} stands before {}", one.token, other.token));
+        }
+    }
+    if let Some((head, at)) = now.waiters.iter().find_map(|w| Some((w, was(w)?))) {
+        let place = |token| before.waiters.iter().position(|w| w.token == token);
         for holder in now.holders.iter().filter(|h| h.fence > before.last_fence) {
-            if !ahead.contains(&holder.token) {
-                wrong.push(format!(
-                    "{} overtook {}",
-                    holder.token, before.waiters[head].token
-                ));
+            // What is in its grace was granted under the token that it was waited for.
+            let token = holder.token.trim_start_matches("grace-");
+            let overtook = match place(token) {
+                Some(place) => place > at,
+                None => priority(&holder.reason) <= priority(&head.reason),
+            };
+            if overtook {
+                wrong.push(format!("{} overtook {}", holder.token, head.token));
             }
         }
     }
