@@ -256,7 +256,7 @@ local function pool()
         chosen[#chosen + 1] = name
       end
     elseif kind == '?' or #earlier > 0 then
-      local names = call(o.order == 'MostRecentlyUsed' and 'ZREVRANGE' or 'ZRANGE', o.free, 0, -1)
+      local names = call('ZRANGE', o.free, 0, -1, unpack(o.order == 'MostRecentlyUsed' and { 'REV' } or {}))
       for _, name in ipairs(names) do
         if #chosen == e.permits then break end
         if may_have(name) then chosen[#chosen + 1] = name end

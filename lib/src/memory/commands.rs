@@ -183,7 +183,7 @@ impl Database {
                 let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
                 Ok(members(set.iter().skip(skip).take(take), true))
             }
-            ("ZREVRANGE", [first, last]) => {
+            ("ZRANGE", [first, last, b"REV"]) => {
                 let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
                 Ok(members(set.iter().rev().skip(skip).take(take), false))
             }
