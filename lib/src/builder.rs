@@ -215,7 +215,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Also receive the events of [`Control::events`], as a controller does.
+    /// Also receive the events of [`Control::events`](crate::Control::events), as a controller does.
     ///
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").with_events();

@@ -2,7 +2,7 @@
 
 use super::RegisterValue;
 
-/// What has to hold for a [`Register`] to change: how an argument compares with what is stored.
+/// What has to hold for a [`Register`](crate::Register) to change: how an argument compares with what is stored.
 ///
 /// Read from left to right: `gt(7)` holds where 7 is greater than what is stored. Where nothing is stored, no comparison
 /// holds, unless [`Compare::or_missing`] says so.
