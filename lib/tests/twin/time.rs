@@ -308,7 +308,7 @@ async fn what_was_lost_has_its_grace_also_when_the_renewals_reply_comes_late() -
     let grace = 2 * LEASE;
     let lease = a.lock("x")?.with(Options::new().grace(grace)).acquire().await?;
     memory.set_faults(|process, passage| match passage {
-        Passage::Reply { script: "renew" } if process == "a" => Fate::Delay(LEASE - MARGIN),
+        Passage::Reply { script: "renew" } if process == "a" => Fate::Delay(LEASE.saturating_sub(MARGIN)),
         _ => Fate::Deliver,
     });
     let lock = b.lock("x")?;
