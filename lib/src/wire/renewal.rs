@@ -39,8 +39,12 @@ pub(crate) async fn run(
     }
 }
 
-/// In the background: there is no hurry, and an error means that the runtime is gone.
+/// In the background: there is no hurry, and an error means that the runtime is gone. What asked for a grace runs out, so
+/// that it has one: its holder may not have noticed yet that it is lost.
 fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
+    if hold.request.grace_ms > 0 {
+        return;
+    }
     let _ = jobs.send(Job::Release {
         token: hold.token.clone(),
         place: hold.place.clone(),

@@ -294,6 +294,33 @@ async fn what_was_lost_stays_lost_when_the_renewals_reply_comes_late() -> Result
     Ok(())
 }
 
+/// What is given back has no grace; so what its holder may not have noticed to be lost is not given back, and runs out.
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_has_its_grace_also_when_the_renewals_reply_comes_late() -> Result {
+    let memory = Memory::seeded(33);
+    let mut patient = Identity::from_env();
+    "a".clone_into(&mut patient.process);
+    let connect = memory.client().namespace("test").identity(patient);
+    let (a, b) = (
+        connect.response_timeout(LEASE).connect().await?,
+        client(&memory, "b").await?,
+    );
+    let grace = 2 * LEASE;
+    let lease = a.lock("x")?.with(Options::new().grace(grace)).acquire().await?;
+    memory.set_faults(|process, passage| match passage {
+        Passage::Reply { script: "renew" } if process == "a" => Fate::Delay(LEASE.saturating_sub(MARGIN)),
+        _ => Fate::Deliver,
+    });
+    let lock = b.lock("x")?;
+    let next = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
+    lease.lost().await;
+    let lost = Instant::now();
+    let (next, at) = tokio::time::timeout(grace * 2, next).await??;
+    assert!(next?.fencing_token() > lease.fencing_token());
+    assert!(at - lost >= grace, "{:?}", at - lost);
+    Ok(())
+}
+
 /// Its client has given the connection up, and has seen another one, and another time, before the push arrives.
 #[tokio::test(start_paused = true)]
 async fn a_push_over_a_connection_that_was_given_up_grants_nothing() -> Result {
