@@ -206,17 +206,16 @@ pub(crate) enum Heard {
 
 impl Claim {
     pub(crate) async fn run(mut self, request: Request, wait: Wait) -> Result<Option<Lease>, Error> {
+        let waits = !matches!(wait, Wait::Not);
         let mut undeclared_since = None;
         loop {
-            let mut word = match wait {
-                Wait::Not => None,
-                _ => Some(self.listen()),
-            };
+            // Also where nobody waits: what is ended before its lease is made has to be noticed.
+            let mut word = self.listen();
             self.open = true;
             let (reply, asked) = match self.ask(&request, wait).await {
                 Ok(answer) => answer,
                 Err(Error::NotDeclared { .. })
-                    if word.is_some() && Self::may_be_declared_yet(&mut undeclared_since, wait) =>
+                    if waits && Self::may_be_declared_yet(&mut undeclared_since, wait) =>
                 {
                     tokio::time::sleep(DECLARE_POLL).await;
                     continue;
@@ -236,10 +235,10 @@ impl Claim {
                 }
                 Acquired::Queued { now, expires, wake } => self.queued(&asked, now, expires, wake),
             }
-            let Some(word) = word.as_mut() else {
+            if !waits {
                 return Err(Error::protocol("queued without having asked for it"));
-            };
-            match self.hear(word, wait.end()).await? {
+            }
+            match self.hear(&mut word, wait.end()).await? {
                 Heard::Granted { grant, deadline } => {
                     return Ok(Some(self.granted(grant, deadline, request)));
                 }

@@ -94,10 +94,14 @@ pub(crate) enum Word {
 }
 
 enum Entry {
+    /// Asked for; it stays here until it is held or given up.
     Waiting {
         place: Arc<Place>,
-        word: oneshot::Sender<Word>,
+        /// Absent: told already, and its future has not looked yet.
+        word: Option<oneshot::Sender<Word>>,
         due: Option<Instant>,
+        /// What was granted has been ended before its future could take it up.
+        lost: Option<String>,
     },
     Held {
         hold: Arc<Hold>,
@@ -172,8 +176,9 @@ impl Ledger {
             token.clone(),
             Entry::Waiting {
                 place: place.clone(),
-                word,
+                word: Some(word),
                 due: None,
+                lost: None,
             },
         );
         heard
@@ -181,16 +186,26 @@ impl Ledger {
 
     /// Notes when a place in the queue has to be renewed, after the server has said that it is one.
     pub(crate) fn queued(&self, token: &Token, place: Duration, wake: Duration) {
-        self.set_due(token, Instant::now() + waiting_interval(token, place, wake));
+        if self.waits(token) {
+            self.set_due(token, Instant::now() + waiting_interval(token, place, wake));
+        }
     }
 
     pub(crate) fn hold(&self, hold: Arc<Hold>) {
         let deadline = hold.status.borrow().deadline;
         let token = hold.token.clone();
         let due = Instant::now() + held_interval(&token, deadline);
-        lock(&self.book)
-            .entries
-            .insert(token.clone(), Entry::Held { hold, due: None });
+        let entry = Entry::Held {
+            hold: hold.clone(),
+            due: None,
+        };
+        let before = lock(&self.book).entries.insert(token.clone(), entry);
+        if let Some(Entry::Waiting {
+            lost: Some(cause), ..
+        }) = before
+        {
+            return self.lost(&hold, &cause);
+        }
         self.set_due(&token, due);
     }
 
@@ -272,7 +287,11 @@ impl Ledger {
                 },
             ));
         }
-        items.sort_by(|(a, one), (b, other)| (a, &one.token).cmp(&(b, &other.token)));
+        // After a reconnect all is due at once: leases before places, and the nearest deadline first.
+        items.sort_by_cached_key(|(due, item)| {
+            let deadline = item.hold.as_ref().map(|hold| hold.status.borrow().deadline);
+            (*due, deadline.is_none(), deadline, item.token.clone())
+        });
         Ok(items.into_iter().map(|(_, item)| item).collect())
     }
 
@@ -364,18 +383,22 @@ impl Ledger {
     }
 
     fn waits(&self, token: &Token) -> bool {
-        matches!(lock(&self.book).entries.get(token), Some(Entry::Waiting { .. }))
+        matches!(
+            lock(&self.book).entries.get(token),
+            Some(Entry::Waiting { word: Some(_), .. })
+        )
     }
 
-    /// Tells a waiting request. What waits no more is left alone: the word may be late, and the token a lease by now.
-    fn tell(&self, token: &Token, word: Word) {
-        let mut book = lock(&self.book);
-        if let Some(entry) = book.entries.remove(token) {
-            match entry {
-                // An error means that its future was dropped: dropping it also gives back what it got.
-                Entry::Waiting { word: teller, .. } => drop(teller.send(word)),
-                Entry::Held { .. } => drop(book.entries.insert(token.clone(), entry)),
-            }
+    /// Tells a waiting request, once. What waits no more is left alone: the word may be late, and the token a lease by now.
+    fn tell(&self, token: &str, word: Word) {
+        if let Some(Entry::Waiting {
+            word: teller, due, ..
+        }) = lock(&self.book).entries.get_mut(token)
+            && let Some(teller) = teller.take()
+        {
+            *due = None;
+            // An error means that its future was dropped: dropping it also gives back what it got.
+            drop(teller.send(word));
         }
     }
 }
@@ -389,17 +412,21 @@ impl Receiver for Ledger {
                     Some(deadline) => Word::Granted { grant, deadline },
                     None => Word::AskAgain,
                 };
-                self.tell(&token.into(), word);
+                self.tell(token, word);
             }
             // The place ran out while we could not renew it, but who waits is still here, and gets another one.
             Some((token, Push::Gone(cause))) if cause == "expired" => {
-                self.tell(&token.into(), Word::AskAgain);
+                self.tell(token, Word::AskAgain);
             }
-            Some((token, Push::Gone(cause))) => self.tell(&token.into(), Word::Gone { cause }),
+            Some((token, Push::Gone(cause))) => self.tell(token, Word::Gone { cause }),
             Some((token, Push::Lost(cause))) => {
-                let held = match lock(&self.book).entries.get(token) {
+                let held = match lock(&self.book).entries.get_mut(token) {
                     Some(Entry::Held { hold, .. }) => Some(hold.clone()),
-                    _ => None,
+                    Some(Entry::Waiting { lost, .. }) => {
+                        *lost = Some(cause.clone());
+                        None
+                    }
+                    None => None,
                 };
                 if let Some(hold) = held {
                     self.lost(&hold, &cause);

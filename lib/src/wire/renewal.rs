@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::debug;
 
@@ -26,17 +26,38 @@ pub(crate) async fn run(
     channel: Arc<str>,
     jobs: mpsc::UnboundedSender<Job>,
 ) {
-    while let Some(items) = ledger.due().await {
-        let mut together: BTreeMap<Option<u16>, Vec<Item>> = BTreeMap::new();
-        for item in items {
-            together
-                .entry(link.slot(&item.place.keys))
-                .or_default()
-                .push(item);
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        // A batch that has no answer for a while keeps no other lease waiting.
+        tokio::select! {
+            biased;
+            items = ledger.due() => {
+                let Some(items) = items else { return };
+                for batch in batches(items, &link) {
+                    under_way.push(renew(&ledger, &link, &channel, &jobs, batch));
+                }
+            }
+            Some(()) = under_way.next() => {}
         }
-        let batches = together.values().flat_map(|items| items.chunks(BATCH));
-        join_all(batches.map(|batch| renew(&ledger, &link, &channel, &jobs, batch))).await;
     }
+}
+
+/// In a cluster, one command has one slot.
+fn batches(items: Vec<Item>, link: &Link) -> Vec<Vec<Item>> {
+    let mut together: Vec<Vec<Item>> = Vec::new();
+    let mut open: BTreeMap<Option<u16>, usize> = BTreeMap::new();
+    for item in items {
+        let at = open.entry(link.slot(&item.place.keys)).or_insert_with(|| {
+            together.push(Vec::new());
+            together.len() - 1
+        });
+        if together[*at].len() == BATCH {
+            together.push(Vec::new());
+            *at = together.len() - 1;
+        }
+        together[*at].push(item);
+    }
+    together
 }
 
 /// In the background: there is no hurry, and an error means that the runtime is gone. What asked for a grace runs out, so
@@ -87,11 +108,11 @@ async fn renew(
     link: &Link,
     channel: &str,
     jobs: &mpsc::UnboundedSender<Job>,
-    batch: &[Item],
+    batch: Vec<Item>,
 ) {
     // One object's tokens stand together, so that the script opens it once.
     let mut by_object: BTreeMap<&ObjectRef, Vec<&Item>> = BTreeMap::new();
-    for item in batch {
+    for item in &batch {
         by_object.entry(&item.place.object).or_default().push(item);
     }
     let (mut keys, mut args, mut order) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
@@ -123,7 +144,7 @@ async fn renew(
             .for_each(|item| ledger.unsure(item, "a renewal's reply was cut short")),
         Err(error) => {
             debug!(%error, leases = batch.len(), "a renewal had no answer");
-            for item in batch {
+            for item in &batch {
                 ledger.unsure(item, &error.to_string());
             }
         }

@@ -500,3 +500,23 @@ async fn a_long_wait_outlasts_a_loss_of_data_until_the_object_is_declared_again(
     wait.await??.release().await?;
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_away_before_its_future_has_looked_is_lost_from_the_start() -> Result {
+    let memory = Memory::seeded(29);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let (held, lock, other) = (a.lock("x")?.acquire().await?, a.lock("x")?, b.lock("x")?);
+    let mut waiting = std::pin::pin!(lock.acquire());
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
+    assert!(early.is_err(), "it was not held: {early:?}");
+    // Granted by push, and taken over, while nobody polls the one who waits.
+    held.release().await?;
+    let taken = other.take_over("urgent").await?.ok_or("not taken")?;
+    settle().await;
+    let lease = waiting.await?;
+    assert!(lease.fencing_token() < taken.fencing_token());
+    let cause = lease.check().unwrap_err().to_string();
+    assert!(cause.contains("urgent"), "{cause}");
+    taken.check()?;
+    Ok(())
+}
