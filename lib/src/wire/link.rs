@@ -202,7 +202,8 @@ impl Link {
                     repeated = true;
                     node.give_up(&session).await;
                 }
-                Verdict::NotNow => {
+                Verdict::NotNow => tokio::time::sleep(FIRST_DELAY).await,
+                Verdict::Down => {
                     routes.cluster(|cluster| cluster.look_again());
                     tokio::time::sleep(FIRST_DELAY).await;
                 }
@@ -249,6 +250,8 @@ enum Verdict {
     Broken,
     /// The server answers, but is not ready.
     NotNow,
+    /// The cluster is not ready; its map may be another one when it is.
+    Down,
     /// Another server has the object.
     Moved,
     /// Another server is about to have it.
@@ -259,11 +262,9 @@ enum Verdict {
 fn judge(error: &RedisError) -> Verdict {
     match error.kind() {
         ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::TryAgain
-            | ServerErrorKind::ClusterDown,
+            ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::TryAgain,
         ) => Verdict::NotNow,
+        ErrorKind::Server(ServerErrorKind::ClusterDown) => Verdict::Down,
         ErrorKind::Server(ServerErrorKind::Moved) => Verdict::Moved,
         ErrorKind::Server(ServerErrorKind::Ask) => Verdict::Ask,
         // The server has become a replica: its master is elsewhere.
