@@ -80,7 +80,7 @@ pub struct Lease {
 
 impl Lease {
     pub(crate) fn new(client: Client, hold: Arc<Hold>) -> Self {
-        client.inner.ledger.hold(hold.clone());
+        client.inner.ledger.hold(&hold);
         Self {
             client,
             hold,

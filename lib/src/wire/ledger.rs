@@ -191,7 +191,7 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn hold(&self, hold: Arc<Hold>) {
+    pub(crate) fn hold(&self, hold: &Arc<Hold>) {
         let deadline = hold.status.borrow().deadline;
         let token = hold.token.clone();
         let due = Instant::now() + held_interval(&token, deadline);
@@ -204,7 +204,7 @@ impl Ledger {
             lost: Some(cause), ..
         }) = before
         {
-            return self.lost(&hold, &cause);
+            return self.lost(hold, &cause);
         }
         self.set_due(&token, due);
     }
