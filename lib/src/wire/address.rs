@@ -9,7 +9,7 @@ use crate::tls::Tls;
 const FORMS: &str = "use redis://[user][:password@]host[:port][,host[:port]][/database], \
                      redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]\
                      [?sentinel_username=USER&sentinel_password=PASSWORD], \
-                     or rediss for redis for TLS";
+                     or for TLS the same with rediss:// or rediss+sentinel://";
 const SENTINEL_PORT: u16 = 26379;
 
 /// What a URL names.
