@@ -78,6 +78,12 @@ impl Builder {
         self
     }
 
+    /// It begins as a replica of that server.
+    #[must_use]
+    pub fn replica_of(self, master: &Redis) -> Self {
+        self.args(&["--replicaof", "127.0.0.1", &master.port().to_string()])
+    }
+
     /// It begins with this configuration file, of its own, into which it may write.
     pub(crate) fn config(mut self, text: String) -> Self {
         self.config = Some(text);

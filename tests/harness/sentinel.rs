@@ -69,11 +69,11 @@ impl Builder {
 
     /// Starts all of them and waits until every Sentinel knows the others and the replicas, and these have their data.
     pub async fn start(self) -> Result<Sentinel> {
-        let master = self.server(&[]).start().await?;
+        let master = self.server().start().await?;
         let port = master.port().to_string();
         let mut servers = vec![master];
         for _ in 0..self.replicas {
-            let replica = self.server(&["--replicaof", "127.0.0.1", &port]);
+            let replica = self.server().replica_of(&servers[0]);
             servers.push(replica.start().await?);
         }
         let mut sentinels = Vec::new();
@@ -91,11 +91,9 @@ impl Builder {
         Ok(started)
     }
 
-    fn server(&self, args: &[&str]) -> crate::redis::Builder {
+    fn server(&self) -> crate::redis::Builder {
         // Without a pause for more replicas to come before the first one gets its data.
-        let mut builder = Redis::builder()
-            .args(&["--repl-diskless-sync-delay", "0"])
-            .args(args);
+        let mut builder = Redis::builder().args(&["--repl-diskless-sync-delay", "0"]);
         if let Some(password) = &self.password {
             builder = builder.password(password).args(&["--masterauth", password]);
         }

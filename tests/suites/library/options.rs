@@ -185,11 +185,7 @@ async fn a_takeover_tells_the_holder_who_and_why_and_passes_the_queue(world: Wor
 }
 
 async fn replica_of(redis: &Redis) -> Result<Redis> {
-    let port = redis.port().to_string();
-    let replica = Redis::builder()
-        .args(&["--replicaof", "127.0.0.1", &port])
-        .start()
-        .await?;
+    let replica = Redis::builder().replica_of(redis).start().await?;
     eventually("the replica to be in step", SOON, async || {
         let info = replica.cli(&["INFO", "replication"]).await?;
         ensure!(info.contains("master_link_status:up"), "{info}");

@@ -156,11 +156,7 @@ async fn an_old_snapshot_restored_twice_takes_no_fencing_token_back() -> Result 
 #[tokio::test]
 async fn a_failover_to_a_lagging_replica_keeps_holders_and_fencing_tokens() -> Result {
     let mut master = Redis::start().await?;
-    let port = master.port().to_string();
-    let replica = Redis::builder()
-        .args(&["--replicaof", "127.0.0.1", &port])
-        .start()
-        .await?;
+    let replica = Redis::builder().replica_of(&master).start().await?;
     let proxy = Proxy::start(master.port()).await?;
     let world = World::at(proxy.url(), "failover");
     let (holder, client) = (world.client().await?, world.client().await?);
@@ -225,11 +221,7 @@ async fn a_failover_to_a_lagging_replica_keeps_holders_and_fencing_tokens() -> R
 #[tokio::test]
 async fn a_failover_loses_an_undeclared_lock_and_its_fencing_tokens_grow_on() -> Result {
     let mut master = Redis::start().await?;
-    let port = master.port().to_string();
-    let replica = Redis::builder()
-        .args(&["--replicaof", "127.0.0.1", &port])
-        .start()
-        .await?;
+    let replica = Redis::builder().replica_of(&master).start().await?;
     let proxy = Proxy::start(master.port()).await?;
     let world = World::at(proxy.url(), "failover-lock");
     let client = world.client().await?;

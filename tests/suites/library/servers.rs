@@ -60,11 +60,7 @@ async fn an_evicted_lease_is_lost_and_its_holder_is_told() -> Result {
 #[tokio::test]
 async fn a_replica_is_named_as_what_it_is_and_waited_for() -> Result {
     let master = Redis::start().await?;
-    let port = master.port().to_string();
-    let replica = Redis::builder()
-        .args(&["--replicaof", "127.0.0.1", &port])
-        .start()
-        .await?;
+    let replica = Redis::builder().replica_of(&master).start().await?;
     let world = World::on(&replica, "replica");
     let builder = world.builder();
     let impatient = builder.clone().connect_timeout(Duration::from_millis(300));
