@@ -24,7 +24,7 @@ use crate::{Result, lock, object};
 const LOCK: &str = "x";
 const ROOM: usize = 2;
 /// What is produced, and consumed, in all.
-const THINGS: usize = 30;
+const THINGS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {

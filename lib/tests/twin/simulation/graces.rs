@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{Result, client, lock, object};
 
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 4;
 
 #[derive(Default)]
 struct Log {

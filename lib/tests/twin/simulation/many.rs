@@ -14,7 +14,7 @@ use super::{
 };
 use crate::Result;
 
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 4;
 const KEYS: u64 = 5;
 
 pub(super) async fn live(world: &Arc<World>) -> Result {

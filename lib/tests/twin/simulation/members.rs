@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{Result, client};
 
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 4;
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const IN_B: [&str; 3] = ["b", "d", "f"];
 

@@ -96,7 +96,7 @@ fn worlds(scene: Scene, weather: Weather) -> Result {
     if let Some(seed) = number("TENURE_SIMULATION_SEED") {
         return run(seed, scene, weather, true).map(drop);
     }
-    let seeds = number("TENURE_SIMULATION_SEEDS").unwrap_or(5);
+    let seeds = number("TENURE_SIMULATION_SEEDS").unwrap_or(15);
     (0..seeds).try_for_each(|seed| run(seed, scene, weather, false).map(drop))
 }
 

@@ -18,7 +18,7 @@ use crate::{Result, client, object};
 
 const CLIENTS: usize = 4;
 const WORKERS: usize = 3;
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 4;
 const PERMITS: u64 = 3;
 /// The permits of a read-write lock: a writer has all.
 const READERS: u64 = 1 << 30;
@@ -123,7 +123,7 @@ pub(super) async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
     let mut random = world.chance();
     let control = world.observer.control();
     loop {
-        sleep(ms(random.u64(1..100))).await;
+        sleep(ms(random.u64(1..400))).await;
         for object in &objects {
             let looked = control.look(object, 100).await;
             match looked {

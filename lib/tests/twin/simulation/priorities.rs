@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{Result, declare_semaphore, object};
 
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 4;
 const PERMITS: u32 = 3;
 
 pub(super) async fn live(world: &Arc<World>) -> Result {

@@ -67,7 +67,7 @@ where
         }
         let crashes = world.weather != Weather::Calm && life < 2;
         let crash = async {
-            sleep(ms(random.u64(100..20_000))).await;
+            sleep(ms(random.u64(100..8_000))).await;
             if !crashes {
                 std::future::pending::<()>().await;
             }

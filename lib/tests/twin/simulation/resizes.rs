@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{Result, client, object};
 
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 4;
 const MOST: u64 = 5;
 const LEASE: Duration = Duration::from_secs(2);
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{Result, lock, object};
 
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 4;
 /// In calm weather a push takes less.
 const TOLD: u64 = 20;
 /// Stands before all who wait: the witness is to know that it does.
