@@ -5,8 +5,12 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 # An error of a test already carries its causes.
 export RUST_LIB_BACKTRACE ?= 0
 
-# What the suites and the demo run that is not ours.
-ASSETS := redis-server valkey-server faketime etcd kube-apiserver kubectl helm
+# The programs of other projects that the demo runs, and those that the suites run besides.
+DEMO_ASSETS := redis-server etcd kube-apiserver kubectl
+ASSETS := $(DEMO_ASSETS) valkey-server faketime helm
+
+# Runs a command and prints one line for it. `make V=1 ...` shows its output.
+STEP := .ci/step
 
 # A chart cannot reach beyond its folder.
 CHART_CRDS := charts/tenure/files/crds
@@ -29,8 +33,16 @@ DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup ## Show the main job on real servers, step by step
+demo: cargo ## Show the main job on real servers, step by step
+	@$(STEP) 'building the demo, the controller and the worker' \
+		cargo build --bin demo --bin assets --bin tenure-controller --bin tenure-worker
+	@cargo run --quiet --bin assets -- $(DEMO_ASSETS)
 	@cargo run --quiet --bin demo
+
+servers: cargo ## Start a Redis and a Kubernetes API server to try things on; Ctrl-C stops them
+	@$(STEP) 'building the servers' cargo build --bin servers --bin assets
+	@cargo run --quiet --bin assets -- $(DEMO_ASSETS)
+	@cargo run --quiet --bin servers
 
 test: setup ## Run the whole suite on real servers
 	cargo test --workspace
@@ -62,7 +74,7 @@ bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts
 check: format lint drift deny docs ## All checks that need no server
 
 build: cargo ## Build all programs
-	cargo build --workspace --bins
+	@$(STEP) 'building all programs' cargo build --workspace --bins
 
 setup: build ## Find, install or build the servers that the suites run
 	@cargo run --quiet --bin assets -- $(ASSETS)
@@ -100,4 +112,4 @@ $(DENY): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo test chart-test image e2e bench check build setup generate format lint drift deny docs cargo
+.PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint drift deny docs cargo

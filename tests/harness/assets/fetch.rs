@@ -1,4 +1,4 @@
-//! Getting a program: by apt-get, out of a Debian package, or built by Go. One at a time on this machine, with a sign of life every second.
+//! Getting a program: by apt-get, out of a Debian package, or built by Go. One at a time on this machine. It prints the elapsed time.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, IsTerminal, Write};
@@ -195,24 +195,25 @@ fn succeeded(status: ExitStatus, log: &Path) -> Result {
     Ok(())
 }
 
-/// Waits until `done` returns something, and shows every second how long it has taken and the last line of `log`.
+/// Waits until `done` returns something, and shows the elapsed time and the last line of `log` meanwhile.
 fn watch<T>(what: &str, log: &Path, mut done: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     // Not eprintln: what a test prints by it is held back until the test has failed.
     let mut screen = io::stderr();
-    let (start, end) = if screen.is_terminal() {
-        ("\r\x1b[K", "")
+    // A terminal shows one line that changes; a file gets a line now and then.
+    let (start, end, every) = if screen.is_terminal() {
+        ("\r\x1b[K", "", Duration::from_secs(1))
     } else {
-        ("", "\n")
+        ("", "\n", Duration::from_secs(30))
     };
     let begun = Instant::now();
     let mut shown = Duration::ZERO;
     loop {
         let done = done()?;
         let elapsed = begun.elapsed();
-        if done.is_some() && shown.is_zero() {
+        if done.is_some() && elapsed < Duration::from_secs(1) {
             return done.context("nothing");
         }
-        if done.is_some() || elapsed >= shown + Duration::from_secs(1) {
+        if done.is_some() || elapsed >= shown + every {
             shown = elapsed;
             let text = tail(log);
             let last = if done.is_some() {
