@@ -304,6 +304,15 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// Ends a client's connection, as `CLIENT KILL ID` does: calls of it that have not arrived yet are not executed.
+    pub(crate) fn end(&self, id: i64) {
+        if let Ok(id) = u64::try_from(id) {
+            lock(&self.shared).cut(id);
+        }
+    }
+}
+
 /// Takes the peer out when the client, or its runtime, has gone.
 struct Registered(Arc<Mutex<State>>, u64);
 
@@ -337,6 +346,11 @@ async fn deliver(
 }
 
 impl Connection {
+    /// The server's name for this connection.
+    pub(crate) fn id(&self) -> i64 {
+        i64::try_from(self.id).unwrap_or(i64::MAX)
+    }
+
     pub(crate) async fn call(
         &self,
         script: &'static Script,

@@ -383,12 +383,17 @@ impl Keeper {
                     on_cut: move || tell(&broken, number),
                 };
                 let (connection, run_id) = memory.connect(caller).await?;
+                if let Some((run, id)) = &self.last
+                    && *run == run_id
+                {
+                    memory.end(*id);
+                }
                 return Ok(Found::Session(Session {
                     number,
+                    id: Some(connection.id()),
                     connection: Connection::Memory(connection),
                     run_id,
                     version: concat!("in-memory twin ", env!("CARGO_PKG_VERSION")).into(),
-                    id: None,
                 }));
             }
         };
