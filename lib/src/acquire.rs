@@ -3,6 +3,10 @@
 //! One command asks. It grants, or enqueues, or says busy. Whoever is enqueued is granted by the script that frees the
 //! place, and told by push; should the push be lost, the renewal of the place in the queue finds out. The token is drawn
 //! once, so that asking again is always safe, and a guard gives back whatever the token got if the future is dropped.
+//!
+//! A grant takes time to arrive, and a future takes time to be polled. A lease whose deadline has passed by then is not
+//! returned, for another client may hold it: the token asks again. The server may have the lease still; otherwise the
+//! token queues again, at the end. A caller that does not wait gets an error, and what the server has is given back.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,6 +50,15 @@ impl Wait {
         match self {
             Self::Until(at) => Some(at),
             Self::Not | Self::Forever => None,
+        }
+    }
+
+    /// Whether there is no time for another attempt, after the first.
+    pub(crate) fn is_over(self) -> bool {
+        match self {
+            Self::Not => true,
+            Self::Until(at) => at <= Instant::now(),
+            Self::Forever => false,
         }
     }
 }
@@ -142,18 +155,19 @@ impl Handle {
             adopt: true,
             ..self.request(1)?
         };
-        // Nothing is taken by asking, so nothing is to be given back.
-        let answer = claim.ask(&request, Wait::Not).await?;
-        match answer {
-            (Acquired::Granted(grant), asked) => {
-                let request = Request {
-                    permits: grant.permits,
-                    ..request
-                };
-                Ok(Some(claim.granted_by_reply(grant, &asked, request)))
+        // Nothing is taken by asking, so nothing is to be given back. An answer that comes after the lease's deadline is
+        // asked for again: in the end the server says that the lease has run out.
+        while let (Acquired::Granted(grant), asked) = claim.ask(&request, Wait::Not).await? {
+            let request = Request {
+                permits: grant.permits,
+                ..request.clone()
+            };
+            let lease = claim.granted_by_reply(grant, &asked, &request);
+            if lease.is_some() {
+                return Ok(lease);
             }
-            _ => Ok(None),
         }
+        Ok(None)
     }
 
     pub(crate) fn claim(&self) -> Claim {
@@ -227,23 +241,32 @@ impl Claim {
                 }
             };
             undeclared_since = None;
-            match reply {
-                Acquired::Granted(grant) => return Ok(Some(self.granted_by_reply(grant, &asked, request))),
+            let lease = match reply {
+                Acquired::Granted(grant) => self.granted_by_reply(grant, &asked, &request),
                 Acquired::Busy { .. } => {
                     self.open = false;
                     return Ok(None);
                 }
-                Acquired::Queued { now, expires, wake } => self.queued(&asked, now, expires, wake),
-            }
-            if !waits {
-                return Err(Error::protocol("queued without having asked for it"));
-            }
-            match self.hear(&mut word, wait.end()).await? {
-                Heard::Granted { grant, deadline } => {
-                    return Ok(Some(self.granted(grant, deadline, request)));
+                Acquired::Queued { .. } if !waits => {
+                    return Err(Error::protocol("queued without having asked for it"));
                 }
-                Heard::AskAgain => {}
-                Heard::TimeOver => return self.leave().await.map(|()| None),
+                Acquired::Queued { now, expires, wake } => {
+                    self.queued(&asked, now, expires, wake);
+                    match self.hear(&mut word, wait.end()).await? {
+                        Heard::Granted { grant, deadline } => self.granted(grant, deadline, &request),
+                        Heard::AskAgain => continue,
+                        Heard::TimeOver => return self.leave().await.map(|()| None),
+                    }
+                }
+            };
+            if lease.is_some() {
+                return Ok(lease);
+            }
+            if wait.is_over() {
+                return Err(Error::Unreachable {
+                    reason: "the grant arrived after the lease had run out: ask for a longer lease"
+                        .to_owned(),
+                });
             }
         }
     }
@@ -365,13 +388,24 @@ impl Claim {
         }
     }
 
-    pub(crate) fn granted_by_reply(&mut self, grant: Grant, asked: &Asked, request: Request) -> Lease {
+    pub(crate) fn granted_by_reply(
+        &mut self,
+        grant: Grant,
+        asked: &Asked,
+        request: &Request,
+    ) -> Option<Lease> {
         let deadline = clock::deadline(asked.told(grant.now), grant.expires);
         self.granted(grant, deadline, request)
     }
 
-    pub(crate) fn granted(&mut self, grant: Grant, deadline: Instant, request: Request) -> Lease {
-        debug!(object = %self.place.object, fence = grant.fence, "granted");
+    /// The lease. None: it has run out before it could be taken up, so that another client may hold it.
+    pub(crate) fn granted(&mut self, grant: Grant, deadline: Instant, request: &Request) -> Option<Lease> {
+        let object = &self.place.object;
+        if deadline <= Instant::now() || self.client.inner.ledger.ran_out(&self.token) {
+            debug!(%object, fence = grant.fence, "granted, and run out on the way");
+            return None;
+        }
+        debug!(%object, fence = grant.fence, "granted");
         self.open = false;
         let (status, _) = watch::channel(Status {
             deadline,
@@ -381,10 +415,10 @@ impl Claim {
             token: self.token.clone(),
             place: self.place.clone(),
             grant,
-            request,
+            request: request.clone(),
             status,
         };
-        Lease::new(self.client.clone(), Arc::new(hold))
+        Some(Lease::new(self.client.clone(), Arc::new(hold)))
     }
 
     /// The time is over: leaves the queue, and is out of it when this returns, unless Redis does not answer.

@@ -6,9 +6,11 @@ use tokio::time::Instant;
 
 use crate::{
     Error, Lease,
-    acquire::{AGES, Handle, Heard, PLACE_MS, Wait},
+    acquire::{AGES, Claim, Handle, Heard, PLACE_MS, Wait},
+    lock::acquired,
     object::check_name,
     wire::{
+        ledger::Request,
         message::{self, Acquired, texts},
         script,
     },
@@ -215,7 +217,10 @@ impl Condition {
         lease.given_back();
         match message::acquired(&reply.value)? {
             Acquired::Granted(grant) => {
-                return Ok((claim.granted_by_reply(grant, &reply.asked, request), true));
+                return match claim.granted_by_reply(grant, &reply.asked, &request) {
+                    Some(lease) => Ok((lease, true)),
+                    None => Ok((claim.wait_for_lock(request).await?, true)),
+                };
             }
             Acquired::Queued { now, expires, wake } => claim.queued(&reply.asked, now, expires, wake),
             Acquired::Busy { .. } => return Err(Error::protocol(&reply.value)),
@@ -226,16 +231,14 @@ impl Condition {
             notified = self.rejoin(&claim.token).await?;
             heard = claim.hear(&mut word, None).await?;
         }
-        match heard {
-            Heard::Granted { grant, deadline } => Ok((claim.granted(grant, deadline, request), notified)),
-            // The push was lost, or Redis' data: the token either has the lock, or asks for it like anybody.
-            Heard::AskAgain | Heard::TimeOver => {
-                let lease = claim.run(request, Wait::Forever).await?;
-                Ok((
-                    lease.ok_or_else(|| Error::protocol("busy, to a request that waits"))?,
-                    notified,
-                ))
-            }
+        let lease = match heard {
+            Heard::Granted { grant, deadline } => claim.granted(grant, deadline, &request),
+            // The push was lost, or Redis' data.
+            Heard::AskAgain | Heard::TimeOver => None,
+        };
+        match lease {
+            Some(lease) => Ok((lease, notified)),
+            None => Ok((claim.wait_for_lock(request).await?, notified)),
         }
     }
 
@@ -253,6 +256,13 @@ impl Condition {
         Ok(texts(&reply.value)?
             .first()
             .is_some_and(|word| word == "notified"))
+    }
+}
+
+impl Claim {
+    /// The token either has the lock, or asks for it like any other.
+    async fn wait_for_lock(self, request: Request) -> Result<Lease, Error> {
+        acquired(self.run(request, Wait::Forever).await)
     }
 }
 

@@ -146,10 +146,15 @@ impl LockMany {
                 return outcome.map(|_| None);
             }
             let leases = LeaseMany { leases };
-            if leases.check().is_ok() {
+            let Err(lost) = leases.check() else {
                 return Ok(Some(leases));
-            }
+            };
             self.give_back(leases.leases).await;
+            if wait.is_over() {
+                return Err(Error::Unreachable {
+                    reason: format!("{lost} while the others were waited for: ask for longer leases"),
+                });
+            }
         }
     }
 

@@ -55,7 +55,9 @@ impl Options {
     /// `leaseDurationSeconds` is the upper bound.
     ///
     /// A crash of the holder keeps others waiting for this long; a pause of the holder, or of Redis, that is longer than
-    /// this loses the lease.
+    /// this loses the lease. It should be several times the longest round trip to Redis: a grant that arrives after its
+    /// lease has run out is not returned. The request is then made again, at the end of the queue, for as long as the
+    /// caller waits; a caller that waits no longer gets [`Error::Unreachable`].
     ///
     /// ```
     /// use std::time::Duration;

@@ -215,7 +215,11 @@ impl WriteLease {
         lease.check()?;
         let reply = lease.call(&script::DOWNGRADE, &["1"]).await?;
         match texts(&reply)?.first().map(String::as_str) {
-            Some("held") => Ok(lease),
+            Some("held") => {
+                // The answer may have come after the lease's end.
+                lease.check()?;
+                Ok(lease)
+            }
             _ => Err(lease.lose("it was not held any more")),
         }
     }

@@ -150,6 +150,8 @@ pub(crate) enum Next {
 
 /// What is due this soon, at least, is renewed along with what is due now.
 const COALESCE: Duration = Duration::from_millis(50);
+/// The server's cause for what has run out.
+const EXPIRED: &str = "expired";
 /// While Redis does not answer, or does not know the object, a renewal is tried this often.
 const RETRY: Duration = Duration::from_millis(200);
 /// Nothing is renewed more often, however little time is left.
@@ -189,6 +191,12 @@ impl Ledger {
         if self.waits(token) {
             self.set_due(token, Instant::now() + waiting_interval(token, place, wake));
         }
+    }
+
+    /// Whether the server has said that what this waiting request was granted has run out.
+    pub(crate) fn ran_out(&self, token: &Token) -> bool {
+        let book = lock(&self.book);
+        matches!(book.entries.get(token), Some(Entry::Waiting { lost: Some(cause), .. }) if cause == EXPIRED)
     }
 
     pub(crate) fn hold(&self, hold: &Arc<Hold>) {
@@ -392,11 +400,16 @@ impl Ledger {
     /// Tells a waiting request, once. What waits no more is left alone: the word may be late, and the token a lease by now.
     fn tell(&self, token: &str, word: Word) {
         if let Some(Entry::Waiting {
-            word: teller, due, ..
+            word: teller,
+            due,
+            lost,
+            ..
         }) = lock(&self.book).entries.get_mut(token)
             && let Some(teller) = teller.take()
         {
             *due = None;
+            // A loss that was told before is one of an earlier grant to this token.
+            *lost = None;
             // An error means that its future was dropped: dropping it also gives back what it got.
             drop(teller.send(word));
         }
@@ -415,7 +428,7 @@ impl Receiver for Ledger {
                 self.tell(token, word);
             }
             // The place ran out while we could not renew it, but who waits is still here, and gets another one.
-            Some((token, Push::Gone(cause))) if cause == "expired" => {
+            Some((token, Push::Gone(cause))) if cause == EXPIRED => {
                 self.tell(token, Word::AskAgain);
             }
             Some((token, Push::Gone(cause))) => self.tell(token, Word::Gone { cause }),

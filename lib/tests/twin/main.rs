@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod drops;
+mod late;
 mod simulation;
 mod time;
 

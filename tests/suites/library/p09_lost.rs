@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tenure::{Kind, LeaseState, Options};
-use tenure_tests::{Context, Redis, Result, ensure, eventually, proxy::Dead};
+use tenure_tests::{Context, Redis, Result, bail, ensure, eventually, proxy::Dead};
 
 use tokio::time::Instant;
 
-use super::support::{SOON, World, got, look, on_both};
+use super::support::{SOON, World, got, look, on_both, waiting};
 
 async fn a_lease_taken_back_is_told_by_push_with_the_cause(world: World) -> Result {
     let client = world.client().await?;
@@ -49,6 +49,54 @@ async fn a_lost_lease_never_touches_its_successor() -> Result {
     let snapshot = look(&client, successor.object()).await?;
     assert_eq!(snapshot.holders[0].fence, successor.fencing_token());
     successor.release().await?;
+    Ok(())
+}
+
+/// Pushes and replies take about as long as a lease: what comes in time is held, and what comes too late is no lease.
+#[tokio::test]
+async fn over_a_slow_connection_no_acquisition_returns_a_lease_that_is_lost() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "late");
+    let near = world.client().await?;
+    let (proxy, far) = world.behind_proxy(&redis).await?;
+    let far = far.client().await?;
+    let short = Options::new().lease(Duration::from_millis(200));
+    far.lock("x")?
+        .with(short.clone())
+        .acquire()
+        .await?
+        .release()
+        .await?;
+    let object = world.object(Kind::Lock, "x")?;
+    let mut in_time = 0;
+    for round in 0..16 {
+        let gate = near.lock("x")?.acquire().await?;
+        let lock = far.lock("x")?.with(short.clone());
+        let wait = tokio::spawn(async move {
+            let outcome = lock.acquire_timeout(Duration::from_millis(1200)).await;
+            let state = match &outcome {
+                Ok(Some(lease)) => Some(lease.state()),
+                _ => None,
+            };
+            (outcome, state)
+        });
+        waiting(&near, &object, 1).await?;
+        proxy.delay_replies(Duration::from_millis([20, 100, 180, 260][round % 4]));
+        gate.release().await?;
+        let (outcome, state) = wait.await?;
+        proxy.delay_replies(Duration::ZERO);
+        match state {
+            Some(LeaseState::Held) => in_time += 1,
+            Some(state) => bail!("round {round}: {state:?}"),
+            None => ensure!(
+                outcome
+                    .as_ref()
+                    .map_or_else(tenure::Error::is_unreachable, Option::is_none),
+                "round {round}: {outcome:?}"
+            ),
+        }
+    }
+    ensure!(in_time > 0, "none came in time");
     Ok(())
 }
 

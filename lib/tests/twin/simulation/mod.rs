@@ -14,6 +14,7 @@
 //! | [`members`] | a scene: a pool that programs keep, and change |
 //! | [`priorities`] | a scene: requests that stand before others |
 //! | [`graces`] | a scene: leases that run out, and their grace |
+//! | [`short_leases`] | a scene: leases that are as short as a round trip |
 //! | [`takeovers`] | a scene: a lock that is taken from its holder |
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
@@ -27,6 +28,7 @@ mod priorities;
 mod process;
 mod registers;
 mod resizes;
+mod short_leases;
 mod takeovers;
 mod witness;
 mod world;
@@ -48,6 +50,7 @@ enum Scene {
     Priorities,
     Graces,
     Takeovers,
+    ShortLeases,
 }
 
 impl Scene {
@@ -62,6 +65,7 @@ impl Scene {
             Self::Priorities => priorities::live(world).await,
             Self::Graces => graces::live(world).await,
             Self::Takeovers => takeovers::live(world).await,
+            Self::ShortLeases => short_leases::live(world).await,
         }
     }
 }
@@ -193,6 +197,11 @@ fn in_a_storm_nobody_is_granted_before_grace_is_over() -> Result {
 #[test]
 fn in_a_storm_who_takes_over_has_a_larger_fence() -> Result {
     worlds(Scene::Takeovers, Weather::Storm)
+}
+
+#[test]
+fn over_slow_links_no_lease_is_returned_that_has_run_out() -> Result {
+    worlds(Scene::ShortLeases, Weather::Calm)
 }
 
 #[test]

@@ -42,6 +42,8 @@ struct Sky {
     weather: Weather,
     random: Rng,
     silent: HashSet<String>,
+    /// What usually arrives takes less than so many milliseconds.
+    slowest: u64,
     passed: DefaultHasher,
     trace: Option<Instant>,
 }
@@ -66,7 +68,7 @@ impl Sky {
         if process == "observer" {
             return Fate::Deliver;
         }
-        let usual = Fate::Delay(ms(random.u64(..4)));
+        let usual = Fate::Delay(ms(random.u64(..self.slowest)));
         if self.weather == Weather::Calm {
             return usual;
         }
@@ -88,6 +90,7 @@ impl World {
             weather,
             random: random.fork(),
             silent: HashSet::new(),
+            slowest: 4,
             passed: DefaultHasher::new(),
             trace: trace.then(Instant::now),
         }));
@@ -114,8 +117,16 @@ impl World {
         self.say(|| format!("{process} crashes"));
     }
 
+    /// From now on, what usually arrives takes up to so many milliseconds.
+    pub(super) fn slow_down(&self, slowest: u64) {
+        lock(&self.sky).slowest = slowest;
+    }
+
     pub(super) fn calm_down(&self) {
-        lock(&self.sky).weather = Weather::Calm;
+        {
+            let mut sky = lock(&self.sky);
+            (sky.weather, sky.slowest) = (Weather::Calm, 4);
+        }
         self.say(|| "all is calm".to_owned());
     }
 

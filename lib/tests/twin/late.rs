@@ -1,0 +1,191 @@
+//! Grants that arrive after their lease has run out: none of them is returned as a lease.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure::{
+    Error, Lease, LeaseState, Memory, Options,
+    memory::{Fate, Passage},
+};
+use tokio::time::Instant;
+
+use super::{Result, client, settle};
+
+const LEASE: Duration = Duration::from_millis(200);
+const LATE: Duration = Duration::from_millis(300);
+
+fn short() -> Options {
+    Options::new().lease(LEASE)
+}
+
+/// The first reply of this script to client `a` comes after a lease that it grants has run out.
+fn late_reply(memory: &Memory, script: &'static str) {
+    let mut late = Some(Fate::Delay(LATE));
+    memory.set_faults(move |process, passage| match passage {
+        Passage::Reply { script: name } if process == "a" && name == script => {
+            late.take().unwrap_or(Fate::Deliver)
+        }
+        _ => Fate::Deliver,
+    });
+}
+
+/// The same for the first push of a grant.
+fn late_push(memory: &Memory) {
+    let mut late = Some(Fate::Delay(LATE));
+    memory.set_faults(move |process, passage| match passage {
+        Passage::Push { payload } if process == "a" && payload.contains("granted") => {
+            late.take().unwrap_or(Fate::Deliver)
+        }
+        _ => Fate::Deliver,
+    });
+}
+
+fn assert_held(lease: &Lease, what: &str) {
+    assert_eq!(lease.state(), LeaseState::Held, "{what}");
+    assert!(lease.deadline() > Instant::now(), "{what}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_arrives_too_late_is_asked_for_again() -> Result {
+    let memory = Memory::seeded(60);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    late_reply(&memory, "acquire");
+    let lease = a.lock("x")?.with(short()).acquire().await?;
+    assert_held(&lease, "by reply");
+    lease.release().await?;
+
+    let gate = b.lock("x")?.acquire().await?;
+    let lock = a.lock("x")?.with(short());
+    let wait = tokio::spawn(async move {
+        let lease = lock.acquire().await?;
+        let state = lease.state();
+        Ok::<_, Error>((lease, state))
+    });
+    settle().await;
+    late_push(&memory);
+    gate.release().await?;
+    let (lease, state) = wait.await??;
+    assert_eq!(state, LeaseState::Held, "by push");
+    lease.release().await?;
+
+    late_reply(&memory, "acquire");
+    let within = Duration::from_secs(5);
+    let read = a.rw_lock("r")?.with(short()).read_timeout(within).await?;
+    assert_held(&read.ok_or("not taken")?, "within a timeout");
+    late_reply(&memory, "acquire");
+    let all = a
+        .lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?
+        .with(short());
+    let leases = all.acquire().await?;
+    for lease in leases.iter() {
+        assert_held(lease, "several locks");
+    }
+    leases.release().await?;
+    settle().await;
+    assert_eq!(memory.keys(), Vec::<String>::new());
+    Ok(())
+}
+
+/// While the future is not polled, its lease runs out, and the next holder is granted.
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_taken_up_too_late_is_asked_for_again() -> Result {
+    let memory = Memory::seeded(61);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let gate = b.lock("x")?.acquire().await?;
+    let lock = a.lock("x")?.with(short());
+    let mut wait = std::pin::pin!(lock.acquire());
+    assert!(tokio::time::timeout(LEASE, &mut wait).await.is_err());
+    gate.release().await?;
+    let next = b.lock("x")?.acquire().await?;
+    let late = Arc::new(tokio::sync::Notify::new());
+    let told = late.clone();
+    tokio::spawn(async move {
+        told.notified().await;
+        next.release().await
+    });
+    late.notify_one();
+    assert_held(&wait.await?, "taken up late");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_gets_an_error_and_leaves_nothing_behind() -> Result {
+    let memory = Memory::seeded(62);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let lock = a.lock("x")?.with(short());
+    let late_replies = || {
+        memory.set_faults(|process, passage| match passage {
+            Passage::Reply { .. } if process == "a" => Fate::Delay(LATE),
+            _ => Fate::Deliver,
+        });
+    };
+    late_replies();
+    for within in [Duration::ZERO, Duration::from_millis(1), Duration::from_secs(1)] {
+        let started = Instant::now();
+        let outcome = lock.acquire_timeout(within).await;
+        assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
+        assert!(started.elapsed() <= within + 2 * LATE, "{:?}", started.elapsed());
+    }
+    let error = lock.try_acquire().await.unwrap_err();
+    assert!(error.to_string().contains("longer lease"), "{error}");
+
+    // What is taken over late is given back, and not taken over twice.
+    let held = b.lock("y")?.acquire().await?;
+    let outcome = a.lock("y")?.with(short()).take_over("urgent").await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    assert!(held.lost().await.ends_with("urgent"));
+    let all = a
+        .lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?
+        .with(short());
+    assert!(all.try_acquire().await.is_err());
+    memory.clear_faults();
+    tokio::time::sleep(LATE).await;
+    assert_eq!(memory.keys(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn adoption_and_downgrade_return_no_lease_that_has_run_out() -> Result {
+    let memory = Memory::seeded(63);
+    let a = client(&memory, "a").await?;
+    let token = a.lock("x")?.with(short()).acquire().await?.detach();
+    late_reply(&memory, "acquire");
+    assert!(a.lock("x")?.with(short()).adopt(&token).await?.is_none());
+
+    let write = a.rw_lock("r")?.with(short()).write().await?;
+    late_reply(&memory, "downgrade");
+    let outcome = write.downgrade().await;
+    assert!(matches!(outcome, Err(Error::Lost { .. })), "{outcome:?}");
+    settle().await;
+    assert_eq!(memory.keys(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_wait_for_a_condition_returns_no_lease_that_has_run_out() -> Result {
+    let memory = Memory::seeded(64);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    for notified in [true, false] {
+        let lock = a.lock("x")?.with(short());
+        let lease = lock.acquire().await?;
+        let ready = lock.condition("ready")?;
+        let patience = Duration::from_secs(if notified { 3600 } else { 1 });
+        let wait = tokio::spawn(async move {
+            let (lease, notified) = ready.wait_timeout(lease, patience).await?;
+            let state = lease.state();
+            Ok::<_, Error>((lease, notified, state))
+        });
+        settle().await;
+        let other = b.lock("x")?.acquire().await?;
+        late_push(&memory);
+        if notified {
+            b.lock("x")?.condition("ready")?.notify(&other, 1).await?;
+        } else {
+            tokio::time::sleep(patience).await;
+        }
+        other.release().await?;
+        let (lease, heard, state) = wait.await??;
+        assert_eq!((heard, state), (notified, LeaseState::Held));
+        lease.release().await?;
+    }
+    Ok(())
+}
