@@ -49,8 +49,16 @@ if permits > o.limit and o.limit > 0 then
 end
 
 local value, reply = o.values[token], nil
+if value and not parse(value) and not call('ZSCORE', o.holders, token) then
+  finish(o, token) -- a place that cannot be read is taken anew
+  value = nil
+end
 if o.pool and not value and string.sub(wish, 1, 1) == '=' then
   for name in string.gmatch(string.sub(wish, 2), '[^,]+') do
+    if not pool().properties_of(o, name) then
+      close(o)
+      damaged(o.resources, 'has properties of ' .. name .. ' that cannot be read')
+    end
     if not pool().in_service(o, name) then
       close(o)
       return redis.error_reply('NORESOURCE ' .. name)
@@ -59,14 +67,19 @@ if o.pool and not value and string.sub(wish, 1, 1) == '=' then
 end
 
 if value then
-  local e = parse(value)
+  local e = own(o, token)
   local fence = call('ZSCORE', o.holders, token)
   if fence then
     if adopt then
       e.channel, e.holder = ARGV[9], ARGV[10]
       store(o, token, e)
     end
-    reply = { 'granted', unpack(describe(o, tonumber(fence), tonumber(call('ZSCORE', o.expiry, token)), e)) }
+    local ends = tonumber(call('ZSCORE', o.expiry, token))
+    if not ends then -- gone with all others of its key
+      ends = lease_end(e)
+      call('ZADD', o.expiry, ends, token)
+    end
+    reply = { 'granted', unpack(describe(o, tonumber(fence), ends, e)) }
   else
     call('ZADD', o.expiry, now + e.place, token)
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }

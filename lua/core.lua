@@ -29,7 +29,20 @@
 -- lock are "@" and the condition that it waits for or was notified of, or "-". The holder is JSON that the scripts never
 -- look into.
 
-local call = redis.call
+-- Raises what is wrong with an object, so that its client can name it: the key, or "-" where the text names it, and the text.
+local function damaged(key, what) error({ err = 'DAMAGED ' .. key .. ' ' .. what }) end
+
+-- A command that finds another type of value than Tenure keeps under its key says which key that is. Any other failure
+-- (no memory, no replicas) is not the object's, and passes as it is.
+local function call(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    local _, key = ...
+    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then damaged(key, 'holds another type of value than Tenure keeps there') end
+    error(reply)
+  end
+  return reply
+end
 
 local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
@@ -45,11 +58,21 @@ local function int(n) return format('%d', n) end
 local function unfold(at, alone)
   local ends, fence, token, permits, lease, limit, place, channel, holder =
     string.match(alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+  if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
   local value = format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(place, lease), ends - lease, channel, holder)
   call('UNLINK', KEYS[at + 1])
   call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', lease, 't:' .. token, value)
   call('ZADD', KEYS[at + 2], fence, token)
   call('ZADD', KEYS[at + 4], ends, token)
+end
+
+-- A counter of an object. Where it is missing, it is `default`; without one it has to be there.
+local function counter(obj, field, text, default)
+  if not text and default then return default end
+  if not text or #text > 16 or not string.match(text, '^%d+$') then
+    damaged(obj, 'has ' .. (text and 'no number' or 'nothing') .. ' in its field ' .. field)
+  end
+  return tonumber(text)
 end
 
 -- Reads the object whose keys begin at KEYS[at + 1], and the values of the tokens, in one command; what only declared
@@ -68,15 +91,20 @@ local function open(at, width, run, events, tokens, alone)
   local o = { obj = obj, holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
     waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6], at = at, width = width,
     pool = width == 6, here = run, events = events, values = {},
-    exists = got[1] and true, limit = tonumber(got[1]), held = tonumber(got[2]) or 0, last = tonumber(got[3]) or 0,
-    ticket = tonumber(got[4]) or 0, ttl = tonumber(got[5]) or 0, declared = got[6], kept = got[7], draining = got[8],
-    retained = tonumber(got[9]), lease = 0, max_hold = 0, recover = 0 }
+    exists = false, held = 0, last = 0, ticket = 0, ttl = 0, declared = got[6], kept = got[7], draining = got[8],
+    lease = 0, max_hold = 0, recover = 0 }
+  -- All of them are there, or none is.
+  if got[1] or got[2] or got[3] or got[4] or got[5] then
+    o.exists, o.limit, o.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
+    o.last, o.ticket, o.ttl = counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
+    o.retained = got[9] and counter(obj, 'retained', got[9])
+  end
   for i, token in ipairs(tokens) do o.values[token] = got[9 + i] or nil end
   if o.declared or o.kept then
     got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh')
-    o.lease, o.max_hold, o.run = tonumber(got[1]) or 0, tonumber(got[2]) or 0, got[3]
-    o.recover, o.watched, o.order = tonumber(got[4]) or 0, got[5], got[6]
-    o.prefix, o.count, o.fresh = got[7], tonumber(got[8]), tonumber(got[9])
+    o.lease, o.max_hold, o.run = counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
+    o.recover, o.watched, o.order, o.prefix = counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+    if o.prefix then o.count, o.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9]) end
   end
   return o
 end
@@ -96,17 +124,28 @@ end
 
 local function object_of(o) return string.match(o.obj, '{(.*)}') end
 
+-- Nothing where the value is not one of Tenure's.
 local function parse(value)
   local permits, lease, place, max_hold, grace, since, channel, names, holder =
     string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
+  if not permits then return nil end
   return { permits = tonumber(permits), lease = tonumber(lease), place = tonumber(place), max_hold = tonumber(max_hold),
     grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
 end
 
--- What stands under a token. Nothing where part of the object is gone: by an eviction, or by somebody's hand.
+-- What stands under a token. Nothing where part of the object is gone or cannot be read: by an eviction, or by somebody's
+-- hand.
 local function find(o, token)
   local value = o.values[token] or call('HGET', o.obj, 't:' .. token)
   return value and parse(value)
+end
+
+-- What stands under the token of the caller, which has a value. A lease whose value cannot be read goes on until it runs
+-- out, or is given back: its holder may still work under it.
+local function own(o, token)
+  local e = parse(o.values[token])
+  if not e then damaged('-', 'what ' .. o.obj .. ' has of this lease cannot be read; that goes when the lease has run out') end
+  return e
 end
 
 -- Writes the counters, and other fields along with them.
@@ -164,7 +203,7 @@ local function pool()
   end
 
   local function take_fresh(o)
-    while o.fresh < o.count do
+    while o.prefix and o.fresh < o.count do
       local name = o.prefix .. int(o.fresh)
       o.fresh = o.fresh + 1
       if call('HDEL', o.resources, name) == 0 then return name end
@@ -181,6 +220,7 @@ local function pool()
       math.randomseed(now_us % 2147483648) -- the server seeds every script alike
       if fresh > 0 and math.random(used + fresh) > used then return take_fresh(o) end
       local name = call('ZRANDMEMBER', o.free)
+      if not name then return nil end
       call('ZREM', o.free, name)
       return name
     end
@@ -221,6 +261,28 @@ local function pool()
     end
   end
 
+  -- What stands in `resources` of one that is named, as this call has found it first.
+  local function entry_of(o, name)
+    o.entries = o.entries or {}
+    if o.entries[name] == nil then o.entries[name] = call('HGET', o.resources, name) or '' end
+    return o.entries[name]
+  end
+
+  -- The properties of a resource. Nothing where they cannot be read: such a resource does for nobody, and keeps nobody from
+  -- the others.
+  local function properties_of(o, name)
+    local entry = entry_of(o, name)
+    if not string.match(entry, '^[01x]') and entry ~= '' then return nil end
+    local json = string.sub(entry, 2)
+    if json == '' then return {} end
+    local whole, properties = pcall(cjson.decode, json)
+    if not whole or type(properties) ~= 'table' then return nil end
+    for key, value in pairs(properties) do
+      if type(key) ~= 'string' or type(value) ~= 'string' then return nil end
+    end
+    return properties
+  end
+
   local function unescaped(text)
     return (string.gsub(text, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
   end
@@ -230,8 +292,8 @@ local function pool()
     local kind, wanted = string.sub(wish, 1, 1), string.sub(wish, 2)
     if kind == '=' then return string.find(',' .. wanted .. ',', ',' .. name .. ',', 1, true) ~= nil end
     if kind ~= '?' then return true end
-    local json = string.sub(call('HGET', o.resources, name) or '', 2)
-    local properties = json ~= '' and cjson.decode(json) or {}
+    local properties = properties_of(o, name)
+    if not properties then return false end
     for key, value in string.gmatch(wanted, '([^&=]+)=([^&]*)') do
       if properties[unescaped(key)] ~= unescaped(value) then return false end
     end
@@ -244,7 +306,7 @@ local function pool()
     local kind, wanted = string.sub(e.names, 1, 1), string.sub(e.names, 2)
     local chosen = {}
     local function may_have(name)
-      if not suits(o, e.names, name) then return false end
+      if not properties_of(o, name) or not suits(o, e.names, name) then return false end
       for _, wish in ipairs(earlier) do
         if suits(o, wish, name) then return false end
       end
@@ -270,12 +332,24 @@ local function pool()
       if #chosen < e.permits then return nil end
     else
       if e.permits > call('ZCARD', o.free) + fresh_left(o) then return nil end
-      if kind == '~' and in_service(o, wanted) and is_free(o, wanted) then
+      if kind == '~' and in_service(o, wanted) and is_free(o, wanted) and properties_of(o, wanted) then
         claim(o, wanted)
         chosen[1] = wanted
       end
-      while #chosen < e.permits do chosen[#chosen + 1] = take(o) end
-      return chosen
+      local unreadable = {}
+      while #chosen < e.permits do
+        local name = take(o)
+        if not name then break end
+        local into = properties_of(o, name) and chosen or unreadable
+        into[#into + 1] = name
+      end
+      -- They stay where they are looked at last.
+      for _, name in ipairs(unreadable) do
+        call('ZADD', o.free, o.order == 'MostRecentlyUsed' and 0 or now_us, name)
+      end
+      if #chosen == e.permits then return chosen end
+      give_back(o, table.concat(chosen, ','))
+      return nil
     end
     for _, name in ipairs(chosen) do claim(o, name) end
     return chosen
@@ -290,9 +364,24 @@ local function pool()
     return held
   end
 
+  -- Frees what is in service and held by nobody.
+  local function find_unheld(o)
+    local held = held_names(o)
+    local function free(name)
+      if not held[name] then call('ZADD', o.free, 'NX', now_us, name) end
+    end
+    if o.prefix then
+      for index = 0, o.fresh - 1 do free(o.prefix .. int(index)) end
+    else
+      for _, name in ipairs(call('HKEYS', o.resources)) do
+        if in_service(o, name) then free(name) end
+      end
+    end
+  end
+
   local function unused(o) return call('ZCARD', o.free) + fresh_left(o) end
 
-  made = { index_of = index_of, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
+  made = { index_of = index_of, entry_of = entry_of, properties_of = properties_of, find_unheld = find_unheld, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
     held_names = held_names, unused = unused }
   return made
 end
@@ -315,7 +404,7 @@ local function describe(o, fence, ends, e)
   if o.pool then
     for name in string.gmatch(e.names, '[^,]+') do
       out[#out + 1] = name
-      out[#out + 1] = string.sub(call('HGET', o.resources, name) or '', 2)
+      out[#out + 1] = string.sub(pool().entry_of(o, name), 2)
     end
   end
   return out
@@ -360,20 +449,35 @@ local function notify(o, condition)
   return false
 end
 
+-- Counts anew what is held, by those who can still be seen to hold: after some of it has gone without being told of. What
+-- of a pool's resources nobody holds any more is free. O(n) in the leases, and the resources of a pool.
+local function recount(o)
+  o.held = 0
+  for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
+    local e = find(o, token)
+    o.held = o.held + (e and e.permits or 0)
+  end
+  if o.pool then pool().find_unheld(o) end
+end
+
 -- Ends a lease or a place in the queue. With a cause, its client is told; but not that it was "dropped", which it knows.
 local function finish(o, token, cause)
   local e = find(o, token)
-  if not e then
-    -- What is left of the token goes, too.
-    for _, key in ipairs({ o.expiry, o.holders, o.queue, o.waits or nil }) do call('ZREM', key, token) end
-    return nil
-  end
   o.values[token] = nil
   call('HDEL', o.obj, 't:' .. token)
   call('ZREM', o.expiry, token)
-  o.changed = true
-  local fence = cause == 'expired' and e.grace > 0 and call('ZSCORE', o.holders, token)
+  local fence = e and cause == 'expired' and e.grace > 0 and call('ZSCORE', o.holders, token)
   local was_held = call('ZREM', o.holders, token) == 1
+  if not e then
+    -- Of what cannot be read, all that is left of it goes, too; and what it held has to be found by what the others hold.
+    local waited = call('ZREM', o.queue, token) + (o.waits and call('ZREM', o.waits, token) or 0) > 0
+    if was_held then
+      o.changed = true
+      recount(o)
+    end
+    return was_held and 'released' or waited and 'left' or nil
+  end
+  o.changed = true
   if cause and cause ~= 'dropped' and e.channel ~= '-' then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
   if was_held then
     if fence then
@@ -391,12 +495,8 @@ local function finish(o, token, cause)
   local queued = not was_held and call('ZREM', o.queue, token) == 1
   local waited = o.waits and not was_held and call('ZREM', o.waits, token) == 1
   if not (was_held or queued or waited) then
-    -- Its place is gone with all others of its key, by an eviction: who still holds has to be counted anew.
-    o.held = 0
-    for _, holder in ipairs(call('ZRANGE', o.holders, 0, -1)) do
-      local held = find(o, holder)
-      o.held = o.held + (held and held.permits or 0)
-    end
+    -- Its place is gone with all others of its key, by an eviction.
+    recount(o)
   end
   if o.waits and string.sub(e.names, 1, 1) == '@' then
     -- A notification that reached nobody goes to the next: its waiter left, or died or was dropped before it had taken up
@@ -427,7 +527,7 @@ local function advance(o, asking)
       if token == asking then
         reply = grant(o, token, e, lease_end(e))
       else
-        local ends = math.min(now + e.lease, tonumber(call('ZSCORE', o.expiry, token)))
+        local ends = math.min(now + e.lease, tonumber(call('ZSCORE', o.expiry, token)) or now + e.place)
         tell(e.channel, 'granted', token, unpack(grant(o, token, e, ends)))
       end
     elseif certain then

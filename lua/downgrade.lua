@@ -10,7 +10,7 @@ local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 settle(o)
 local held = o.values[token] and call('ZSCORE', o.holders, token)
 if held then
-  local e = parse(o.values[token])
+  local e = own(o, token)
   if keep < e.permits then
     o.held = o.held - e.permits + keep
     o.changed = true

@@ -3,7 +3,7 @@
 -- KEYS  obj holders queue expiry resources free
 -- ARGV  run id, controller's channel, cursor ("0" at first), about how many; or "=" and a name, for that one alone
 -- Reply cursor of the rest ("0": none), then for each resource: name, its entry ("1" in service or "0" disabled, and its
---       properties), "free" or "held" or "disabled"
+--       properties), "free" or "held" or "disabled" or "damaged" (its entry cannot be read: it is granted to nobody)
 -- A resource that is added or taken away meanwhile may be missing or not; none of the others is missing, and one may come
 -- twice. O(how many).
 ---- core.lua
@@ -18,8 +18,17 @@ else
   cursor, found = unpack(call('HSCAN', o.resources, ARGV[3], 'COUNT', ARGV[4]))
 end
 local reply = { cursor }
+o.entries = {}
 for i = 1, #found, 2 do
-  local state = string.sub(found[i + 1], 1, 1) == '0' and 'disabled' or call('ZSCORE', o.free, found[i]) and 'free' or 'held'
+  o.entries[found[i]] = found[i + 1]
+  local state = 'held'
+  if not pool().properties_of(o, found[i]) then
+    state = 'damaged'
+  elseif string.sub(found[i + 1], 1, 1) == '0' then
+    state = 'disabled'
+  elseif call('ZSCORE', o.free, found[i]) then
+    state = 'free'
+  end
   reply[#reply + 1] = found[i]
   reply[#reply + 1] = found[i + 1]
   reply[#reply + 1] = state

@@ -64,6 +64,7 @@ else
   end
 end
 
+o.entries = nil -- what was read of them before
 o.limit = call('HLEN', o.resources)
 o.changed = true
 o.kept = o.limit > 0 and 1 or nil

@@ -10,7 +10,7 @@ local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 settle(o)
 local reply = 'gone'
 if o.values[token] then
-  local e = parse(o.values[token])
+  local e = own(o, token)
   if call('ZREM', o.waits, token) == 1 then
     e.names = '-'
     enqueue(o, token, e, 0)

@@ -26,10 +26,10 @@ local tokens = { unpack(ARGV, 4) }
 local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
 local cause = ARGV[3] ~= '' and ARGV[3] or nil
 
--- A lease that has run out is not released any more: its successor may hold already.
+-- A lease that has run out is not released any more: its successor may hold already. One whose end is gone, by an eviction,
+-- has not.
 local function runs(token)
-  local ends = o.values[token] and tonumber(call('ZSCORE', o.expiry, token))
-  return ends and ends > now
+  return o.values[token] and (tonumber(call('ZSCORE', o.expiry, token)) or math.huge) > now
 end
 
 local reply = {}

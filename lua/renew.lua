@@ -8,31 +8,30 @@
 --       recovering 0 0    the object is coming back from a loss and does not know this token: readmit
 --       missing    0 0    there is no such object (any more, or yet)
 --       gone       0 0    neither holds nor waits
+--       damaged    why 0  the object, or what it has of this lease, is not as Tenure left it: a key or "-", and a text.
+--                         Other objects are renewed all the same
 -- What has run out is gone: a renewal never revives. A declared lease that was shortened counts from here. O(log n) a token.
 ---- core.lua
 local reply = { int(now) }
 local function say(state, expires, wakes)
   reply[#reply + 1] = state
-  reply[#reply + 1] = int(expires or 0)
+  reply[#reply + 1] = type(expires) == 'string' and expires or int(expires or 0)
   reply[#reply + 1] = int(wakes or 0)
 end
 
-local key, arg = 0, 3
-while arg <= #ARGV do
-  local width, count = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
-  local tokens = { unpack(ARGV, arg + 2, arg + 1 + count) }
+local function renew(key, width, tokens)
   local o = open(key, width, ARGV[1], ARGV[2], tokens)
   settle(o)
   if not o.exists then missing(o) end
   for _, token in ipairs(tokens) do
     local value = o.values[token]
+    local e = value and parse(value)
     if not o.exists then
       say('missing')
     elseif not value then
       say(recovering(o) and 'recovering' or 'gone')
-    else
-      local e = parse(value)
-      if call('ZSCORE', o.holders, token) then
+    elseif call('ZSCORE', o.holders, token) then
+      if e then
         e.lease = bounded(o, e.lease, 0)
         local ends = lease_end(e)
         call('ZADD', o.expiry, ends, token)
@@ -42,12 +41,34 @@ while arg <= #ARGV do
         if unheard or set_back then store(o, token, e) end
         say('held', ends)
       else
-        call('ZADD', o.expiry, now + e.place, token)
-        say('waiting', now + e.place, wake(o))
+        local _, problem = pcall(own, o, token)
+        say('damaged', string.match(problem.err, '^DAMAGED (.*)$'))
       end
+    elseif e then
+      call('ZADD', o.expiry, now + e.place, token)
+      say('waiting', now + e.place, wake(o))
+    else
+      -- A place that cannot be read is taken anew.
+      finish(o, token)
+      say('gone')
     end
   end
   close(o)
+end
+
+local key, arg = 0, 3
+while arg <= #ARGV do
+  local width, count = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
+  local tokens = { unpack(ARGV, arg + 2, arg + 1 + count) }
+  local said = #reply
+  local whole, problem = pcall(renew, key, width, tokens)
+  if not whole then
+    local text = type(problem) == 'table' and problem.err or 'DAMAGED - its parts do not fit together: ' .. problem
+    local why = string.match(text, '^DAMAGED (.*)$')
+    if not why then error(problem) end
+    for i = #reply, said + 1, -1 do reply[i] = nil end
+    for _ = 1, count do say('damaged', why) end
+  end
   key, arg = key + width, arg + 2 + count
 end
 return reply

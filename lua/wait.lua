@@ -13,7 +13,9 @@ settle(o)
 local value, reply = o.values[token], nil
 local fence = value and call('ZSCORE', o.holders, token)
 if fence then
-  reply = { 'granted', unpack(describe(o, tonumber(fence), tonumber(call('ZSCORE', o.expiry, token)), parse(value))) }
+  local e = own(o, token)
+  local ends = tonumber(call('ZSCORE', o.expiry, token)) or lease_end(e)
+  reply = { 'granted', unpack(describe(o, tonumber(fence), ends, e)) }
 elseif not value then
   if not (o.values[lease] and call('ZSCORE', o.holders, lease)) then
     close(o)
@@ -29,7 +31,7 @@ elseif not value then
   advance(o)
 end
 if not reply then
-  local ends = now + parse(o.values[token]).place
+  local ends = now + own(o, token).place
   call('ZADD', o.expiry, ends, token)
   reply = { 'queued', int(now), int(ends), int(wake(o)), 0 }
 end

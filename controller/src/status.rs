@@ -62,6 +62,7 @@ impl From<&tenure::Error> for Trouble {
             tenure::Error::Unreachable { .. } => ConditionReason::BackendUnreachable,
             tenure::Error::UnsupportedServer { .. } => ConditionReason::BackendTooOld,
             tenure::Error::InvalidInput { .. } => ConditionReason::InvalidSpec,
+            tenure::Error::Damaged { .. } => ConditionReason::Damaged,
             _ => ConditionReason::BackendDenied,
         };
         Self {
@@ -279,7 +280,8 @@ fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
                 .filter(|_| reason == Reason::BackendUnreachable)
                 .map_or(trouble.message.as_str(), |c| c.message.as_str());
             let comes_back = reason == Reason::BackendUnreachable;
-            let reachable = if reason == Reason::InvalidSpec {
+            let redis_is_well = [Reason::InvalidSpec, Reason::Damaged, Reason::VersionMismatch];
+            let reachable = if redis_is_well.contains(&reason) {
                 connected()
             } else {
                 is(BackendReachable, False, reason, message)

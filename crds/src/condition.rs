@@ -104,11 +104,15 @@ pub enum ConditionReason {
     BackendTooOld,
     /// The spec says something that cannot be done, although the API server let it pass.
     InvalidSpec,
+    /// What Redis has of the object was overwritten or removed in part: other objects go on.
+    Damaged,
+    /// What Redis has of the object was written by a newer Tenure than the controller.
+    VersionMismatch,
 }
 
 impl ConditionReason {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Synced,
         Self::Pending,
         Self::Recovering,
@@ -119,6 +123,8 @@ impl ConditionReason {
         Self::BackendDenied,
         Self::BackendTooOld,
         Self::InvalidSpec,
+        Self::Damaged,
+        Self::VersionMismatch,
     ];
 
     /// The name in a status.
@@ -135,6 +141,8 @@ impl ConditionReason {
             Self::BackendDenied => "BackendDenied",
             Self::BackendTooOld => "BackendTooOld",
             Self::InvalidSpec => "InvalidSpec",
+            Self::Damaged => "Damaged",
+            Self::VersionMismatch => "VersionMismatch",
         }
     }
 }

@@ -236,7 +236,8 @@ impl Claim {
                 }
                 Err(error) => {
                     // Without an answer the token may have got something; with a refusal it has not.
-                    self.open = error.is_unreachable();
+                    // A script that fails half-way, on what it finds damaged, may have granted before.
+                    self.open = error.is_unreachable() || matches!(error, Error::Damaged { .. });
                     return Err(error);
                 }
             };

@@ -57,6 +57,15 @@ pub enum Error {
         /// Redis' own words.
         reason: String,
     },
+    /// What Redis has of the object is not what Tenure has written: a key was overwritten or removed, by hand or by another
+    /// program. Other objects go on. Until it is mended, leases of it cannot be renewed, and end with their deadlines.
+    #[error("{object} is damaged in Redis: {reason}")]
+    Damaged {
+        /// Which object.
+        object: ObjectRef,
+        /// Which key, what is wrong with it, and how to mend it.
+        reason: String,
+    },
     /// No custom resource has declared the object, or it has been deleted.
     #[error(
         "{object} is not declared: apply a {} named {} in namespace {}, and check that the controller runs",

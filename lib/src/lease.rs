@@ -200,8 +200,11 @@ impl Lease {
         match &status.standing {
             Standing::Lost { cause } => LeaseState::Lost { cause: cause.clone() },
             // The deadline counts whether anybody had the time to note it: a paused process wakes up here.
-            _ if status.deadline <= Instant::now() => LeaseState::Lost {
-                cause: OUTRUN.to_owned(),
+            standing if status.deadline <= Instant::now() => LeaseState::Lost {
+                cause: match standing {
+                    Standing::Unsure { reason } => format!("{OUTRUN}: {reason}"),
+                    _ => OUTRUN.to_owned(),
+                },
             },
             Standing::Held => LeaseState::Held,
             Standing::Unsure { reason } => LeaseState::Unsure {

@@ -280,9 +280,14 @@ impl PoolLease {
     /// Should the properties not be readable, dropping the lease gives the resources back.
     fn new(lease: Lease) -> Result<Self, Error> {
         let granted = &lease.hold().grant.resources;
-        let resources = granted
-            .iter()
-            .map(|(name, json)| Ok((name.clone(), read_properties(json)?)));
+        let damaged = |name: &str| Error::Damaged {
+            object: lease.object().clone(),
+            reason: format!("the properties of resource {name} cannot be read: declare it again"),
+        };
+        let resources = granted.iter().map(|(name, json)| {
+            let properties = read_properties(json).map_err(|_| damaged(name))?;
+            Ok((name.clone(), properties))
+        });
         let resources = resources.collect::<Result<Vec<_>, Error>>()?;
         if resources.is_empty() {
             return Err(Error::protocol("a lease of a pool without a resource"));

@@ -32,6 +32,8 @@ pub enum ResourceState {
     Held,
     /// It is out of service, held or not.
     Disabled,
+    /// What Redis has of it cannot be read. It is granted to nobody until it is declared or added again.
+    Damaged,
 }
 
 /// A resource of a pool, as [`LockPool::list`] finds it.
@@ -289,10 +291,14 @@ impl LockPool {
         let member = |part: &[String]| match part {
             [name, entry, state] => Ok(Member {
                 name: name.clone(),
-                properties: read_properties(entry.get(1..).unwrap_or_default())?,
+                properties: match state.as_str() {
+                    "damaged" => BTreeMap::new(),
+                    _ => read_properties(entry.get(1..).unwrap_or_default())?,
+                },
                 state: match state.as_str() {
                     "free" => ResourceState::Free,
                     "held" => ResourceState::Held,
+                    "damaged" => ResourceState::Damaged,
                     _ => ResourceState::Disabled,
                 },
             }),

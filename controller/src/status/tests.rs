@@ -388,6 +388,29 @@ fn a_spec_that_cannot_be_declared_stalls_while_redis_is_well() {
 }
 
 #[test]
+fn a_damaged_object_stalls_while_redis_is_well_and_the_message_says_how_to_mend_it() {
+    let error = tenure::Error::Damaged {
+        object: tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "seats").unwrap(),
+        reason: "…:queue holds another type of value; to mend it, …".to_owned(),
+    };
+    let report = trouble(&Report::default(), &error, START);
+    expect(
+        &report,
+        [
+            ("Ready", "False", "Damaged"),
+            ("Reconciling", "False", "Damaged"),
+            ("Stalled", "True", "Damaged"),
+            ("BackendReachable", "True", "Connected"),
+        ],
+    );
+    assert!(
+        condition(&report, ConditionType::Stalled)
+            .message
+            .contains("to mend it")
+    );
+}
+
+#[test]
 fn nothing_is_written_while_nothing_changes() {
     let snapshot = snapshot(START, vec![holder(1, &["a"], START + 30)], vec![waiter(2)]);
     let before = declared(&Report::default(), &snapshot);

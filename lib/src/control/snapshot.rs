@@ -170,7 +170,7 @@ fn holder_view(value: &Value) -> Option<HolderView> {
     let [token, fence, expires, entry] = &fields[..] else {
         return None;
     };
-    let entry = Entry::read(&text(entry)?)?;
+    let entry = Entry::read(&text(entry)?).unwrap_or_else(Entry::unreadable);
     Some(HolderView {
         token: text(token)?,
         fence: number(fence)?,
@@ -186,7 +186,7 @@ fn holder_view(value: &Value) -> Option<HolderView> {
 fn waiter_view(value: &Value) -> Option<WaiterView> {
     let Value::Array(fields) = value else { return None };
     let [token, entry] = &fields[..] else { return None };
-    let entry = Entry::read(&text(entry)?)?;
+    let entry = Entry::read(&text(entry)?).unwrap_or_else(Entry::unreadable);
     Some(WaiterView {
         token: text(token)?,
         permits: entry.permits,
@@ -205,6 +205,19 @@ struct Entry {
 }
 
 impl Entry {
+    /// Stands for one that somebody's hand has damaged: it is there, and goes with the lease.
+    fn unreadable() -> Self {
+        Self {
+            permits: 1,
+            since: 0,
+            resources: Vec::new(),
+            holder: Holder {
+                reason: "its entry in Redis cannot be read".to_owned(),
+                ..Holder::default()
+            },
+        }
+    }
+
     fn read(entry: &str) -> Option<Self> {
         let mut parts = entry.splitn(9, ' ');
         let permits = parts.next()?.parse().ok()?;

@@ -45,6 +45,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use redis::Value;
 use tokio::time::Instant;
 
 pub(crate) use self::connection::{Caller, Connection};
@@ -375,6 +376,39 @@ impl Memory {
         let mut keys: Vec<String> = database.store.keys().map(read).collect();
         keys.sort_unstable();
         keys
+    }
+
+    /// Runs a command on the data, as somebody's hand would with `redis-cli`: to see what a program does when a key is
+    /// overwritten or removed. Replies that are lists come as such, everything else as one text, and nothing as an empty
+    /// list. Only the commands that the scripts use are there.
+    ///
+    /// # Errors
+    /// What the command says against it, in Redis' words.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// memory.command(&["SET", "tenure:{ml/lock/x}:obj", "not a lease"])?;
+    /// assert!(memory.command(&["HKEYS", "tenure:{ml/lock/x}:obj"]).is_err());
+    /// # Ok::<(), String>(())
+    /// ```
+    pub fn command(&self, command: &[&str]) -> Result<Vec<String>, String> {
+        let state = lock(&self.shared);
+        let mut database = lock(&state.database);
+        database.now_us = state.clock.read();
+        let now_ms = database.now_us / 1000;
+        database.store.expire(now_ms);
+        let mut words = command.iter().map(|word| word.as_bytes().to_vec());
+        let name = words.next().unwrap_or_default();
+        let args: Vec<_> = words.collect();
+        database.keys = args.iter().cloned().collect();
+        let reply = database.execute(&String::from_utf8_lossy(&name).to_uppercase(), &args)?;
+        let text = |value: &Value| redis::from_redis_value_ref(value).unwrap_or_default();
+        Ok(match &reply {
+            Value::Nil => Vec::new(),
+            Value::Okay => vec!["OK".to_owned()],
+            Value::Array(values) => values.iter().map(text).collect(),
+            one => vec![text(one)],
+        })
     }
 
     /// How many calls the server has had from all clients.

@@ -17,8 +17,14 @@ use crate::{
     wire::{lock, script::Script},
 };
 
+/// An error that is a table is the reply, as on a server.
+const ATTEMPT: &str = "local whole, reply = pcall(...)
+if whole or type(reply) == 'table' then return reply end
+error(reply, 0)";
+
 pub(super) struct Interpreter {
     lua: Lua,
+    attempt: Function,
     database: Arc<Mutex<Database>>,
     loaded: HashMap<&'static str, Function>,
 }
@@ -30,15 +36,18 @@ impl Interpreter {
             LuaOptions::default(),
         )?;
         let redis = lua.create_table()?;
-        let called = database.clone();
+        let (called, tried) = (database.clone(), database.clone());
         redis.set(
             "call",
             lua.create_function(move |lua, args: MultiValue| {
-                let mut args = args.iter().map(argument);
-                let name = args.next().unwrap_or_else(|| Ok(Bytes::new()))?;
-                let args = args.collect::<Result<Vec<_>, _>>()?;
-                let reply = lock(&called).execute(&String::from_utf8_lossy(&name), &args);
-                to_lua(lua, reply.map_err(mlua::Error::RuntimeError)?)
+                to_lua(lua, command(&called, &args)?.map_err(mlua::Error::RuntimeError)?)
+            })?,
+        )?;
+        redis.set(
+            "pcall",
+            lua.create_function(move |lua, args: MultiValue| match command(&tried, &args)? {
+                Ok(reply) => to_lua(lua, reply),
+                Err(text) => Ok(LuaValue::Table(lua.create_table_from([("err", text)])?)),
             })?,
         )?;
         redis.set(
@@ -58,8 +67,10 @@ impl Interpreter {
         )?;
         lua.globals().set("redis", redis)?;
         lua.globals().set("cjson", cjson)?;
+        let attempt = lua.load(ATTEMPT).into_function()?;
         Ok(Self {
             lua,
+            attempt,
             database,
             loaded: HashMap::new(),
         })
@@ -103,12 +114,20 @@ impl Interpreter {
                     Some(rest) => format!("--{rest}"),
                     None => script.text().to_owned(),
                 };
-                let chunk = self.lua.load(text).set_name(format!("@{}", script.name));
+                let chunk = self.lua.load(text).set_name("@user_script");
                 place.insert(chunk.into_function()?)
             }
         };
-        from_lua(function.call::<LuaValue>(())?)
+        from_lua(self.attempt.call::<LuaValue>(&*function)?)
     }
+}
+
+/// Runs a command as a script gives it.
+fn command(database: &Mutex<Database>, args: &MultiValue) -> mlua::Result<Result<Value, String>> {
+    let mut args = args.iter().map(argument);
+    let name = args.next().unwrap_or_else(|| Ok(Bytes::new()))?;
+    let args = args.collect::<Result<Vec<_>, _>>()?;
+    Ok(lock(database).execute(&String::from_utf8_lossy(&name), &args))
 }
 
 /// What a script gives to a command.

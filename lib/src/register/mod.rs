@@ -337,7 +337,13 @@ impl Register {
                 .map(|(value, left)| {
                     Reply::Kept(Some((value, u64::try_from(left).ok().map(Duration::from_millis))))
                 })
-                .ok_or_else(|| Error::protocol(&reply.value)),
+                .ok_or_else(|| Error::Damaged {
+                    object: self.object().clone(),
+                    reason: format!(
+                        "{} holds what is no value of a register; to mend it, write another value",
+                        self.place.keys[0]
+                    ),
+                }),
             _ => Err(Error::protocol(&reply.value)),
         }
     }

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::{
     clock::{self, Clock, Sample},
-    lock,
+    damage, lock,
     message::{self, Grant, Push, Renewed},
     node::Receiver,
 };
@@ -331,13 +331,17 @@ impl Ledger {
                 // does not, which a few renewals more find out.
                 self.set_due(&item.token, Instant::now() + held_interval(&item.token, deadline));
             }
-            (Some(hold), Renewed::Recovering | Renewed::Missing) if hold.grant.declared => {
+            (Some(hold), outcome @ (Renewed::Recovering | Renewed::Missing)) if hold.grant.declared => {
                 self.unsure(item, "Redis has lost the object");
                 // What had run out before may be another's by now.
                 let lost = matches!(hold.status.borrow().standing, Standing::Lost { .. });
                 if outcome == Renewed::Recovering && !lost {
                     return Next::Readmit;
                 }
+            }
+            (Some(_), Renewed::Damaged { what }) => {
+                let reason = damage::reason(damage::stem(&item.place.keys), &what);
+                self.unsure(item, &format!("the object is damaged in Redis: {reason}"));
             }
             (Some(hold), _) => {
                 self.lost(hold, "it ran out before it was renewed");
@@ -366,7 +370,7 @@ impl Ledger {
                 was_held
             });
             if hold.status.borrow().deadline <= Instant::now() {
-                self.lost(hold, "it could not be renewed in time");
+                self.lost(hold, &format!("it could not be renewed in time: {reason}"));
                 return;
             }
         }

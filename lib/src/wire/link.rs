@@ -13,6 +13,7 @@ use tracing::debug;
 use super::{
     clock::Asked,
     cluster::{self, Cluster, Reach},
+    damage,
     node::{Bell, FIRST_DELAY, Node, Setting, Whereabouts},
     routes::Routes,
     script::Script,
@@ -218,7 +219,7 @@ impl Link {
                         tokio::time::sleep(FIRST_DELAY).await;
                     }
                 }
-                Verdict::Final => return Err(refusal(&error)),
+                Verdict::Final => return Err(refusal(keys, &error)),
             }
             if Instant::now() >= until {
                 return Err(unreachable(&node.address, words(&error)));
@@ -279,9 +280,11 @@ fn judge(error: &RedisError) -> Verdict {
     }
 }
 
-/// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own.
-fn refusal(error: &RedisError) -> Error {
-    Error::Refused { reason: words(error) }
+/// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own, or say that the object
+/// is damaged.
+fn refusal(keys: &[String], error: &RedisError) -> Error {
+    let reason = words(error);
+    damage::of(keys, &reason).unwrap_or(Error::Refused { reason })
 }
 
 /// What Redis said, in its own words; or else the driver's.

@@ -34,13 +34,22 @@ pub(crate) enum Push {
     Gone(String),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Renewed {
-    Held { expires: u64 },
-    Waiting { expires: u64, wake: u64 },
+    Held {
+        expires: u64,
+    },
+    Waiting {
+        expires: u64,
+        wake: u64,
+    },
     Recovering,
     Missing,
     Gone,
+    /// The object is not as Tenure left it: what is wrong, as the script says it.
+    Damaged {
+        what: String,
+    },
 }
 
 /// A reply's elements as text, whatever the server made of them.
@@ -91,6 +100,12 @@ pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
         let mut states = Vec::with_capacity(rest.len() / 3);
         for part in rest.chunks(3) {
             let [state, expires, wake] = part else { return None };
+            if state == "damaged" {
+                states.push(Renewed::Damaged {
+                    what: expires.clone(),
+                });
+                continue;
+            }
             let (expires, wake) = (expires.parse().ok()?, wake.parse().ok()?);
             states.push(match state.as_str() {
                 "held" => Renewed::Held { expires },

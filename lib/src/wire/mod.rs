@@ -11,6 +11,7 @@
 //! | [`routes`] | which server has an object |
 //! | [`link`] | the way from an object to its server; calls scripts, and repeats them safely |
 //! | [`message`] | what the server says: replies and pushes, read into types |
+//! | [`damage`] | what is wrong with an object that is not as Tenure left it, and how to mend it |
 //! | [`clock`] | from the server's clock to this process' monotonic one, on the safe side |
 //! | [`ledger`] | what this client holds and waits for; pushes arrive here |
 //! | [`renewal`] | keeps what is in the ledger alive, in batches |
@@ -24,6 +25,7 @@ mod about;
 pub(crate) mod address;
 pub(crate) mod clock;
 pub(crate) mod cluster;
+pub(crate) mod damage;
 pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod message;

@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::{
     clock::Sample,
+    damage,
     ledger::{Hold, Item, Ledger, Next},
     link::Link,
     message::{self, Renewed},
@@ -95,12 +96,20 @@ pub(crate) async fn renew_one(
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
     let sample = reply.asked.told(server_ms);
     // Should it have to be let in again, the background does so.
-    if let [outcome] = outcomes[..]
-        && ledger.renewed(&item, outcome, sample) == Next::GiveBack
-    {
+    let Some(outcome) = outcomes.into_iter().next() else {
+        return Ok(reached);
+    };
+    let damaged = match &outcome {
+        Renewed::Damaged { what } => Some(Error::Damaged {
+            object: hold.place.object.clone(),
+            reason: damage::reason(damage::stem(&hold.place.keys), what),
+        }),
+        _ => None,
+    };
+    if ledger.renewed(&item, outcome, sample) == Next::GiveBack {
         give_back(jobs, hold);
     }
-    Ok(reached)
+    damaged.map_or(Ok(reached), Err)
 }
 
 async fn renew(

@@ -26,6 +26,7 @@
 //! | module | |
 //! |---|---|
 //! | [`cluster`] | Redis Cluster: several masters, moving slots, dying nodes |
+//! | [`damaged`] | objects of which keys or entries were overwritten |
 //! | [`security`] | TLS, and the smallest rights that work |
 //! | [`sentinel`] | Redis behind Sentinel: masters that change |
 //! | [`servers`] | full, evicting, read-only and old servers; Valkey |
@@ -37,6 +38,7 @@ mod bad_input;
 mod cluster;
 mod condition;
 mod cutter;
+mod damaged;
 mod keyed_lock;
 mod options;
 mod p01_one_command;

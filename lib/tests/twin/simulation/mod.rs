@@ -15,11 +15,13 @@
 //! | [`priorities`] | a scene: requests that stand before others |
 //! | [`graces`] | a scene: leases that run out, and their grace |
 //! | [`short_leases`] | a scene: leases that are as short as a round trip |
+//! | [`damaged_values`] | a scene: keys and entries that somebody overwrites |
 //! | [`takeovers`] | a scene: a lock that is taken from its holder |
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
 
 mod buffer;
+mod damaged_values;
 mod graces;
 mod many;
 mod members;
@@ -51,6 +53,7 @@ enum Scene {
     Graces,
     Takeovers,
     ShortLeases,
+    DamagedValues,
 }
 
 impl Scene {
@@ -66,6 +69,7 @@ impl Scene {
             Self::Graces => graces::live(world).await,
             Self::Takeovers => takeovers::live(world).await,
             Self::ShortLeases => short_leases::live(world).await,
+            Self::DamagedValues => damaged_values::live(world).await,
         }
     }
 }
@@ -202,6 +206,16 @@ fn in_a_storm_who_takes_over_has_a_larger_fence() -> Result {
 #[test]
 fn over_slow_links_no_lease_is_returned_that_has_run_out() -> Result {
     worlds(Scene::ShortLeases, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_an_overwritten_value_costs_nobody_else_a_lease() -> Result {
+    worlds(Scene::DamagedValues, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_an_overwritten_value_costs_nobody_else_for_ever() -> Result {
+    worlds(Scene::DamagedValues, Weather::Storm)
 }
 
 #[test]

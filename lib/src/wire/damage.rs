@@ -1,0 +1,102 @@
+//! Reads what a script says of an object that is not as Tenure left it, and says how to mend it.
+
+use crate::{Error, ObjectRef};
+
+/// The error reply of a script that came upon something that it cannot have written.
+const CODE: &str = "DAMAGED ";
+/// How an error of Lua itself begins, behind its code: the script could not do with what it found.
+const IN_LUA: &str = "user_script:";
+
+/// The error, if a refusal says that the object with these keys is damaged.
+pub(crate) fn of(keys: &[String], refusal: &str) -> Option<Error> {
+    let what = match refusal.strip_prefix(CODE) {
+        Some(what) => what.to_owned(),
+        None if refusal.starts_with("WRONGTYPE") || refusal.contains(IN_LUA) => format!("- {refusal}"),
+        None => return None,
+    };
+    let key = what.split(' ').next().unwrap_or_default();
+    let (stem, object) = named(key).or_else(|| named(keys.first()?))?;
+    Some(Error::Damaged {
+        object,
+        reason: reason(stem, &what),
+    })
+}
+
+/// What is wrong and how to mend it, from a script's text: the key, or `-`, and what is wrong with it.
+pub(crate) fn reason(stem: &str, what: &str) -> String {
+    // Where it happened in the script says nothing to a user.
+    let what = what.split_once(" script: ").map_or(what, |(what, _)| what);
+    match what.split_once(' ') {
+        Some(("-", what)) if !what.contains(IN_LUA) && !what.starts_with("WRONGTYPE") => what.to_owned(),
+        Some((key, what)) => {
+            let at = if key == "-" {
+                String::new()
+            } else {
+                format!("{key} ")
+            };
+            format!(
+                "{at}{what}; to mend it, remove the keys of the object, which is made anew then: redis-cli --scan --pattern '{stem}*' | xargs redis-cli unlink"
+            )
+        }
+        None => what.to_owned(),
+    }
+}
+
+/// What an object's keys begin with.
+pub(crate) fn stem(keys: &[String]) -> &str {
+    keys.first()
+        .and_then(|key| named(key))
+        .map_or("", |(stem, _)| stem)
+}
+
+fn named(key: &str) -> Option<(&str, ObjectRef)> {
+    let (from, to) = (key.find('{')?, key.rfind("}:")?);
+    let object = ObjectRef::parse(key.get(from + 1..to)?)?;
+    Some((key.get(..to + 2)?, object))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    fn keys() -> Vec<String> {
+        ObjectRef::new(Kind::Lock, "ml", "x").unwrap().keys("tenure")
+    }
+
+    #[test]
+    fn a_damaged_object_is_named_with_its_key_and_the_command_that_mends_it() {
+        for (refusal, expected) in [
+            (
+                "DAMAGED tenure:{ml/lock/x}:queue holds another type of value script: 0a, on @user_script:9.",
+                "ml/lock/x is damaged in Redis: tenure:{ml/lock/x}:queue holds another type of value; to mend it",
+            ),
+            (
+                "WRONGTYPE Operation against a key",
+                "ml/lock/x is damaged in Redis: WRONGTYPE Operation against a key; to mend it",
+            ),
+            (
+                "ERR user_script:87: attempt to compare nil with number script: 0a, on @user_script:87.",
+                "ml/lock/x is damaged in Redis: ERR user_script:87: attempt to compare nil with number; to mend it",
+            ),
+        ] {
+            let error = of(&keys(), refusal).unwrap().to_string();
+            assert!(error.starts_with(expected), "{error}");
+            let command = "redis-cli --scan --pattern 'tenure:{ml/lock/x}:*' | xargs redis-cli unlink";
+            assert!(error.ends_with(command), "{error}");
+        }
+        let entry = of(&keys(), "DAMAGED - what it has of this lease cannot be read").unwrap();
+        assert!(entry.to_string().ends_with("cannot be read"), "{entry}");
+    }
+
+    #[test]
+    fn what_redis_refuses_for_another_reason_is_no_damage() {
+        for refusal in [
+            "OOM command not allowed",
+            "NOTDECLARED ml/lock/x",
+            "NOPERM no rights",
+        ] {
+            assert!(of(&keys(), refusal).is_none(), "{refusal}");
+        }
+    }
+}

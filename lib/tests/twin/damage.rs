@@ -1,0 +1,232 @@
+//! One object of which a key was overwritten, or a lease's entry: the others of the same client go on.
+
+use std::time::Duration;
+
+use tenure::{Error, Kind, LeaseState, Memory, Options, ResourceState, control::Capacity, control::Order};
+use tokio::time::{Instant, sleep};
+
+use crate::{Result, client, declare_semaphore, object, semaphore, settle};
+
+const LEASE: Duration = Duration::from_secs(3);
+
+/// The keys of an object, with all of them there.
+async fn holding(memory: &Memory, count: usize) -> Result<(tenure::Client, Vec<tenure::Lease>)> {
+    let client = client(memory, "a").await?;
+    let mut leases = Vec::new();
+    for number in 0..count {
+        let lock = client
+            .lock(&format!("x{number}"))?
+            .with(Options::new().lease(LEASE));
+        leases.push(lock.acquire().await?);
+    }
+    Ok((client, leases))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overwritten_key_costs_the_lease_of_its_object_alone() -> Result {
+    for key in ["obj", "holders", "queue", "expiry", "waits"] {
+        for overwrite in ["SET", "HSET", "ZADD"] {
+            let memory = Memory::new();
+            let (client, leases) = holding(&memory, 20).await?;
+            sleep(LEASE / 2).await; // renewed, so that they lie in all their keys
+            let name = format!("tenure:{{test/lock/x7}}:{key}");
+            memory.command(&["UNLINK", &name])?;
+            match overwrite {
+                "SET" => memory.command(&["SET", &name, "5"])?,
+                "HSET" => memory.command(&["HSET", &name, "held", "many"])?,
+                _ => memory.command(&["ZADD", &name, "5", "somebody"])?,
+            };
+            let what = format!("{key} by {overwrite}");
+            let deadline = leases[7].deadline();
+            sleep(LEASE + LEASE / 2).await;
+            for (number, lease) in leases.iter().enumerate() {
+                // A holder by itself needs no queue; and what fits in its type is not damaged for all.
+                let spared = key == "queue" || key == "waits" || key != "obj" && overwrite == "ZADD";
+                match lease.state() {
+                    LeaseState::Held if number != 7 || spared => {}
+                    LeaseState::Lost { .. } if number == 7 && spared => {}
+                    LeaseState::Lost { cause } if number == 7 => {
+                        assert!(
+                            cause.contains(&format!("damaged in Redis: {name}"))
+                                && cause.contains("redis-cli"),
+                            "{what}: {cause}"
+                        );
+                        assert!(Instant::now() >= deadline, "{what}");
+                    }
+                    state => panic!("{what}: lease {number} is {state:?}"),
+                }
+            }
+            if key == "waits" || key != "obj" && overwrite == "ZADD" {
+                continue;
+            }
+            let refused = client.lock("x7")?.try_acquire().await;
+            assert!(
+                matches!(&refused, Err(Error::Damaged { object, reason })
+                    if object.name() == "x7" && reason.contains(&name) && reason.contains("redis-cli")),
+                "{what}: {refused:?}"
+            );
+            // As the message says.
+            for key in memory
+                .keys()
+                .iter()
+                .filter(|key| key.starts_with("tenure:{test/lock/x7}:"))
+            {
+                memory.command(&["UNLINK", key])?;
+            }
+            assert!(client.lock("x7")?.try_acquire().await?.is_some(), "{what}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_a_damaged_object_is_in_doubt_until_its_deadline() -> Result {
+    let memory = Memory::new();
+    let (_client, leases) = holding(&memory, 2).await?;
+    sleep(LEASE / 2).await;
+    memory.command(&["SET", "tenure:{test/lock/x0}:holders", "5"])?;
+    let deadline = leases[0].deadline();
+    sleep(LEASE / 2).await;
+    assert!(
+        matches!(leases[0].state(), LeaseState::Unsure { reason } if reason.contains("damaged")),
+        "{leases:?}"
+    );
+    let asked = leases[0].renew().await;
+    assert!(matches!(asked, Err(Error::Damaged { .. })), "{asked:?}");
+    let cause = leases[0].lost().await;
+    assert!(cause.contains("damaged") && Instant::now() >= deadline, "{cause}");
+    assert!(matches!(leases[1].state(), LeaseState::Held), "{leases:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_cannot_be_read_costs_its_lease_alone_and_goes_with_it() -> Result {
+    for value in [
+        "",
+        "garbage",
+        "1 2 3",
+        "x 30000 0 0 0 0 c - {}",
+        "1 30000 0 0 0 0 c -",
+    ] {
+        let memory = Memory::new();
+        let client = client(&memory, "a").await?;
+        declare_semaphore(&client, "s", 3).await?;
+        let s = client.semaphore("s")?.with(Options::new().lease(LEASE));
+        let (first, second, third) = (s.acquire().await?, s.acquire().await?, s.acquire().await?);
+        let key = "tenure:{test/semaphore/s}:obj";
+        let holders = memory.command(&["ZRANGE", "tenure:{test/semaphore/s}:holders", "0", "-1"])?;
+        memory.command(&["HSET", key, &format!("t:{}", holders[0]), value])?;
+        let seen = client.control().look(s.object(), 10).await?.ok_or("gone")?;
+        assert_eq!((seen.held, seen.holders.len()), (3, 3), "{value:?}: {seen:?}");
+        // While it may run, nobody else has its permit.
+        assert!(s.try_acquire().await?.is_none(), "{value:?}");
+        let cause = first.lost().await;
+        assert!(cause.contains("cannot be read"), "{value:?}: {cause}");
+        sleep(LEASE).await;
+        assert_eq!(
+            (second.state(), third.state()),
+            (LeaseState::Held, LeaseState::Held)
+        );
+        assert!(s.try_acquire().await?.is_some(), "{value:?}");
+        settle().await;
+        // What is given back by several tokens at once, one of which cannot be read, is given back.
+        let holders = memory.command(&["ZRANGE", "tenure:{test/semaphore/s}:holders", "0", "-1"])?;
+        memory.command(&["HSET", key, &format!("t:{}", holders[0]), value])?;
+        let taken = client
+            .control()
+            .reclaim(s.object(), &holders, "its pod has ended")
+            .await?;
+        assert_eq!(taken, 2, "{value:?}");
+        assert!(s.acquire_many_timeout(3, LEASE).await?.is_some(), "{value:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_counter_that_is_no_number_is_named_and_never_counts_as_nothing() -> Result {
+    for field in ["limit", "held", "last", "ticket", "ttl", "lease", "recover"] {
+        for value in ["", "-1", "nan", "many", "1e3", "99999999999999999999"] {
+            let memory = Memory::new();
+            let client = client(&memory, "a").await?;
+            let object = declare_semaphore(&client, "s", 1).await?;
+            let s = client.semaphore("s")?;
+            let held = s.acquire().await?;
+            memory.command(&["HSET", "tenure:{test/semaphore/s}:obj", field, value])?;
+            for error in [
+                s.try_acquire().await.err().map(|error| error.to_string()),
+                client
+                    .control()
+                    .observe(&object, 1)
+                    .await
+                    .err()
+                    .map(|error| error.to_string()),
+                client
+                    .control()
+                    .declare(&object, &semaphore(2))
+                    .await
+                    .err()
+                    .map(|error| error.to_string()),
+            ] {
+                let error = error.ok_or_else(|| format!("{field} {value:?} is taken"))?;
+                assert!(
+                    error.contains("test/semaphore/s is damaged")
+                        && error.contains(&format!("field {field}")),
+                    "{field} {value:?}: {error}"
+                );
+            }
+            drop(held);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_cannot_be_read_keeps_nobody_from_the_others() -> Result {
+    for entry in ["1{", "1[1]", r#"1{"zone":5}"#, "1null", "garbage", r#"1"zone""#] {
+        for order in [Order::LeastRecentlyUsed, Order::MostRecentlyUsed, Order::Random] {
+            let memory = Memory::new();
+            let client = client(&memory, "a").await?;
+            let pool = object(Kind::Pool, "p")?;
+            let resource = |name: &str| tenure::control::Resource::new(name).property("zone", "b");
+            let declaration = tenure::control::Declaration {
+                capacity: Capacity::Resources {
+                    order,
+                    resources: vec![resource("a"), resource("b"), resource("c")],
+                },
+                ..semaphore(0)
+            };
+            client.control().declare(&pool, &declaration).await?;
+            memory.command(&["HSET", "tenure:{test/pool/p}:resources", "b", entry])?;
+            let p = client.lock_pool("p")?;
+            let (one, other) = (
+                p.acquire().await?,
+                p.clone().matching([("zone", "b")])?.acquire().await?,
+            );
+            let mut names = [one.resource().to_owned(), other.resource().to_owned()];
+            names.sort_unstable();
+            assert_eq!(names, ["a", "c"], "{entry}");
+            assert!(p.try_acquire().await?.is_none(), "{entry}");
+            let named = p.clone().named(["b"])?.try_acquire().await;
+            assert!(
+                matches!(&named, Err(Error::Damaged { reason, .. }) if reason.contains(" b ")),
+                "{named:?}"
+            );
+            let listed = p.list().await?;
+            let states: Vec<_> = listed.iter().map(|member| member.state).collect();
+            assert_eq!(
+                states,
+                [ResourceState::Held, ResourceState::Damaged, ResourceState::Held]
+            );
+            one.release().await?;
+            assert!(
+                p.clone().preferring("b")?.try_acquire().await?.is_some(),
+                "{entry}"
+            );
+            // Declared again, it is whole.
+            client.control().declare(&pool, &declaration).await?;
+            let all = p.clone().many(2).try_acquire().await?;
+            assert!(all.is_some(), "{entry}");
+        }
+    }
+    Ok(())
+}

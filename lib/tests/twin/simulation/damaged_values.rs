@@ -1,0 +1,237 @@
+//! Keys and entries that are overwritten while they are held and waited for. What is overwritten may be lost; its
+//! neighbours, renewed by the same commands, may not, and nobody holds beside a lease whose entry cannot be read.
+//!
+//! `d` loses whole keys, of `e` only entries of leases and places, of the pool `r` only resources; the locks `n` nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use fastrand::Rng;
+use tenure::{
+    Error, Kind, ObjectRef, Options,
+    control::{Capacity, Declaration, Order, Resource},
+};
+use tokio::{task::JoinSet, time::sleep};
+
+use super::{
+    people::{self, Got},
+    process::{self, Worker, ms},
+    witness::held,
+    world::{Weather, World},
+};
+use crate::{Result, client, object};
+
+const ROUNDS: usize = 4;
+const LEASE: Duration = Duration::from_secs(2);
+const PERMITS: u64 = 2;
+const SEATS: [&str; 3] = ["a", "b", "c"];
+
+fn declaration(object: &ObjectRef) -> Declaration {
+    Declaration {
+        digest: "1".to_owned(),
+        floor: 0,
+        recovery: None,
+        lease: LEASE,
+        max_hold: None,
+        capacity: match object.kind() {
+            Kind::Pool => Capacity::Resources {
+                order: Order::LeastRecentlyUsed,
+                resources: SEATS.map(|name| Resource::new(name).property("zone", "b")).into(),
+            },
+            _ => Capacity::Permits(PERMITS),
+        },
+    }
+}
+
+pub(super) async fn live(world: &Arc<World>) -> Result {
+    let declared = [
+        object(Kind::Semaphore, "d")?,
+        object(Kind::Semaphore, "e")?,
+        object(Kind::Pool, "r")?,
+    ];
+    let control = world.observer.control();
+    for object in &declared {
+        control.declare(object, &declaration(object)).await?;
+    }
+    let mut background = JoinSet::new();
+    background.spawn(overwrite(world.clone()));
+    process::live(world, 2, 2, work).await?;
+    background.shutdown().await;
+    world.calm_down();
+    mend(world)?;
+    for object in &declared {
+        control.declare(object, &declaration(object)).await?;
+    }
+    // Longer than any lease: then all is to be had again.
+    sleep(LEASE * 3).await;
+    let last = client(&world.memory, "last").await?;
+    let patience = Duration::from_secs(60);
+    let d = last.semaphore("d")?.acquire_many_timeout(2, patience).await?;
+    let e = last.semaphore("e")?.acquire_many_timeout(2, patience).await?;
+    let r = last.lock_pool("r")?.many(3).acquire_timeout(patience).await?;
+    if d.is_none() || e.is_none() || r.is_none() {
+        world.violation(format!("not all could be had in the end: {d:?} {e:?} {r:?}"));
+    }
+    drop((d, e, r));
+    last.close().await;
+    people::nothing_is_left(world).await;
+    Ok(())
+}
+
+/// Overwrites something again and again, and mends what is damaged as a whole.
+async fn overwrite(world: Arc<World>) {
+    let mut random = world.chance();
+    loop {
+        sleep(ms(random.u64(..1500))).await;
+        if let Err(error) = damage(&world, &mut random) {
+            return world.violation(format!("nothing could be overwritten: {error}"));
+        }
+        if random.u8(..3) == 0 {
+            sleep(ms(random.u64(..2500))).await;
+            let again = async {
+                mend(&world)?;
+                let d = object(Kind::Semaphore, "d")?;
+                world.observer.control().declare(&d, &declaration(&d)).await?;
+                Result::Ok(())
+            };
+            if let Err(error) = again.await {
+                return world.violation(format!("it could not be mended: {error}"));
+            }
+        }
+    }
+}
+
+fn damage(world: &World, random: &mut Rng) -> Result {
+    let memory = &world.memory;
+    let garbage = ["", "5", "garbage", "1{", "1 2 3 4", "nil"][random.usize(..6)];
+    let what = match random.u8(..4) {
+        0 => {
+            let part = ["obj", "holders", "queue", "expiry"][random.usize(..4)];
+            let key = format!("tenure:{{test/semaphore/d}}:{part}");
+            if random.bool() {
+                memory.command(&["SET", &key, garbage])?;
+            } else {
+                memory.command(&["UNLINK", &key])?;
+            }
+            key
+        }
+        1 => {
+            let field = ["limit", "held", "last", "ticket", "ttl", "lease"][random.usize(..6)];
+            // Fails where the whole key is overwritten.
+            let _ = memory.command(&["HSET", "tenure:{test/semaphore/d}:obj", field, garbage]);
+            field.to_owned()
+        }
+        2 => {
+            let key = "tenure:{test/semaphore/e}:obj";
+            let fields = memory.command(&["HKEYS", key])?;
+            let entries: Vec<&String> = fields.iter().filter(|field| field.starts_with("t:")).collect();
+            let Some(entry) = random.choice(&entries) else {
+                return Ok(());
+            };
+            memory.command(&["HSET", key, entry, garbage])?;
+            (*entry).clone()
+        }
+        _ => {
+            let name = SEATS[random.usize(..3)];
+            let entry = [garbage, r#"1{"zone":"b"}"#][random.usize(..2)];
+            memory.command(&["HSET", "tenure:{test/pool/r}:resources", name, entry])?;
+            name.to_owned()
+        }
+    };
+    world.say(|| format!("{what} becomes {garbage:?}"));
+    Ok(())
+}
+
+/// As the error says: all keys of the object go.
+fn mend(world: &World) -> Result {
+    world.say(|| "d is mended".to_owned());
+    for key in world
+        .memory
+        .keys()
+        .iter()
+        .filter(|key| key.contains("{test/semaphore/d}"))
+    {
+        world.memory.command(&["UNLINK", key])?;
+    }
+    Ok(())
+}
+
+async fn work(mut worker: Worker) -> Result {
+    for _ in 0..ROUNDS {
+        let random = &mut worker.random;
+        sleep(ms(random.u64(..500))).await;
+        let (world, process) = (&worker.world, &worker.process);
+        let calm = world.weather == Weather::Calm;
+        let patience = ms(random.u64(..4000));
+        let client = &worker.client;
+        let own = format!("n{}", random.u8(..4));
+        let neighbour = client.lock(&own)?.with(Options::new().lease(LEASE));
+        let neighbour = match neighbour.acquire_timeout(patience).await {
+            Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
+            Ok(None) => continue,
+            Err(Error::Unreachable { .. }) if !calm => continue,
+            Err(error) => {
+                world.violation(format!("{process}: a neighbour: {error}"));
+                continue;
+            }
+        };
+        world.witness(|witness| witness.granted(&own, process, 1, 1, &neighbour));
+        let which = ["d", "e", "r"][random.usize(..3)];
+        let got = match which {
+            "r" => {
+                let pool = client.lock_pool("r")?;
+                let pool = if random.bool() {
+                    pool
+                } else {
+                    pool.matching([("zone", "b")])?
+                };
+                pool.acquire_timeout(patience)
+                    .await
+                    .map(|seat| seat.map(Got::Seat))
+            }
+            name => {
+                let semaphore = client.semaphore(name)?;
+                semaphore
+                    .acquire_timeout(patience)
+                    .await
+                    .map(|lease| lease.map(Got::Lease))
+            }
+        };
+        let got = match got {
+            Ok(got) => got.map(Arc::new),
+            Err(Error::Unreachable { .. }) if !calm => None,
+            Err(Error::Damaged { .. } | Error::NotDeclared { .. }) if which == "d" => None,
+            // Its own entry was overwritten on the way; or its resource, and the reply comes from a repeated request.
+            Err(Error::Damaged { .. }) if which == "e" || !calm => None,
+            Err(error) => {
+                world.violation(format!("{process}: {which}: {error}"));
+                None
+            }
+        };
+        if let (Some(got), true) = (&got, which != "d") {
+            let limit = if which == "e" { PERMITS } else { SEATS.len() as u64 };
+            world.witness(|witness| witness.granted(which, process, 1, limit, got));
+        }
+        sleep(ms(worker.random.u64(..4000))).await;
+        if calm && !held(&neighbour) {
+            world.violation(format!(
+                "{process}: a neighbour lost its lease: {:?}",
+                **neighbour
+            ));
+        }
+        if let (true, "r", Some(got)) = (calm, which, &got)
+            && !held(got)
+        {
+            world.violation(format!("{process}: lost over a resource: {:?}", ***got));
+        }
+        if worker.random.bool()
+            && let Some(got) = got.and_then(Arc::into_inner)
+        {
+            match got.release().await {
+                Ok(()) | Err(Error::Lost { .. } | Error::Damaged { .. }) => {}
+                Err(Error::Unreachable { .. }) if !calm => {}
+                Err(error) => world.violation(format!("{process}: {which}: the release says {error}")),
+            }
+        }
+    }
+    Ok(())
+}
