@@ -43,15 +43,23 @@ if is_new then
 else
   settle(o)
 end
-if permits > o.limit and o.limit > 0 then
-  close(o)
-  return redis.error_reply('TOOLARGE ' .. int(o.limit))
-end
 
 local value, reply = o.values[token], nil
-if value and not parse(value) and not call('ZSCORE', o.holders, token) then
+local fence = value and call('ZSCORE', o.holders, token)
+if value and not fence and not parse(value) then
   finish(o, token) -- a place that cannot be read is taken anew
   value = nil
+end
+-- What is held stays held, whatever a new request would get.
+local refused = not fence and not adopt and refusal(o, permits, wish)
+if refused then
+  if value then
+    finish(o, token)
+    advance(o)
+  end
+  if o.draining then missing(o) end
+  close(o)
+  return redis.error_reply(refused)
 end
 if o.pool and not value and string.sub(wish, 1, 1) == '=' then
   for name in string.gmatch(string.sub(wish, 2), '[^,]+') do
@@ -59,16 +67,11 @@ if o.pool and not value and string.sub(wish, 1, 1) == '=' then
       close(o)
       damaged(o.resources, 'has properties of ' .. name .. ' that cannot be read')
     end
-    if not pool().in_service(o, name) then
-      close(o)
-      return redis.error_reply('NORESOURCE ' .. name)
-    end
   end
 end
 
 if value then
   local e = own(o, token)
-  local fence = call('ZSCORE', o.holders, token)
   if fence then
     if adopt then
       e.channel, e.holder = ARGV[9], ARGV[10]
@@ -79,17 +82,13 @@ if value then
       ends = lease_end(e)
       call('ZADD', o.expiry, ends, token)
     end
-    reply = { 'granted', unpack(describe(o, tonumber(fence), ends, e)) }
+    reply = describe(o, tonumber(fence), ends, e)
   else
     call('ZADD', o.expiry, now + e.place, token)
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
   end
 elseif adopt then
   reply = { 'busy', int(now) }
-elseif o.draining then
-  close(o)
-  missing(o)
-  return redis.error_reply('NOTDECLARED ' .. object_of(o))
 else
   lease, max_hold = bounded(o, lease, max_hold)
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
@@ -106,11 +105,12 @@ else
     got = grant(o, token, e, lease_end(e))
   elseif place > 0 or (o.pool and not alone) then
     enqueue(o, token, e, priority)
+    keep(o, token, e)
     -- Those before it in a pool may wait for something else, and a larger priority stands before what has no room.
     if not alone then got = advance(o, token) end
   end
   if got then
-    reply = { 'granted', unpack(got) }
+    reply = got
   elseif place > 0 then
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
   else

@@ -12,7 +12,8 @@
 --   holders    sorted set: token -> fencing token         (oldest lease first)
 --   queue      sorted set: token -> ticket                (head first)
 --   expiry     sorted set: token -> milliseconds of the server's clock, leases and places in the queue alike
---   waits      sorted set: token -> ticket, of those who wait for a condition of the lock   (locks)
+--   waits      sorted set: "@condition ticket token" -> 0, of those who wait for a condition of the lock, so that the
+--              first one of each condition is found by its name   (locks)
 --   resources  hash: resource -> "1" in service or "0" disabled, then its properties   (pools)
 --   free       sorted set: resource -> when it was given back, in microseconds         (pools)
 --
@@ -26,8 +27,8 @@
 -- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
 -- are a pool's resources, joined by commas. Names of a place in a pool's queue say which resources would do: "=" and
 -- these very ones, "?" and properties as in a URL's query, "~" and the one that would be best, or "-" for any. Names in a
--- lock are "@" and the condition that it waits for or was notified of, or "-". The holder is JSON that the scripts never
--- look into.
+-- lock are "@" and the condition that it was notified of, "@condition#ticket" while it waits for that, or "-". The holder is
+-- JSON that the scripts never look into.
 
 -- Raises what is wrong with an object, so that its client can name it: the key, or "-" where the text names it, and the text.
 local function damaged(key, what) error({ err = 'DAMAGED ' .. key .. ' ' .. what }) end
@@ -80,7 +81,8 @@ end
 -- `run` is the id of the server process that the caller talks to, `events` the controller's channel. `alone` is the lease
 -- that lies in obj alone, or false; nil where the caller has not looked.
 local function open(at, width, run, events, tokens, alone)
-  tokens = tokens or {}
+  -- A long list is left to be found one by one: Lua's stack bounds what a command can be given at once.
+  if not tokens or #tokens > 1000 then tokens = {} end
   local fields = {}
   for i, token in ipairs(tokens) do fields[i] = 't:' .. token end
   local obj = KEYS[at + 1]
@@ -116,10 +118,9 @@ local function recovering(o) return o.declared and (o.run ~= o.here or now < o.r
 
 -- Words for clients begin with the id of the server process that says them: in a cluster every server passes on what any
 -- of them publishes, and a client takes only what the server that it is connected to has said itself, once.
-local function tell(channel, ...)
-  local lines = { ARGV[1], ... }
+local function tell(channel, lines)
   for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
-  call('PUBLISH', channel, table.concat(lines, '\n'))
+  call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
 end
 
 local function object_of(o) return string.match(o.obj, '{(.*)}') end
@@ -135,8 +136,9 @@ end
 
 -- What stands under a token. Nothing where part of the object is gone or cannot be read: by an eviction, or by somebody's
 -- hand.
+local function value_of(o, token) return o.values[token] or call('HGET', o.obj, 't:' .. token) end
 local function find(o, token)
-  local value = o.values[token] or call('HGET', o.obj, 't:' .. token)
+  local value = value_of(o, token)
   return value and parse(value)
 end
 
@@ -394,13 +396,29 @@ local function fits(o, e, earlier)
   return chosen ~= nil
 end
 
+-- The error that a request gets which can never be granted as the object is now; a request that waits already gets the
+-- same. A limit of 0 is no reason: who asks waits until there is something again. Data of another life of the server may be
+-- old: by such a limit nothing is refused.
+local function refusal(o, permits, names)
+  if o.draining then return 'NOTDECLARED ' .. object_of(o) end
+  if o.declared and o.run ~= o.here then return nil end
+  if permits > o.limit and o.limit > 0 then return 'TOOLARGE ' .. int(o.limit) end
+  if o.pool and string.sub(names, 1, 1) == '=' then
+    for name in string.gmatch(string.sub(names, 2), '[^,]+') do
+      -- One that cannot be read may come back when it is mended.
+      if pool().properties_of(o, name) and not pool().in_service(o, name) then return 'NORESOURCE ' .. name end
+    end
+  end
+end
+
 local function available(o) return o.pool and pool().unused(o) or o.limit - o.held end
 
 ---- leases
 
--- What a grant's reply and its push say, behind the first word.
-local function describe(o, fence, ends, e)
-  local out = { fence, now, ends, e.lease, e.since, o.declared and 1 or 0, e.permits }
+-- What a grant's reply and its push say. Never unpacked: Lua's stack has no room for the resources of a large lease.
+local function describe(o, fence, ends, e, token)
+  local out = { 'granted', fence, now, ends, e.lease, e.since, o.declared and 1 or 0, e.permits }
+  if token then table.insert(out, 2, token) end
   if o.pool then
     for name in string.gmatch(e.names, '[^,]+') do
       out[#out + 1] = name
@@ -410,7 +428,8 @@ local function describe(o, fence, ends, e)
   return out
 end
 
-local function grant(o, token, e, ends)
+-- Returns the reply of whoever asked, or tells the waiter.
+local function grant(o, token, e, ends, waited)
   e.since = now
   -- Declared objects count on from the floor that the controller keeps in etcd; the others have only the clock.
   o.last = o.declared and o.last + 1 or math.max(o.last + 1, now_us)
@@ -420,7 +439,8 @@ local function grant(o, token, e, ends)
   store(o, token, e)
   call('ZADD', o.holders, int(o.last), token)
   call('ZADD', o.expiry, int(ends), token)
-  return describe(o, o.last, ends, e)
+  if not waited then return describe(o, o.last, ends, e) end
+  tell(e.channel, describe(o, o.last, ends, e, token))
 end
 
 -- Puts a token at the end of the queue, behind its equals in priority. A step of priority is worth 2^42 tickets, which
@@ -430,23 +450,34 @@ local function enqueue(o, token, e, priority)
   o.changed = true
   store(o, token, e)
   call('ZADD', o.queue, int(o.ticket - priority * 4398046511104), token)
-  call('ZADD', o.expiry, int(now + e.place), token)
 end
 
--- Moves the one who has waited longest for a condition into the lock's queue: when it is granted, it wakes up.
+-- How long a place is kept for its client without a word from it.
+local function keep(o, token, e) call('ZADD', o.expiry, int(now + e.place), token) end
+
+-- The member of waits that stands for a token whose names say that it waits for a condition.
+local function wait_of(token, names)
+  local condition, ticket = string.match(names, '^(@[^#]*)#(%d+)$')
+  return condition and condition .. ' ' .. ticket .. ' ' .. token
+end
+
+-- Moves the one who has waited longest for a condition into the lock's queue: when it is granted, it wakes up. The end of
+-- its place stays as it was, for its client has said nothing: dead ones do not gain a new life by being notified.
 local function notify(o, condition)
-  for _, token in ipairs(call('ZRANGE', o.waits, 0, -1)) do
+  while true do
+    local member = call('ZRANGE', o.waits, '[' .. condition .. ' ', '(' .. condition .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
+    if not member then return false end
+    call('ZREM', o.waits, member)
+    local token = string.match(member, '%S+$')
     local e = find(o, token)
-    if not e then
-      call('ZREM', o.waits, token)
-      call('ZREM', o.expiry, token)
-    elseif e.names == condition then
-      call('ZREM', o.waits, token)
+    if e then
+      e.names = condition
       enqueue(o, token, e, 0)
       return true
     end
+    call('ZREM', o.expiry, token)
+    call('HDEL', o.obj, 't:' .. token)
   end
-  return false
 end
 
 -- Counts anew what is held, by those who can still be seen to hold: after some of it has gone without being told of. What
@@ -461,7 +492,8 @@ local function recount(o)
 end
 
 -- Ends a lease or a place in the queue. With a cause, its client is told; but not that it was "dropped", which it knows.
-local function finish(o, token, cause)
+-- The cause "refused" comes with the error that a new request would get.
+local function finish(o, token, cause, refused)
   local e = find(o, token)
   o.values[token] = nil
   call('HDEL', o.obj, 't:' .. token)
@@ -469,8 +501,9 @@ local function finish(o, token, cause)
   local fence = e and cause == 'expired' and e.grace > 0 and call('ZSCORE', o.holders, token)
   local was_held = call('ZREM', o.holders, token) == 1
   if not e then
-    -- Of what cannot be read, all that is left of it goes, too; and what it held has to be found by what the others hold.
-    local waited = call('ZREM', o.queue, token) + (o.waits and call('ZREM', o.waits, token) or 0) > 0
+    -- Of what cannot be read, all that is left of it goes, too (but for its wait, which a notification finds); and what it
+    -- held has to be found by what the others hold.
+    local waited = call('ZREM', o.queue, token) > 0
     if was_held then
       o.changed = true
       recount(o)
@@ -478,7 +511,9 @@ local function finish(o, token, cause)
     return was_held and 'released' or waited and 'left' or nil
   end
   o.changed = true
-  if cause and cause ~= 'dropped' and e.channel ~= '-' then tell(e.channel, was_held and 'lost' or 'gone', token, cause) end
+  if cause and cause ~= 'dropped' and e.channel ~= '-' then
+    tell(e.channel, { was_held and 'lost' or 'gone', token, cause, refused })
+  end
   if was_held then
     if fence then
       -- What cannot check a fencing token is kept from the next holder for a while: under a name that nobody can renew.
@@ -493,7 +528,8 @@ local function finish(o, token, cause)
     if o.pool then pool().give_back(o, e.names) end
   end
   local queued = not was_held and call('ZREM', o.queue, token) == 1
-  local waited = o.waits and not was_held and call('ZREM', o.waits, token) == 1
+  local wait = o.waits and not was_held and wait_of(token, e.names)
+  local waited = wait and call('ZREM', o.waits, wait) == 1
   if not (was_held or queued or waited) then
     -- Its place is gone with all others of its key, by an eviction.
     recount(o)
@@ -502,7 +538,7 @@ local function finish(o, token, cause)
     -- A notification that reached nobody goes to the next: its waiter left, or died or was dropped before it had taken up
     -- its lease.
     local unheard = not waited and (not was_held or cause)
-    if unheard then notify(o, e.names) end
+    if unheard then notify(o, string.match(e.names, '^@[^#]*')) end
   end
   return was_held and 'released' or 'left'
 end
@@ -511,11 +547,12 @@ end
 -- its room, and the small ones wait behind it. Only who waits for certain resources of a pool lets others pass, to those
 -- that would not do for it. A granted lease runs only as long as the place in the queue would have, until its client has
 -- renewed it: that is why any number of dead waiters costs one place lease in total.
--- `asking` is the token whose own script this is: it gets its lease in the reply, and in full.
+-- What can never be served any more is sent away. `asking` is the token whose own script this is: it gets its lease in the
+-- reply, and in full.
 local function advance(o, asking)
   if o.draining or recovering(o) then return nil end
   local at, earlier, reply = 0, {}, nil
-  while at < 1000 and (o.pool or o.held < o.limit) do
+  while at < 1000 and (o.pool or o.held < o.limit or o.shrunk) do
     local token = call('ZRANGE', o.queue, at, at)[1]
     if not token then break end
     local e = find(o, token)
@@ -528,13 +565,18 @@ local function advance(o, asking)
         reply = grant(o, token, e, lease_end(e))
       else
         local ends = math.min(now + e.lease, tonumber(call('ZSCORE', o.expiry, token)) or now + e.place)
-        tell(e.channel, 'granted', token, unpack(grant(o, token, e, ends)))
+        grant(o, token, e, ends, true)
       end
-    elseif certain then
-      earlier[#earlier + 1] = certain
-      at = at + 1
     else
-      break
+      local refused = refusal(o, e.permits, e.names)
+      if refused then
+        finish(o, token, 'refused', refused)
+      elseif certain then
+        earlier[#earlier + 1] = certain
+        at = at + 1
+      else
+        break
+      end
     end
   end
   return reply
@@ -589,7 +631,7 @@ local function close(o)
   local lasting = (o.declared or o.kept) and not o.draining
   if o.changed and not lasting and o.held == 0 and nobody_waits(o) then
     drop(o)
-    if o.draining then tell(o.events, 'changed', object_of(o)) end
+    if o.draining then tell(o.events, { 'changed', object_of(o) }) end
     return true
   end
   if o.changed == true then save(o) end
@@ -609,9 +651,9 @@ local function close(o)
   -- A declared object that has come to another server of a cluster, alive, waits for the controller to declare it there.
   if o.watched and (o.changed or o.declared and o.run ~= o.here) then
     call('HDEL', o.obj, 'watched')
-    tell(o.events, 'changed', object_of(o))
+    tell(o.events, { 'changed', object_of(o) })
   end
 end
 
 -- Somebody asks for a declared object that is not there: the controller may have to declare it (again).
-local function missing(o) tell(o.events, 'missing', object_of(o)) end
+local function missing(o) tell(o.events, { 'missing', object_of(o) }) end

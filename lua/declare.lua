@@ -17,6 +17,7 @@ local longest = math.max(recovery, lease, o.lease)
 local lost = recovery > 0 and o.run ~= o.here
 if lost then o.recover = now + longest end
 o.ttl = math.max(o.ttl, longest) -- also bounds the recovery
+o.shrunk = o.exists and tonumber(ARGV[8]) < o.limit
 o.exists, o.declared, o.run, o.changed = true, ARGV[3], o.here, true
 o.draining, o.kept, o.retained = nil, nil, nil
 o.lease, o.max_hold, o.limit, o.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(o.last, floor)

@@ -1,10 +1,12 @@
 -- notify: wakes who waits for a condition, longest first, by moving them into the queue of the lock.
 -- KEYS  obj holders queue expiry waits
 -- ARGV  run id, controller's channel, the lock's token, "@" and the condition, how many, request id
--- Reply how many were notified
+-- Reply how many were notified, and how many more wait for the condition
 -- Error NOTHELD: the lock's token does not hold it
--- The newest request id is kept with its reply, so that a repeated one notifies nobody else. O(n) in the lock's waits.
+-- One call notifies at most PIECE: call again, with another request id, for the rest. The newest request id is kept with its
+-- count, so that a repeated one notifies nobody else. O(log n) for each that is notified.
 ---- core.lua
+local PIECE = 50
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { ARGV[3] })
 settle(o)
 if not (o.values[ARGV[3]] and call('ZSCORE', o.holders, ARGV[3])) then
@@ -14,8 +16,10 @@ end
 local id, count = unpack(call('HMGET', o.obj, 'notify_id', 'notified'))
 if id ~= ARGV[6] then
   count = 0
-  while count < tonumber(ARGV[5]) and notify(o, ARGV[4]) do count = count + 1 end
+  local most = math.min(tonumber(ARGV[5]), PIECE)
+  while count < most and notify(o, ARGV[4]) do count = count + 1 end
   call('HSET', o.obj, 'notify_id', ARGV[6], 'notified', count)
 end
+local more = call('ZLEXCOUNT', o.waits, '[' .. ARGV[4] .. ' ', '(' .. ARGV[4] .. '!')
 close(o)
-return tonumber(count)
+return { tonumber(count), more }

@@ -11,9 +11,11 @@ settle(o)
 local reply = 'gone'
 if o.values[token] then
   local e = own(o, token)
-  if call('ZREM', o.waits, token) == 1 then
+  local wait = wait_of(token, e.names)
+  if wait and call('ZREM', o.waits, wait) == 1 then
     e.names = '-'
     enqueue(o, token, e, 0)
+    keep(o, token, e)
     reply = 'rejoined'
     advance(o)
   else

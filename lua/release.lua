@@ -22,14 +22,15 @@ end
 
 ---- core.lua
 
-local tokens = { unpack(ARGV, 4) }
+local tokens = {}
+for i = 4, #ARGV do tokens[#tokens + 1] = ARGV[i] end
 local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
 local cause = ARGV[3] ~= '' and ARGV[3] or nil
 
 -- A lease that has run out is not released any more: its successor may hold already. One whose end is gone, by an eviction,
 -- has not.
 local function runs(token)
-  return o.values[token] and (tonumber(call('ZSCORE', o.expiry, token)) or math.huge) > now
+  return value_of(o, token) and (tonumber(call('ZSCORE', o.expiry, token)) or math.huge) > now
 end
 
 local reply = {}

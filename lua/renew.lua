@@ -7,7 +7,7 @@
 --       waiting    expires wake
 --       recovering 0 0    the object is coming back from a loss and does not know this token: readmit
 --       missing    0 0    there is no such object (any more, or yet)
---       gone       0 0    neither holds nor waits
+--       gone       0 0    neither holds nor waits, or waited for what it can never get (any more): acquire says why
 --       damaged    why 0  the object, or what it has of this lease, is not as Tenure left it: a key or "-", and a text.
 --                         Other objects are renewed all the same
 -- What has run out is gone: a renewal never revives. A declared lease that was shortened counts from here. O(log n) a token.
@@ -24,7 +24,7 @@ local function renew(key, width, tokens)
   settle(o)
   if not o.exists then missing(o) end
   for _, token in ipairs(tokens) do
-    local value = o.values[token]
+    local value = value_of(o, token)
     local e = value and parse(value)
     if not o.exists then
       say('missing')
@@ -45,8 +45,15 @@ local function renew(key, width, tokens)
         say('damaged', string.match(problem.err, '^DAMAGED (.*)$'))
       end
     elseif e then
-      call('ZADD', o.expiry, now + e.place, token)
-      say('waiting', now + e.place, wake(o))
+      local refused = refusal(o, e.permits, e.names)
+      if refused then
+        finish(o, token, 'refused', refused)
+        advance(o)
+        say('gone')
+      else
+        call('ZADD', o.expiry, now + e.place, token)
+        say('waiting', now + e.place, wake(o))
+      end
     else
       -- A place that cannot be read is taken anew.
       finish(o, token)
@@ -59,7 +66,8 @@ end
 local key, arg = 0, 3
 while arg <= #ARGV do
   local width, count = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
-  local tokens = { unpack(ARGV, arg + 2, arg + 1 + count) }
+  local tokens = {}
+  for i = arg + 2, arg + 1 + count do tokens[#tokens + 1] = ARGV[i] end
   local said = #reply
   local whole, problem = pcall(renew, key, width, tokens)
   if not whole then

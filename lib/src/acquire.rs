@@ -235,9 +235,7 @@ impl Claim {
                     continue;
                 }
                 Err(error) => {
-                    // Without an answer the token may have got something; with a refusal it has not.
-                    // A script that fails half-way, on what it finds damaged, may have granted before.
-                    self.open = error.is_unreachable() || matches!(error, Error::Damaged { .. });
+                    self.open = !took_nothing(&error);
                     return Err(error);
                 }
             };
@@ -253,7 +251,7 @@ impl Claim {
                 }
                 Acquired::Queued { now, expires, wake } => {
                     self.queued(&asked, now, expires, wake);
-                    match self.hear(&mut word, wait.end()).await? {
+                    match self.hear(&mut word, wait.end(), request.permits).await? {
                         Heard::Granted { grant, deadline } => self.granted(grant, deadline, &request),
                         Heard::AskAgain => continue,
                         Heard::TimeOver => return self.leave().await.map(|()| None),
@@ -290,6 +288,7 @@ impl Claim {
         &mut self,
         word: &mut oneshot::Receiver<Word>,
         end: Option<Instant>,
+        asked: u64,
     ) -> Result<Heard, Error> {
         let word = match end {
             Some(end) => tokio::time::timeout_at(end, word).await,
@@ -298,11 +297,14 @@ impl Claim {
         match word {
             Ok(Ok(Word::Granted { grant, deadline })) => Ok(Heard::Granted { grant, deadline }),
             Ok(Ok(Word::AskAgain) | Err(_)) => Ok(Heard::AskAgain),
-            Ok(Ok(Word::Gone { cause })) => {
+            Ok(Ok(Word::Gone { cause, refused })) => {
                 self.open = false;
-                debug!(object = %self.place.object, cause, "sent away from the queue");
-                Err(Error::NotDeclared {
-                    object: self.place.object.clone(),
+                debug!(object = %self.place.object, cause, refused, "sent away from the queue");
+                Err(match refused {
+                    Some(reason) => self.refusal(reason, asked),
+                    None => Error::NotDeclared {
+                        object: self.place.object.clone(),
+                    },
                 })
             }
             Err(_elapsed) => Ok(Heard::TimeOver),
@@ -436,6 +438,19 @@ impl Claim {
     }
 }
 
+/// Whether an error proves that its request has taken nothing: one of the protocol's own does, and a request that was not
+/// sent. Any other may have come after the effects, or instead of the reply.
+pub(crate) fn took_nothing(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NotDeclared { .. }
+            | Error::Lost { .. }
+            | Error::NoSuchResource { .. }
+            | Error::TooLarge { .. }
+            | Error::InvalidInput { .. }
+    )
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.client.inner.ledger.forget_waiting(&self.token);
@@ -448,6 +463,36 @@ impl Drop for Claim {
             };
             // An error means that the runtime is gone: lease and place end by themselves.
             let _ = self.client.inner.jobs.send(job);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_named_refusal_proves_that_nothing_was_taken() {
+        let object = crate::ObjectRef::new(crate::Kind::Lock, "ml", "x").unwrap();
+        let reason = || "ERR too many results to unpack".to_owned();
+        for error in [
+            Error::Refused { reason: reason() },
+            Error::Unreachable { reason: reason() },
+            Error::Protocol { reply: reason() },
+        ] {
+            assert!(!took_nothing(&error), "{error}");
+        }
+        for error in [
+            Error::NotDeclared {
+                object: object.clone(),
+            },
+            Error::TooLarge {
+                object,
+                asked: 5,
+                limit: 3,
+            },
+        ] {
+            assert!(took_nothing(&error), "{error}");
         }
     }
 }

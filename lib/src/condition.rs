@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     Error, Lease,
-    acquire::{AGES, Claim, Handle, Heard, PLACE_MS, Wait},
+    acquire::{AGES, Claim, Handle, Heard, PLACE_MS, Wait, took_nothing},
     lock::acquired,
     object::check_name,
     wire::{
@@ -125,14 +125,14 @@ impl Condition {
     }
 
     /// Wakes up to `count` of those who wait, longest first. They run one after the other, once the lock is given back.
-    /// Returns how many there were. One command.
+    /// Returns how many there were. One command for each fifty.
     ///
     /// # Errors
     /// [`Error::Lost`] when `lease` does not hold the lock: only its holder may notify. [`Error::Unreachable`] when Redis
     /// did not answer before the lease's end.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves open whether they are notified.
+    /// Dropping the future leaves open whether they, or some of them, are notified.
     ///
     /// ```no_run
     /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
@@ -148,6 +148,19 @@ impl Condition {
                 format!("use one of {}", self.handle.place.object),
             ));
         }
+        let mut woken = 0;
+        loop {
+            let left = u64::from(count) - woken;
+            let (notified, waiting) = self.notify_some(lease, left).await?;
+            woken += notified.min(left);
+            if notified == 0 || waiting == 0 || woken == u64::from(count) {
+                return Ok(woken);
+            }
+        }
+    }
+
+    /// One command. Returns how many were notified, and how many wait still.
+    async fn notify_some(&self, lease: &Lease, count: u64) -> Result<(u64, u64), Error> {
         let request = self.handle.client.inner.link.draw().simple().to_string();
         let reply = lease
             .call(&script::NOTIFY, &[&self.name, &count.to_string(), &request])
@@ -209,8 +222,9 @@ impl Condition {
         {
             Ok(reply) => reply,
             Err(Error::Refused { reason }) => {
-                claim.open = false;
-                return Err(claim.refusal(reason, 1));
+                let error = claim.refusal(reason, 1);
+                claim.open = !took_nothing(&error);
+                return Err(error);
             }
             Err(error) => return Err(error),
         };
@@ -226,10 +240,10 @@ impl Condition {
             Acquired::Busy { .. } => return Err(Error::protocol(&reply.value)),
         }
         let mut notified = true;
-        let mut heard = claim.hear(&mut word, end).await?;
+        let mut heard = claim.hear(&mut word, end, 1).await?;
         if matches!(heard, Heard::TimeOver) {
             notified = self.rejoin(&claim.token).await?;
-            heard = claim.hear(&mut word, None).await?;
+            heard = claim.hear(&mut word, None, 1).await?;
         }
         let lease = match heard {
             Heard::Granted { grant, deadline } => claim.granted(grant, deadline, &request),

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hasher},
+    ops::Bound,
 };
 
 use redis::Value;
@@ -187,6 +188,11 @@ impl Database {
                 let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
                 Ok(members(set.iter().rev().skip(skip).take(take), false))
             }
+            ("ZRANGE", [min, max, b"BYLEX", b"LIMIT", b"0", take]) => {
+                let take = usize::try_from(integer(take)?).unwrap_or(usize::MAX);
+                Ok(members(set.by_bytes(bound(min)?, bound(max)?).take(take), false))
+            }
+            ("ZLEXCOUNT", [min, max]) => Ok(count(set.by_bytes(bound(min)?, bound(max)?).count())),
             ("ZRANGE", [min, max, b"BYSCORE"]) => Ok(members(set.between(score(min)?, score(max)?), false)),
             ("ZRANGE", [min, max, b"BYSCORE", b"LIMIT", skip, take]) => {
                 let in_range = set.between(score(min)?, score(max)?);
@@ -337,6 +343,16 @@ fn score(text: &[u8]) -> Result<f64, String> {
     parse(text)
         .filter(|n: &f64| !n.is_nan())
         .ok_or_else(|| "ERR value is not a valid float".to_owned())
+}
+
+/// A bound of a range by bytes.
+fn bound(text: &[u8]) -> Result<Bound<&[u8]>, String> {
+    match text.split_first() {
+        Some((b'[', bytes)) => Ok(Bound::Included(bytes)),
+        Some((b'(', bytes)) => Ok(Bound::Excluded(bytes)),
+        _ if text == b"-" || text == b"+" => Ok(Bound::Unbounded),
+        _ => Err("ERR min or max not valid string range item".to_owned()),
+    }
 }
 
 fn score_text(score: f64) -> String {

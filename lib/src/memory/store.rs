@@ -3,6 +3,7 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
 };
 
 pub(super) type Bytes = Vec<u8>;
@@ -257,6 +258,30 @@ impl SortedSet {
     /// Members with their scores, in order.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&Bytes, f64)> {
         self.order.iter().map(|(score, member)| (member, score.0))
+    }
+
+    /// Those between two bounds by their bytes, in order. All members have to have the same score, as in Redis.
+    pub(super) fn by_bytes<'a>(
+        &'a self,
+        min: Bound<&'a [u8]>,
+        max: Bound<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a Bytes, f64)> {
+        let score = self.order.first().map_or(Score(0.0), |(score, _)| *score);
+        let from = match min {
+            Bound::Included(bytes) | Bound::Excluded(bytes) => bytes.to_vec(),
+            Bound::Unbounded => Bytes::new(),
+        };
+        self.order
+            .range((score, from)..)
+            .map(|(score, member)| (member, score.0))
+            .skip_while(
+                move |(member, _)| matches!(min, Bound::Excluded(bytes) if bytes == member.as_slice()),
+            )
+            .take_while(move |(member, _)| match max {
+                Bound::Included(bytes) => member.as_slice() <= bytes,
+                Bound::Excluded(bytes) => member.as_slice() < bytes,
+                Bound::Unbounded => true,
+            })
     }
 
     /// Those whose score is neither below `min` nor above `max`, in order.

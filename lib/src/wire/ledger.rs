@@ -90,6 +90,8 @@ pub(crate) enum Word {
     AskAgain,
     Gone {
         cause: String,
+        /// The protocol's error that a new request would get.
+        refused: Option<String>,
     },
 }
 
@@ -432,10 +434,12 @@ impl Receiver for Ledger {
                 self.tell(token, word);
             }
             // The place ran out while we could not renew it, but who waits is still here, and gets another one.
-            Some((token, Push::Gone(cause))) if cause == EXPIRED => {
+            Some((token, Push::Gone { cause, .. })) if cause == EXPIRED => {
                 self.tell(token, Word::AskAgain);
             }
-            Some((token, Push::Gone(cause))) => self.tell(token, Word::Gone { cause }),
+            Some((token, Push::Gone { cause, refused })) => {
+                self.tell(token, Word::Gone { cause, refused });
+            }
             Some((token, Push::Lost(cause))) => {
                 let held = match lock(&self.book).entries.get_mut(token) {
                     Some(Entry::Held { hold, .. }) => Some(hold.clone()),

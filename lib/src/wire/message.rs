@@ -31,7 +31,11 @@ pub(crate) enum Push {
     /// A held lease was ended by the server.
     Lost(String),
     /// A place in the queue was ended by the server.
-    Gone(String),
+    Gone {
+        cause: String,
+        /// The protocol's error that a new request would get.
+        refused: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +135,10 @@ pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
     let push = match what {
         "granted" => Push::Granted(grant(lines)?),
         "lost" => Push::Lost(lines.next()?.to_owned()),
-        "gone" => Push::Gone(lines.next()?.to_owned()),
+        "gone" => Push::Gone {
+            cause: lines.next()?.to_owned(),
+            refused: lines.next().map(str::to_owned),
+        },
         _ => return None,
     };
     Some((token, push))

@@ -97,7 +97,7 @@ fn a_notification_passes_over_a_waiter_whose_value_is_gone() {
         }
     }
     trial.remove_value("w1");
-    assert_eq!(trial.call(&script::NOTIFY, &["c", "@full", "2", "n"]), ["1"]);
+    assert_eq!(trial.call(&script::NOTIFY, &["c", "@full", "2", "n"]), ["1", "0"]);
     assert!(!trial.has("\"w1\""), "something is left of it");
     assert_eq!(trial.call(&script::RELEASE, &["", "c"]), ["released"]);
     assert_eq!(trial.acquire("w2", "1"), "granted");

@@ -16,6 +16,7 @@
 //! | [`graces`] | a scene: leases that run out, and their grace |
 //! | [`short_leases`] | a scene: leases that are as short as a round trip |
 //! | [`damaged_values`] | a scene: keys and entries that somebody overwrites |
+//! | [`shrinking_limits`] | a scene: objects that only become smaller under requests that wait |
 //! | [`takeovers`] | a scene: a lock that is taken from its holder |
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
@@ -31,6 +32,7 @@ mod process;
 mod registers;
 mod resizes;
 mod short_leases;
+mod shrinking_limits;
 mod takeovers;
 mod witness;
 mod world;
@@ -54,6 +56,7 @@ enum Scene {
     Takeovers,
     ShortLeases,
     DamagedValues,
+    ShrinkingLimits,
 }
 
 impl Scene {
@@ -70,6 +73,7 @@ impl Scene {
             Self::Takeovers => takeovers::live(world).await,
             Self::ShortLeases => short_leases::live(world).await,
             Self::DamagedValues => damaged_values::live(world).await,
+            Self::ShrinkingLimits => shrinking_limits::live(world).await,
         }
     }
 }
@@ -216,6 +220,16 @@ fn in_calm_weather_an_overwritten_value_costs_nobody_else_a_lease() -> Result {
 #[test]
 fn in_a_storm_an_overwritten_value_costs_nobody_else_for_ever() -> Result {
     worlds(Scene::DamagedValues, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_a_request_for_what_is_gone_is_refused() -> Result {
+    worlds(Scene::ShrinkingLimits, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_a_request_for_what_is_gone_is_refused() -> Result {
+    worlds(Scene::ShrinkingLimits, Weather::Storm)
 }
 
 #[test]
