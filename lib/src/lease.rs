@@ -386,12 +386,11 @@ impl Drop for Lease {
             return;
         }
         self.client.inner.ledger.forget(&self.hold.token);
-        let ends = Some(self.deadline());
         let job = Job::Release {
             token: self.hold.token.clone(),
             place: self.hold.place.clone(),
             cause: BY_OWNER,
-            ends,
+            ends: Some(self.hold.ends_at_the_latest()),
         };
         // An error means that the runtime is gone: the lease ends by itself.
         let _ = self.client.inner.jobs.send(job);

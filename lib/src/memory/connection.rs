@@ -47,6 +47,8 @@ struct Call {
 
 enum Request {
     Time,
+    /// To be answered with an error.
+    Refused(&'static str),
     Script {
         script: &'static Script,
         keys: Vec<String>,
@@ -58,6 +60,7 @@ impl Request {
     fn name(&self) -> &'static str {
         match self {
             Self::Time => "time",
+            Self::Refused(_) => "refused",
             Self::Script { script, .. } => script.name,
         }
     }
@@ -157,10 +160,13 @@ impl State {
         let (reply, answer) = oneshot::channel();
         match fate {
             Fate::Cut => self.cut(id),
-            Fate::Deliver | Fate::Delay(_) if !peer.silent => {
+            Fate::Deliver | Fate::Delay(_) | Fate::Refuse(_) if !peer.silent => {
                 let call = Call {
                     arrives: arrival(&mut peer.last_up, fate),
-                    request,
+                    request: match fate {
+                        Fate::Refuse(error) => Request::Refused(error),
+                        _ => request,
+                    },
                     reply,
                 };
                 calls.send(call).map_err(|_| reset())?;
@@ -186,6 +192,7 @@ impl State {
                 let parts = parts.map(|part| Value::BulkString(part.to_string().into_bytes()));
                 (Value::Array(parts.into()), Vec::new())
             }
+            Request::Refused(error) => (scripts::error_reply(error), Vec::new()),
             Request::Script { script, keys, args } => {
                 let Some(interpreter) = &mut self.interpreter else {
                     return;
@@ -220,7 +227,7 @@ impl State {
         };
         match (fate, delivery) {
             (Fate::Cut, _) => self.cut(id),
-            (Fate::Deliver | Fate::Delay(_), delivery) if !peer.silent => {
+            (Fate::Deliver | Fate::Delay(_) | Fate::Refuse(_), delivery) if !peer.silent => {
                 let arrives = arrival(&mut peer.last_down, fate);
                 // An error means that the client has gone.
                 let _ = peer.deliveries.send((arrives, delivery));
@@ -269,7 +276,7 @@ impl Memory {
         };
         let fate = lock(&self.shared).decide(&caller.process, Passage::Connect);
         match fate {
-            Fate::Deliver => {}
+            Fate::Deliver | Fate::Refuse(_) => {}
             Fate::Delay(delay) => tokio::time::sleep(delay).await,
             Fate::Drop => {
                 tokio::time::sleep(caller.response_timeout).await;

@@ -121,6 +121,9 @@ pub enum Fate {
     Drop,
     /// The connection is cut before it arrives, and both sides know.
     Cut,
+    /// A call arrives and is answered with this error reply, as `MISCONF the disk is full`; its script does not run. Anything
+    /// else arrives.
+    Refuse(&'static str),
 }
 
 type Faults = Box<dyn FnMut(&str, Passage<'_>) -> Fate + Send>;

@@ -211,7 +211,7 @@ fn table_reply(table: &Table) -> mlua::Result<Value> {
 }
 
 /// As the driver reads it from a server.
-fn error_reply(text: &str) -> Value {
+pub(super) fn error_reply(text: &str) -> Value {
     let line = text.replace(['\r', '\n'], " ");
     redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap_or(Value::Nil)
 }

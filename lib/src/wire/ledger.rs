@@ -60,6 +60,15 @@ pub(crate) struct Hold {
     pub(crate) status: watch::Sender<Status>,
 }
 
+impl Hold {
+    /// When the server has ended it, if nothing is sent any more. A renewal that is under way may have prolonged it there
+    /// by a whole lease, of which its holder has not heard.
+    pub(crate) fn ends_at_the_latest(&self) -> Instant {
+        let lease = Duration::from_millis(self.grant.lease);
+        self.status.borrow().deadline.max(Instant::now() + lease)
+    }
+}
+
 /// What an acquisition asks for, as the scripts want it.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {

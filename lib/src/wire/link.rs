@@ -1,20 +1,22 @@
 //! The way from an object to its server.
 //!
-//! Callers wait for a session with the server that has their object, send, and on a broken connection wait for the next
-//! one and send the same again: every script may be repeated, for it carries its token. A caller that gives up gets
-//! `Unreachable`.
+//! Callers wait for a session with the server that has their object and for their turn, send, and on a broken connection
+//! wait for the next one and send the same again: every script may be repeated, for it carries its token. A caller that
+//! gives up gets `Unreachable`.
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{RedisError, Value};
 use tokio::{task::AbortHandle, time::Instant};
 use tracing::debug;
 
 use super::{
+    admission::{self, Class, Ticket, jittered},
     clock::Asked,
     cluster::{self, Cluster, Reach},
     damage,
-    node::{Bell, FIRST_DELAY, Node, Setting, Whereabouts},
+    node::{Bell, FIRST_DELAY, LONGEST_DELAY, Node, Setting, State, Whereabouts},
+    retry::{RetryAction, retry_action},
     routes::Routes,
     script::Script,
     unreachable,
@@ -169,10 +171,17 @@ impl Link {
     ) -> Result<(Reply, u64), Error> {
         let routes = &self.0.routes;
         let events = &self.0.setting.events_channel;
-        let (mut repeated, mut redirected) = (false, 0);
+        let (mut repeated, mut redirected, mut delay) = (false, 0, FIRST_DELAY);
         let mut via: Option<String> = None;
         loop {
-            let (node, session) = self.wait(until, || routes.find(keys, via.as_deref())).await?;
+            let (node, _) = self.wait(until, || routes.find(keys, via.as_deref())).await?;
+            let Some(ticket) = admitted(&node, script.class(), keys, until).await? else {
+                continue;
+            };
+            // Another one by now, perhaps, than when the call began to wait for its turn.
+            let State::Up(session) = node.state() else {
+                continue;
+            };
             let asking = via.take().is_some();
             let mut sent = Instant::now();
             let outcome = match session.send(script, keys, events, args, asking, &mut sent).await {
@@ -184,6 +193,7 @@ impl Link {
             };
             let error = match outcome {
                 Ok((value, reached)) => {
+                    ticket.answered();
                     let asked = Asked {
                         sent,
                         clock: node.clock.clone(),
@@ -197,38 +207,61 @@ impl Link {
                 }
                 Err(error) => error,
             };
-            match judge(&error) {
-                Verdict::Broken => {
+            let action = retry_action(&error);
+            match action {
+                RetryAction::Wait => ticket.refused(words(&error), self.0.setting.chance()),
+                RetryAction::Reconnect => drop(ticket),
+                _ => ticket.answered(),
+            }
+            match action {
+                RetryAction::Wait => {
+                    debug!(script = script.name, %error, "the server takes no calls, and this one is repeated");
+                    // It may say so of its cluster, of which another node knows better.
+                    routes.cluster(|cluster| cluster.look_again());
+                }
+                RetryAction::Reconnect => {
                     debug!(script = script.name, %error, "the connection broke, and the call is repeated");
                     repeated = true;
-                    node.give_up(&session).await;
+                    node.give_up(&session);
                 }
-                Verdict::NotNow => tokio::time::sleep(FIRST_DELAY).await,
-                Verdict::Down => {
-                    routes.cluster(|cluster| cluster.look_again());
-                    tokio::time::sleep(FIRST_DELAY).await;
-                }
-                Verdict::Moved | Verdict::Ask if self.slot(keys).is_none() => {
+                RetryAction::Moved | RetryAction::Ask if self.slot(keys).is_none() => {
                     // It has become one of a cluster, which the next connection finds out.
-                    node.give_up(&session).await;
+                    node.give_up(&session);
                 }
-                Verdict::Moved | Verdict::Ask => {
-                    via = self.redirected(&node, &error);
+                RetryAction::Moved | RetryAction::Ask => {
+                    via = self.redirected(&node, action, &error);
                     redirected += 1;
                     if redirected % REDIRECTS == 0 {
-                        tokio::time::sleep(FIRST_DELAY).await;
+                        self.pause(&mut delay, until).await;
                     }
                 }
-                Verdict::Final => return Err(refusal(keys, &error)),
+                RetryAction::AskForMap => {
+                    routes.cluster(|cluster| cluster.look_again());
+                    self.pause(&mut delay, until).await;
+                }
+                RetryAction::Repeat => self.pause(&mut delay, until).await,
+                // What is not given back now keeps the next holder waiting for a whole lease.
+                RetryAction::Deny if script.class() == Class::Release => self.pause(&mut delay, until).await,
+                RetryAction::Deny | RetryAction::Fail => return Err(refusal(keys, &error)),
             }
             if Instant::now() >= until {
-                return Err(unreachable(&node.address, words(&error)));
+                return Err(match action {
+                    RetryAction::Deny => refusal(keys, &error),
+                    _ => unreachable(&node.address, words(&error)),
+                });
             }
         }
     }
 
+    /// Waits before a call is repeated, longer each time, but not past its end.
+    async fn pause(&self, delay: &mut Duration, until: Instant) {
+        let at = Instant::now() + jittered(*delay, self.0.setting.chance());
+        tokio::time::sleep_until(at.min(until)).await;
+        *delay = (*delay * 2).min(LONGEST_DELAY);
+    }
+
     /// Notes that a slot has moved, or returns where this once to ask.
-    fn redirected(&self, node: &Node, error: &RedisError) -> Option<String> {
+    fn redirected(&self, node: &Node, action: RetryAction, error: &RedisError) -> Option<String> {
         let (address, slot) = error.redirect_node()?;
         // Without a host it is the one that was asked.
         let address = match address.strip_prefix(':') {
@@ -238,7 +271,7 @@ impl Link {
             }
             None => address.to_owned(),
         };
-        if matches!(judge(error), Verdict::Ask) {
+        if action == RetryAction::Ask {
             return Some(address);
         }
         self.0.routes.cluster(|cluster| cluster.moved(slot, &address));
@@ -246,38 +279,18 @@ impl Link {
     }
 }
 
-enum Verdict {
-    /// The connection is of no use any more: the next one may be.
-    Broken,
-    /// The server answers, but is not ready.
-    NotNow,
-    /// The cluster is not ready; its map may be another one when it is.
-    Down,
-    /// Another server has the object.
-    Moved,
-    /// Another server is about to have it.
-    Ask,
-    Final,
-}
-
-fn judge(error: &RedisError) -> Verdict {
-    match error.kind() {
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::TryAgain,
-        ) => Verdict::NotNow,
-        ErrorKind::Server(ServerErrorKind::ClusterDown) => Verdict::Down,
-        ErrorKind::Server(ServerErrorKind::Moved) => Verdict::Moved,
-        ErrorKind::Server(ServerErrorKind::Ask) => Verdict::Ask,
-        // The server has become a replica: its master is elsewhere.
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => Verdict::Broken,
-        ErrorKind::Server(_) | ErrorKind::Extension
-            if matches!(error.code(), Some("BUSY" | "NOREPLICAS")) =>
-        {
-            Verdict::NotNow
-        }
-        ErrorKind::Server(_) | ErrorKind::Extension => Verdict::Final,
-        _ => Verdict::Broken,
-    }
+/// Waits for the call's turn; `None`: the connection has gone meanwhile.
+async fn admitted(
+    node: &Node,
+    class: Class,
+    keys: &[String],
+    until: Instant,
+) -> Result<Option<Ticket>, Error> {
+    let turn = node.admission.enter(class, admission::cost(keys.len()));
+    tokio::time::timeout_at(until, turn).await.map_err(|_elapsed| {
+        let refusal = node.admission.refusal();
+        unreachable(&node.address, refusal.as_deref().unwrap_or("no answer in time"))
+    })
 }
 
 /// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own, or say that the object

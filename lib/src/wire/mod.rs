@@ -9,6 +9,8 @@
 //! | [`sentinel`] | who the master is, by the word of most Sentinels |
 //! | [`cluster`] | which server of a cluster has which slot |
 //! | [`routes`] | which server has an object |
+//! | [`admission`] | when a call may go out: bounds what is in flight, and backs off while the server refuses |
+//! | [`retry`] | what follows an error |
 //! | [`link`] | the way from an object to its server; calls scripts, and repeats them safely |
 //! | [`message`] | what the server says: replies and pushes, read into types |
 //! | [`damage`] | what is wrong with an object that is not as Tenure left it, and how to mend it |
@@ -23,6 +25,7 @@ use crate::Error;
 
 mod about;
 pub(crate) mod address;
+pub(crate) mod admission;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod damage;
@@ -32,6 +35,7 @@ pub(crate) mod message;
 pub(crate) mod node;
 pub(crate) mod releaser;
 pub(crate) mod renewal;
+mod retry;
 mod routes;
 pub(crate) mod script;
 pub(crate) mod sentinel;

@@ -21,7 +21,16 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{about::About, address, clock::Clock, lock, script::Script, sentinel::Sentinels, unreachable};
+use super::{
+    about::About,
+    address,
+    admission::{Admission, jittered},
+    clock::Clock,
+    lock,
+    script::Script,
+    sentinel::Sentinels,
+    unreachable,
+};
 use crate::Error;
 #[cfg(feature = "memory")]
 use crate::memory::{self, Memory};
@@ -31,6 +40,8 @@ pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(20);
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(1);
 /// A connection that lived for longer than this is made again at once.
 const STABLE: Duration = Duration::from_millis(100);
+
+const LOST: &str = "the connection is lost";
 
 /// What is the same for all servers of a client.
 pub(crate) struct Setting {
@@ -51,6 +62,11 @@ impl Setting {
             return uuid::Uuid::from_u128(memory.draw());
         }
         uuid::Uuid::new_v4()
+    }
+
+    /// For a delay, so that clients that met the same do not come back together.
+    pub(crate) fn chance(&self) -> u8 {
+        self.draw().as_bytes()[0]
     }
 }
 
@@ -124,6 +140,7 @@ pub(crate) struct Node {
     /// For people.
     pub(crate) address: String,
     pub(crate) clock: Arc<Clock>,
+    pub(crate) admission: Arc<Admission>,
     state: Mutex<State>,
     broken: mpsc::UnboundedSender<u64>,
     bell: Arc<Bell>,
@@ -142,6 +159,7 @@ impl Node {
         let node = Arc::new(Self {
             address,
             clock: Arc::default(),
+            admission: Arc::default(),
             state: Mutex::new(State::Down { error }),
             broken,
             bell,
@@ -162,8 +180,17 @@ impl Node {
     }
 
     fn set(&self, state: State) {
-        *lock(&self.state) = state;
+        self.replace(&mut lock(&self.state), state);
         self.bell.ring();
+    }
+
+    /// What admits calls changes in the same step.
+    fn replace(&self, old: &mut State, new: State) {
+        match &new {
+            State::Up(_) => self.admission.open(),
+            State::Down { .. } => self.admission.close(),
+        }
+        *old = new;
     }
 
     /// Nobody keeps this connection any more.
@@ -172,12 +199,18 @@ impl Node {
         self.set(State::Down { error });
     }
 
-    /// Asks for another connection, and waits until this one is no longer handed out.
-    pub(crate) async fn give_up(&self, session: &Session) {
+    /// Asks for another connection. From now on this one is no longer handed out.
+    pub(crate) fn give_up(&self, session: &Session) {
         tell(&self.broken, session.number);
-        let is_gone =
-            || !matches!(&*lock(&self.state), State::Up(current) if current.number == session.number);
-        self.bell.until(|| is_gone().then_some(())).await;
+        {
+            let mut state = lock(&self.state);
+            if !matches!(&*state, State::Up(current) if current.number == session.number) {
+                return;
+            }
+            let error = unreachable(&self.address, LOST);
+            self.replace(&mut state, State::Down { error });
+        }
+        self.bell.ring();
     }
 }
 
@@ -319,9 +352,9 @@ impl Keeper {
                     self.node.clock.forget();
                     self.node.set(State::Up(session));
                     self.setting.receiver.connected();
-                    while self.broken.recv().await.is_some_and(|which| which < number) {}
+                    self.keep(number).await;
                     warn!(address, "the connection to Redis is lost");
-                    let error = unreachable(&address, "the connection is lost");
+                    let error = unreachable(&address, LOST);
                     self.node.set(State::Down { error });
                     if started.elapsed() > STABLE {
                         delay = FIRST_DELAY;
@@ -339,8 +372,18 @@ impl Keeper {
                     self.node.set(State::Down { error });
                 }
             }
-            tokio::time::sleep(delay).await;
+            tokio::time::sleep(jittered(delay, self.setting.chance())).await;
             delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    /// Waits until the connection with this number breaks.
+    async fn keep(&mut self, number: u64) {
+        let broken = async { while self.broken.recv().await.is_some_and(|which| which < number) {} };
+        tokio::select! {
+            biased;
+            () = broken => {}
+            () = self.node.admission.run() => {}
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     script,
 };
 
-/// Redis away for longer than this: what was to be given back has ended, or ends, with its lease.
+/// What has no known end is given back for this long; then it ends with its lease.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// By its owner.
@@ -29,6 +29,7 @@ pub(crate) enum Job {
         place: Arc<Place>,
         /// Why, as the script wants it.
         cause: &'static str,
+        /// When the server has ended it, at the latest.
         ends: Option<Instant>,
     },
     /// Answered when all jobs before it are done.
@@ -59,8 +60,7 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
 }
 
 async fn release(link: &Link, token: &Token, place: &Place, cause: &str, ends: Option<Instant>) {
-    let patience = Instant::now() + PATIENCE;
-    let until = ends.map_or(patience, |ends| ends.min(patience));
+    let until = ends.unwrap_or_else(|| Instant::now() + PATIENCE);
     let released = link
         .call(&script::RELEASE, &place.keys, &[cause, token], until)
         .await;

@@ -71,7 +71,7 @@ fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
         token: hold.token.clone(),
         place: hold.place.clone(),
         cause: BY_OWNER,
-        ends: None,
+        ends: Some(hold.ends_at_the_latest()),
     });
 }
 

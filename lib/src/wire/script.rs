@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use super::admission::Class;
+
 const CORE: &str = include_str!("../../lua/core.lua");
 /// The line in whose place the shared part stands. Before it: flags for the server, and a fast lane that needs nothing of
 /// what the shared part makes.
@@ -30,6 +32,14 @@ impl Script {
 
     pub(crate) fn text(&self) -> &str {
         &self.text
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        match self.name {
+            "renew" | "readmit" => Class::Renewal,
+            "release" => Class::Release,
+            _ => Class::Other,
+        }
     }
 }
 

@@ -27,6 +27,7 @@
 //! |---|---|
 //! | [`cluster`] | Redis Cluster: several masters, moving slots, dying nodes |
 //! | [`damaged`] | objects of which keys or entries were overwritten |
+//! | [`refusals`] | servers that refuse to write for a while |
 //! | [`security`] | TLS, and the smallest rights that work |
 //! | [`sentinel`] | Redis behind Sentinel: masters that change |
 //! | [`servers`] | full, evicting, read-only and old servers; Valkey |
@@ -54,6 +55,7 @@ mod p10_crash;
 mod p12_who_holds;
 mod pool;
 mod reentrant_lock;
+mod refusals;
 mod register;
 mod rw_lock;
 mod security;

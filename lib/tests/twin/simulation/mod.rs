@@ -10,6 +10,7 @@
 //! | [`buffer`] | a scene: conditions |
 //! | [`many`] | a scene: several locks at once, and locks within themselves |
 //! | [`registers`] | a scene: registers |
+//! | [`refusals`] | a scene: a server that answers with an error reply for a while |
 //! | [`resizes`] | a scene: a declared object that changes, and a clock that is set back |
 //! | [`members`] | a scene: a pool that programs keep, and change |
 //! | [`priorities`] | a scene: requests that stand before others |
@@ -29,6 +30,7 @@ mod members;
 mod people;
 mod priorities;
 mod process;
+mod refusals;
 mod registers;
 mod resizes;
 mod short_leases;
@@ -49,6 +51,7 @@ enum Scene {
     Buffer,
     Many,
     Registers,
+    Refusals,
     Resizes,
     Members,
     Priorities,
@@ -66,6 +69,7 @@ impl Scene {
             Self::Buffer => buffer::live(world).await,
             Self::Many => many::live(world).await,
             Self::Registers => registers::live(world).await,
+            Self::Refusals => refusals::live(world).await,
             Self::Resizes => resizes::live(world).await,
             Self::Members => members::live(world).await,
             Self::Priorities => priorities::live(world).await,
@@ -155,6 +159,11 @@ fn in_calm_weather_a_register_is_as_if_used_by_one() -> Result {
 #[test]
 fn in_a_storm_a_register_is_as_if_used_by_one() -> Result {
     worlds(Scene::Registers, Weather::Storm)
+}
+
+#[test]
+fn while_the_server_refuses_few_calls_are_sent_and_releases_are_tried_on() -> Result {
+    worlds(Scene::Refusals, Weather::Calm)
 }
 
 #[test]

@@ -44,6 +44,10 @@ struct Sky {
     silent: HashSet<String>,
     /// What usually arrives takes less than so many milliseconds.
     slowest: u64,
+    /// The error reply to all calls.
+    refusal: Option<&'static str>,
+    /// How many calls have got it.
+    refused: u64,
     passed: DefaultHasher,
     trace: Option<Instant>,
 }
@@ -68,6 +72,10 @@ impl Sky {
         if process == "observer" {
             return Fate::Deliver;
         }
+        if let (Passage::Call { .. }, Some(reply)) = (passage, self.refusal) {
+            self.refused += 1;
+            return Fate::Refuse(reply);
+        }
         let usual = Fate::Delay(ms(random.u64(..self.slowest)));
         if self.weather == Weather::Calm {
             return usual;
@@ -91,6 +99,8 @@ impl World {
             random: random.fork(),
             silent: HashSet::new(),
             slowest: 4,
+            refusal: None,
+            refused: 0,
             passed: DefaultHasher::new(),
             trace: trace.then(Instant::now),
         }));
@@ -120,6 +130,17 @@ impl World {
     /// From now on, what usually arrives takes up to so many milliseconds.
     pub(super) fn slow_down(&self, slowest: u64) {
         lock(&self.sky).slowest = slowest;
+    }
+
+    /// From now on the server answers with this error reply, or with none. Returns how many calls have got the last one.
+    pub(super) fn refuse(&self, reply: Option<&'static str>) -> u64 {
+        let refused = {
+            let mut sky = lock(&self.sky);
+            sky.refusal = reply;
+            std::mem::take(&mut sky.refused)
+        };
+        self.say(|| format!("the server refuses: {reply:?}"));
+        refused
     }
 
     pub(super) fn calm_down(&self) {

@@ -1,0 +1,364 @@
+//! Decides when a call may go out to a server: bounds what is in flight, and backs off while the server refuses.
+//!
+//! Calls enter one of three queues, by [`Class`], and leave it with a [`Ticket`]. What is in flight counts against a
+//! window, a call by its number of keys. The window opens small with each connection and grows with each answer, so that
+//! what waited for the connection is not sent all at once. A call that waits here has not been sent: its time does not
+//! count as the server's.
+//!
+//! When the server answers that it takes no calls at present ([`Ticket::refused`]), one call at a time goes out, after a
+//! delay that doubles from 20 ms to a second, less up to a half by chance. The first call that is answered opens the
+//! window again, from one on: what waited follows within a few round trips, and if the server refuses again, as it does
+//! when the answered call only read, few have been sent. The delay starts anew after the window has been full.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::{
+    lock,
+    node::{FIRST_DELAY, LONGEST_DELAY},
+};
+
+/// What a call is for. What stands first goes out first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Keeps what is held or waited for.
+    Renewal,
+    /// Ends it.
+    Release,
+    Other,
+}
+
+const CLASSES: usize = 3;
+
+/// In flight at once, at the beginning of a connection and at most. A server takes some 20 µs for a call of cost 1, so
+/// that a renewal goes out after some 5 ms however many calls wait; and a round trip of 10 ms allows 25,000 calls a second.
+const FIRST_WINDOW: usize = 16;
+const FULL_WINDOW: usize = 256;
+/// Of the largest call: a few fit into the window.
+const HIGHEST_COST: usize = FULL_WINDOW / 4;
+
+/// How much of the window a call with so many keys takes.
+pub(crate) fn cost(keys: usize) -> usize {
+    (1 + keys / 8).min(HIGHEST_COST)
+}
+
+/// Of one server.
+#[derive(Default)]
+pub(crate) struct Admission {
+    state: Mutex<State>,
+    /// There may be another instant to wait for.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// There is a connection.
+    open: bool,
+    in_flight: usize,
+    window: usize,
+    queues: [VecDeque<Waiting>; CLASSES],
+    refusal: Option<Refusal>,
+    /// The next delay; zero: the first one.
+    delay: Duration,
+    /// How often the server has refused. A call that was sent before the last refusal says nothing about now.
+    refusals: u64,
+}
+
+struct Waiting {
+    cost: usize,
+    admit: oneshot::Sender<Ticket>,
+}
+
+/// The server takes no calls at present.
+struct Refusal {
+    reason: String,
+    /// When to try again.
+    next: Instant,
+}
+
+/// The right to send one call. Dropping it makes room for the next.
+#[must_use]
+pub(crate) struct Ticket {
+    admission: Option<Arc<Admission>>,
+    cost: usize,
+    refusals: u64,
+}
+
+impl Admission {
+    /// A connection is there: what waits goes out.
+    pub(crate) fn open(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        state.open = true;
+        state.window = FIRST_WINDOW;
+        self.admit(&mut state);
+    }
+
+    /// The connection is gone: whoever waits here has to look for another one.
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.state);
+        state.open = false;
+        state.queues = Default::default();
+    }
+
+    /// Waits for a ticket; `None`: the connection is gone.
+    ///
+    /// Dropping the future leaves the queue.
+    pub(crate) async fn enter(self: &Arc<Self>, class: Class, cost: usize) -> Option<Ticket> {
+        let admitted = {
+            let mut state = lock(&self.state);
+            if !state.open {
+                return None;
+            }
+            if state.queues.iter().all(VecDeque::is_empty) && state.has_room(cost) {
+                return Some(self.ticket(&mut state, cost));
+            }
+            let (admit, admitted) = oneshot::channel();
+            state.queues[class as usize].push_back(Waiting { cost, admit });
+            self.admit(&mut state);
+            if state.refusal.is_some() {
+                self.changed.notify_one();
+            }
+            admitted
+        };
+        admitted.await.ok()
+    }
+
+    /// Why the server takes no calls, if it does not.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let state = lock(&self.state);
+        state.refusal.as_ref().map(|refusal| refusal.reason.clone())
+    }
+
+    /// Lets calls out when a delay has passed, for as long as it is polled.
+    pub(crate) async fn run(self: &Arc<Self>) {
+        loop {
+            let next = {
+                let mut state = lock(&self.state);
+                self.admit(&mut state);
+                let now = Instant::now();
+                let next = state.refusal.as_ref().map(|refusal| refusal.next);
+                next.filter(|next| *next > now && state.queues.iter().any(|queue| !queue.is_empty()))
+            };
+            match next {
+                Some(next) => {
+                    tokio::select! {
+                        biased;
+                        () = tokio::time::sleep_until(next) => {}
+                        () = self.changed.notified() => {}
+                    }
+                }
+                None => self.changed.notified().await,
+            }
+        }
+    }
+
+    fn ticket(self: &Arc<Self>, state: &mut State, cost: usize) -> Ticket {
+        state.in_flight += cost;
+        Ticket {
+            admission: Some(self.clone()),
+            cost,
+            refusals: state.refusals,
+        }
+    }
+
+    fn admit(self: &Arc<Self>, state: &mut State) {
+        while state.open {
+            let Some(class) = state.queues.iter().position(|queue| !queue.is_empty()) else {
+                return;
+            };
+            let Some(head) = state.queues[class].front() else {
+                return;
+            };
+            // A caller that has left holds up no other.
+            let (left, cost) = (head.admit.is_closed(), head.cost);
+            if !left && !state.has_room(cost) {
+                return;
+            }
+            let head = state.queues[class].pop_front();
+            if let Some(head) = head.filter(|_| !left) {
+                let ticket = self.ticket(state, cost);
+                if let Err(mut ticket) = head.admit.send(ticket) {
+                    // Its drop would lock the state again.
+                    ticket.admission = None;
+                    state.in_flight -= cost;
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn has_room(&self, cost: usize) -> bool {
+        match &self.refusal {
+            Some(refusal) => self.in_flight == 0 && Instant::now() >= refusal.next,
+            None => self.in_flight == 0 || self.in_flight + cost <= self.window,
+        }
+    }
+}
+
+impl Ticket {
+    /// The server has answered the call, whatever it has answered.
+    pub(crate) fn answered(self) {
+        let Some(admission) = &self.admission else { return };
+        let mut state = lock(&admission.state);
+        if self.refusals != state.refusals {
+            return;
+        }
+        if state.refusal.take().is_some() {
+            state.window = 0;
+        }
+        state.window = (state.window + self.cost).min(FULL_WINDOW);
+        if state.window == FULL_WINDOW {
+            state.delay = Duration::ZERO;
+        }
+    }
+
+    /// The server takes no calls at present. `chance`: any number.
+    pub(crate) fn refused(self, reason: String, chance: u8) {
+        let Some(admission) = &self.admission else { return };
+        {
+            let mut state = lock(&admission.state);
+            if self.refusals != state.refusals {
+                return;
+            }
+            state.refusals += 1;
+            state.delay = (state.delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
+            let next = Instant::now() + jittered(state.delay, chance);
+            state.refusal = Some(Refusal { reason, next });
+        }
+        admission.changed.notify_one();
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(admission) = self.admission.take() {
+            let mut state = lock(&admission.state);
+            state.in_flight -= self.cost;
+            admission.admit(&mut state);
+        }
+    }
+}
+
+/// From a half of the delay to all of it, so that clients that were refused together do not come back together.
+pub(crate) fn jittered(delay: Duration, chance: u8) -> Duration {
+    delay.saturating_sub(delay * u32::from(chance) / 512)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn opened() -> Arc<Admission> {
+        let admission: Arc<Admission> = Arc::default();
+        admission.open();
+        admission
+    }
+
+    /// Whatever gets a ticket at once.
+    fn try_enter(admission: &Arc<Admission>, class: Class, cost: usize) -> Option<Ticket> {
+        admission.enter(class, cost).now_or_never().flatten()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_window_opens_with_answers_and_is_bounded() {
+        let admission = opened();
+        let mut rounds = Vec::new();
+        for _ in 0..6 {
+            let tickets: Vec<_> = std::iter::from_fn(|| try_enter(&admission, Class::Other, 1)).collect();
+            rounds.push(tickets.len());
+            tickets.into_iter().for_each(Ticket::answered);
+        }
+        assert_eq!(rounds, [16, 32, 64, 128, 256, 256]);
+        admission.close();
+        assert!(try_enter(&admission, Class::Other, 1).is_none());
+        admission.open();
+        let again = std::iter::from_fn(|| try_enter(&admission, Class::Other, 1)).take(300);
+        assert_eq!(
+            again.collect::<Vec<_>>().len(),
+            16,
+            "a new connection begins small"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_go_out_first_and_a_caller_that_left_holds_up_no_other() {
+        let admission = opened();
+        let large = try_enter(&admission, Class::Other, HIGHEST_COST).unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = tokio::task::JoinSet::new();
+        for class in [Class::Other, Class::Release, Class::Renewal, Class::Other] {
+            let (admission, order) = (admission.clone(), order.clone());
+            tasks.spawn(async move {
+                let ticket = admission.enter(class, HIGHEST_COST).await.unwrap();
+                lock(&order).push(class);
+                ticket.answered();
+            });
+        }
+        let gone = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.enter(Class::Renewal, HIGHEST_COST).await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        gone.abort();
+        assert!(lock(&order).is_empty());
+        drop(large);
+        tasks.join_all().await;
+        assert_eq!(
+            *lock(&order),
+            [Class::Renewal, Class::Release, Class::Other, Class::Other]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_server_refuses_one_call_goes_out_after_a_growing_delay() {
+        let admission = opened();
+        let runner = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.run().await }
+        });
+        // Those that were in flight together count once.
+        let together: Vec<_> = std::iter::from_fn(|| try_enter(&admission, Class::Other, 1)).collect();
+        for ticket in together {
+            ticket.refused("NOREPLICAS".to_owned(), 0);
+        }
+        assert_eq!(admission.refusal().as_deref(), Some("NOREPLICAS"));
+        let mut delays = Vec::new();
+        for _ in 0..8 {
+            let start = Instant::now();
+            let ticket = admission.enter(Class::Other, 1).await.unwrap();
+            assert!(
+                try_enter(&admission, Class::Renewal, 1).is_none(),
+                "one at a time"
+            );
+            delays.push(start.elapsed().as_millis());
+            ticket.refused("NOREPLICAS".to_owned(), 0);
+        }
+        // Tokio's timer is no finer than a millisecond.
+        let rounded: Vec<_> = delays.iter().map(|delay| delay / 10 * 10).collect();
+        assert_eq!(rounded, [20, 40, 80, 160, 320, 640, 1000, 1000]);
+        admission.enter(Class::Other, 1).await.unwrap().answered();
+        assert_eq!(admission.refusal(), None);
+        let tickets: Vec<_> = std::iter::from_fn(|| try_enter(&admission, Class::Other, 1)).collect();
+        assert_eq!(tickets.len(), 1, "it begins with one");
+        runner.abort();
+    }
+
+    #[test]
+    fn a_delay_is_shortened_by_up_to_a_half() {
+        let delay = Duration::from_secs(1);
+        assert_eq!(jittered(delay, 0), delay);
+        let shortest = jittered(delay, u8::MAX);
+        assert!(shortest > delay / 2 && shortest < delay * 6 / 10, "{shortest:?}");
+    }
+}

@@ -1,0 +1,114 @@
+//! A server that answers with an error reply for a while, again and again: what is given back is given back as soon as the
+//! server takes it, nothing is granted twice, and a server that refuses is sent few calls.
+
+use std::sync::Arc;
+
+use tenure::{Error, Options};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::{
+    people::{self, Got},
+    process::{self, Worker, ms},
+    world::World,
+};
+use crate::Result;
+
+const PROCESSES: usize = 2;
+const WORKERS: usize = 3;
+const ROUNDS: usize = 3;
+/// A lease that is not given back keeps the next holder for longer than anything else here.
+const LEASE: u64 = 600_000;
+const SOON: u64 = 120_000;
+const REPLIES: [&str; 7] = [
+    "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "NOREPLICAS Not enough good replicas to write.",
+    "LOADING Redis is loading the dataset in memory",
+    "BUSY Redis is busy running a script.",
+    "TRYAGAIN Multiple keys request during rehashing of slot",
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    "NOPERM User default has no permissions to run the 'evalsha' command",
+];
+
+pub(super) async fn live(world: &Arc<World>) -> Result {
+    let mut background = JoinSet::new();
+    background.spawn(refuse(world.clone()));
+    process::live(world, PROCESSES, WORKERS, work).await?;
+    background.shutdown().await;
+    world.refuse(None);
+    // What has run out stays until its keys do, where no other caller comes.
+    sleep(ms(2 * LEASE)).await;
+    people::nothing_is_left(world).await;
+    Ok(())
+}
+
+async fn refuse(world: Arc<World>) {
+    let mut random = world.chance();
+    loop {
+        sleep(ms(random.u64(..1500))).await;
+        let reply = REPLIES[random.usize(..REPLIES.len())];
+        let span = random.u64(..5000);
+        world.refuse(Some(reply));
+        sleep(ms(span)).await;
+        let calls = world.refuse(None);
+        // What is refused to one call alone is repeated by each caller, and by those that the acquisition has told it to.
+        let alone = ["TRYAGAIN", "OOM", "NOPERM"]
+            .iter()
+            .any(|code| reply.starts_with(code));
+        let each = if alone {
+            WORKERS as u64 * (12 + span / 100)
+        } else {
+            WORKERS as u64 + 8 + span / 500
+        };
+        let most = PROCESSES as u64 * each;
+        if calls > most {
+            world.violation(format!(
+                "{calls} calls within {span} ms of {reply}, more than {most}"
+            ));
+        }
+    }
+}
+
+async fn work(mut worker: Worker) -> Result {
+    let options = Options::new().lease(ms(LEASE));
+    for _ in 0..ROUNDS {
+        let random = &mut worker.random;
+        sleep(ms(random.u64(..1500))).await;
+        let lock = worker.client.lock("x")?.with(options.clone());
+        let asked = Instant::now();
+        let (world, process) = (&worker.world, &worker.process);
+        let got = loop {
+            match lock.acquire().await {
+                Ok(lease) => break Arc::new(Got::Lease(lease)),
+                // It is full, or has taken our rights away: an acquisition is told so.
+                Err(Error::Refused { .. }) => sleep(ms(200)).await,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if asked.elapsed() > ms(SOON) {
+            world.violation(format!(
+                "{process} has waited for {:?}, though everything is given back",
+                asked.elapsed()
+            ));
+        }
+        world.say(|| format!("{process} has {:?}", **got));
+        world.witness(|witness| witness.granted("x", process, 1, 1, &got));
+        sleep(ms(worker.random.u64(..300))).await;
+        let Some(got) = Arc::into_inner(got) else {
+            return Err("another task keeps the lease".into());
+        };
+        if worker.random.bool() {
+            let deadline = got.deadline();
+            match got.release().await {
+                Ok(()) => {}
+                // What was handed over and not confirmed since is short.
+                Err(Error::Unreachable { .. } | Error::Lost { .. } | Error::Refused { .. })
+                    if Instant::now() >= deadline => {}
+                Err(error) => world.violation(format!("{process}: the release says {error}")),
+            }
+        }
+    }
+    Ok(())
+}
