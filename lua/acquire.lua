@@ -2,9 +2,9 @@
 -- KEYS  obj holders queue expiry [waits] [resources free]
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
---       channel, holder JSON; and unless they all are 0, 0, 0, "-" and "": grace ms, priority, adopt (1: only take over
---       the lease that this token has), wish (which resources of a pool would do: the names of a place, see core.lua),
---       takeover (not empty: take it from whoever holds, and tell them this cause)
+--       channel, holder JSON; and unless they all are 0, 0, "-" and "": grace ms, priority, wish (which resources of a
+--       pool would do: the names of a place, see core.lua), takeover (not empty: take it from whoever holds, and tell
+--       them this cause)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position
 --       busy    now
@@ -29,8 +29,8 @@ end
 ---- core.lua
 
 local token, max_hold, place = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[8])
-local grace, priority, adopt = tonumber(ARGV[11] or 0), tonumber(ARGV[12] or 0), ARGV[13] == '1'
-local wish, takeover = ARGV[14] or '-', ARGV[15] or ''
+local grace, priority = tonumber(ARGV[11] or 0), tonumber(ARGV[12] or 0)
+local wish, takeover = ARGV[13] or '-', ARGV[14] or ''
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 local is_new = not o.exists
 
@@ -51,7 +51,7 @@ if value and not fence and not parse(value) then
   value = nil
 end
 -- What is held stays held, whatever a new request would get.
-local refused = not fence and not adopt and refusal(o, permits, wish)
+local refused = not fence and refusal(o, permits, wish)
 if refused then
   if value then
     finish(o, token)
@@ -73,10 +73,6 @@ end
 if value then
   local e = own(o, token)
   if fence then
-    if adopt then
-      e.channel, e.holder = ARGV[9], ARGV[10]
-      store(o, token, e)
-    end
     local ends = tonumber(call('ZSCORE', o.expiry, token))
     if not ends then -- gone with all others of its key
       ends = lease_end(e)
@@ -87,8 +83,6 @@ if value then
     call('ZADD', o.expiry, now + e.place, token)
     reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
   end
-elseif adopt then
-  reply = { 'busy', int(now) }
 else
   lease, max_hold = bounded(o, lease, max_hold)
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,

@@ -8,6 +8,8 @@
 -- tell who has whose: all that know their fencing token are let in, also past the limit. They did hold together, so that
 -- they are no more than it; what is too many has ended since the snapshot, and nobody renews it. It keeps others out for one
 -- lease at most, while to refuse, or to end the oldest, could take a lease from one who works on it.
+-- A lease with the same fencing token is the same one: it was adopted after the snapshot (see adopt), or has run out in it and
+-- stands there in its grace. It makes room for the holder that comes back.
 -- O(n) in the leases of a pool, otherwise O(log n).
 ---- core.lua
 local token, fence = ARGV[3], tonumber(ARGV[4])
@@ -44,11 +46,12 @@ if o.values[token] then
     return { 'held', int(now), int(ends) }
   end
 end
-if admit and o.pool then
-  local others = holders_of(e.names)
-  for _, other in ipairs(others) do admit = admit and other.fence < fence end
-  if admit then
-    for _, other in ipairs(others) do finish(o, other.token, 'superseded') end
+local others = admit and o.pool and holders_of(e.names) or {}
+for _, other in ipairs(others) do admit = admit and other.fence <= fence end
+if admit then
+  for _, same in ipairs(call('ZRANGE', o.holders, int(fence), int(fence), 'BYSCORE')) do finish(o, same) end
+  for _, other in ipairs(others) do finish(o, other.token, 'superseded') end
+  if o.pool then
     for name in string.gmatch(e.names, '[^,]+') do pool().claim(o, name) end
   end
 end

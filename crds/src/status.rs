@@ -77,7 +77,7 @@ pub struct CommonStatus {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
-    /// Identity of the lease, made by the holder when it asked.
+    /// Id of the lease, drawn when it was asked for. It tells leases apart and gives no power over them.
     #[schemars(length(min = 1, max = 64))]
     pub token: String,
 

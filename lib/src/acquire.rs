@@ -26,6 +26,7 @@ use crate::{
         message::{self, Acquired, Grant},
         releaser::{DROPPED, Job},
         script,
+        secret::Secret,
     },
 };
 
@@ -110,9 +111,7 @@ impl Handle {
 
     /// Takes the lease from whoever holds, and tells them why.
     pub(crate) async fn take_over(&self, why: &str) -> Result<Option<Lease>, Error> {
-        let identity = &self.client.inner.identity;
-        let who = identity.pod.as_deref().unwrap_or(&identity.process);
-        let cause = format!("taken over by {who}: {}", why.replace('\n', " "));
+        let cause = format!("taken over by {}: {}", self.who(), one_line(why));
         let request = Request {
             takeover: cause.into(),
             ..self.request(1)?
@@ -121,8 +120,14 @@ impl Handle {
         self.replicated(taken).await
     }
 
+    /// This client, to those whose lease it takes.
+    pub(crate) fn who(&self) -> String {
+        let identity = &self.client.inner.identity;
+        one_line(identity.pod.as_deref().unwrap_or(&identity.process))
+    }
+
     /// Makes sure that as many replicas as the options say have the lease, if there is one; gives it back if they have not.
-    async fn replicated(&self, lease: Option<Lease>) -> Result<Option<Lease>, Error> {
+    pub(crate) async fn replicated(&self, lease: Option<Lease>) -> Result<Option<Lease>, Error> {
         let asked = self.options.replicas_asked();
         let lease = match lease {
             Some(lease) if asked > 0 => lease,
@@ -140,41 +145,13 @@ impl Handle {
         })
     }
 
-    /// Takes over the lease that a token has, if it has one.
-    pub(crate) async fn adopt(&self, token: &str) -> Result<Option<Lease>, Error> {
-        if uuid::Uuid::try_parse(token).is_err() {
-            return Err(Error::invalid(
-                "token",
-                "is not a lease's",
-                "use what Lease::detach returned",
-            ));
-        }
-        let mut claim = self.claim();
-        claim.token = token.into();
-        let request = Request {
-            adopt: true,
-            ..self.request(1)?
-        };
-        // Nothing is taken by asking, so nothing is to be given back. An answer that comes after the lease's deadline is
-        // asked for again: in the end the server says that the lease has run out.
-        while let (Acquired::Granted(grant), asked) = claim.ask(&request, Wait::Not).await? {
-            let request = Request {
-                permits: grant.permits,
-                ..request.clone()
-            };
-            let lease = claim.granted_by_reply(grant, &asked, &request);
-            if lease.is_some() {
-                return Ok(lease);
-            }
-        }
-        Ok(None)
-    }
-
     pub(crate) fn claim(&self) -> Claim {
+        let secret = Secret::new(self.client.inner.link.draw());
         Claim {
             client: self.client.clone(),
             place: self.place.clone(),
-            token: self.client.inner.link.draw().simple().to_string().into(),
+            token: secret.token(),
+            secret,
             open: false,
         }
     }
@@ -195,7 +172,6 @@ impl Handle {
             grace_ms: options.grace_ms,
             priority: options.priority,
             first_limit: self.first_limit,
-            adopt: false,
             wish: self.wish.clone(),
             takeover: "".into(),
             holder: holder.into(),
@@ -203,11 +179,18 @@ impl Handle {
     }
 }
 
+/// A push has lines: what others have written goes into one.
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
+}
+
 /// A request under way. Dropped before its end, it gives back what it may have got.
 pub(crate) struct Claim {
     pub(crate) client: Client,
     pub(crate) place: Arc<Place>,
     pub(crate) token: Token,
+    /// What the token is made of.
+    secret: Secret,
     pub(crate) open: bool,
 }
 
@@ -339,7 +322,6 @@ impl Claim {
         .map(|n| n.to_string());
         let [permits, lease, max_hold, first_limit, place, grace] = numbers.each_ref().map(String::as_str);
         let priority = request.priority.to_string();
-        let adopt = if request.adopt { "1" } else { "0" };
         let ordinary = [
             &*self.token,
             permits,
@@ -350,9 +332,9 @@ impl Claim {
             &inner.channel,
             &request.holder,
         ];
-        let special = [grace, &priority, adopt, &request.wish, &request.takeover];
+        let special = [grace, &priority, &request.wish, &request.takeover];
         let all;
-        let args = if special == ["0", "0", "0", "-", ""] {
+        let args = if special == ["0", "0", "-", ""] {
             &ordinary[..]
         } else {
             all = [&ordinary[..], &special].concat();
@@ -416,6 +398,7 @@ impl Claim {
         });
         let hold = Hold {
             token: self.token.clone(),
+            secret: self.secret.clone(),
             place: self.place.clone(),
             grant,
             request: request.clone(),

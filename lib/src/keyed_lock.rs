@@ -210,7 +210,7 @@ impl KeyedLease {
         self.key
     }
 
-    /// The lease alone, for code that holds leases of any object.
+    /// The lease alone, for code that holds leases of any object, or detaches it: [`KeyedLock::as_lock`] adopts.
     ///
     /// ```no_run
     /// # fn run(lease: tenure::KeyedLease) {

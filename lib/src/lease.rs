@@ -304,24 +304,27 @@ impl Lease {
         Ok(reached)
     }
 
-    /// Stops renewing it without giving it back, and returns the token by which another process, or this one, can take it
-    /// over with `adopt` on the same object: [`Lock::adopt`](crate::Lock::adopt). If nobody does, it runs out.
+    /// Stops renewing it without giving it back, and returns the secret by which another process, or this one, can take it
+    /// over with `adopt` on the same object: [`Lock::adopt`](crate::Lock::adopt). If none does, it runs out at its
+    /// [`Lease::deadline`], or a little later.
     ///
-    /// Whoever knows the token can take the lease: treat it as a secret.
+    /// The secret is 32 hexadecimal digits. Whoever knows it can take the lease, once: pass it on as a password, and do not
+    /// log it. What is shown of the lease elsewhere ([`HolderView::token`](crate::control::HolderView::token), the status of
+    /// the resource) is another text, from which the secret cannot be computed.
     ///
     /// ```no_run
     /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
     /// let lock = client.lock("migration")?;
-    /// let token = lock.acquire().await?.detach();
+    /// let secret = lock.acquire().await?.detach();
     /// // ... in the process that goes on with the work:
-    /// let lease = lock.adopt(&token).await?;
+    /// let lease = lock.adopt(&secret).await?;
     /// # Ok(()) }
     /// ```
-    #[must_use = "without the token nobody can take the lease over"]
+    #[must_use = "without the secret nobody can take the lease over"]
     pub fn detach(mut self) -> String {
         self.retire();
         self.released = true;
-        self.hold.token.to_string()
+        self.hold.secret.reveal().to_owned()
     }
 
     /// Gives the lease back, which grants it to the next in the queue in the same step. One command.

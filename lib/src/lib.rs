@@ -60,6 +60,7 @@ pub mod guide {}
 pub mod memory;
 
 mod acquire;
+mod adoption;
 mod builder;
 mod client;
 mod condition;

@@ -116,22 +116,32 @@ impl Lock {
         Ok(self.holder().await?.is_some())
     }
 
-    /// Takes over the lease that [`Lease::detach`](crate::Lease::detach) has left; `None` if it has run out. Its fencing
-    /// token stays the same. One command.
+    /// Takes over the lease that [`Lease::detach`](crate::Lease::detach) has left, by its secret, and renews it. One command.
+    ///
+    /// Of all who have the secret, one gets the lease; the others get `None`, and the client that let go of it is told that
+    /// it is lost and who has adopted it. The adopted lease has the old one's fencing token, length, longest hold, grace,
+    /// permits and resources; only the reason is that of these options. It has a secret of its own, for the next
+    /// [`Lease::detach`](crate::Lease::detach).
+    ///
+    /// `None` also if the lease has run out, or if its object recovers from a loss of Redis' data: a lease that no client
+    /// holds is lost then.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when that is no lease's token, [`Error::Unreachable`], [`Error::Refused`].
+    /// [`Error::InvalidInput`] when that is no secret of a lease, [`Error::Unreachable`] when Redis does not answer within the
+    /// response timeout, [`Error::NotReplicated`], [`Error::Refused`]. After [`Error::Unreachable`] the lease may have been
+    /// adopted: then it is given back in the background, and the secret adopts nothing any more.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the lease as it is; it may be adopted again.
+    /// Dropping the future gives the lease back, in the background, if it had been adopted. If it had not, it stays detached:
+    /// it may be adopted until it runs out.
     ///
     /// ```no_run
-    /// # async fn run(lock: tenure::Lock, token: String) -> Result<(), tenure::Error> {
-    /// let lease = lock.adopt(&token).await?;
+    /// # async fn run(lock: tenure::Lock, secret: String) -> Result<(), tenure::Error> {
+    /// let lease = lock.adopt(&secret).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn adopt(&self, token: &str) -> Result<Option<Lease>, Error> {
-        self.handle.adopt(token).await
+    pub async fn adopt(&self, secret: &str) -> Result<Option<Lease>, Error> {
+        self.handle.adopt(secret).await
     }
 
     /// Takes the lock away from whoever holds it, ahead of all who wait, and tells the holder that and why: its lease is

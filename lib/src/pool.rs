@@ -229,12 +229,12 @@ impl LockPool {
     /// As [`Lock::adopt`](crate::Lock::adopt).
     ///
     /// ```no_run
-    /// # async fn run(seats: tenure::LockPool, token: String) -> Result<(), tenure::Error> {
-    /// let seat = seats.adopt(&token).await?;
+    /// # async fn run(seats: tenure::LockPool, secret: String) -> Result<(), tenure::Error> {
+    /// let seat = seats.adopt(&secret).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn adopt(&self, token: &str) -> Result<Option<PoolLease>, Error> {
-        self.handle.adopt(token).await?.map(PoolLease::new).transpose()
+    pub async fn adopt(&self, secret: &str) -> Result<Option<PoolLease>, Error> {
+        self.handle.adopt(secret).await?.map(PoolLease::new).transpose()
     }
 
     async fn take(&self, wait: Wait) -> Result<Option<PoolLease>, Error> {

@@ -171,6 +171,24 @@ impl RwLock {
         self.exclusive(Wait::Not).await
     }
 
+    /// Takes over the lease to read that [`Lease::detach`] has left: see [`Lock::adopt`](crate::Lock::adopt). A
+    /// [`WriteLease`] cannot be detached.
+    ///
+    /// # Errors
+    /// As [`Lock::adopt`](crate::Lock::adopt).
+    ///
+    /// # Cancel safety
+    /// As [`Lock::adopt`](crate::Lock::adopt).
+    ///
+    /// ```no_run
+    /// # async fn run(index: tenure::RwLock, secret: String) -> Result<(), tenure::Error> {
+    /// let reading = index.adopt(&secret).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn adopt(&self, secret: &str) -> Result<Option<Lease>, Error> {
+        self.handle.adopt(secret).await
+    }
+
     async fn exclusive(&self, wait: Wait) -> Result<Option<WriteLease>, Error> {
         Ok(self
             .handle

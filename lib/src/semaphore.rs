@@ -108,12 +108,12 @@ impl Semaphore {
     /// As [`Lock::adopt`](crate::Lock::adopt).
     ///
     /// ```no_run
-    /// # async fn run(callers: tenure::Semaphore, token: String) -> Result<(), tenure::Error> {
-    /// let permit = callers.adopt(&token).await?;
+    /// # async fn run(callers: tenure::Semaphore, secret: String) -> Result<(), tenure::Error> {
+    /// let permit = callers.adopt(&secret).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn adopt(&self, token: &str) -> Result<Option<Lease>, Error> {
-        self.handle.adopt(token).await
+    pub async fn adopt(&self, secret: &str) -> Result<Option<Lease>, Error> {
+        self.handle.adopt(secret).await
     }
 
     /// Waits for a permit, as long as it takes, outages of Redis included.

@@ -112,7 +112,7 @@ impl Snapshot {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HolderView {
-    /// Names the lease, for [`Control::reclaim`](super::Control::reclaim).
+    /// Names the lease, for [`Control::reclaim`](super::Control::reclaim). It may be shown: nothing can be adopted by it.
     pub token: String,
     /// The fencing token.
     pub fence: u64,

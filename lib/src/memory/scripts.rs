@@ -54,6 +54,12 @@ impl Interpreter {
             "error_reply",
             lua.create_function(|lua, text: LuaValue| lua.create_table_from([("err", text)]))?,
         )?;
+        redis.set(
+            "sha1hex",
+            lua.create_function(|_, text: mlua::LuaString| {
+                Ok(sha1_smol::Sha1::from(&text.as_bytes()[..]).digest().to_string())
+            })?,
+        )?;
         let cjson = lua.create_table()?;
         cjson.set(
             "decode",

@@ -22,6 +22,7 @@ use super::{
     damage, lock,
     message::{self, Grant, Push, Renewed},
     node::Receiver,
+    secret::Secret,
 };
 use crate::{object::ObjectRef, telemetry};
 
@@ -53,6 +54,8 @@ pub(crate) struct Status {
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) token: Token,
+    /// What the token is made of.
+    pub(crate) secret: Secret,
     pub(crate) place: Arc<Place>,
     pub(crate) grant: Grant,
     /// What the request for it was, to be let in again after a loss of data.
@@ -77,8 +80,6 @@ pub(crate) struct Request {
     pub(crate) max_hold_ms: u64,
     pub(crate) grace_ms: u64,
     pub(crate) priority: i8,
-    /// Only take over the lease that the token has.
-    pub(crate) adopt: bool,
     /// The permits of an object that its first user makes; 0: it must be declared.
     pub(crate) first_limit: u64,
     /// Which resources of a pool would do; `-`: any.

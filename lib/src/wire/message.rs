@@ -25,6 +25,14 @@ pub(crate) enum Acquired {
     Busy { now: u64 },
 }
 
+/// A lease that was adopted, and the terms that only a readmission needs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Adopted {
+    pub(crate) max_hold_ms: u64,
+    pub(crate) grace_ms: u64,
+    pub(crate) grant: Grant,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Push {
     Granted(Grant),
@@ -95,6 +103,25 @@ pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
         _ => None,
     };
     read.ok_or_else(|| Error::protocol(reply))
+}
+
+/// None: there is no such lease.
+pub(crate) fn adopted(reply: &Value) -> Result<Option<Adopted>, Error> {
+    let fields = texts(reply)?;
+    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+    let adopted = |max_hold: &str, grace: &str, rest: &[&str]| {
+        Some(Adopted {
+            max_hold_ms: max_hold.parse().ok()?,
+            grace_ms: grace.parse().ok()?,
+            grant: grant(rest.iter().copied())?,
+        })
+    };
+    match fields[..] {
+        ["adopted", max_hold, grace, ref rest @ ..] => adopted(max_hold, grace, rest).map(Some),
+        ["gone", _] => Some(None),
+        _ => None,
+    }
+    .ok_or_else(|| Error::protocol(reply))
 }
 
 /// The server's time, and what became of each token, in the order in which they were sent.
@@ -195,6 +222,9 @@ mod tests {
     fn what_is_not_understood_is_an_error_and_not_a_guess() {
         for fields in [&["granted", "1"][..], &["queued", "1", "x", "2"], &["maybe"], &[]] {
             assert!(acquired(&reply(fields)).is_err(), "{fields:?}");
+        }
+        for fields in [&["adopted", "1", "2"][..], &["gone"], &["busy", "1"], &[]] {
+            assert!(adopted(&reply(fields)).is_err(), "{fields:?}");
         }
         assert!(renewed(&reply(&["1", "held", "2"])).is_err());
         assert_eq!(push("granted\ntoken\n1\n2"), None);

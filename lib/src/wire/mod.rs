@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`secret`] | the secret of a lease, and the token that is made of it |
 //! | [`script`] | the texts of the protocol, and their hashes |
 //! | [`address`] | what a URL names: servers, Sentinels, credentials |
 //! | [`node`] | the connection to one server: made, kept and made again |
@@ -38,6 +39,7 @@ pub(crate) mod renewal;
 mod retry;
 mod routes;
 pub(crate) mod script;
+pub(crate) mod secret;
 pub(crate) mod sentinel;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -55,6 +55,7 @@ macro_rules! scripts {
 
 scripts! {
     ACQUIRE "acquire",
+    ADOPT "adopt",
     DECLARE "declare",
     DOWNGRADE "downgrade",
     LIST "list",

@@ -148,7 +148,7 @@ async fn adoption_and_downgrade_return_no_lease_that_has_run_out() -> Result {
     let memory = Memory::seeded(63);
     let a = client(&memory, "a").await?;
     let token = a.lock("x")?.with(short()).acquire().await?.detach();
-    late_reply(&memory, "acquire");
+    late_reply(&memory, "adopt");
     assert!(a.lock("x")?.with(short()).adopt(&token).await?.is_none());
 
     let write = a.rw_lock("r")?.with(short()).write().await?;

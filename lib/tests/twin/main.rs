@@ -3,6 +3,7 @@
 // Clippy's allowance for tests reaches only functions that are marked as such, and not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod adoption;
 mod bounds;
 mod damage;
 mod drops;

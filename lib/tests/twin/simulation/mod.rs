@@ -6,6 +6,7 @@
 //! | [`world`] | what all share: the twin, its weather, and the violations |
 //! | [`witness`] | what must hold, checked against what holders believe and what the server says |
 //! | [`process`] | clients that live, crash, and live again |
+//! | [`adoptions`] | leases that are handed from one process to another |
 //! | [`people`] | a scene: what clients and the controller do with locks, semaphores, pools and read-write locks |
 //! | [`buffer`] | a scene: conditions |
 //! | [`many`] | a scene: several locks at once, and locks within themselves |
@@ -22,6 +23,7 @@
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
 
+mod adoptions;
 mod buffer;
 mod damaged_values;
 mod graces;
@@ -48,6 +50,7 @@ use super::Result;
 #[derive(Debug, Clone, Copy)]
 enum Scene {
     People,
+    Adoptions,
     Buffer,
     Many,
     Registers,
@@ -66,6 +69,7 @@ impl Scene {
     async fn play(self, world: &Arc<World>) -> Result {
         match self {
             Self::People => people::live(world).await,
+            Self::Adoptions => adoptions::live(world).await,
             Self::Buffer => buffer::live(world).await,
             Self::Many => many::live(world).await,
             Self::Registers => registers::live(world).await,
@@ -129,6 +133,21 @@ fn in_a_storm_nobody_holds_too_much_and_nothing_is_left() -> Result {
 #[test]
 fn while_the_server_loses_its_data_declared_objects_stay_exclusive() -> Result {
     worlds(Scene::People, Weather::Flood)
+}
+
+#[test]
+fn in_calm_weather_of_all_who_adopt_a_lease_one_gets_it() -> Result {
+    worlds(Scene::Adoptions, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_of_all_who_adopt_a_lease_one_gets_it() -> Result {
+    worlds(Scene::Adoptions, Weather::Storm)
+}
+
+#[test]
+fn while_the_server_restarts_of_all_who_adopt_a_lease_one_gets_it() -> Result {
+    worlds(Scene::Adoptions, Weather::Flood)
 }
 
 #[test]
