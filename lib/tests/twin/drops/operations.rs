@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use tenure::{Client, Compare, KeyedLock, LockMany, Options, PoolLease, Semaphore, control::Resource};
 
-use super::{Result, at_every_await};
+use super::{Drop, Result, at_every_await, on_the_way, polled};
 
 /// Shorter than the other one holds.
 const SHORT: Duration = Duration::from_millis(5);
@@ -211,7 +211,48 @@ table! {
     };
 }
 
-/// Adopting takes nothing: who drops it has the token still. So it is not among those that leave nothing.
+/// A dropped adoption gives back what it got, or has got nothing: then the lease stays detached, and runs out.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_adoption_is_given_back_or_may_be_tried_again() -> Result {
+    let mut given_back = 0;
+    for (drop, lose) in [
+        (Drop::AtOnce, None),
+        (Drop::WhenWoken, None),
+        (Drop::AtOnce, Some(1)),
+    ] {
+        for times in 1.. {
+            let memory = tenure::Memory::seeded(1);
+            let (a, b) = (
+                super::client(&memory, "a").await?,
+                super::client(&memory, "b").await?,
+            );
+            let secret = a.lock("x")?.acquire().await?.detach();
+            on_the_way(&memory, lose);
+            let lock = b.lock("x")?;
+            let ended = polled(lock.adopt(&secret), times, drop).await;
+            memory.clear_faults();
+            match ended {
+                Some(lease) => {
+                    lease?.ok_or("nothing to adopt")?.release().await?;
+                    break;
+                }
+                None => tokio::time::sleep(Duration::from_secs(3)).await,
+            }
+            if a.lock("x")?.is_locked().await? {
+                std::mem::drop(lock.adopt(&secret).await?.ok_or("held, and cannot be adopted")?);
+            } else {
+                given_back += 1;
+            }
+        }
+    }
+    assert!(
+        given_back > 0 && adopted > 0,
+        "{given_back} given back, {adopted} adopted"
+    );
+    Ok(())
+}
+
+/// From `detach` to `adopt` the lease is the program's to keep. So it is not among those that leave nothing.
 #[tokio::test(start_paused = true)]
 async fn adopting_ends_in_a_lease_that_is_given_back() -> Result {
     for kind in ["lock", "semaphore", "pool"] {

@@ -94,20 +94,17 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
 }
 
 /// What is held is what its holders have, whoever has adopted it.
-async fn count(world: Arc<World>) -> Result {
+async fn count(world: Arc<World>) {
     let mut random = world.chance();
+    let control = world.observer.control();
     loop {
         sleep(ms(random.u64(1..400))).await;
         for kind in [Kind::Lock, Kind::Semaphore] {
-            let seen = world
-                .observer
-                .control()
-                .look(&object(kind, name(kind))?, 10)
-                .await;
-            if let Ok(Some(seen)) = seen
+            if let Ok(object) = object(kind, name(kind))
+                && let Ok(Some(seen)) = control.look(&object, 10).await
                 && seen.held != seen.holders.iter().map(|holder| holder.permits).sum::<u64>()
             {
-                world.violation(format!("held {}, by {:?}", seen.held, seen.holders));
+                world.violation(format!("{object}: held {}, by {:?}", seen.held, seen.holders));
             }
         }
     }
