@@ -46,7 +46,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn read(reply: &Value) -> Option<Self> {
+    pub(crate) fn read(reply: &Value) -> Option<Self> {
         let Value::Array(fields) = reply else { return None };
         let [
             now,

@@ -132,8 +132,8 @@ async fn a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out(worl
     giver.lock("x")?.acquire().await?.release().await?;
     assert!(lock.adopt(&token).await?.is_none(), "it has run out");
     gone(&giver, &world.object(Kind::Lock, "x")?).await?;
-    let error = lock.adopt("no token").await.unwrap_err();
-    assert!(error.to_string().starts_with("token "), "{error}");
+    let error = lock.adopt("no secret").await.unwrap_err();
+    assert!(error.to_string().starts_with("secret "), "{error}");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The scripts by themselves, without a client: call by call, with the clock in hand.
 
+mod adoption;
 mod damage;
 mod lanes;
 
