@@ -27,6 +27,7 @@ use crate::{
         releaser::{DROPPED, Job},
         script,
         secret::Secret,
+        uptime::Moment,
     },
 };
 
@@ -196,7 +197,7 @@ pub(crate) struct Claim {
 
 /// What became of waiting for a word.
 pub(crate) enum Heard {
-    Granted { grant: Grant, deadline: Instant },
+    Granted { grant: Grant, deadline: Moment },
     AskAgain,
     TimeOver,
 }
@@ -384,9 +385,9 @@ impl Claim {
     }
 
     /// The lease. None: it has run out before it could be taken up, so that another client may hold it.
-    pub(crate) fn granted(&mut self, grant: Grant, deadline: Instant, request: &Request) -> Option<Lease> {
-        let object = &self.place.object;
-        if deadline <= Instant::now() || self.client.inner.ledger.ran_out(&self.token) {
+    pub(crate) fn granted(&mut self, grant: Grant, deadline: Moment, request: &Request) -> Option<Lease> {
+        let (object, ledger) = (&self.place.object, &self.client.inner.ledger);
+        if deadline <= ledger.uptime.now() || ledger.ran_out(&self.token) {
             debug!(%object, fence = grant.fence, "granted, and run out on the way");
             return None;
         }

@@ -20,6 +20,7 @@ use crate::{
         node::{Setting, Whereabouts},
         releaser, renewal,
         sentinel::Sentinels,
+        uptime::Uptime,
     },
 };
 
@@ -285,13 +286,19 @@ impl ClientBuilder {
             Server::InMemory(memory) => Some(memory.clone()),
             Server::At(_) => None,
         };
-        let ledger = Arc::new(Ledger::default());
+        #[cfg(feature = "memory")]
+        let uptime = memory.clone().map_or_else(Uptime::system, Uptime::of);
+        #[cfg(not(feature = "memory"))]
+        let uptime = Uptime::system();
+        let uptime = Arc::new(uptime);
+        let ledger = Arc::new(Ledger::new(uptime.clone()));
         let events_channel = format!("{}:events", self.prefix);
         let mut setting = Setting {
             channels: Vec::new(),
             events_channel: events_channel.clone(),
             response_timeout: self.response_timeout,
             receiver: ledger.clone(),
+            uptime,
             #[cfg(feature = "memory")]
             memory,
         };

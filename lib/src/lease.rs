@@ -51,11 +51,16 @@ pub enum LeaseState {
 /// it back in the background; [`Lease::release`] does so and waits for the answer.
 ///
 /// # What it promises
-/// Until [`Lease::deadline`], nobody else is granted what this lease holds: the deadline is kept by this process'
-/// monotonic clock, and lies before the server's expiry however long replies took. Past it the lease counts as lost,
+/// Until [`Lease::deadline`], nobody else is granted what this lease holds: the deadline is kept by this machine's own
+/// clock, and lies before the server's expiry however long replies took. Past it the lease counts as lost,
 /// whether anybody noticed or not. A process that is paused between [`Lease::check`] and what it does next cannot know: let
 /// the protected system refuse a smaller [`Lease::fencing_token`] than it has seen (Kleppmann, "How to do distributed
 /// locking", 2016).
+///
+/// # When the machine is suspended
+/// The time of the suspend counts: the first [`Lease::check`] after it knows, and [`Lease::lost`] within a second. On Linux,
+/// Android, Apple's systems and Windows, that is; elsewhere, a lease seems to last longer by the suspend, and only the
+/// fencing token protects.
 ///
 /// # When Redis is gone
 /// The state is [`LeaseState::Unsure`] until Redis answers again or the deadline passes.
@@ -169,7 +174,8 @@ impl Lease {
     }
 
     /// Until when it is ours without another renewal. Renewals move it. By tokio's clock, so that
-    /// [`tokio::time::sleep_until`] takes it as it is, and `tokio::time::pause` holds it too.
+    /// [`tokio::time::sleep_until`] takes it as it is; a suspend of the machine, which tokio's clock may not count, moves it
+    /// nearer.
     ///
     /// ```no_run
     /// # fn run(lease: &tenure::Lease) {
@@ -179,7 +185,8 @@ impl Lease {
     /// ```
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.hold.status.borrow().deadline
+        let deadline = self.hold.status.borrow().deadline;
+        self.client.inner.ledger.uptime.instant(deadline)
     }
 
     /// How it stands now.
@@ -200,7 +207,7 @@ impl Lease {
         match &status.standing {
             Standing::Lost { cause } => LeaseState::Lost { cause: cause.clone() },
             // The deadline counts whether anybody had the time to note it: a paused process wakes up here.
-            standing if status.deadline <= Instant::now() => LeaseState::Lost {
+            standing if status.deadline <= self.client.inner.ledger.uptime.now() => LeaseState::Lost {
                 cause: match standing {
                     Standing::Unsure { reason } => format!("{OUTRUN}: {reason}"),
                     _ => OUTRUN.to_owned(),
@@ -258,8 +265,9 @@ impl Lease {
             }
             let deadline = changes.borrow_and_update().deadline;
             tokio::select! {
-                () = tokio::time::sleep_until(deadline) => {}
-                // The sender lives as long as the hold that we have.
+                () = tokio::time::sleep_until(self.client.inner.ledger.uptime.instant(deadline)) => {}
+                // The sender lives as long as the hold that we have. A suspend of the machine, which the timer does not
+                // count, is told here, too.
                 _ = changes.changed() => {}
             }
         }

@@ -12,6 +12,7 @@
 //! | [`sent`] | how many commands clients have sent to a Redis |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
 //! | [`controller`] | the real `tenure-controller` as a child process |
+//! | [`suspend`] | a machine that is suspended, as one process sees it |
 //! | [`binaries`] | the workspace's own programs |
 //! | [`eventually`] | waiting for a condition, in place of sleeping |
 //!
@@ -31,6 +32,7 @@ pub mod proxy;
 pub mod redis;
 pub mod sent;
 pub mod sentinel;
+pub mod suspend;
 #[cfg(feature = "kubernetes")]
 pub mod tls;
 mod wait;
@@ -45,6 +47,7 @@ pub use process::{Process, unique};
 pub use proxy::Proxy;
 pub use redis::Redis;
 pub use sentinel::Sentinel;
+pub use suspend::Suspender;
 pub use wait::eventually;
 
 /// What the harness returns, and what a test may return. The error carries its causes and the logs' tails.

@@ -24,8 +24,8 @@
 //! ```
 //!
 //! # Faults
-//! [`Memory::stop`], [`Memory::restart`], [`Memory::flush_all`], [`Memory::disconnect_all`] and [`Memory::set_clock`] do to
-//! all clients what happens to real servers. [`Memory::set_faults`] decides on each call, reply and push alone.
+//! [`Memory::stop`], [`Memory::restart`], [`Memory::flush_all`], [`Memory::disconnect_all`], [`Memory::set_clock`] and
+//! [`Memory::suspend`] do to all clients what happens to real servers. [`Memory::set_faults`] decides on each call, reply and push alone.
 //!
 //! # What is different from Redis
 //! Nothing is kept on disk, and nothing is replicated. The place of a waiter is found in linear time. Only the commands
@@ -41,7 +41,10 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -68,6 +71,9 @@ use crate::{ClientBuilder, wire::lock};
 #[derive(Clone)]
 pub struct Memory {
     shared: Arc<Mutex<State>>,
+    /// For how long its clients have been suspended, in microseconds. Beside the state: a lease may be looked at while the
+    /// server stands still.
+    suspended_us: Arc<AtomicU64>,
 }
 
 /// Something on its way between a client and the twin.
@@ -245,6 +251,7 @@ impl Memory {
         state.new_life();
         Self {
             shared: Arc::new(Mutex::new(state)),
+            suspended_us: Arc::default(),
         }
     }
 
@@ -279,6 +286,28 @@ impl Memory {
     /// ```
     pub fn set_clock(&self, to: SystemTime) {
         lock(&self.shared).clock = Clock::set(to);
+    }
+
+    /// Suspends the machine that all clients run on, and not the server, and wakes it up again: the server's clock goes on
+    /// by that much, and tokio's clock, like that of a real machine, does not.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), tenure::Error> {
+    /// # use std::time::Duration;
+    /// let memory = tenure::Memory::new();
+    /// let lease = memory.client().connect().await?.lock("x")?.acquire().await?;
+    /// memory.suspend(Duration::from_secs(8 * 3600)); // the lid is closed overnight
+    /// assert!(lease.check().is_err());
+    /// # Ok(()) }
+    /// ```
+    pub fn suspend(&self, span: Duration) {
+        let mut state = lock(&self.shared);
+        state.clock.said_us = state.clock.said_us.saturating_add(micros(span));
+        self.suspended_us.fetch_add(micros(span), Ordering::Relaxed);
+    }
+
+    pub(crate) fn suspended(&self) -> Duration {
+        Duration::from_micros(self.suspended_us.load(Ordering::Relaxed))
     }
 
     /// Forgets all data, like `FLUSHALL`. Connections and run id stay.

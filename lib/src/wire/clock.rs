@@ -1,4 +1,4 @@
-//! From the server's clock to this process' monotonic clock, on the safe side.
+//! From the server's clock to this process' own (see [`Uptime`](super::uptime::Uptime)), on the safe side.
 //!
 //! A reply that carries the server's time S was sent for at the local instant t: the server read S no earlier than t.
 //! So the server reaches a later time E no earlier than t + (E - S). That bound is a lease's local deadline: the holder
@@ -9,14 +9,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
-
-use super::lock;
+use super::{lock, uptime::Moment};
 
 /// When the server was asked for the time, and what it said (milliseconds).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    pub(crate) sent: Instant,
+    pub(crate) sent: Moment,
     pub(crate) server_ms: u64,
 }
 
@@ -33,10 +31,10 @@ impl Clock {
     /// The local deadline of a lease that this server has granted by push: see [`pushed_deadline`].
     pub(crate) fn pushed_deadline(
         &self,
-        received: Instant,
+        received: Moment,
         granted_ms: u64,
         expires_ms: u64,
-    ) -> Option<Instant> {
+    ) -> Option<Moment> {
         pushed_deadline(*lock(&self.0), received, granted_ms, expires_ms)
     }
 }
@@ -44,7 +42,7 @@ impl Clock {
 /// When a server was asked, and whose time its answer will tell.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    pub(crate) sent: Instant,
+    pub(crate) sent: Moment,
     pub(crate) clock: Arc<Clock>,
 }
 
@@ -65,13 +63,13 @@ fn margin(span: Duration) -> Duration {
     Duration::from_millis(1) + span / 1000
 }
 
-fn after(at: Instant, from_ms: u64, to_ms: u64) -> Instant {
+fn after(at: Moment, from_ms: u64, to_ms: u64) -> Moment {
     let span = Duration::from_millis(to_ms.saturating_sub(from_ms));
     at + span.saturating_sub(margin(span))
 }
 
 /// The local deadline of a lease that ends at `expires_ms`, told by a reply to a request sent at `sample.sent`.
-pub(crate) fn deadline(sample: Sample, expires_ms: u64) -> Instant {
+pub(crate) fn deadline(sample: Sample, expires_ms: u64) -> Moment {
     after(sample.sent, sample.server_ms, expires_ms)
 }
 
@@ -80,10 +78,10 @@ pub(crate) fn deadline(sample: Sample, expires_ms: u64) -> Instant {
 /// sample of this connection yet, or the server's clock was set back since, so that only asking can tell.
 fn pushed_deadline(
     sample: Option<Sample>,
-    received: Instant,
+    received: Moment,
     granted_ms: u64,
     expires_ms: u64,
-) -> Option<Instant> {
+) -> Option<Moment> {
     let sample = sample.filter(|sample| sample.server_ms <= granted_ms)?;
     Some(deadline(sample, expires_ms).min(after(received, granted_ms, expires_ms)))
 }
@@ -96,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_local_deadline_never_lies_behind_the_servers_expiry() {
-        let t0 = Instant::now();
+        let t0 = Moment::after(Duration::from_secs(1000));
         // The server reads its clock at any moment between the request and its reply.
         for executed_after in [0, 1, 500, 4_999] {
             let executed = t0 + Duration::from_millis(executed_after);
@@ -116,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_late_push_shortens_nothing_and_lengthens_nothing() {
-        let t0 = Instant::now();
+        let t0 = Moment::after(Duration::from_secs(1000));
         let sample = Sample {
             sent: t0,
             server_ms: 1_000_000,
@@ -131,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_server_clock_that_jumped_ahead_does_not_move_the_deadline_out() {
-        let t0 = Instant::now();
+        let t0 = Moment::after(Duration::from_secs(1000));
         let sample = Sample {
             sent: t0,
             server_ms: 1_000_000,
@@ -143,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_push_that_no_sample_bounds_has_no_deadline() {
-        let t0 = Instant::now();
+        let t0 = Moment::after(Duration::from_secs(1000));
         assert_eq!(pushed_deadline(None, t0, 1_000_000, 1_000_000 + LEASE), None);
         // Set back by an hour: by the sample, the lease would have ended long ago.
         let sample = Sample {

@@ -15,7 +15,7 @@ use tokio::{
     sync::{Notify, oneshot, watch},
     time::Instant,
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     clock::{self, Clock, Sample},
@@ -23,6 +23,7 @@ use super::{
     message::{self, Grant, Push, Renewed},
     node::Receiver,
     secret::Secret,
+    uptime::{Moment, Uptime},
 };
 use crate::{object::ObjectRef, telemetry};
 
@@ -46,7 +47,7 @@ pub(crate) enum Standing {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Status {
-    pub(crate) deadline: Instant,
+    pub(crate) deadline: Moment,
     pub(crate) standing: Standing,
 }
 
@@ -67,8 +68,7 @@ impl Hold {
     /// When the server has ended it, if nothing is sent any more. A renewal that is under way may have prolonged it there
     /// by a whole lease, of which its holder has not heard.
     pub(crate) fn ends_at_the_latest(&self) -> Instant {
-        let lease = Duration::from_millis(self.grant.lease);
-        self.status.borrow().deadline.max(Instant::now() + lease)
+        Instant::now() + Duration::from_millis(self.grant.lease)
     }
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct Request {
 pub(crate) enum Word {
     Granted {
         grant: Grant,
-        deadline: Instant,
+        deadline: Moment,
     },
     /// The place is in doubt, or the push was lost: ask again with the same token.
     AskAgain,
@@ -130,11 +130,11 @@ impl Entry {
 
     /// How much too early it may be renewed, along with others: a tenth of the time between two renewals of a lease, so
     /// that leases taken one by one come due in a few big batches.
-    fn slack(&self, now: Instant) -> Duration {
+    fn slack(&self, now: Moment) -> Duration {
         match self {
             Self::Waiting { .. } => COALESCE,
             Self::Held { hold, .. } => {
-                let left = hold.status.borrow().deadline.saturating_duration_since(now);
+                let left = hold.status.borrow().deadline - now;
                 COALESCE.max(left / 20)
             }
         }
@@ -162,6 +162,10 @@ pub(crate) enum Next {
 
 /// What is due this soon, at least, is renewed along with what is due now.
 const COALESCE: Duration = Duration::from_millis(50);
+/// A suspend of the machine is noticed after so long at most, by one wake-up for all leases and places.
+const LOOK_FOR_SUSPEND: Duration = Duration::from_secs(1);
+/// Two clocks cannot be read at the same instant: a smaller difference is none.
+const SHORTEST_SUSPEND: Duration = Duration::from_millis(50);
 /// The server's cause for what has run out.
 const EXPIRED: &str = "expired";
 /// While Redis does not answer, or does not know the object, a renewal is tried this often.
@@ -169,8 +173,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Nothing is renewed more often, however little time is left.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 
-#[derive(Default)]
 pub(crate) struct Ledger {
+    pub(crate) uptime: Arc<Uptime>,
     book: Mutex<Book>,
     changed: Notify,
     closed: AtomicBool,
@@ -181,9 +185,24 @@ struct Book {
     entries: HashMap<Token, Entry>,
     /// Until when the renewal sleeps; it is woken only for what comes due before.
     asleep_until: Option<Instant>,
+    /// For how long the machine was suspended when that was last looked at.
+    suspended: Duration,
 }
 
 impl Ledger {
+    pub(crate) fn new(uptime: Arc<Uptime>) -> Self {
+        let book = Book {
+            suspended: uptime.suspended(),
+            ..Book::default()
+        };
+        Self {
+            uptime,
+            book: Mutex::new(book),
+            changed: Notify::default(),
+            closed: AtomicBool::default(),
+        }
+    }
+
     pub(crate) fn wait(&self, token: &Token, place: &Arc<Place>) -> oneshot::Receiver<Word> {
         let (word, heard) = oneshot::channel();
         lock(&self.book).entries.insert(
@@ -214,7 +233,7 @@ impl Ledger {
     pub(crate) fn hold(&self, hold: &Arc<Hold>) {
         let deadline = hold.status.borrow().deadline;
         let token = hold.token.clone();
-        let due = Instant::now() + held_interval(&token, deadline);
+        let due = Instant::now() + held_interval(&token, deadline - self.uptime.now());
         let entry = Entry::Held {
             hold: hold.clone(),
             due: None,
@@ -264,6 +283,7 @@ impl Ledger {
             if self.closed.load(Ordering::Acquire) {
                 return None;
             }
+            self.notice_suspend();
             let now = Instant::now();
             let next = match self.take_due(now) {
                 Ok(items) => return Some(items),
@@ -281,16 +301,50 @@ impl Ledger {
         }
     }
 
+    /// After a suspend of the machine all timers are late by it. So everything is renewed at once, and who waits for a loss
+    /// looks again.
+    fn notice_suspend(&self) {
+        let suspended = self.uptime.suspended();
+        let now = Instant::now();
+        let mut held = Vec::new();
+        {
+            let mut book = lock(&self.book);
+            if suspended.saturating_sub(book.suspended) < SHORTEST_SUSPEND {
+                return;
+            }
+            book.suspended = suspended;
+            for entry in book.entries.values_mut() {
+                if let Some(due) = entry.due() {
+                    *due = now;
+                }
+                if let Entry::Held { hold, .. } = entry {
+                    held.push(hold.clone());
+                }
+            }
+        }
+        debug!(leases = held.len(), "the machine was suspended");
+        for hold in held {
+            if hold.status.borrow().deadline <= self.uptime.now() {
+                self.lost(&hold, "the machine was suspended past its deadline");
+            } else {
+                hold.status.send_modify(|_| {});
+            }
+        }
+    }
+
     fn take_due(&self, now: Instant) -> Result<Vec<Item>, Option<Instant>> {
         let mut book = lock(&self.book);
         let next = book.entries.values_mut().filter_map(|entry| *entry.due()).min();
-        book.asleep_until = next;
         if next.is_none_or(|at| at > now) {
-            return Err(next);
+            // Where there is something to be kept, the suspend of the machine is looked for now and then.
+            let look = (!book.entries.is_empty()).then(|| now + LOOK_FOR_SUSPEND);
+            book.asleep_until = next.into_iter().chain(look).min();
+            return Err(book.asleep_until);
         }
-        let mut items = Vec::new();
+        book.asleep_until = next;
+        let (mut items, moment) = (Vec::new(), self.uptime.now());
         for (token, entry) in &mut book.entries {
-            let soon = now + entry.slack(now);
+            let soon = now + entry.slack(moment);
             let Some(due) = entry.due().take_if(|at| *at <= soon) else {
                 continue;
             };
@@ -325,8 +379,8 @@ impl Ledger {
                 let deadline = clock::deadline(sample, expires);
                 let in_time = hold.status.send_if_modified(|status| {
                     // Whoever has looked since the deadline took it for lost, and so it is, whatever the server has.
-                    let in_time =
-                        status.deadline > Instant::now() && !matches!(status.standing, Standing::Lost { .. });
+                    let in_time = status.deadline > self.uptime.now()
+                        && !matches!(status.standing, Standing::Lost { .. });
                     if in_time {
                         *status = Status {
                             deadline,
@@ -341,7 +395,10 @@ impl Ledger {
                 }
                 // Also when the deadline did not move: a lease that was shortened moves again later. One at its longest hold
                 // does not, which a few renewals more find out.
-                self.set_due(&item.token, Instant::now() + held_interval(&item.token, deadline));
+                self.set_due(
+                    &item.token,
+                    Instant::now() + held_interval(&item.token, deadline - self.uptime.now()),
+                );
             }
             (Some(hold), outcome @ (Renewed::Recovering | Renewed::Missing)) if hold.grant.declared => {
                 self.unsure(item, "Redis has lost the object");
@@ -381,7 +438,7 @@ impl Ledger {
                 }
                 was_held
             });
-            if hold.status.borrow().deadline <= Instant::now() {
+            if hold.status.borrow().deadline <= self.uptime.now() {
                 self.lost(hold, &format!("it could not be renewed in time: {reason}"));
                 return;
             }
@@ -434,7 +491,7 @@ impl Ledger {
 
 impl Receiver for Ledger {
     fn message(&self, clock: &Clock, _channel: &str, payload: &str) {
-        let received = Instant::now();
+        let received = self.uptime.now();
         match message::push(payload) {
             Some((token, Push::Granted(grant))) => {
                 let word = match clock.pushed_deadline(received, grant.now, grant.expires) {
@@ -485,8 +542,8 @@ fn jittered(token: &Token, span: Duration) -> Duration {
     span.saturating_sub(span * byte / 160)
 }
 
-fn held_interval(token: &Token, deadline: Instant) -> Duration {
-    jittered(token, deadline.saturating_duration_since(Instant::now()) / 3).max(SHORTEST_INTERVAL)
+fn held_interval(token: &Token, left: Duration) -> Duration {
+    jittered(token, left / 3).max(SHORTEST_INTERVAL)
 }
 
 /// A place is renewed at a third of its life, or just after the next lease runs out, which may be a dead holder's.

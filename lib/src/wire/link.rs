@@ -183,8 +183,12 @@ impl Link {
                 continue;
             };
             let asking = via.take().is_some();
-            let mut sent = Instant::now();
-            let outcome = match session.send(script, keys, events, args, asking, &mut sent).await {
+            let uptime = &self.0.setting.uptime;
+            let mut sent = uptime.now();
+            let outcome = match session
+                .send(script, keys, events, args, asking, (&mut sent, uptime))
+                .await
+            {
                 Ok(value) => session
                     .acknowledged(replicas, self.response_timeout() / 2)
                     .await

@@ -15,7 +15,8 @@
 //! | [`link`] | the way from an object to its server; calls scripts, and repeats them safely |
 //! | [`message`] | what the server says: replies and pushes, read into types |
 //! | [`damage`] | what is wrong with an object that is not as Tenure left it, and how to mend it |
-//! | [`clock`] | from the server's clock to this process' monotonic one, on the safe side |
+//! | [`uptime`] | this process' clock, which goes on while the machine is suspended |
+//! | [`clock`] | from the server's clock to this process' own, on the safe side |
 //! | [`ledger`] | what this client holds and waits for; pushes arrive here |
 //! | [`renewal`] | keeps what is in the ledger alive, in batches |
 //! | [`releaser`] | gives back, in the background, what was dropped |
@@ -41,6 +42,7 @@ mod routes;
 pub(crate) mod script;
 pub(crate) mod secret;
 pub(crate) mod sentinel;
+pub(crate) mod uptime;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of our mutexes; should it, what they guard is still whole.

@@ -30,6 +30,7 @@ use super::{
     script::Script,
     sentinel::Sentinels,
     unreachable,
+    uptime::{Moment, Uptime},
 };
 use crate::Error;
 #[cfg(feature = "memory")]
@@ -50,6 +51,7 @@ pub(crate) struct Setting {
     pub(crate) events_channel: String,
     pub(crate) response_timeout: Duration,
     pub(crate) receiver: Arc<dyn Receiver>,
+    pub(crate) uptime: Arc<Uptime>,
     #[cfg(feature = "memory")]
     pub(crate) memory: Option<Memory>,
 }
@@ -224,7 +226,7 @@ impl Session {
         before: &str,
         args: &[&str],
         asking: bool,
-        sent: &mut Instant,
+        (sent, uptime): (&mut Moment, &Uptime),
     ) -> Result<Value, RedisError> {
         let connection = match &self.connection {
             Connection::Redis(connection) => connection,
@@ -250,7 +252,7 @@ impl Session {
                     .arg(script.text())
                     .exec_async(&mut connection)
                     .await?;
-                *sent = Instant::now();
+                *sent = uptime.now();
                 evaluate(&mut connection, &command, asking).await
             }
             result => result,

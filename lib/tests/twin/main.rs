@@ -9,6 +9,7 @@ mod damage;
 mod drops;
 mod late;
 mod simulation;
+mod suspend;
 mod time;
 
 use std::{

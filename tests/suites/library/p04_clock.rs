@@ -1,9 +1,9 @@
-//! Promise 4: the server's clock decides expiry, and the holder's monotonic clock makes it stop earlier, never later.
+//! Promise 4: the server's clock decides expiry, and the holder's own clock makes it stop earlier, never later.
 
 use std::time::Duration;
 
 use tenure::{Client, Kind, Lease, LeaseState, Options};
-use tenure_tests::{Context, Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, Suspender, ensure, eventually};
 use tokio::time::Instant;
 
 use super::support::{Doomed, SOON, World, gone, got, look, on_both, waiting};
@@ -91,6 +91,39 @@ on_both! {
 }
 
 const HOUR: i64 = 3600;
+
+/// The timers of a suspended machine stand still; its lease does not.
+#[tokio::test]
+async fn a_process_whose_machine_was_suspended_for_longer_than_its_lease_has_lost_it() -> Result {
+    let world = World::shared("suspended-machine").await?;
+    let suspender = Suspender::new()?;
+    let mut worker = world.worker_with(&["--lease-ms", "60000"], |command| suspender.prepare(command))?;
+    worker
+        .ready(SOON, async |worker| {
+            ensure!(worker.output()?.contains("granted"), "not yet");
+            Ok(())
+        })
+        .await?;
+    // Shorter than the lease, which is renewed when the machine wakes up.
+    suspender.suspend(Duration::from_secs(30))?;
+    let client = world.client().await?;
+    let object = world.object(Kind::Lock, "x")?;
+    let before = look(&client, &object).await?.holders[0].expires;
+    eventually("a renewal", SOON, async || {
+        let snapshot = look(&client, &object).await?;
+        ensure!(snapshot.holders[0].expires > before, "not yet");
+        Ok(())
+    })
+    .await?;
+    ensure!(!worker.output()?.contains("lost"), "{}", worker.output()?);
+    // Half of that time has not passed by any other clock.
+    suspender.suspend(Duration::from_secs(120))?;
+    worker.wait(SOON).await?;
+    let output = worker.output()?;
+    let last = output.lines().last().unwrap_or_default();
+    ensure!(last.starts_with("lost x"), "{output}");
+    Ok(())
+}
 
 #[tokio::test]
 async fn a_clock_set_back_does_not_keep_a_dead_holders_lease_alive() -> Result {

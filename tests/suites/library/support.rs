@@ -118,12 +118,22 @@ impl World {
 
     /// A process, in the pod `worker-1`, that takes the lock `x` and holds it for longer than any test takes.
     pub(crate) fn worker(&self, options: &[&str]) -> Result<Process> {
+        self.worker_with(options, |_| {})
+    }
+
+    /// The same, started in another way.
+    pub(crate) fn worker_with(
+        &self,
+        options: &[&str],
+        prepare: impl FnOnce(&mut std::process::Command),
+    ) -> Result<Process> {
         let mut command = std::process::Command::new(binaries::find("tenure-worker")?);
         command
             .args(["--redis-url", self.url()?, "lock", "x", "--hold-ms", "600000"])
             .args(options)
             .env("POD_NAMESPACE", &self.namespace)
             .env("POD_NAME", "worker-1");
+        prepare(&mut command);
         Process::spawn("worker", &folder("worker")?, &command)
     }
 

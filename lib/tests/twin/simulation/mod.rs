@@ -19,6 +19,7 @@
 //! | [`short_leases`] | a scene: leases that are as short as a round trip |
 //! | [`damaged_values`] | a scene: keys and entries that somebody overwrites |
 //! | [`shrinking_limits`] | a scene: objects that only become smaller under requests that wait |
+//! | [`suspends`] | a scene: clients whose machine is suspended while the server's clock goes on |
 //! | [`takeovers`] | a scene: a lock that is taken from its holder |
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
@@ -37,6 +38,7 @@ mod registers;
 mod resizes;
 mod short_leases;
 mod shrinking_limits;
+mod suspends;
 mod takeovers;
 mod witness;
 mod world;
@@ -63,6 +65,7 @@ enum Scene {
     ShortLeases,
     DamagedValues,
     ShrinkingLimits,
+    Suspends,
 }
 
 impl Scene {
@@ -82,6 +85,7 @@ impl Scene {
             Self::ShortLeases => short_leases::live(world).await,
             Self::DamagedValues => damaged_values::live(world).await,
             Self::ShrinkingLimits => shrinking_limits::live(world).await,
+            Self::Suspends => suspends::live(world).await,
         }
     }
 }
@@ -258,6 +262,11 @@ fn in_calm_weather_a_request_for_what_is_gone_is_refused() -> Result {
 #[test]
 fn in_a_storm_a_request_for_what_is_gone_is_refused() -> Result {
     worlds(Scene::ShrinkingLimits, Weather::Storm)
+}
+
+#[test]
+fn after_a_suspend_nobody_goes_on_with_a_lease_that_has_ended() -> Result {
+    worlds(Scene::Suspends, Weather::Calm)
 }
 
 #[test]
