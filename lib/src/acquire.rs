@@ -75,6 +75,8 @@ pub(crate) struct Handle {
     pub(crate) first_limit: u64,
     /// Which resources of a pool would do, as the scripts want it; `-`: any.
     pub(crate) wish: Arc<str>,
+    /// Becomes true when a request of this handle has got a place in the queue.
+    pub(crate) in_queue: Option<Arc<watch::Sender<bool>>>,
 }
 
 /// A place in the queue lives this long unless renewed; a lease handed to its holder lives no longer until confirmed.
@@ -94,6 +96,7 @@ impl Handle {
             options: Options::new(),
             first_limit,
             wish: "-".into(),
+            in_queue: None,
         }
     }
 
@@ -154,6 +157,7 @@ impl Handle {
             token: secret.token(),
             secret,
             open: false,
+            in_queue: self.in_queue.clone(),
         }
     }
 
@@ -193,6 +197,7 @@ pub(crate) struct Claim {
     /// What the token is made of.
     secret: Secret,
     pub(crate) open: bool,
+    in_queue: Option<Arc<watch::Sender<bool>>>,
 }
 
 /// What became of waiting for a word.
@@ -301,6 +306,9 @@ impl Claim {
         asked.told(now);
         let place = Duration::from_millis(expires.saturating_sub(now));
         ledger.queued(&self.token, place, Duration::from_millis(wake));
+        if let Some(in_queue) = &self.in_queue {
+            in_queue.send_replace(true);
+        }
     }
 
     /// One command, whatever it is answered.

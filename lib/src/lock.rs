@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 use crate::{
     Client, Condition, Error, Lease, ObjectRef, Options,
     acquire::{Handle, Wait},
@@ -187,6 +189,12 @@ impl Lock {
             Some(view) if view.expires <= snapshot.now + within => LockStatus::Locked,
             Some(_) => LockStatus::Unavailable,
         })
+    }
+
+    /// The same lock, which says when a request has got a place in the queue.
+    pub(crate) fn telling(mut self, in_queue: Arc<watch::Sender<bool>>) -> Self {
+        self.handle.in_queue = Some(in_queue);
+        self
     }
 
     pub(crate) fn response_timeout(&self) -> Duration {

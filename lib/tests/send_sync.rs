@@ -123,7 +123,6 @@ fn of_locks(lock: &Lock, semaphore: &Semaphore, owner: &ReentrantLock, rw: &RwLo
         owner.acquire(),
         owner.acquire_timeout(NOW),
         owner.try_acquire(),
-        owner.depth(),
         rw.read(),
         rw.read_timeout(NOW),
         rw.try_read(),

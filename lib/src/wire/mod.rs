@@ -49,7 +49,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn unreachable(address: &str, error: impl std::fmt::Display) -> Error {
+pub(crate) fn unreachable(address: &str, error: impl std::fmt::Display) -> Error {
     Error::Unreachable {
         reason: format!("{address}: {error}"),
     }

@@ -8,6 +8,7 @@ mod bounds;
 mod damage;
 mod drops;
 mod late;
+mod owners;
 mod simulation;
 mod suspend;
 mod time;

@@ -14,7 +14,7 @@ async fn an_owner_comes_in_again_and_the_last_one_out_gives_back(world: World) -
     let outer = owner.acquire().await?;
     let inner = got(owner.clone().try_acquire().await?)?;
     assert_eq!(inner.fencing_token(), outer.fencing_token());
-    assert_eq!(owner.depth().await, 2);
+    assert_eq!(owner.depth(), 2);
     assert!(
         stranger.try_acquire().await?.is_none(),
         "another handle is another owner"

@@ -99,7 +99,7 @@ async fn nest(worker: &mut Worker, options: Options) -> std::result::Result<(), 
         inner.extend(other?);
         inner.extend(lock.try_acquire().await?);
         sleep(ms(worker.random.u64(..200))).await;
-        let depth = lock.depth().await;
+        let depth = lock.depth();
         if depth != inner.len() + 1 {
             world.violation(format!(
                 "{process}: {depth} deep, with {} inner leases",

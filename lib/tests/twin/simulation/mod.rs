@@ -10,6 +10,7 @@
 //! | [`people`] | a scene: what clients and the controller do with locks, semaphores, pools and read-write locks |
 //! | [`buffer`] | a scene: conditions |
 //! | [`many`] | a scene: several locks at once, and locks within themselves |
+//! | [`reentrant_owners`] | a reentrant lock whose owners have several tasks |
 //! | [`registers`] | a scene: registers |
 //! | [`refusals`] | a scene: a server that answers with an error reply for a while |
 //! | [`resizes`] | a scene: a declared object that changes, and a clock that is set back |
@@ -33,6 +34,7 @@ mod members;
 mod people;
 mod priorities;
 mod process;
+mod reentrant_owners;
 mod refusals;
 mod registers;
 mod resizes;
@@ -55,6 +57,7 @@ enum Scene {
     Adoptions,
     Buffer,
     Many,
+    ReentrantOwners,
     Registers,
     Refusals,
     Resizes,
@@ -74,6 +77,7 @@ impl Scene {
             Self::People => people::live(world).await,
             Self::Adoptions => adoptions::live(world).await,
             Self::Buffer => buffer::live(world).await,
+            Self::ReentrantOwners => reentrant_owners::live(world).await,
             Self::Many => many::live(world).await,
             Self::Registers => registers::live(world).await,
             Self::Refusals => refusals::live(world).await,
@@ -172,6 +176,16 @@ fn in_calm_weather_many_locks_are_taken_at_once_and_within_one_another() -> Resu
 #[test]
 fn in_a_storm_nobody_waits_in_a_circle() -> Result {
     worlds(Scene::Many, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_who_is_in_can_always_come_in_again() -> Result {
+    worlds(Scene::ReentrantOwners, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_who_is_in_can_always_come_in_again() -> Result {
+    worlds(Scene::ReentrantOwners, Weather::Storm)
 }
 
 #[test]
