@@ -1,60 +1,68 @@
 //! From the server's clock to this process' own (see [`Uptime`](super::uptime::Uptime)), on the safe side.
 //!
-//! A reply that carries the server's time S was sent for at the local instant t: the server read S no earlier than t.
-//! So the server reaches a later time E no earlier than t + (E - S). That bound is a lease's local deadline: the holder
-//! stops at it, and the server's expiry lies behind it, however long the reply took.
+//! Of the server's clock only spans are used that begin when the script has read it: a lease with the times `now` and
+//! `expires` runs for `expires - now` from the execution of that script. What is needed here is an instant before the
+//! execution; the lease's local deadline is that instant and the span. So it does not matter what the server's clock has
+//! said before, nor how late an answer is.
+//!
+//! - A **reply**: its own request was sent before the execution.
+//! - A **push**: no request of ours was on its way. But a server puts replies and pushes into a connection in the order of
+//!   execution, and they are read in that order. So the script that granted was executed after the last request whose
+//!   reply had come in over the same connection before the push, and that request was sent earlier still. (Before the
+//!   first reply: after the connection was begun, for the client subscribes over it.) A place in the queue is renewed at a third of its life, so that this is at most some three seconds ago, or a third of a short lease;
+//!   the first renewal makes up for it.
+//!
+//! An earlier pair of a local and a server's time says more as long as the server's clock only goes on: `expires` comes no
+//! earlier than `sent + (expires - server's time)`. If that clock jumps ahead between the pair and the grant, this bound
+//! lies too late by the jump, and the arrival of the push, the only bound from the other side, lies too late by its delay.
+//! Nothing tells a late push from a jump of that length. That is why such a pair is not used.
+//!
+//! A jump ahead *after* a grant ends the lease earlier than any bound; the holder is told by push, or at its next renewal.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use super::{lock, uptime::Moment};
 
-/// When the server was asked for the time, and what it said (milliseconds).
+/// When a script was asked for, and the server's time when it ran (milliseconds).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) sent: Moment,
     pub(crate) server_ms: u64,
 }
 
-/// What one server's clock was last known to be. Each server of a cluster has its own.
-#[derive(Debug, Default)]
-pub(crate) struct Clock(Mutex<Option<Sample>>);
+/// When the newest request was sent that has been answered over one connection.
+#[derive(Debug)]
+pub(crate) struct Clock(Mutex<Moment>);
 
 impl Clock {
-    /// Another server may answer at the same address from now on.
-    pub(crate) fn forget(&self) {
-        *lock(&self.0) = None;
+    pub(crate) fn of_a_connection_begun_at(begun: Moment) -> Self {
+        Self(Mutex::new(begun))
     }
 
-    /// The local deadline of a lease that this server has granted by push: see [`pushed_deadline`].
-    pub(crate) fn pushed_deadline(
-        &self,
-        received: Moment,
-        granted_ms: u64,
-        expires_ms: u64,
-    ) -> Option<Moment> {
-        pushed_deadline(*lock(&self.0), received, granted_ms, expires_ms)
+    pub(crate) fn answered(&self, sent: Moment) {
+        let mut newest = lock(&self.0);
+        *newest = (*newest).max(sent);
+    }
+
+    /// The local deadline of a lease that was granted by push over this connection.
+    pub(crate) fn pushed_deadline(&self, granted_ms: u64, expires_ms: u64) -> Moment {
+        after(*lock(&self.0), granted_ms, expires_ms)
     }
 }
 
-/// When a server was asked, and whose time its answer will tell.
-#[derive(Debug, Clone)]
+/// When a script was asked for.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
     pub(crate) sent: Moment,
-    pub(crate) clock: Arc<Clock>,
 }
 
 impl Asked {
-    /// The answer has told the server's time: a sample, which is kept for pushes to come.
-    pub(crate) fn told(&self, server_ms: u64) -> Sample {
-        let sample = Sample {
+    /// The answer has told the server's time.
+    pub(crate) fn told(self, server_ms: u64) -> Sample {
+        Sample {
             sent: self.sent,
             server_ms,
-        };
-        *lock(&self.clock.0) = Some(sample);
-        sample
+        }
     }
 }
 
@@ -73,28 +81,19 @@ pub(crate) fn deadline(sample: Sample, expires_ms: u64) -> Moment {
     after(sample.sent, sample.server_ms, expires_ms)
 }
 
-/// The same for a lease granted by push: no request of ours was on its way, so an earlier sample bounds the offset.
-/// Should the server's clock have jumped ahead since, the push itself bounds it from the other side. None: there is no
-/// sample of this connection yet, or the server's clock was set back since, so that only asking can tell.
-fn pushed_deadline(
-    sample: Option<Sample>,
-    received: Moment,
-    granted_ms: u64,
-    expires_ms: u64,
-) -> Option<Moment> {
-    let sample = sample.filter(|sample| sample.server_ms <= granted_ms)?;
-    Some(deadline(sample, expires_ms).min(after(received, granted_ms, expires_ms)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const LEASE: u64 = 30_000;
 
+    fn second(n: u64) -> Moment {
+        Moment::after(Duration::from_secs(n))
+    }
+
     #[test]
     fn the_local_deadline_never_lies_behind_the_servers_expiry() {
-        let t0 = Moment::after(Duration::from_secs(1000));
+        let t0 = second(1000);
         // The server reads its clock at any moment between the request and its reply.
         for executed_after in [0, 1, 500, 4_999] {
             let executed = t0 + Duration::from_millis(executed_after);
@@ -112,45 +111,18 @@ mod tests {
         }
     }
 
+    /// Granted at 1003 s, whatever the server's clock says then, and however late the push is.
     #[test]
-    fn a_late_push_shortens_nothing_and_lengthens_nothing() {
-        let t0 = Moment::after(Duration::from_secs(1000));
-        let sample = Sample {
-            sent: t0,
-            server_ms: 1_000_000,
-        };
-        // Granted 5 s after the sample, received another 7 s later: the true expiry is t0 + 5 s + lease.
-        let received = t0 + Duration::from_secs(12);
-        let deadline = pushed_deadline(Some(sample), received, 1_005_000, 1_005_000 + LEASE).unwrap();
-        let true_expiry = t0 + Duration::from_secs(5) + Duration::from_millis(LEASE);
-        assert!(deadline < true_expiry);
-        assert!(true_expiry - deadline < Duration::from_millis(50));
-    }
-
-    #[test]
-    fn a_server_clock_that_jumped_ahead_does_not_move_the_deadline_out() {
-        let t0 = Moment::after(Duration::from_secs(1000));
-        let sample = Sample {
-            sent: t0,
-            server_ms: 1_000_000,
-        };
-        let hour = 3_600_000;
-        let deadline = pushed_deadline(Some(sample), t0, 1_000_000 + hour, 1_000_000 + hour + LEASE);
-        assert!(deadline.unwrap() < t0 + Duration::from_millis(LEASE));
-    }
-
-    #[test]
-    fn a_push_that_no_sample_bounds_has_no_deadline() {
-        let t0 = Moment::after(Duration::from_secs(1000));
-        assert_eq!(pushed_deadline(None, t0, 1_000_000, 1_000_000 + LEASE), None);
-        // Set back by an hour: by the sample, the lease would have ended long ago.
-        let sample = Sample {
-            sent: t0,
-            server_ms: 1_000_000 + 3_600_000,
-        };
-        assert_eq!(
-            pushed_deadline(Some(sample), t0, 1_000_000, 1_000_000 + LEASE),
-            None
-        );
+    fn a_pushed_lease_ends_before_the_servers_expiry_whatever_its_clock_has_said_before() {
+        let clock = Clock::of_a_connection_begun_at(second(900));
+        clock.answered(second(1000));
+        // Noted late: it takes nothing back.
+        clock.answered(second(950));
+        let true_expiry = second(1003) + Duration::from_millis(LEASE);
+        for said in [0, 1_003_000, 4_600_000] {
+            let deadline = clock.pushed_deadline(said, said + LEASE);
+            assert!(deadline < true_expiry, "{said}");
+            assert!(true_expiry - deadline < Duration::from_millis(3050), "{said}");
+        }
     }
 }

@@ -491,14 +491,10 @@ impl Ledger {
 
 impl Receiver for Ledger {
     fn message(&self, clock: &Clock, _channel: &str, payload: &str) {
-        let received = self.uptime.now();
         match message::push(payload) {
             Some((token, Push::Granted(grant))) => {
-                let word = match clock.pushed_deadline(received, grant.now, grant.expires) {
-                    Some(deadline) => Word::Granted { grant, deadline },
-                    None => Word::AskAgain,
-                };
-                self.tell(token, word);
+                let deadline = clock.pushed_deadline(grant.now, grant.expires);
+                self.tell(token, Word::Granted { grant, deadline });
             }
             // The place ran out while we could not renew it, but who waits is still here, and gets another one.
             Some((token, Push::Gone { cause, .. })) if cause == EXPIRED => {

@@ -198,13 +198,10 @@ impl Link {
             let error = match outcome {
                 Ok((value, reached)) => {
                     ticket.answered();
-                    let asked = Asked {
-                        sent,
-                        clock: node.clock.clone(),
-                    };
+                    session.clock.answered(sent);
                     let reply = Reply {
                         value,
-                        asked,
+                        asked: Asked { sent },
                         repeated,
                     };
                     return Ok((reply, reached));

@@ -85,7 +85,7 @@ pub(crate) enum Whereabouts {
 
 /// Receives what comes in without having been asked for, on the connection's own task: it must not block.
 pub(crate) trait Receiver: Send + Sync + 'static {
-    /// A message on one of the subscribed channels, from the server whose clock this is.
+    /// A message on one of the subscribed channels, over the connection that has this clock.
     fn message(&self, clock: &Clock, channel: &str, payload: &str);
     /// A new connection: messages may have been missed before it.
     fn connected(&self);
@@ -103,6 +103,7 @@ enum Connection {
 pub(crate) struct Session {
     number: u64,
     connection: Connection,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) run_id: Arc<str>,
     pub(crate) version: Arc<str>,
     /// The server's name for this connection, where we may know it.
@@ -141,7 +142,6 @@ impl Bell {
 pub(crate) struct Node {
     /// For people.
     pub(crate) address: String,
-    pub(crate) clock: Arc<Clock>,
     pub(crate) admission: Arc<Admission>,
     state: Mutex<State>,
     broken: mpsc::UnboundedSender<u64>,
@@ -160,7 +160,6 @@ impl Node {
         let error = unreachable(&address, "not connected yet");
         let node = Arc::new(Self {
             address,
-            clock: Arc::default(),
             admission: Arc::default(),
             state: Mutex::new(State::Down { error }),
             broken,
@@ -350,8 +349,6 @@ impl Keeper {
                 Ok(Found::Session(session)) => {
                     info!(address, version = %session.version, "connected to Redis");
                     self.last = session.id.map(|id| (session.run_id.clone(), id));
-                    // Another server may have another clock.
-                    self.node.clock.forget();
                     self.node.set(State::Up(session));
                     self.setting.receiver.connected();
                     self.keep(number).await;
@@ -390,17 +387,18 @@ impl Keeper {
     }
 
     async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Found, Error> {
-        let (receiver, clock) = (self.setting.receiver.clone(), self.node.clock.clone());
+        let receiver = self.setting.receiver.clone();
+        let clock = Arc::new(Clock::of_a_connection_begun_at(self.setting.uptime.now()));
         let broken = self.node.broken.clone();
         let here: Arc<OnceLock<Arc<str>>> = Arc::default();
         let on_message = {
-            let (here, newest) = (here.clone(), self.newest.clone());
+            let (here, newest, clock) = (here.clone(), self.newest.clone(), clock.clone());
             move |channel: &str, payload: &str| {
-                // What arrives over a connection that was given up may be older than what the clock has learnt since.
+                // What arrives over a connection that was given up may be older than what a newer one has said.
                 if newest.load(Ordering::Relaxed) != number {
                     return;
                 }
-                // Other servers' words come from their own connections, with their own clocks.
+                // Other servers' words come from their own connections.
                 if let Some((said_by, payload)) = payload.split_once('\n')
                     && here.get().is_none_or(|here| **here == *said_by)
                 {
@@ -437,6 +435,7 @@ impl Keeper {
                     number,
                     id: Some(connection.id()),
                     connection: Connection::Memory(connection),
+                    clock,
                     run_id,
                     version: concat!("in-memory twin ", env!("CARGO_PKG_VERSION")).into(),
                 }));
@@ -486,6 +485,7 @@ impl Keeper {
         Ok(Found::Session(Session {
             number,
             connection: Connection::Redis(connection),
+            clock,
             run_id: about.run_id,
             version: about.version,
             id,

@@ -189,3 +189,32 @@ async fn the_end_of_a_wait_for_a_condition_returns_no_lease_that_has_run_out() -
     }
     Ok(())
 }
+
+/// The server's clock jumps ahead while a client waits, which is then granted, and told late: the jump hides the delay.
+#[tokio::test(start_paused = true)]
+async fn a_late_push_after_a_jump_of_the_clock_moves_no_deadline_out() -> Result {
+    let memory = Memory::seeded(65);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let second = Duration::from_secs(1);
+    let gate = b.lock("x")?.acquire().await?;
+    let lock = a.lock("x")?.with(Options::new().lease(20 * second));
+    let wait = tokio::spawn(async move { lock.acquire().await });
+    settle().await;
+    // No lease of a or b ends by it.
+    memory.set_clock(memory.clock() + 5 * second);
+    memory.set_faults(move |process, passage| match passage {
+        Passage::Push { .. } if process == "a" => Fate::Delay(4 * second),
+        _ => Fate::Deliver,
+    });
+    gate.release().await?;
+    let object = super::object(tenure::Kind::Lock, "x")?;
+    let snapshot = b.control().look(&object, 1).await?.ok_or("not there")?;
+    let expires = Instant::now() + snapshot.holders[0].expires.duration_since(snapshot.now)?;
+    let lease = wait.await??;
+    assert!(
+        lease.deadline() < expires,
+        "{:?} too late",
+        lease.deadline() - expires
+    );
+    Ok(())
+}

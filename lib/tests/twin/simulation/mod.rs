@@ -20,6 +20,7 @@
 //! | [`short_leases`] | a scene: leases that are as short as a round trip |
 //! | [`damaged_values`] | a scene: keys and entries that somebody overwrites |
 //! | [`shrinking_limits`] | a scene: objects that only become smaller under requests that wait |
+//! | [`clock_jumps`] | a scene: a server's clock that jumps ahead, and late pushes |
 //! | [`suspends`] | a scene: clients whose machine is suspended while the server's clock goes on |
 //! | [`takeovers`] | a scene: a lock that is taken from its holder |
 //!
@@ -27,6 +28,7 @@
 
 mod adoptions;
 mod buffer;
+mod clock_jumps;
 mod damaged_values;
 mod graces;
 mod many;
@@ -69,6 +71,7 @@ enum Scene {
     DamagedValues,
     ShrinkingLimits,
     Suspends,
+    ClockJumps,
 }
 
 impl Scene {
@@ -90,6 +93,7 @@ impl Scene {
             Self::DamagedValues => damaged_values::live(world).await,
             Self::ShrinkingLimits => shrinking_limits::live(world).await,
             Self::Suspends => suspends::live(world).await,
+            Self::ClockJumps => clock_jumps::live(world).await,
         }
     }
 }
@@ -281,6 +285,11 @@ fn in_a_storm_a_request_for_what_is_gone_is_refused() -> Result {
 #[test]
 fn after_a_suspend_nobody_goes_on_with_a_lease_that_has_ended() -> Result {
     worlds(Scene::Suspends, Weather::Calm)
+}
+
+#[test]
+fn what_is_granted_after_a_jump_of_the_clock_is_held_by_one() -> Result {
+    worlds(Scene::ClockJumps, Weather::Calm)
 }
 
 #[test]

@@ -44,6 +44,8 @@ struct Sky {
     silent: HashSet<String>,
     /// What usually arrives takes less than so many milliseconds.
     slowest: u64,
+    /// The same of pushes.
+    slowest_push: u64,
     /// The error reply to all calls.
     refusal: Option<&'static str>,
     /// How many calls have got it.
@@ -76,7 +78,11 @@ impl Sky {
             self.refused += 1;
             return Fate::Refuse(reply);
         }
-        let usual = Fate::Delay(ms(random.u64(..self.slowest)));
+        let slowest = match passage {
+            Passage::Push { .. } => self.slowest_push,
+            _ => self.slowest,
+        };
+        let usual = Fate::Delay(ms(random.u64(..slowest)));
         if self.weather == Weather::Calm {
             return usual;
         }
@@ -99,6 +105,7 @@ impl World {
             random: random.fork(),
             silent: HashSet::new(),
             slowest: 4,
+            slowest_push: 4,
             refusal: None,
             refused: 0,
             passed: DefaultHasher::new(),
@@ -129,7 +136,13 @@ impl World {
 
     /// From now on, what usually arrives takes up to so many milliseconds.
     pub(super) fn slow_down(&self, slowest: u64) {
-        lock(&self.sky).slowest = slowest;
+        let mut sky = lock(&self.sky);
+        (sky.slowest, sky.slowest_push) = (slowest, slowest);
+    }
+
+    /// The same of pushes alone, and of what follows them.
+    pub(super) fn delay_pushes(&self, slowest: u64) {
+        lock(&self.sky).slowest_push = slowest;
     }
 
     /// From now on the server answers with this error reply, or with none. Returns how many calls have got the last one.
@@ -146,7 +159,7 @@ impl World {
     pub(super) fn calm_down(&self) {
         {
             let mut sky = lock(&self.sky);
-            (sky.weather, sky.slowest) = (Weather::Calm, 4);
+            (sky.weather, sky.slowest, sky.slowest_push) = (Weather::Calm, 4, 4);
         }
         self.say(|| "all is calm".to_owned());
     }
