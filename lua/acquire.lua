@@ -2,9 +2,9 @@
 -- KEYS  obj holders queue expiry [waits] [resources free]
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
---       channel, holder JSON; and unless they all are 0, 0, "-" and "": grace ms, priority, wish (which resources of a
---       pool would do: the names of a place, see core.lua), takeover (not empty: take it from whoever holds, and tell
---       them this cause)
+--       channel, holder JSON; and unless they all are 0, 0, "-", 0 and "": grace ms, priority, wish (which resources of a
+--       pool would do: the names of a place, see core.lua), takeover (1: take it from whoever holds), why (a text for
+--       them)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position
 --       busy    now
@@ -30,7 +30,7 @@ end
 
 local token, max_hold, place = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[8])
 local grace, priority = tonumber(ARGV[11] or 0), tonumber(ARGV[12] or 0)
-local wish, takeover = ARGV[13] or '-', ARGV[14] or ''
+local wish, takeover, why = ARGV[13] or '-', ARGV[14] == '1', ARGV[15]
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 local is_new = not o.exists
 
@@ -87,13 +87,13 @@ else
   lease, max_hold = bounded(o, lease, max_hold)
   local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
     grace = grace, since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
-  if takeover ~= '' then
+  if takeover then
     for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do
       -- In its grace nobody holds it: there is nobody to take it from, and one to be kept from.
-      if string.sub(other, 1, 6) ~= 'grace-' then finish(o, other, takeover) end
+      if string.sub(other, 1, 6) ~= 'grace-' then finish(o, other, 'taken', why) end
     end
   end
-  local alone = is_new or takeover ~= '' or call('ZCARD', o.queue) == 0
+  local alone = is_new or takeover or call('ZCARD', o.queue) == 0
   local got
   if alone and not recovering(o) and fits(o, e, {}) then
     got = grant(o, token, e, lease_end(e))

@@ -1,7 +1,7 @@
 -- adopt: moves a lease from the token that its holder has let go of to the adopter's own token, and renews it.
 -- KEYS  obj holders queue expiry [waits] [resources free]
 -- ARGV  run id, controller's channel, secret (its SHA-1 begins with the old token), the adopter's token, its channel, holder
---       JSON, cause (the old token's client is told that its lease is lost, and this)
+--       JSON, why (a text for the old token's client, which is told that its lease is lost)
 -- Reply adopted max_hold grace fence now expires lease since declared permits [resource properties]...
 --       gone now: no lease has the secret's token (any more), or the object recovers from a loss of data
 -- A token is shown to whoever looks; its secret is known only to the client that drew it, until it detaches the lease. The
@@ -19,7 +19,7 @@ if o.values[token] then
 elseif o.values[old] and not recovering(o) then
   e, fence = own(o, old), call('ZSCORE', o.holders, old)
   if fence then
-    if e.channel ~= '-' then tell(e.channel, { 'lost', old, ARGV[7] }) end
+    if e.channel ~= '-' then tell(e.channel, { 'lost', old, 'adopted', ARGV[7] }) end
     o.values[old] = nil
     call('HDEL', o.obj, 't:' .. old)
     call('ZREM', o.holders, old)

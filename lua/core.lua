@@ -296,7 +296,7 @@ local function pool()
     if kind ~= '?' then return true end
     local properties = properties_of(o, name)
     if not properties then return false end
-    for key, value in string.gmatch(wanted, '([^&=]+)=([^&]*)') do
+    for key, value in string.gmatch(wanted, '([^&=]*)=([^&]*)') do
       if properties[unescaped(key)] ~= unescaped(value) then return false end
     end
     return true
@@ -422,7 +422,8 @@ local function describe(o, fence, ends, e, token)
   if o.pool then
     for name in string.gmatch(e.names, '[^,]+') do
       out[#out + 1] = name
-      out[#out + 1] = string.sub(pool().entry_of(o, name), 2)
+      -- A push is lines; between the signs of JSON a line's end is a space like any other.
+      out[#out + 1] = (string.gsub(string.sub(pool().entry_of(o, name), 2), '[\r\n]', ' '))
     end
   end
   return out
@@ -491,14 +492,16 @@ local function recount(o)
   if o.pool then pool().find_unheld(o) end
 end
 
--- Ends a lease or a place in the queue. With a cause, its client is told; but not that it was "dropped", which it knows.
--- The cause "refused" comes with the error that a new request would get.
-local function finish(o, token, cause, refused)
+-- Ends a lease or a place in the queue. `how` is a word of the protocol: none where its owner ends it, "dropped" where its
+-- client does because nobody takes it up, and otherwise what its client is told: "expired", "withdrawn", "superseded",
+-- "reclaimed", "taken", "refused". `why` is the text of whoever ends it, which is only passed on; of what is refused, the
+-- error that a new request would get.
+local function finish(o, token, how, why)
   local e = find(o, token)
   o.values[token] = nil
   call('HDEL', o.obj, 't:' .. token)
   call('ZREM', o.expiry, token)
-  local fence = e and cause == 'expired' and e.grace > 0 and call('ZSCORE', o.holders, token)
+  local fence = e and how == 'expired' and e.grace > 0 and call('ZSCORE', o.holders, token)
   local was_held = call('ZREM', o.holders, token) == 1
   if not e then
     -- Of what cannot be read, all that is left of it goes, too (but for its wait, which a notification finds); and what it
@@ -511,8 +514,8 @@ local function finish(o, token, cause, refused)
     return was_held and 'released' or waited and 'left' or nil
   end
   o.changed = true
-  if cause and cause ~= 'dropped' and e.channel ~= '-' then
-    tell(e.channel, { was_held and 'lost' or 'gone', token, cause, refused })
+  if how and how ~= 'dropped' and e.channel ~= '-' then
+    tell(e.channel, { was_held and 'lost' or 'gone', token, how, why or '' })
   end
   if was_held then
     if fence then
@@ -537,7 +540,7 @@ local function finish(o, token, cause, refused)
   if o.waits and string.sub(e.names, 1, 1) == '@' then
     -- A notification that reached nobody goes to the next: its waiter left, or died or was dropped before it had taken up
     -- its lease.
-    local unheard = not waited and (not was_held or cause)
+    local unheard = not waited and (not was_held or how)
     if unheard then notify(o, string.match(e.names, '^@[^#]*')) end
   end
   return was_held and 'released' or 'left'

@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
 -- release: gives leases back and leaves the queue, and grants what that frees.
 -- KEYS  obj holders queue expiry [waits] [resources free]
--- ARGV  run id, controller's channel, cause (empty: by the owner; "dropped": by its client, because nobody takes it up; else
---       the owner is told), token...
+-- ARGV  run id, controller's channel, how ("owner": by the owner; "dropped": by its client, because nobody takes it up;
+--       "reclaimed": by another, and the owner is told), why (a text for the owner that is told), token...
 -- Reply for each token: released (it was held), left (it was waiting), gone (neither)
 -- Safe to repeat. O(log n) a token.
 
 -- The fast lane, before core.lua's functions are made: the lease lies in obj alone (see `unfold`), so nobody waits.
 local alone
-if ARGV[3] == '' and #ARGV == 4 then
+if ARGV[3] == 'owner' and #ARGV == 5 then
   alone = redis.call('MGET', KEYS[1])[1]
   local ends, token = string.match(alone or '', '^(%d+) %d+ (%S+)')
-  if token == ARGV[4] then
+  if token == ARGV[5] then
     local clock = redis.call('TIME')
     if tonumber(ends) > math.floor(clock[1] * 1000 + clock[2] / 1000) then
       redis.call('UNLINK', KEYS[1])
@@ -22,10 +22,14 @@ end
 
 ---- core.lua
 
+local how, why = ARGV[3], ARGV[4]
+if how ~= 'owner' and how ~= 'dropped' and how ~= 'reclaimed' then
+  return redis.error_reply('ERR release: how is owner, dropped or reclaimed')
+end
+if how == 'owner' then how = nil end
 local tokens = {}
-for i = 4, #ARGV do tokens[#tokens + 1] = ARGV[i] end
+for i = 5, #ARGV do tokens[#tokens + 1] = ARGV[i] end
 local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
-local cause = ARGV[3] ~= '' and ARGV[3] or nil
 
 -- A lease that has run out is not released any more: its successor may hold already. One whose end is gone, by an eviction,
 -- has not.
@@ -34,7 +38,7 @@ local function runs(token)
 end
 
 local reply = {}
-for i, token in ipairs(tokens) do reply[i] = runs(token) and finish(o, token, cause) or 'gone' end
+for i, token in ipairs(tokens) do reply[i] = runs(token) and finish(o, token, how, why) or 'gone' end
 settle(o)
 close(o)
 return reply

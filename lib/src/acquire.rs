@@ -23,8 +23,8 @@ use crate::{
     wire::{
         clock::{self, Asked},
         ledger::{Hold, Place, Request, Standing, Status, Token, Word},
-        message::{self, Acquired, Grant},
-        releaser::{DROPPED, Job},
+        message::{self, Acquired, Grant, How},
+        releaser::{BY_OWNER, DROPPED, Job},
         script,
         secret::Secret,
         uptime::Moment,
@@ -115,9 +115,9 @@ impl Handle {
 
     /// Takes the lease from whoever holds, and tells them why.
     pub(crate) async fn take_over(&self, why: &str) -> Result<Option<Lease>, Error> {
-        let cause = format!("taken over by {}: {}", self.who(), one_line(why));
+        let who = self.who();
         let request = Request {
-            takeover: cause.into(),
+            takeover: Some(format!("taken over by {who}: {why}").into()),
             ..self.request(1)?
         };
         let taken = self.claim().run(request, Wait::Not).await?;
@@ -127,7 +127,7 @@ impl Handle {
     /// This client, to those whose lease it takes.
     pub(crate) fn who(&self) -> String {
         let identity = &self.client.inner.identity;
-        one_line(identity.pod.as_deref().unwrap_or(&identity.process))
+        identity.pod.as_deref().unwrap_or(&identity.process).to_owned()
     }
 
     /// Makes sure that as many replicas as the options say have the lease, if there is one; gives it back if they have not.
@@ -178,15 +178,10 @@ impl Handle {
             priority: options.priority,
             first_limit: self.first_limit,
             wish: self.wish.clone(),
-            takeover: "".into(),
+            takeover: None,
             holder: holder.into(),
         })
     }
-}
-
-/// A push has lines: what others have written goes into one.
-fn one_line(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
 }
 
 /// A request under way. Dropped before its end, it gives back what it may have got.
@@ -286,13 +281,16 @@ impl Claim {
         match word {
             Ok(Ok(Word::Granted { grant, deadline })) => Ok(Heard::Granted { grant, deadline }),
             Ok(Ok(Word::AskAgain) | Err(_)) => Ok(Heard::AskAgain),
-            Ok(Ok(Word::Gone { cause, refused })) => {
+            Ok(Ok(Word::Gone(end))) => {
                 self.open = false;
-                debug!(object = %self.place.object, cause, refused, "sent away from the queue");
-                Err(match refused {
-                    Some(reason) => self.refusal(reason, asked),
-                    None => Error::NotDeclared {
-                        object: self.place.object.clone(),
+                debug!(object = %self.place.object, ?end, "sent away from the queue");
+                let object = self.place.object.clone();
+                Err(match end.how {
+                    How::Withdrawn => Error::NotDeclared { object },
+                    How::Refused => self.refusal(end.why, asked),
+                    _ => Error::Lost {
+                        object,
+                        cause: format!("its place in the queue was taken back: {end}"),
                     },
                 })
             }
@@ -341,9 +339,13 @@ impl Claim {
             &inner.channel,
             &request.holder,
         ];
-        let special = [grace, &priority, &request.wish, &request.takeover];
+        let (takeover, why) = match &request.takeover {
+            Some(why) => ("1", &**why),
+            None => ("0", ""),
+        };
+        let special = [grace, &priority, &request.wish, takeover, why];
         let all;
-        let args = if special == ["0", "0", "-", ""] {
+        let args = if special == ["0", "0", "-", "0", ""] {
             &ordinary[..]
         } else {
             all = [&ordinary[..], &special].concat();
@@ -423,7 +425,12 @@ impl Claim {
         let until = Instant::now() + inner.link.response_timeout();
         inner
             .link
-            .call(&script::RELEASE, &self.place.keys, &["", &self.token], until)
+            .call(
+                &script::RELEASE,
+                &self.place.keys,
+                &[BY_OWNER, "", &self.token],
+                until,
+            )
             .await?;
         self.open = false;
         Ok(())
@@ -450,7 +457,7 @@ impl Drop for Claim {
             let job = Job::Release {
                 token: self.token.clone(),
                 place: self.place.clone(),
-                cause: DROPPED,
+                how: DROPPED,
                 ends: None,
             };
             // An error means that the runtime is gone: lease and place end by themselves.

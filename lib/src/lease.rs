@@ -359,7 +359,7 @@ impl Lease {
             .call(
                 &script::RELEASE,
                 &self.hold.place.keys,
-                &["", &self.hold.token],
+                &[BY_OWNER, "", &self.hold.token],
                 until,
             )
             .await;
@@ -400,7 +400,7 @@ impl Drop for Lease {
         let job = Job::Release {
             token: self.hold.token.clone(),
             place: self.hold.place.clone(),
-            cause: BY_OWNER,
+            how: BY_OWNER,
             ends: Some(self.hold.ends_at_the_latest()),
         };
         // An error means that the runtime is gone: the lease ends by itself.

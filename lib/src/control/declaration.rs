@@ -116,6 +116,11 @@ pub struct Resource {
 
 impl Declaration {
     pub(super) fn args(&self) -> Result<Vec<String>, Error> {
+        // In a snapshot, none means that nobody has declared the object.
+        if self.digest.is_empty() {
+            let fix = "use anything that differs between two declarations";
+            return Err(Error::invalid("digest", "is empty", fix));
+        }
         let millis = |d: Duration| d.as_millis().to_string();
         let limit = match &self.capacity {
             Capacity::Permits(permits) => *permits,
@@ -189,10 +194,10 @@ impl Resource {
     }
 }
 
-/// Names of resources are joined by commas, and stand in words.
+/// Names of resources are joined by commas, and stand in words, of which `-` means none.
 pub(crate) fn check_resource(name: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if !name.is_empty() && name.chars().all(allowed) {
+    if !name.is_empty() && name != "-" && name.chars().all(allowed) {
         return Ok(());
     }
     Err(Error::invalid(
@@ -208,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_resource_that_could_break_the_lists_is_refused() {
-        for name in ["", "a,b", "a b", "a\n"] {
+        for name in ["", "-", "a,b", "a b", "a\n"] {
             let resource = Resource {
                 name: name.into(),
                 properties: BTreeMap::new(),

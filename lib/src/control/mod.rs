@@ -13,6 +13,7 @@ use crate::{
     Client, Error, Kind, ObjectRef,
     wire::{
         message::texts,
+        releaser::RECLAIMED,
         script::{self, Script},
     },
 };
@@ -284,8 +285,7 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn reclaim(&self, object: &ObjectRef, tokens: &[String], cause: &str) -> Result<usize, Error> {
-        let cause = cause.replace('\n', " ");
-        let mut args = vec![cause.as_str()];
+        let mut args = vec![RECLAIMED, cause];
         args.extend(tokens.iter().map(String::as_str));
         let reply = self.call(&script::RELEASE, object, &args).await?;
         Ok(texts(&reply)?.iter().filter(|state| *state != "gone").count())

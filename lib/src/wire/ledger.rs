@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::{
     clock::{self, Clock, Sample},
     damage, lock,
-    message::{self, Grant, Push, Renewed},
+    message::{self, End, Grant, How, Push, Renewed},
     node::Receiver,
     secret::Secret,
     uptime::{Moment, Uptime},
@@ -84,8 +84,8 @@ pub(crate) struct Request {
     pub(crate) first_limit: u64,
     /// Which resources of a pool would do; `-`: any.
     pub(crate) wish: Arc<str>,
-    /// Why to take it from whoever holds; empty: do not.
-    pub(crate) takeover: Arc<str>,
+    /// Take it from whoever holds, and why: a text for them.
+    pub(crate) takeover: Option<Arc<str>>,
     pub(crate) holder: Arc<str>,
 }
 
@@ -98,11 +98,7 @@ pub(crate) enum Word {
     },
     /// The place is in doubt, or the push was lost: ask again with the same token.
     AskAgain,
-    Gone {
-        cause: String,
-        /// The protocol's error that a new request would get.
-        refused: Option<String>,
-    },
+    Gone(End),
 }
 
 enum Entry {
@@ -113,7 +109,7 @@ enum Entry {
         word: Option<oneshot::Sender<Word>>,
         due: Option<Instant>,
         /// What was granted has been ended before its future could take it up.
-        lost: Option<String>,
+        lost: Option<End>,
     },
     Held {
         hold: Arc<Hold>,
@@ -166,8 +162,6 @@ const COALESCE: Duration = Duration::from_millis(50);
 const LOOK_FOR_SUSPEND: Duration = Duration::from_secs(1);
 /// Two clocks cannot be read at the same instant: a smaller difference is none.
 const SHORTEST_SUSPEND: Duration = Duration::from_millis(50);
-/// The server's cause for what has run out.
-const EXPIRED: &str = "expired";
 /// While Redis does not answer, or does not know the object, a renewal is tried this often.
 const RETRY: Duration = Duration::from_millis(200);
 /// Nothing is renewed more often, however little time is left.
@@ -227,7 +221,7 @@ impl Ledger {
     /// Whether the server has said that what this waiting request was granted has run out.
     pub(crate) fn ran_out(&self, token: &Token) -> bool {
         let book = lock(&self.book);
-        matches!(book.entries.get(token), Some(Entry::Waiting { lost: Some(cause), .. }) if cause == EXPIRED)
+        matches!(book.entries.get(token), Some(Entry::Waiting { lost: Some(end), .. }) if end.how == How::Expired)
     }
 
     pub(crate) fn hold(&self, hold: &Arc<Hold>) {
@@ -239,11 +233,8 @@ impl Ledger {
             due: None,
         };
         let before = lock(&self.book).entries.insert(token.clone(), entry);
-        if let Some(Entry::Waiting {
-            lost: Some(cause), ..
-        }) = before
-        {
-            return self.lost(hold, &cause);
+        if let Some(Entry::Waiting { lost: Some(end), .. }) = before {
+            return self.lost(hold, &end.to_string());
         }
         self.set_due(&token, due);
     }
@@ -497,23 +488,21 @@ impl Receiver for Ledger {
                 self.tell(token, Word::Granted { grant, deadline });
             }
             // The place ran out while we could not renew it, but who waits is still here, and gets another one.
-            Some((token, Push::Gone { cause, .. })) if cause == EXPIRED => {
+            Some((token, Push::Gone(end))) if end.how == How::Expired => {
                 self.tell(token, Word::AskAgain);
             }
-            Some((token, Push::Gone { cause, refused })) => {
-                self.tell(token, Word::Gone { cause, refused });
-            }
-            Some((token, Push::Lost(cause))) => {
+            Some((token, Push::Gone(end))) => self.tell(token, Word::Gone(end)),
+            Some((token, Push::Lost(end))) => {
                 let held = match lock(&self.book).entries.get_mut(token) {
                     Some(Entry::Held { hold, .. }) => Some(hold.clone()),
                     Some(Entry::Waiting { lost, .. }) => {
-                        *lost = Some(cause.clone());
+                        *lost = Some(end.clone());
                         None
                     }
                     None => None,
                 };
                 if let Some(hold) = held {
-                    self.lost(&hold, &cause);
+                    self.lost(&hold, &end.to_string());
                 }
             }
             None => warn!(payload, "a push that this version does not understand"),

@@ -1,5 +1,7 @@
 //! What the server says, read into types: replies of the scripts, and pushes.
 
+use std::fmt;
+
 use redis::Value;
 
 use crate::Error;
@@ -37,13 +39,70 @@ pub(crate) struct Adopted {
 pub(crate) enum Push {
     Granted(Grant),
     /// A held lease was ended by the server.
-    Lost(String),
+    Lost(End),
     /// A place in the queue was ended by the server.
-    Gone {
-        cause: String,
-        /// The protocol's error that a new request would get.
-        refused: Option<String>,
-    },
+    Gone(End),
+}
+
+/// How a lease or a place in the queue was ended, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) how: How,
+    /// In the words of whoever did it, if they gave any. Only for people.
+    pub(crate) why: String,
+}
+
+/// The protocol's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum How {
+    Expired,
+    Withdrawn,
+    Superseded,
+    Reclaimed,
+    Taken,
+    Adopted,
+    /// It can never be granted any more: `why` is the error that a new request would get.
+    Refused,
+    /// One that this version does not know.
+    Other(String),
+}
+
+impl End {
+    fn read(lines: &str) -> Self {
+        let (how, why) = lines.split_once('\n').unwrap_or((lines, ""));
+        let how = match how {
+            "expired" => How::Expired,
+            "withdrawn" => How::Withdrawn,
+            "superseded" => How::Superseded,
+            "reclaimed" => How::Reclaimed,
+            "taken" => How::Taken,
+            "adopted" => How::Adopted,
+            "refused" => How::Refused,
+            other => How::Other(other.to_owned()),
+        };
+        Self {
+            how,
+            why: why.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.why.is_empty() {
+            return f.write_str(&self.why);
+        }
+        f.write_str(match &self.how {
+            How::Expired => "expired",
+            How::Withdrawn => "withdrawn",
+            How::Superseded => "superseded",
+            How::Reclaimed => "reclaimed",
+            How::Taken => "taken over",
+            How::Adopted => "adopted",
+            How::Refused => "refused",
+            How::Other(other) => other,
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,15 +216,13 @@ pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
 
 /// A push's token and what it says; lines, the first of which names it.
 pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
-    let mut lines = payload.split('\n');
-    let (what, token) = (lines.next()?, lines.next()?);
+    // What is free text stands last, and may have lines of its own.
+    let mut lines = payload.splitn(3, '\n');
+    let (what, token, rest) = (lines.next()?, lines.next()?, lines.next()?);
     let push = match what {
-        "granted" => Push::Granted(grant(lines)?),
-        "lost" => Push::Lost(lines.next()?.to_owned()),
-        "gone" => Push::Gone {
-            cause: lines.next()?.to_owned(),
-            refused: lines.next().map(str::to_owned),
-        },
+        "granted" => Push::Granted(grant(rest.split('\n'))?),
+        "lost" => Push::Lost(End::read(rest)),
+        "gone" => Push::Gone(End::read(rest)),
         _ => return None,
     };
     Some((token, push))
@@ -216,6 +273,18 @@ mod tests {
         assert_eq!(replied, Acquired::Granted(expected.clone()));
         let pushed = format!("granted\ntoken\n{}", fields.join("\n"));
         assert_eq!(push(&pushed), Some(("token", Push::Granted(expected))));
+    }
+
+    #[test]
+    fn a_text_that_looks_like_a_word_of_the_protocol_is_a_text() {
+        for why in ["", "expired", "dropped", "its pod\nhas ended", "\n"] {
+            let pushed = format!("gone\ntoken\nreclaimed\n{why}");
+            let end = End {
+                how: How::Reclaimed,
+                why: why.to_owned(),
+            };
+            assert_eq!(push(&pushed), Some(("token", Push::Gone(end))));
+        }
     }
 
     #[test]

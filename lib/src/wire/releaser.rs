@@ -18,17 +18,18 @@ use super::{
 /// What has no known end is given back for this long; then it ends with its lease.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// By its owner.
-pub(crate) const BY_OWNER: &str = "";
+/// How what is released ends, as the script wants it: by its owner.
+pub(crate) const BY_OWNER: &str = "owner";
 /// Nobody has taken up what the token has got, or may have.
 pub(crate) const DROPPED: &str = "dropped";
+/// By another: its owner is told.
+pub(crate) const RECLAIMED: &str = "reclaimed";
 
 pub(crate) enum Job {
     Release {
         token: Token,
         place: Arc<Place>,
-        /// Why, as the script wants it.
-        cause: &'static str,
+        how: &'static str,
         /// When the server has ended it, at the latest.
         ends: Option<Instant>,
     },
@@ -42,9 +43,9 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
     loop {
         tokio::select! {
             job = jobs.recv() => match job {
-                Some(Job::Release { token, place, cause, ends }) => {
+                Some(Job::Release { token, place, how, ends }) => {
                     let link = link.clone();
-                    running.spawn(async move { release(&link, &token, &place, cause, ends).await });
+                    running.spawn(async move { release(&link, &token, &place, how, ends).await });
                 }
                 Some(Job::Flush(done)) => {
                     while running.join_next().await.is_some() {}
@@ -59,10 +60,10 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
     while running.join_next().await.is_some() {}
 }
 
-async fn release(link: &Link, token: &Token, place: &Place, cause: &str, ends: Option<Instant>) {
+async fn release(link: &Link, token: &Token, place: &Place, how: &str, ends: Option<Instant>) {
     let until = ends.unwrap_or_else(|| Instant::now() + PATIENCE);
     let released = link
-        .call(&script::RELEASE, &place.keys, &[cause, token], until)
+        .call(&script::RELEASE, &place.keys, &[how, "", token], until)
         .await;
     if let Err(error) = released {
         debug!(%error, object = %place.object, "could not give back; it ends with its lease");

@@ -70,7 +70,7 @@ fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
     let _ = jobs.send(Job::Release {
         token: hold.token.clone(),
         place: hold.place.clone(),
-        cause: BY_OWNER,
+        how: BY_OWNER,
         ends: Some(hold.ends_at_the_latest()),
     });
 }

@@ -128,7 +128,10 @@ async fn the_client_that_let_go_is_told_who_has_adopted() -> Result {
     let id = shown(&b, &lease).await?.token;
     let _adopted = b.lock("x")?.adopt(&lease.detach()).await?.ok_or("not adopted")?;
     let pushes = lock(&pushes).join("|");
-    assert!(pushes.contains(&format!("lost\n{id}\nadopted by ")), "{pushes}");
+    assert!(
+        pushes.contains(&format!("lost\n{id}\nadopted\nadopted by ")),
+        "{pushes}"
+    );
     Ok(())
 }
 

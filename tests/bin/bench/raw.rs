@@ -83,7 +83,7 @@ impl Raw {
             holder,
         ];
         self.call(acquire, &keys, &wanted).await?;
-        self.call(release, &keys, &[&run, "tenure:events", "", &token])
+        self.call(release, &keys, &[&run, "tenure:events", "owner", "", &token])
             .await
     }
 

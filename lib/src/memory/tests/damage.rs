@@ -99,7 +99,7 @@ fn a_notification_passes_over_a_waiter_whose_value_is_gone() {
     trial.remove_value("w1");
     assert_eq!(trial.call(&script::NOTIFY, &["c", "@full", "2", "n"]), ["1", "0"]);
     assert!(!trial.has("\"w1\""), "something is left of it");
-    assert_eq!(trial.call(&script::RELEASE, &["", "c"]), ["released"]);
+    assert_eq!(trial.call(&script::RELEASE, &["owner", "", "c"]), ["released"]);
     assert_eq!(trial.acquire("w2", "1"), "granted");
 }
 
@@ -176,7 +176,7 @@ fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_ar
     trial.now_us += 2_000_000;
     assert_eq!(held_and_free(&mut trial), ("2".to_owned(), "0".to_owned()));
     assert_eq!(trial.acquire("d", "0"), "queued");
-    assert_eq!(trial.call(&script::RELEASE, &["", "a"]), ["released"]);
+    assert_eq!(trial.call(&script::RELEASE, &["owner", "", "a"]), ["released"]);
     assert_eq!(trial.acquire("d", "0"), "granted");
 }
 
@@ -191,10 +191,10 @@ fn a_lease_whose_holders_were_evicted_keeps_others_out_for_no_longer_than_it_wou
     lock(&trial.side.database).execute("UNLINK", &[holders]).unwrap();
     trial.now_us += 9_000_000;
     assert_eq!(trial.acquire("c", "2"), "queued");
-    assert_eq!(trial.call(&script::RELEASE, &["", "a"]), ["left"]);
+    assert_eq!(trial.call(&script::RELEASE, &["owner", "", "a"]), ["left"]);
     // Both have no place any more; what counts is who can still be seen to hold.
     assert_eq!(trial.acquire("c", "2"), "granted");
-    assert_eq!(trial.call(&script::RELEASE, &["", "c"]), ["released"]);
+    assert_eq!(trial.call(&script::RELEASE, &["owner", "", "c"]), ["released"]);
     trial.now_us += 31_000_000;
     assert_eq!(trial.call(&script::OBSERVE, &["0", "0"]), ["nil"]);
 }

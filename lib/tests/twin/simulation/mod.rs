@@ -18,6 +18,7 @@
 //! | [`priorities`] | a scene: requests that stand before others |
 //! | [`graces`] | a scene: leases that run out, and their grace |
 //! | [`short_leases`] | a scene: leases that are as short as a round trip |
+//! | [`reclaims`] | a scene: leases and places that are taken back, for any reason that somebody may write |
 //! | [`damaged_values`] | a scene: keys and entries that somebody overwrites |
 //! | [`shrinking_limits`] | a scene: objects that only become smaller under requests that wait |
 //! | [`clock_jumps`] | a scene: a server's clock that jumps ahead, and late pushes |
@@ -36,6 +37,7 @@ mod members;
 mod people;
 mod priorities;
 mod process;
+mod reclaims;
 mod reentrant_owners;
 mod refusals;
 mod registers;
@@ -68,6 +70,7 @@ enum Scene {
     Graces,
     Takeovers,
     ShortLeases,
+    Reclaims,
     DamagedValues,
     ShrinkingLimits,
     Suspends,
@@ -90,6 +93,7 @@ impl Scene {
             Self::Graces => graces::live(world).await,
             Self::Takeovers => takeovers::live(world).await,
             Self::ShortLeases => short_leases::live(world).await,
+            Self::Reclaims => reclaims::live(world).await,
             Self::DamagedValues => damaged_values::live(world).await,
             Self::ShrinkingLimits => shrinking_limits::live(world).await,
             Self::Suspends => suspends::live(world).await,
@@ -260,6 +264,16 @@ fn in_a_storm_who_takes_over_has_a_larger_fence() -> Result {
 #[test]
 fn over_slow_links_no_lease_is_returned_that_has_run_out() -> Result {
     worlds(Scene::ShortLeases, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_who_is_reclaimed_is_told_whatever_the_reason_says() -> Result {
+    worlds(Scene::Reclaims, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_who_is_reclaimed_is_told_whatever_the_reason_says() -> Result {
+    worlds(Scene::Reclaims, Weather::Storm)
 }
 
 #[test]

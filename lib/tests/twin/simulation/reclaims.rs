@@ -1,0 +1,155 @@
+//! Leases and places in the queue that are taken back, for reasons that read like words of the protocol: whoever had one is
+//! told, in these very words, and a lease that was taken back has no grace.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use fastrand::Rng;
+use tenure::{Error, Kind, Options, control::Snapshot};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    people::{self, Got},
+    process::{self, Worker, ms},
+    witness::held,
+    world::{Weather, World},
+};
+use crate::{Result, lock, object};
+
+const ROUNDS: usize = 8;
+/// In calm weather a push takes less.
+const TOLD: u64 = 20;
+const CAUSES: [&str; 7] = [
+    "",
+    "dropped",
+    "expired",
+    "withdrawn",
+    "owner",
+    "its pod\nhas ended",
+    "expired\n\0",
+];
+
+/// By the reason of a request, why it was taken back, and when.
+type Reclaimed = Arc<Mutex<HashMap<String, (&'static str, Instant)>>>;
+
+pub(super) async fn live(world: &Arc<World>) -> Result {
+    let reclaimed = Reclaimed::default();
+    let mut background = JoinSet::new();
+    background.spawn(reclaim(world.clone(), reclaimed.clone()));
+    process::live(world, 3, 2, move |worker| work(worker, reclaimed.clone())).await?;
+    background.shutdown().await;
+    people::nothing_is_left(world).await;
+    Ok(())
+}
+
+async fn reclaim(world: Arc<World>, reclaimed: Reclaimed) {
+    let mut random = world.chance();
+    loop {
+        sleep(ms(random.u64(..300))).await;
+        if let Err(error) = reclaim_one(&world, &reclaimed, &mut random).await {
+            return world.violation(format!("it could not be taken back: {error}"));
+        }
+    }
+}
+
+async fn reclaim_one(world: &World, reclaimed: &Reclaimed, random: &mut Rng) -> Result {
+    let (control, x) = (world.observer.control(), object(Kind::Lock, "x")?);
+    let Some(seen) = control.look(&x, 100).await? else {
+        return Ok(());
+    };
+    let Some((token, reason)) = random.choice(tokens(&seen)) else {
+        return Ok(());
+    };
+    if token.starts_with("grace-") {
+        return Ok(());
+    }
+    let cause = CAUSES[random.usize(..CAUSES.len())];
+    // Before it is told.
+    lock(reclaimed).insert(reason.clone(), (cause, Instant::now()));
+    if control.reclaim(&x, std::slice::from_ref(&token), cause).await? == 0 {
+        lock(reclaimed).remove(&reason); // it has ended by itself
+        return Ok(());
+    }
+    world.say(|| format!("{reason} is taken back: {cause:?}"));
+    // In a storm, a late copy of its request may have come in again.
+    let seen = control
+        .look(&x, 100)
+        .await?
+        .filter(|_| world.weather == Weather::Calm);
+    if seen.is_some_and(|seen| tokens(&seen).iter().any(|(other, _)| other.ends_with(&token))) {
+        world.violation(format!("{reason} is still there, though taken back: {cause:?}"));
+    }
+    Ok(())
+}
+
+fn tokens(seen: &Snapshot) -> Vec<(String, String)> {
+    let holders = seen
+        .holders
+        .iter()
+        .map(|holder| (holder.token.clone(), holder.reason.clone()));
+    let waiters = seen
+        .waiters
+        .iter()
+        .map(|waiter| (waiter.token.clone(), waiter.reason.clone()));
+    holders.chain(waiters).collect()
+}
+
+async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
+    for round in 0..ROUNDS {
+        let random = &mut worker.random;
+        sleep(ms(random.u64(..500))).await;
+        let (world, process) = (&worker.world, &worker.process);
+        let calm = world.weather == Weather::Calm;
+        let reason = format!("{process}/{}/{round}", worker.number);
+        let options = Options::new()
+            .lease(ms(random.u64(500..3000)))
+            .grace(ms(random.u64(..1500)))
+            .reason(&reason);
+        let locked = worker.client.lock("x")?.with(options);
+        let known = || lock(&reclaimed).get(&reason).copied();
+        let got = match locked.acquire_timeout(ms(random.u64(..3000))).await {
+            Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
+            Ok(None) => continue,
+            Err(Error::Lost { cause, .. }) if known().is_some_and(|(why, _)| cause.ends_with(told(why))) => {
+                continue;
+            }
+            Err(Error::Unreachable { .. }) if !calm => continue,
+            Err(error) => {
+                world.violation(format!("{reason}: {error}, and taken back: {:?}", known()));
+                continue;
+            }
+        };
+        world.witness(|witness| witness.granted("x", process, 1, u64::MAX, &got));
+        let lost = timeout(ms(worker.random.u64(..1500)), got.lost()).await;
+        match (lost, known()) {
+            (Ok(cause), Some((why, _))) if cause == told(why) || !calm => {}
+            (Ok(cause), why) if calm => {
+                world.violation(format!(
+                    "{reason}: lost, because {cause:?}, and taken back: {why:?}"
+                ));
+            }
+            (Err(_), Some((why, at))) if calm && at.elapsed() > ms(TOLD) && held(&got) => {
+                world.violation(format!("{reason}: taken back, and not told: {why:?}"));
+            }
+            _ => {}
+        }
+        if let (true, Some(got)) = (worker.random.bool(), Arc::into_inner(got)) {
+            match got.release().await {
+                Ok(()) => {}
+                Err(Error::Lost { .. }) if !calm || known().is_some() => {}
+                Err(Error::Unreachable { .. }) if !calm => {}
+                Err(error) => world.violation(format!("{reason}: the release says {error}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn told(why: &str) -> &str {
+    if why.is_empty() { "reclaimed" } else { why }
+}
