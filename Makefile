@@ -25,6 +25,8 @@ CONTAINER_TOOL ?= docker
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
 DENY_VERSION := 0.20.2
+TYPOS_VERSION := 1.52.0
+TYPOS := $(CACHE)/typos-$(TYPOS_VERSION)/bin/typos
 DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny)
 
 # No target but bench names a package: cargo would build the dependencies anew with that package's features alone. For
@@ -71,7 +73,7 @@ e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see 
 bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts
 	cargo run --release --package tenure-tests --no-default-features --bin bench
 
-check: format lint drift deny docs ## All checks that need no server
+check: format lint features drift deny docs scripts spelling ## All checks that need no server
 
 build: cargo ## Build all programs
 	@$(STEP) 'building all programs' cargo build --workspace --bins
@@ -91,6 +93,19 @@ lint: cargo ## Does clippy find nothing?
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 	cargo clippy --workspace --all-targets -- -D warnings
 
+# The lint above checks all features together, and this each set of the library's own.
+features: cargo ## Does the library build with each set of its features?
+	@for features in '' metrics tls memory metrics,tls metrics,memory tls,memory; do \
+		$(STEP) "checking tenure with features '$$features'" \
+			cargo check --package tenure --no-default-features --features "$$features" || exit 1; \
+	done
+
+scripts: ## Do shellcheck and luacheck find nothing?
+	@.ci/scripts
+
+spelling: $(TYPOS) ## Does typos find nothing?
+	$(TYPOS)
+
 drift: cargo ## Are the generated files what the types say?
 	cargo run --bin crdgen -- --check
 	cargo run --bin crdgen -- --check --dir $(CHART_CRDS)
@@ -106,10 +121,15 @@ deny: $(DENY) ## Are licences, sources and versions of dependencies as deny.toml
 docs: cargo ## Are the docs without warnings?
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 
+$(TYPOS):
+	python3 -m venv $(CACHE)/typos-$(TYPOS_VERSION)
+	$(CACHE)/typos-$(TYPOS_VERSION)/bin/pip install --quiet typos==$(TYPOS_VERSION)
+
 $(DENY): | cargo
 	cargo install --locked --root $(CACHE)/cargo-deny-$(DENY_VERSION) cargo-deny@$(DENY_VERSION)
 
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint drift deny docs cargo
+.PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint features scripts spelling \
+	drift deny docs cargo
