@@ -1,79 +1,32 @@
-//! Reclaim: leases and places in the queue of pods that have ended.
+//! Reclaim: leases and queue entries of pods that have ended.
 //!
-//! Only a pod that was seen to end counts: one that was never seen may run in another cluster.
+//! A pod has ended when its phase is `Succeeded` or `Failed`. The kubelet reports such a phase only after all containers
+//! have stopped, also for a pod that is deleted, evicted or preempted. That an object vanishes from the API server proves
+//! nothing: a forced deletion removes the pod at once, while its processes may go on, on a node that the control plane does not
+//! reach. The leases of such a pod run until they expire. Whoever removes a node, or taints it `out-of-service`, states that its
+//! processes have stopped: the control plane then sets the phase `Failed` in place of the kubelet.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::watcher::Event;
+use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use tenure::control::Snapshot;
 
 /// How long it is remembered that a pod has ended: longer than a failing object is left alone.
 const REMEMBER: Duration = Duration::from_secs(600);
+/// The phases of a pod whose containers have all stopped.
+pub(crate) const ENDED: [&str; 2] = ["Succeeded", "Failed"];
 
-/// The pods of one watch, as far as it takes to see one end.
-#[derive(Debug, Default)]
-pub(crate) struct Pods {
-    running: HashSet<String>,
-    /// Those of a list that is still being read.
-    listed: HashSet<String>,
-}
-
-impl Pods {
-    /// The uids of the pods of which `event` says that they have ended.
-    pub(crate) fn apply(&mut self, event: &Event<Pod>) -> Vec<String> {
-        match event {
-            Event::Init => {
-                self.listed.clear();
-                Vec::new()
-            }
-            Event::InitApply(pod) => {
-                let Some(uid) = pod.metadata.uid.clone() else {
-                    return Vec::new();
-                };
-                if has_ended(pod) {
-                    return vec![uid];
-                }
-                self.listed.insert(uid);
-                Vec::new()
-            }
-            // What was there before the watch broke off and is not any more has ended in between.
-            Event::InitDone => {
-                let before = std::mem::replace(&mut self.running, std::mem::take(&mut self.listed));
-                before
-                    .into_iter()
-                    .filter(|uid| !self.running.contains(uid))
-                    .collect()
-            }
-            Event::Apply(pod) => {
-                let Some(uid) = pod.metadata.uid.clone() else {
-                    return Vec::new();
-                };
-                if has_ended(pod) {
-                    self.running.remove(&uid);
-                    return vec![uid];
-                }
-                self.running.insert(uid);
-                Vec::new()
-            }
-            Event::Delete(pod) => {
-                let Some(uid) = pod.metadata.uid.clone() else {
-                    return Vec::new();
-                };
-                self.running.remove(&uid);
-                vec![uid]
-            }
-        }
+/// The uid of the pod of which a watch of ended pods says that it is there. That it goes says nothing new.
+pub(crate) fn ended(event: &Event<PartialObjectMeta<Pod>>) -> Option<String> {
+    match event {
+        Event::Apply(pod) | Event::InitApply(pod) => pod.metadata.uid.clone(),
+        Event::Init | Event::InitDone | Event::Delete(_) => None,
     }
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// The pods that have ended of late.
@@ -81,14 +34,12 @@ fn has_ended(pod: &Pod) -> bool {
 pub(crate) struct Ended(Mutex<HashMap<String, Instant>>);
 
 impl Ended {
-    /// Notes that pods have ended; tells whether any of them is news.
-    pub(crate) fn note(&self, uids: Vec<String>, now: Instant) -> bool {
+    /// Notes that a pod has ended; returns whether that is news.
+    pub(crate) fn note(&self, uid: String, now: Instant) -> bool {
         let mut ended = self.lock();
         ended.retain(|_, at| now.duration_since(*at) < REMEMBER);
         let before = ended.len();
-        for uid in uids {
-            ended.entry(uid).or_insert(now);
-        }
+        ended.entry(uid).or_insert(now);
         ended.len() > before
     }
 
@@ -121,7 +72,7 @@ impl Ended {
 mod tests {
     use std::time::SystemTime;
 
-    use k8s_openapi::{api::core::v1::PodStatus, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+    use kube::core::{ObjectMeta, PartialObjectMetaExt};
     use tenure::{
         Identity,
         control::{HolderView, WaiterView},
@@ -129,86 +80,26 @@ mod tests {
 
     use super::*;
 
-    fn pod(uid: &str, phase: &str) -> Pod {
-        Pod {
-            metadata: ObjectMeta {
-                uid: Some(uid.to_owned()),
+    #[test]
+    fn a_pod_has_ended_when_it_is_seen_in_a_final_phase_and_not_when_it_vanishes() {
+        let pod = || {
+            let uid = Some("a".to_owned());
+            ObjectMeta {
+                uid,
                 ..ObjectMeta::default()
-            },
-            status: Some(PodStatus {
-                phase: Some(phase.to_owned()),
-                ..PodStatus::default()
-            }),
-            spec: None,
+            }
+            .into_response_partial::<Pod>()
+        };
+        let seen = Some("a".to_owned());
+        assert_eq!(ended(&Event::Apply(pod())), seen);
+        assert_eq!(
+            ended(&Event::InitApply(pod())),
+            seen,
+            "while the controller was away"
+        );
+        for event in [Event::Init, Event::InitDone, Event::Delete(pod())] {
+            assert_eq!(ended(&event), None, "{event:?}");
         }
-    }
-
-    fn ends(pods: &mut Pods, events: impl IntoIterator<Item = Event<Pod>>) -> Vec<String> {
-        let mut ended: Vec<String> = events.into_iter().flat_map(|event| pods.apply(&event)).collect();
-        ended.sort();
-        ended
-    }
-
-    #[test]
-    fn a_pod_ends_when_it_succeeds_fails_or_is_deleted() {
-        let mut pods = Pods::default();
-        let running = ["a", "b", "c", "d"].map(|uid| Event::Apply(pod(uid, "Running")));
-        assert!(ends(&mut pods, running).is_empty());
-        assert!(
-            ends(&mut pods, [Event::Apply(pod("a", "Unknown"))]).is_empty(),
-            "a lost node is no end"
-        );
-        let over = [
-            Event::Apply(pod("a", "Succeeded")),
-            Event::Apply(pod("b", "Failed")),
-            Event::Delete(pod("c", "Running")),
-        ];
-        assert_eq!(ends(&mut pods, over), ["a", "b", "c"]);
-    }
-
-    #[test]
-    fn a_pod_that_went_while_the_watch_was_broken_has_ended_and_one_never_seen_has_not() {
-        let mut pods = Pods::default();
-        let first = [
-            Event::Init,
-            Event::InitApply(pod("a", "Running")),
-            Event::InitApply(pod("b", "Pending")),
-            Event::InitDone,
-        ];
-        assert!(ends(&mut pods, first).is_empty());
-        let again = [
-            Event::Init,
-            Event::InitApply(pod("b", "Running")),
-            Event::InitApply(pod("c", "Running")),
-            Event::InitDone,
-        ];
-        assert_eq!(ends(&mut pods, again), ["a"]);
-    }
-
-    #[test]
-    fn a_pod_that_ended_while_the_controller_was_away_and_is_still_there_has_ended() {
-        let first = [
-            Event::Init,
-            Event::InitApply(pod("a", "Succeeded")),
-            Event::InitDone,
-        ];
-        assert_eq!(ends(&mut Pods::default(), first), ["a"]);
-    }
-
-    #[test]
-    fn a_list_that_breaks_off_ends_nobody() {
-        let mut pods = Pods::default();
-        ends(
-            &mut pods,
-            [
-                Event::Init,
-                Event::InitApply(pod("a", "Running")),
-                Event::InitDone,
-            ],
-        );
-        assert!(ends(&mut pods, [Event::Init, Event::Init]).is_empty());
-        let again = [Event::InitApply(pod("a", "Running")), Event::InitDone];
-        assert!(ends(&mut pods, again).is_empty());
     }
 
     fn who(uid: Option<&str>) -> Identity {
@@ -254,7 +145,7 @@ mod tests {
         };
         let ended = Ended::default();
         assert!(ended.tokens(&snapshot).is_empty());
-        ended.note(vec!["a".to_owned()], Instant::now());
+        ended.note("a".to_owned(), Instant::now());
         let tokens = BTreeMap::from([("pod-a".to_owned(), vec!["1".to_owned(), "4".to_owned()])]);
         assert_eq!(ended.tokens(&snapshot), tokens);
     }
@@ -262,11 +153,10 @@ mod tests {
     #[test]
     fn an_end_is_news_once_and_is_forgotten_in_time() {
         let (ended, start) = (Ended::default(), Instant::now());
-        assert!(ended.note(vec!["a".to_owned()], start));
-        assert!(!ended.note(vec!["a".to_owned()], start));
-        assert!(!ended.note(Vec::new(), start));
+        assert!(ended.note("a".to_owned(), start));
+        assert!(!ended.note("a".to_owned(), start));
         assert!(
-            ended.note(vec!["a".to_owned()], start + REMEMBER),
+            ended.note("a".to_owned(), start + REMEMBER),
             "it was forgotten in between"
         );
     }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
     api::ListParams,
+    core::PartialObjectMeta,
     runtime::{
         Controller, WatchStreamExt,
         controller::{self, Config as ControllerConfig},
@@ -31,7 +32,7 @@ use crate::{
     kinds::Declared,
     observe,
     pace::Pace,
-    reclaim::{Ended, Pods},
+    reclaim::{self, Ended},
     reconcile::{self, Context},
     telemetry::{Metrics, Objects},
     withdraw::Limits,
@@ -123,7 +124,9 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
             part.clone()
                 .watch::<Semaphore>(&mut objects, pods_ended_out.clone())?,
         );
-        watchers.spawn(part.watch_pods(pods_ended.clone()));
+        for phase in reclaim::ENDED {
+            watchers.spawn(part.clone().watch_ended_pods(phase, pods_ended.clone()));
+        }
     }
     registry.register_collector(Box::new(objects));
     watchers.spawn(follow_redis(control, health.clone(), metrics));
@@ -251,13 +254,16 @@ impl Part {
         }
     }
 
-    async fn watch_pods(self, ended: watch::Sender<()>) -> &'static str {
-        let check = self.check("watch", "pods");
+    /// Watches the pods in one phase of those that mean that a pod has ended. Their metadata is all that is needed.
+    async fn watch_ended_pods(self, phase: &'static str, ended: watch::Sender<()>) -> &'static str {
+        let check = self.check(&format!("watch {}", phase.to_lowercase()), "pods");
         self.health.bad(&check, "the first list has not come yet");
-        let mut pods = Pods::default();
-        // Lists must be the newest: a pod that is missing from an old one has not ended.
-        let config = watcher::Config::default().timeout(WATCH_SECONDS);
-        let mut changes = watcher(self.api::<Pod>(), config).default_backoff().boxed();
+        let config = watcher::Config::default()
+            .fields(&format!("status.phase={phase}"))
+            .timeout(WATCH_SECONDS);
+        let mut changes = watcher(self.api::<PartialObjectMeta<Pod>>(), config)
+            .default_backoff()
+            .boxed();
         loop {
             match changes.try_next().await {
                 Ok(None) => return "the watch of pods",
@@ -265,14 +271,15 @@ impl Part {
                     if matches!(event, watcher::Event::InitDone) {
                         self.health.good(&check);
                     }
-                    let uids = pods.apply(&event);
-                    if self.context.ended.note(uids, std::time::Instant::now()) {
+                    if let Some(uid) = reclaim::ended(&event)
+                        && self.context.ended.note(uid, std::time::Instant::now())
+                    {
                         ended.send_replace(());
                     }
                 }
                 Err(error) => {
                     if self.health.bad(&check, &error.to_string()) {
-                        tracing::warn!(%error, "pods cannot be watched, trying on");
+                        tracing::warn!(%error, phase, "pods cannot be watched, trying on");
                     }
                 }
             }

@@ -22,8 +22,8 @@ pub struct LeasePolicy {
     #[schemars(range(min = 1, max = 2_592_000))]
     pub max_hold_seconds: Option<u32>,
 
-    /// What ends a lease early: `OnPodEnd` frees it as soon as the holder's pod has ended or is gone, `OnExpiry` leaves it
-    /// to run out.
+    /// What ends a lease early: `OnPodEnd` frees it as soon as the holder's pod is in phase Succeeded or Failed, `OnExpiry`
+    /// leaves it to run out.
     #[serde(default)]
     pub reclaim_policy: ReclaimPolicy,
 

@@ -28,6 +28,44 @@ async fn pod(world: &World, name: &str) -> Result<String> {
     pod.uid().context("a pod without uid")
 }
 
+/// Ends a pod as a kubelet does that is told to delete it: the final phase is reported before the object goes.
+async fn end(world: &World, name: &str) -> Result {
+    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+    let over = Patch::Merge(json!({"status": {"phase": "Failed"}}));
+    pods.patch_status(name, &PatchParams::default(), &over).await?;
+    force_deletion(world, name).await
+}
+
+/// Removes the object at once, whatever its processes do.
+async fn force_deletion(world: &World, name: &str) -> Result {
+    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+    pods.delete(name, &DeleteParams::default().grace_period(0))
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_that_was_deleted_by_force_keeps_its_lease_for_its_processes_may_go_on() -> Result {
+    let world = World::new("forced").await?;
+    world.semaphore("calls", 2, "leaseDurationSeconds: 60").await?;
+    let mut leases = Vec::new();
+    for name in ["gone", "ended"] {
+        let client = world.client_of(name, Some(pod(&world, name).await?)).await?;
+        leases.push(client.semaphore("calls")?.acquire().await?);
+    }
+    force_deletion(&world, "gone").await?;
+    // Once the later end has been heeded, the deletion has been seen, too.
+    end(&world, "ended").await?;
+    assert_eq!(timeout(EARLY, leases[1].lost()).await?, "pod ended has ended");
+    let settled = world.until::<Semaphore>("calls", "held once", SOON, |s| {
+        ensure!(s.common().held == 1, "held");
+        Ok(())
+    });
+    settled.await?;
+    leases[0].renew().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_deleted_pod_gives_back_what_it_held_and_leaves_the_queue() -> Result {
     let world = World::new("deleted").await?;
@@ -57,10 +95,8 @@ async fn a_deleted_pod_gives_back_what_it_held_and_leaves_the_queue() -> Result 
     let last = tokio::spawn(async move { last.acquire().await });
     queued(2).await?;
 
-    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
     for name in ["two", "one"] {
-        pods.delete(name, &DeleteParams::default().grace_period(0))
-            .await?;
+        end(&world, name).await?;
     }
     assert_eq!(
         timeout(EARLY, lease.into_lease().lost()).await?,
@@ -114,9 +150,7 @@ async fn leases_beyond_those_that_a_status_lists_are_given_back_too() -> Result 
         Ok(())
     });
     held.await?;
-    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
-    pods.delete("last", &DeleteParams::default().grace_period(0))
-        .await?;
+    end(&world, "last").await?;
     assert_eq!(timeout(EARLY, lease.lost()).await?, "pod last has ended");
     for lease in &leases {
         lease.check()?;
@@ -141,9 +175,7 @@ async fn nothing_is_taken_from_a_pod_never_seen_nor_from_one_whose_lease_is_to_e
         here.semaphore("expires")?.acquire().await?,
     ];
     let taken = here.semaphore("ends")?.acquire().await?;
-    let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
-    pods.delete("here", &DeleteParams::default().grace_period(0))
-        .await?;
+    end(&world, "here").await?;
     timeout(EARLY, taken.lost()).await?;
     // What the same end of a pod might have taken by mistake is still there.
     let settled = world.until::<Semaphore>("ends", "held once", SOON, |s| {
