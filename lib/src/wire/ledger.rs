@@ -227,7 +227,15 @@ impl Ledger {
     pub(crate) fn hold(&self, hold: &Arc<Hold>) {
         let deadline = hold.status.borrow().deadline;
         let token = hold.token.clone();
-        let due = Instant::now() + held_interval(&token, deadline - self.uptime.now());
+        let left = deadline - self.uptime.now();
+        let granted = Duration::from_millis(hold.grant.expires.saturating_sub(hold.grant.now));
+        // Over a slow connection a grant has lost much of its time when it arrives. It is renewed at once.
+        let wait = if left < granted / 2 {
+            Duration::ZERO
+        } else {
+            held_interval(&token, left)
+        };
+        let due = Instant::now() + wait;
         let entry = Entry::Held {
             hold: hold.clone(),
             due: None,

@@ -360,7 +360,7 @@ async fn a_reply_that_is_slow_shortens_the_holders_view_and_never_lengthens_it()
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let second = Duration::from_secs(1);
     memory.set_faults(move |process, passage| match (process, passage) {
-        ("a", Passage::Reply { .. } | Passage::Push { .. }) => Fate::Delay(2 * second),
+        ("a", Passage::Reply { .. } | Passage::Push { .. }) => Fate::Delay(second * 3 / 2),
         ("a", Passage::Call { .. }) => Fate::Delay(second / 2),
         _ => Fate::Deliver,
     });
