@@ -60,7 +60,9 @@ impl From<&tenure::Error> for Trouble {
     fn from(error: &tenure::Error) -> Self {
         let reason = match error {
             tenure::Error::Unreachable { .. } => ConditionReason::BackendUnreachable,
-            tenure::Error::UnsupportedServer { .. } => ConditionReason::BackendTooOld,
+            tenure::Error::UnsupportedServer { .. } => ConditionReason::BackendUnsupported,
+            // About the controller's own setting, whatever the object says.
+            tenure::Error::InvalidInput { field: "url", .. } => ConditionReason::BackendDenied,
             tenure::Error::InvalidInput { .. } => ConditionReason::InvalidSpec,
             tenure::Error::Damaged { .. } => ConditionReason::Damaged,
             _ => ConditionReason::BackendDenied,

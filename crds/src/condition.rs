@@ -100,8 +100,8 @@ pub enum ConditionReason {
     BackendUnreachable,
     /// Redis answers, and refuses: a wrong password, or a user without the permission.
     BackendDenied,
-    /// Redis is older than what Tenure needs.
-    BackendTooOld,
+    /// What answers is older than what Tenure needs, or a proxy that lacks what Tenure needs.
+    BackendUnsupported,
     /// The spec says something that cannot be done, although the API server let it pass.
     InvalidSpec,
     /// What Redis has of the object was overwritten or removed in part: other objects go on.
@@ -121,7 +121,7 @@ impl ConditionReason {
         Self::Connected,
         Self::BackendUnreachable,
         Self::BackendDenied,
-        Self::BackendTooOld,
+        Self::BackendUnsupported,
         Self::InvalidSpec,
         Self::Damaged,
         Self::VersionMismatch,
@@ -139,7 +139,7 @@ impl ConditionReason {
             Self::Connected => "Connected",
             Self::BackendUnreachable => "BackendUnreachable",
             Self::BackendDenied => "BackendDenied",
-            Self::BackendTooOld => "BackendTooOld",
+            Self::BackendUnsupported => "BackendUnsupported",
             Self::InvalidSpec => "InvalidSpec",
             Self::Damaged => "Damaged",
             Self::VersionMismatch => "VersionMismatch",

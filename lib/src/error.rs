@@ -2,6 +2,9 @@
 
 use crate::object::ObjectRef;
 
+/// What a URL would take for its own in a user name or password.
+pub(crate) const ESCAPES: &str = "write % # / ? @ : in them as %25 %23 %2F %3F %40 %3A";
+
 /// What can go wrong, apart from a place being taken: that is `Ok(None)`.
 ///
 /// Busy, not declared, lost and unreachable are different answers, because the caller does something else about each.
@@ -29,19 +32,21 @@ pub enum Error {
         fix: String,
     },
     /// Redis wants other credentials.
-    #[error("Redis at {address} refuses the credentials ({reason}): check user name and password in the URL")]
+    #[error(
+        "Redis at {address} refuses the credentials ({reason}): check user name and password; in a URL, {ESCAPES}"
+    )]
     Authentication {
         /// Host and port.
         address: String,
-        /// Redis' own words.
+        /// The user, and Redis' own words.
         reason: String,
     },
     /// The server is not one that Tenure can work on.
-    #[error("the server at {address} is {found}: Tenure needs Redis 7.0 or newer, or Valkey 7.2 or newer")]
+    #[error("the server at {address} cannot be used: {found}")]
     UnsupportedServer {
         /// Host and port.
         address: String,
-        /// What answered there.
+        /// What answered there, what it lacks, and what to do about it.
         found: String,
     },
     /// Redis did not answer in time. Whether the operation took place is not known; what it may have taken ends by
@@ -67,10 +72,7 @@ pub enum Error {
         reason: String,
     },
     /// No custom resource has declared the object, or it has been deleted.
-    #[error(
-        "{object} is not declared: apply a {} named {} in namespace {}, and check that the controller runs",
-        object.kind().resource(), object.name(), object.namespace()
-    )]
+    #[error("{}", not_declared(object))]
     NotDeclared {
         /// Which object.
         object: ObjectRef,
@@ -134,6 +136,17 @@ pub enum Error {
     },
 }
 
+fn not_declared(object: &ObjectRef) -> String {
+    match object.kind().resource() {
+        Some(resource) => format!(
+            "{object} is not declared: apply a {resource} named {} in namespace {}, and check that the controller runs",
+            object.name(),
+            object.namespace()
+        ),
+        None => format!("{object} is gone: its first user makes it, so ask for it again"),
+    }
+}
+
 impl Error {
     /// Whether Redis could not be reached, so that trying again may help.
     ///
@@ -144,6 +157,14 @@ impl Error {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+
+    /// As it reads within another one of its kind, or beside a condition that says the kind.
+    pub(crate) fn bare(&self) -> String {
+        match self {
+            Self::Unreachable { reason } => reason.clone(),
+            other => other.to_string(),
+        }
     }
 
     pub(crate) fn invalid(field: &'static str, problem: impl Into<String>, fix: impl Into<String>) -> Self {

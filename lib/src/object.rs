@@ -42,14 +42,12 @@ impl Kind {
         }
     }
 
-    /// The custom resource that declares objects of this kind.
-    pub(crate) fn resource(self) -> &'static str {
+    /// The custom resource that declares objects of this kind, if one does.
+    pub(crate) fn resource(self) -> Option<&'static str> {
         match self {
-            Self::Lock => "Lock",
-            Self::RwLock => "RwLock",
-            Self::Semaphore => "Semaphore",
-            Self::Pool => "LockPool",
-            Self::Register => "Register",
+            Self::Semaphore => Some("Semaphore"),
+            Self::Pool => Some("LockPool"),
+            Self::Lock | Self::RwLock | Self::Register => None,
         }
     }
 }

@@ -77,10 +77,10 @@ impl Semaphore {
     }
 
     /// How many permits could be granted now, and how many it has in all. Exact at the moment at which Redis answers. One
-    /// command.
+    /// command. What its first user would make, and nobody uses, has what [`Semaphore::or_permits`] says.
     ///
     /// # Errors
-    /// [`Error::NotDeclared`], [`Error::Unreachable`], [`Error::Refused`].
+    /// [`Error::NotDeclared`] where its first user does not make it, [`Error::Unreachable`], [`Error::Refused`].
     ///
     /// # Cancel safety
     /// Cancel safe: it only looks.
@@ -93,10 +93,13 @@ impl Semaphore {
     pub async fn available_permits(&self) -> Result<(u64, u64), Error> {
         let object = self.object();
         let snapshot = self.handle.client.control().look(object, 0).await?;
-        let snapshot = snapshot.ok_or_else(|| Error::NotDeclared {
-            object: object.clone(),
-        })?;
-        Ok((snapshot.free, snapshot.limit))
+        match snapshot {
+            Some(snapshot) => Ok((snapshot.free, snapshot.limit)),
+            None if self.handle.first_limit > 0 => Ok((self.handle.first_limit, self.handle.first_limit)),
+            None => Err(Error::NotDeclared {
+                object: object.clone(),
+            }),
+        }
     }
 
     /// Takes over the lease that [`Lease::detach`](crate::Lease::detach) has left: see [`Lock::adopt`](crate::Lock::adopt).

@@ -353,11 +353,18 @@ fn what_only_somebody_can_mend_stalls_and_says_how() {
     };
     let old = tenure::Error::UnsupportedServer {
         address: "r:6379".to_owned(),
-        found: "Redis 5.0".to_owned(),
+        found: "it is Redis 5.0, and Tenure needs Redis 7.0 or newer".to_owned(),
+    };
+    // The spec is right: it is the address of Redis that is not.
+    let sentinel = tenure::Error::InvalidInput {
+        field: "url",
+        problem: "names r:26379, which is a Sentinel".to_owned(),
+        fix: "use redis+sentinel://".to_owned(),
     };
     for (error, reason, fix) in [
         (denied, "BackendDenied", "check user name and password"),
-        (old, "BackendTooOld", "7.0 or newer"),
+        (old, "BackendUnsupported", "7.0 or newer"),
+        (sentinel, "BackendDenied", "redis+sentinel://"),
     ] {
         let report = trouble(&Report::default(), &error, START);
         expect(

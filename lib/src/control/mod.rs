@@ -321,7 +321,7 @@ fn server(health: Result<Arc<str>, Error>) -> Server {
         },
         Err(error) => Server::Disconnected {
             transient: error.is_unreachable(),
-            error: error.to_string(),
+            error: error.bare(),
         },
     }
 }

@@ -16,25 +16,39 @@ pub(crate) struct About {
     pub(crate) is_cluster: bool,
 }
 
+const NEEDED: &str = "Tenure needs Redis 7.0 or newer, or Valkey 7.2 or newer";
+
 impl About {
     /// Reads the sections server, replication and memory of INFO.
     pub(crate) fn read(text: &str, address: &str) -> Result<Self, Error> {
         let field = |name: &str| field(text, name);
-        let unsupported = |found: String| Error::UnsupportedServer {
-            address: address.to_owned(),
-            found,
+        let unsupported = |found: String| {
+            Err(Error::UnsupportedServer {
+                address: address.to_owned(),
+                found,
+            })
         };
         let (product, version) = match (field("valkey_version"), field("redis_version")) {
             (Some(valkey), _) => ("Valkey", valkey),
             (None, Some(redis)) => ("Redis", redis),
-            (None, None) => ("a server that does not say its version", ""),
+            (None, None) => {
+                return unsupported(format!(
+                    "INFO does not say its version, so it may be no Redis: {NEEDED}"
+                ));
+            }
         };
         let minimum = if product == "Valkey" { (7, 2) } else { (7, 0) };
         let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
         let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         let version = format!("{product} {version}").trim().to_owned();
-        let Some(run_id) = field("run_id").filter(|_| found >= minimum) else {
-            return Err(unsupported(version));
+        if found < minimum {
+            return unsupported(format!("it is {version}, and {NEEDED}"));
+        }
+        let Some(run_id) = field("run_id").filter(|run_id| !run_id.is_empty()) else {
+            return unsupported(format!(
+                "it is {version}, and INFO does not say its run_id, by which Tenure sees that a server has lost its data: \
+                 connect to Redis or Valkey itself, not to a proxy"
+            ));
         };
         let mode = field("redis_mode").or(field("server_mode"));
         if mode == Some("sentinel") {
@@ -106,6 +120,11 @@ mod tests {
         for (text, problem) in [
             ("redis_version:6.2.0\r\nrun_id:abc\r\n", "is Redis 6.2.0"),
             ("hello", "does not say its version"),
+            (
+                "redis_version:7.0.15\r\n",
+                "it is Redis 7.0.15, and INFO does not say its run_id",
+            ),
+            ("valkey_version:7.1.9\r\nrun_id:abc\r\n", "Valkey 7.2 or newer"),
             (&format!("{redis}redis_mode:sentinel\r\n"), "is a Sentinel"),
             (&format!("{redis}role:slave\r\n"), "is a replica"),
         ] {

@@ -2,9 +2,9 @@
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
-use crate::Error;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
+use crate::{Error, error::ESCAPES};
 
 const FORMS: &str = "use redis://[user][:password@]host[:port][,host[:port]][/database], \
                      redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]\
@@ -43,8 +43,9 @@ pub(crate) fn read(url: &str) -> Result<Named, Error> {
         return Err(unusable(problem));
     }
     let parse = |url: &str| {
-        url.into_connection_info()
-            .map_err(|error| unusable(format!("is not usable ({})", error.category())))
+        url.into_connection_info().map_err(|error| {
+            unescaped(rest).unwrap_or_else(|| unusable(format!("is not usable ({})", error.category())))
+        })
     };
     if scheme.ends_with("unix") {
         return Ok(Named {
@@ -53,7 +54,11 @@ pub(crate) fn read(url: &str) -> Result<Named, Error> {
             secure: false,
         });
     }
-    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // Nothing reads what stands behind it: a password would end there.
+    if rest.contains('#') {
+        return Err(unescaped(rest).unwrap_or_else(|| escape('#')));
+    }
+    let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (user, hosts) = match authority.rsplit_once('@') {
         Some((user, hosts)) => (format!("{user}@"), hosts),
         None => (String::new(), authority),
@@ -103,12 +108,23 @@ pub(crate) fn read(url: &str) -> Result<Named, Error> {
     })
 }
 
+/// A character that ends the user name or password early, if one seems to. It is the character alone that is shown.
+fn unescaped(rest: &str) -> Option<Error> {
+    let (before, _) = rest.rsplit_once('@')?;
+    before.chars().find(|c| "/?#".contains(*c)).map(escape)
+}
+
+fn escape(character: char) -> Error {
+    let problem = format!("has the character {character}, which ends a user name or password");
+    Error::invalid("url", problem, format!("if it belongs to one, {ESCAPES}"))
+}
+
 /// What is wrong with the URL as far as TLS goes.
 fn tls_problem(wanted: bool, rest: &str, built_in: bool) -> Option<&'static str> {
     if wanted && !built_in {
         return Some("asks for TLS, which needs the feature `tls` of the crate tenure");
     }
-    (wanted && rest.contains('#'))
+    (wanted && rest.ends_with("#insecure"))
         .then_some("asks for TLS without a check of the server's certificate, which protects from nobody")
 }
 
@@ -244,6 +260,14 @@ mod tests {
             ("redis+sentinel://one:secret@two/", "which service"),
             ("redis://one:secret@two,,three", "not usable"),
             ("redis://:secret@two/x", "not usable"),
+            ("redis://:secret#1@two", "character #"),
+            ("redis://:secret/1@two", "character /"),
+            ("redis://:secret?1@two", "character ?"),
+            ("redis://two#secret", "character #"),
+            (
+                "redis+sentinel://one/main?sentinel_password=secret#1",
+                "character #",
+            ),
         ] {
             let error = read(url).unwrap_err().to_string();
             assert!(

@@ -14,7 +14,8 @@ use tracing::{debug, info};
 
 use super::{
     address::{self, Access},
-    node::{Bell, FIRST_DELAY, LONGEST_DELAY, Node, Setting, State, Whereabouts, explain},
+    explain::explain_at,
+    node::{Bell, FIRST_DELAY, LONGEST_DELAY, Node, Setting, State, Whereabouts},
     routes::Routes,
 };
 use crate::Error;
@@ -301,7 +302,14 @@ async fn ask(candidate: Candidate, reach: &Reach) -> Result<(bool, SlotMap), Err
             .await?;
         Ok::<_, RedisError>((info, slots))
     };
-    let (info, slots) = answer.await.map_err(|error| explain(&address, &error))?;
+    let (info, slots) = answer.await.map_err(|error| {
+        let seed = reach.seeds.first().map(redis::Client::get_connection_info);
+        explain_at(
+            address.clone(),
+            seed.map(redis::ConnectionInfo::redis_settings),
+            &error,
+        )
+    })?;
     let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
     let map = SlotMap::read(&slots, host).ok_or_else(|| Error::protocol(&slots))?;
     Ok((info.contains("cluster_state:ok"), map))

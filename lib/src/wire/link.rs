@@ -302,7 +302,7 @@ fn refusal(keys: &[String], error: &RedisError) -> Error {
 }
 
 /// What Redis said, in its own words; or else the driver's.
-fn words(error: &RedisError) -> String {
+pub(super) fn words(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), detail) => format!("{code} {}", detail.unwrap_or_default()).trim().to_owned(),
         (None, _) => error.to_string(),

@@ -7,6 +7,7 @@
 //! | [`address`] | what a URL names: servers, Sentinels, credentials |
 //! | [`node`] | the connection to one server: made, kept and made again |
 //! | [`about`] | what a server says about itself, and whether it will do |
+//! | [`explain`] | why a connection could not be made |
 //! | [`sentinel`] | who the master is, by the word of most Sentinels |
 //! | [`cluster`] | which server of a cluster has which slot |
 //! | [`routes`] | which server has an object |
@@ -31,6 +32,7 @@ pub(crate) mod admission;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod damage;
+mod explain;
 pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod message;

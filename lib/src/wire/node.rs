@@ -26,6 +26,7 @@ use super::{
     address,
     admission::{Admission, jittered},
     clock::Clock,
+    explain::{at_greeting, explain},
     lock,
     script::Script,
     sentinel::Sentinels,
@@ -461,11 +462,11 @@ impl Keeper {
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout))
             .set_push_sender(on_push);
-        let refused = |error: &RedisError| explain(&address, error);
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|e| refused(&e))?;
+        let refused = |error: &RedisError| explain(&client, error);
+        let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(at_greeting(&client, timeout, &error).await),
+        };
         let text: String = redis::cmd("INFO")
             .arg(&["server", "replication", "memory"])
             .query_async(&mut connection)
@@ -504,46 +505,5 @@ impl Keeper {
             let _: Result<Value, RedisError> = kill.query_async(connection).await;
         }
         redis::cmd("CLIENT").arg("ID").query_async(connection).await.ok()
-    }
-}
-
-/// Why a connection could not be made, in words that say what to do.
-pub(crate) fn explain(address: &str, error: &RedisError) -> Error {
-    // The driver chooses the database before anything can be asked.
-    if error
-        .detail()
-        .is_some_and(|detail| detail.contains("not allowed in cluster mode"))
-    {
-        let problem =
-            format!("names a database of {address}, which is a Redis Cluster and has no other than 0");
-        return address::unusable(problem);
-    }
-    match (error.kind(), error.code()) {
-        (_, Some("NOPERM")) => Error::Refused {
-            reason: format!("{error}: give the user the rights that docs/redis.md lists"),
-        },
-        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => Error::Authentication {
-            address: address.to_owned(),
-            reason: error.to_string(),
-        },
-        (kind, code)
-            if kind == ErrorKind::RESP3NotSupported
-                || code == Some("NOPROTO")
-                || error.detail().is_some_and(|detail| detail.contains("HELLO")) =>
-        {
-            Error::UnsupportedServer {
-                address: address.to_owned(),
-                found: "a server that does not speak RESP3".to_owned(),
-            }
-        }
-        // To SELECT: of a cluster, which has one database, and of a server that has fewer than that.
-        _ => match error.detail() {
-            Some(detail) if detail.contains("SELECT is not allowed") || detail.contains("DB index") => {
-                address::unusable(format!(
-                    "names a database that {address} does not have ({detail})"
-                ))
-            }
-            _ => unreachable(address, error),
-        },
     }
 }

@@ -8,10 +8,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::AsyncConnectionConfig;
 
-use super::{
-    address::{self, Access},
-    node::explain,
-};
+use super::{address::Access, explain::explain};
 use crate::Error;
 
 /// The Sentinels of a service.
@@ -45,7 +42,6 @@ impl Sentinels {
     }
 
     async fn ask(&self, sentinel: &redis::Client) -> Answer {
-        let address = address::of(sentinel);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.patience))
             .set_response_timeout(Some(self.patience));
@@ -59,7 +55,7 @@ impl Sentinels {
                 .query_async(&mut connection)
                 .await
         };
-        answer.await.map_err(|error| explain(&address, &error))
+        answer.await.map_err(|error| explain(sentinel, &error))
     }
 
     fn nobody_knows(&self, answers: Vec<Answer>) -> Error {
@@ -77,7 +73,7 @@ impl Sentinels {
         if let Some(refused) = errors.iter().find(|error| !error.is_unreachable()) {
             return refused.clone();
         }
-        let reasons: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let reasons: Vec<String> = errors.iter().map(Error::bare).collect();
         Error::Unreachable {
             reason: format!(
                 "no Sentinel says who is the master of {:?}: {}",

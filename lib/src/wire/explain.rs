@@ -1,0 +1,113 @@
+//! Why a connection could not be made, in words that say what to do.
+
+use std::time::Duration;
+
+use redis::{
+    AsyncConnectionConfig, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
+};
+
+use super::{address, link::words, unreachable};
+use crate::Error;
+
+const NO_RESP3: &str = "it does not speak RESP3, over which Tenure hears of grants: connect to Redis or Valkey itself, not to a \
+                        proxy, or update it";
+
+/// Why the server that a client leads to has refused, as far as its words say.
+pub(crate) fn explain(client: &redis::Client, error: &RedisError) -> Error {
+    let settings = client.get_connection_info().redis_settings();
+    explain_at(address::of(client), Some(settings), error)
+}
+
+/// The same of the server at an address, with the settings that were used.
+pub(crate) fn explain_at(
+    address: String,
+    settings: Option<&RedisConnectionInfo>,
+    error: &RedisError,
+) -> Error {
+    let detail = error.detail().unwrap_or_default();
+    // The driver chooses the database before anything can be asked.
+    if detail.contains("not allowed in cluster mode") {
+        let problem =
+            format!("names a database of {address}, which is a Redis Cluster and has no other than 0");
+        return address::unusable(problem);
+    }
+    match (error.kind(), error.code()) {
+        (_, Some("NOPERM" | "DENIED")) => Error::Refused {
+            reason: format!(
+                "{}: give the user the rights that docs/redis.md lists",
+                words(error)
+            ),
+        },
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
+            credentials(address, settings, error)
+        }
+        (kind, code)
+            if kind == ErrorKind::RESP3NotSupported
+                || code == Some("NOPROTO")
+                || detail.to_uppercase().contains("HELLO") =>
+        {
+            Error::UnsupportedServer {
+                address,
+                found: NO_RESP3.to_owned(),
+            }
+        }
+        // To SELECT: of a server that has fewer databases than that.
+        _ if detail.contains("SELECT is not allowed") || detail.contains("DB index") => address::unusable(
+            format!("names a database that {address} does not have ({detail})"),
+        ),
+        _ => unreachable(&address, words(error)),
+    }
+}
+
+/// Redis tells who has no password, in many words, how to send one: that is the driver's business.
+fn credentials(address: String, settings: Option<&RedisConnectionInfo>, error: &RedisError) -> Error {
+    let reason = match settings {
+        Some(settings) if settings.password().is_none() => {
+            "it asks for a password, and none was given".to_owned()
+        }
+        Some(settings) => {
+            let user = settings.username().unwrap_or("default");
+            format!("user {user:?}: {}", words(error))
+        }
+        None => words(error),
+    };
+    Error::Authentication { address, reason }
+}
+
+/// As [`explain`], of the greeting with which the driver begins. Some proxies close the connection at a command that they do
+/// not know, which is also how a server looks that is about to start or stop: the older protocol tells the two apart.
+pub(crate) async fn at_greeting(client: &redis::Client, patience: Duration, error: &RedisError) -> Error {
+    let closed = error.code().is_none()
+        && (error.is_connection_dropped() || error.kind() == ErrorKind::Io && !error.is_connection_refusal())
+        && !error.is_timeout();
+    if closed && speaks_resp2(client, patience).await {
+        return Error::UnsupportedServer {
+            address: address::of(client),
+            found: NO_RESP3.to_owned(),
+        };
+    }
+    explain(client, error)
+}
+
+async fn speaks_resp2(client: &redis::Client, patience: Duration) -> bool {
+    let info = client.get_connection_info().clone();
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+    let Ok(client) = info
+        .set_redis_settings(settings)
+        .into_connection_info()
+        .and_then(redis::Client::open)
+    else {
+        return false;
+    };
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(Some(patience));
+    let answer = async {
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        redis::cmd("PING").query_async::<String>(&mut connection).await
+    };
+    // A refusal is an answer, too.
+    answer.await.map_or_else(|error| error.code().is_some(), |_| true)
+}
