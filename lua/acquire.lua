@@ -8,6 +8,7 @@
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position
 --       busy    now
+--       again   now     there may be room when what this call has left to be done is done: ask again at once
 -- Error NOTDECLARED, TOOLARGE, NORESOURCE
 -- A repeated token gets what the first call did: its lease, or its place.
 -- O(log n) in the leases and waiters of the object; a wish for properties also O(n) in the free resources.
@@ -81,7 +82,8 @@ if value then
     reply = describe(o, tonumber(fence), ends, e)
   else
     call('ZADD', o.expiry, now + e.place, token)
-    reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
+    local at = position(o, token)
+    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, true), at }
   end
 else
   lease, max_hold = bounded(o, lease, max_hold)
@@ -106,11 +108,13 @@ else
   if got then
     reply = got
   elseif place > 0 then
-    reply = { 'queued', int(now), int(now + e.place), int(wake(o)), position(o, token) }
+    local at = position(o, token)
+    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, true), at }
   else
     finish(o, token)
     unwind(o)
-    reply = { 'busy', int(now) }
+    -- What is left to be done may make room.
+    reply = { (o.overdue or o.more) and 'again' or 'busy', int(now) }
   end
 end
 close(o)

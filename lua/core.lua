@@ -6,6 +6,12 @@
 -- acquire and a release with nobody else cost 145,000 instructions, and 390,000 without. Think twice before you add a
 -- function here; what is rare makes its own when it needs them, as `pool` does.
 --
+-- No call works for longer than about a millisecond for others than its caller. It has a budget of units, counted and not
+-- timed, so that every server does the same: ending a lease or a place is one unit, a grant two and one more for every
+-- eight resources. Where that is used up, the call leaves the rest: it answers wake 0 to the head of the queue, or tells it
+-- by push to come `again`, and each call that comes goes on. Should the push be lost, the renewals of the places go on.
+-- What has run out and is not ended yet counts as held, but cannot be renewed, released or used by anybody.
+--
 -- An object lies in four keys (a lock in five, a pool in six), all with one hash tag {namespace/kind/name}:
 --   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter; or a lease alone, see
 --              `unfold`
@@ -49,6 +55,9 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 
+-- Units of work for others that are left to this call.
+local budget = 40
+
 -- Numbers become digits: Lua's own conversion would write large ones with an exponent.
 local format = string.format
 local function int(n) return format('%d', n) end
@@ -82,9 +91,9 @@ end
 -- that lies in obj alone, or false; nil where the caller has not looked.
 local function open(at, width, run, events, tokens, alone)
   -- A long list is left to be found one by one: Lua's stack bounds what a command can be given at once.
-  if not tokens or #tokens > 1000 then tokens = {} end
+  local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
-  for i, token in ipairs(tokens) do fields[i] = 't:' .. token end
+  for i, token in ipairs(early) do fields[i] = 't:' .. token end
   local obj = KEYS[at + 1]
   if alone == nil then alone = call('MGET', obj)[1] end
   if alone then unfold(at, alone) end
@@ -92,7 +101,7 @@ local function open(at, width, run, events, tokens, alone)
     unpack(fields))
   local o = { obj = obj, holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
     waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6], at = at, width = width,
-    pool = width == 6, here = run, events = events, values = {},
+    pool = width == 6, here = run, events = events, values = {}, tokens = tokens or {},
     exists = false, held = 0, last = 0, ticket = 0, ttl = 0, declared = got[6], kept = got[7], draining = got[8],
     lease = 0, max_hold = 0, recover = 0 }
   -- All of them are there, or none is.
@@ -101,7 +110,7 @@ local function open(at, width, run, events, tokens, alone)
     o.last, o.ticket, o.ttl = counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
     o.retained = got[9] and counter(obj, 'retained', got[9])
   end
-  for i, token in ipairs(tokens) do o.values[token] = got[9 + i] or nil end
+  for i, token in ipairs(early) do o.values[token] = got[9 + i] or nil end
   if o.declared or o.kept then
     got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh')
     o.lease, o.max_hold, o.run = counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
@@ -120,7 +129,7 @@ local function recovering(o) return o.declared and (o.run ~= o.here or now < o.r
 -- of them publishes, and a client takes only what the server that it is connected to has said itself, once.
 local function tell(channel, lines)
   for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
-  call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
+  return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
 end
 
 local function object_of(o) return string.match(o.obj, '{(.*)}') end
@@ -434,6 +443,7 @@ local function grant(o, token, e, ends, waited)
   e.since = now
   -- Declared objects count on from the floor that the controller keeps in etcd; the others have only the clock.
   o.last = o.declared and o.last + 1 or math.max(o.last + 1, now_us)
+  budget = budget - 2 - (o.pool and e.permits / 8 or 0)
   o.held = o.held + e.permits
   o.changed = true
   if e.max_hold > 0 then ends = math.min(ends, now + e.max_hold) end
@@ -498,6 +508,7 @@ end
 -- error that a new request would get.
 local function finish(o, token, how, why)
   local e = find(o, token)
+  budget = budget - 1
   o.values[token] = nil
   call('HDEL', o.obj, 't:' .. token)
   call('ZREM', o.expiry, token)
@@ -555,7 +566,7 @@ end
 local function advance(o, asking)
   if o.draining or recovering(o) then return nil end
   local at, earlier, reply = 0, {}, nil
-  while at < 1000 and (o.pool or o.held < o.limit or o.shrunk) do
+  while budget > 0 and at < 1000 and (o.pool or o.held < o.limit or o.shrunk) do
     local token = call('ZRANGE', o.queue, at, at)[1]
     if not token then break end
     local e = find(o, token)
@@ -582,16 +593,24 @@ local function advance(o, asking)
       end
     end
   end
+  o.more = budget <= 0 and available(o) > 0 and call('ZCARD', o.queue) > at
   return reply
 end
 
--- What every script does first: end what has run out, then grant what is free.
+-- What every script does first: end what has run out, then grant what is free. After that none of the tokens that the
+-- call is about has run out, also where others have that are not ended yet.
 local function settle(o)
   if not o.exists then return end
-  repeat
-    local due = call('ZRANGE', o.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 100)
-    for _, token in ipairs(due) do finish(o, token, 'expired') end
-  until #due < 100
+  local most = math.max(0, math.floor(budget))
+  local due = call('ZRANGE', o.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most + 1)
+  for i = 1, math.min(#due, most) do finish(o, due[i], 'expired') end
+  o.overdue = #due > most
+  if o.overdue then
+    for _, token in ipairs(o.tokens) do
+      local ends = tonumber(call('ZSCORE', o.expiry, token))
+      if ends and ends <= now then finish(o, token, 'expired') end
+    end
+  end
   advance(o)
 end
 
@@ -602,10 +621,11 @@ local function unwind(o)
   local latest = call('ZRANGE', o.expiry, -1, -1, 'WITHSCORES')[2]
   local bound = now + o.ttl + 1000
   if latest and tonumber(latest) > bound then
-    local all = call('ZRANGE', o.expiry, 0, -1, 'WITHSCORES')
-    for i = 1, #all, 2 do
-      if tonumber(all[i + 1]) > bound then call('ZADD', o.expiry, now + o.ttl, all[i]) end
+    local late = call('ZRANGE', o.expiry, -100, -1, 'WITHSCORES')
+    for i = 1, #late, 2 do
+      if tonumber(late[i + 1]) > bound then call('ZADD', o.expiry, now + o.ttl, late[i]) end
     end
+    o.more = o.more or #late == 200 and tonumber(late[2]) > bound
   end
   if o.recover > bound then
     o.recover = now + o.ttl
@@ -613,19 +633,68 @@ local function unwind(o)
   end
 end
 
--- Milliseconds until the next thing that may change who holds: an expiry, or the end of a recovery.
+-- Milliseconds until the next thing that may change who holds: an expiry, or the end of a recovery. 0: at once, for some of
+-- that is left to be done.
 local function wake(o)
   unwind(o)
   local next_at = tonumber(call('ZRANGE', o.expiry, 0, 0, 'WITHSCORES')[2] or 0)
   if o.recover > now and (next_at == 0 or o.recover < next_at) then next_at = o.recover end
-  return math.max(0, next_at - now)
+  return o.more and 0 or math.max(0, next_at - now)
+end
+
+-- At which of those who wait a token stands, and whether in the queue: who waits for a condition stands behind that.
+local function position(o, token)
+  local rank = call('ZRANK', o.queue, token)
+  if rank then return rank + 1, true end
+  local e = o.waits and find(o, token)
+  local wait = e and wait_of(token, e.names)
+  return call('ZCARD', o.queue) + (wait and call('ZRANK', o.waits, wait) or 0) + 2, false
+end
+
+-- When a place should come back. One call does the work for all, so that the head comes when there is something to do.
+-- Another one comes when all before it have run out, for then it is the head; and otherwise a little later than those
+-- before it: were all to come at once, an expiry would wake a herd. All renew their places anyway, which bounds how long
+-- those before it can keep it.
+local SPACING, FAR = 5, 128
+local function wake_at(o, soonest, at, queued)
+  local spaced = soonest + (at - 1) * SPACING
+  if at == 1 or at > FAR or not queued then return int(spaced) end
+  -- When all of the first ones have run out, for each number of them.
+  o.ahead = o.ahead or {}
+  local known = #o.ahead
+  if known < at - 1 then
+    local before = call('ZRANGE', o.queue, known, at - 2)
+    local latest = o.ahead[known] or 0
+    for i, ends in ipairs(call('ZMSCORE', o.expiry, unpack(before))) do
+      latest = math.max(latest, tonumber(ends or 0))
+      o.ahead[known + i] = latest
+    end
+  end
+  return int(math.min(spaced, math.max(soonest, (o.ahead[at - 1] or 0) - now)))
 end
 
 local function nobody_waits(o) return call('EXISTS', o.queue, o.waits or o.queue) == 0 end
 
 local function drop(o) call('UNLINK', unpack(KEYS, o.at + 1, o.at + o.width)) end
 
-local function position(o, token) return call('ZRANK', o.queue, token) + 1 end
+-- Tells the first of those who wait, and whose client seems to be alive, to come again for what this call has left to be
+-- done. The caller's own learn it from the reply.
+local function call_again(o)
+  local first = call('ZRANGE', o.queue, 0, FAR - 1)
+  if not first[1] then return end
+  local tries = 3
+  for i, ends in ipairs(call('ZMSCORE', o.expiry, unpack(first))) do
+    if tonumber(ends or 0) > now then
+      for _, own_token in ipairs(o.tokens) do
+        if first[i] == own_token then return end
+      end
+      local e = find(o, first[i])
+      if e and tell(e.channel, { 'again', first[i] }) > 0 then return end
+      tries = tries - 1
+      if tries == 0 then return end
+    end
+  end
+end
 
 -- What every script does last: writes the counters back, drops or times a first-user object, tells the controller.
 -- True when that has ended the object.
@@ -638,6 +707,7 @@ local function close(o)
     return true
   end
   if o.changed == true then save(o) end
+  if o.more or o.overdue then call_again(o) end
   if o.retained then
     for i = o.at + 1, o.at + o.width do call('PEXPIREAT', KEYS[i], int(o.retained)) end
   elseif not (o.declared or o.kept) then

@@ -8,6 +8,7 @@
 --       current: 1 when it was declared under this very life of the server process that answers, else 0
 --       holders: { token fence expires value }..., oldest lease first
 --       waiters: { token value }..., head of the queue first
+-- Where more has run out at once than one call ends, what is not ended yet counts as held, and wake is 1: look again.
 -- O(log n + what is listed).
 ---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
@@ -31,5 +32,7 @@ if last >= 0 then
   end
 end
 local current = o.declared and o.run == o.here
+local soonest = wake(o)
+if o.overdue or o.more then soonest = 1 end
 return { int(now), o.declared or '', current and 1 or 0, int(o.limit), int(o.held), int(math.max(0, available(o))),
-  call('ZCARD', o.queue), int(o.last), int(o.recover), o.draining and 1 or 0, int(wake(o)), holders, waiters }
+  call('ZCARD', o.queue), int(o.last), int(o.recover), o.draining and 1 or 0, int(soonest), holders, waiters }

@@ -4,7 +4,7 @@
 -- ARGV  run id, controller's channel, then for each object: how many keys, how many tokens, token...
 -- Reply now, then for each token three values:
 --       held       expires 0
---       waiting    expires wake
+--       waiting    expires wake   wake: when to renew next if that is before a third of the place; 0: at once
 --       recovering 0 0    the object is coming back from a loss and does not know this token: readmit
 --       missing    0 0    there is no such object (any more, or yet)
 --       gone       0 0    neither holds nor waits, or waited for what it can never get (any more): acquire says why
@@ -23,6 +23,7 @@ local function renew(key, width, tokens)
   local o = open(key, width, ARGV[1], ARGV[2], tokens)
   settle(o)
   if not o.exists then missing(o) end
+  local waiting = {}
   for _, token in ipairs(tokens) do
     local value = value_of(o, token)
     local e = value and parse(value)
@@ -52,13 +53,18 @@ local function renew(key, width, tokens)
         say('gone')
       else
         call('ZADD', o.expiry, now + e.place, token)
-        say('waiting', now + e.place, wake(o))
+        say('waiting', now + e.place)
+        waiting[#reply] = token
       end
     else
       -- A place that cannot be read is taken anew.
       finish(o, token)
       say('gone')
     end
+  end
+  if next(waiting) then
+    local soonest = wake(o)
+    for at, token in pairs(waiting) do reply[at] = wake_at(o, soonest, position(o, token)) end
   end
   close(o)
 end

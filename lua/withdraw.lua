@@ -5,8 +5,9 @@
 --       drain   waiters are sent away, nothing new is granted, the keys go with the last lease
 --       delete  holders and waiters are told, the keys go now
 --       retain  everything stays as it is for keep ms
--- Reply how many permits or resources are still being drained; nil when nothing is left to do
--- Safe to repeat. O(n) in what is sent away.
+-- Reply how many permits or resources are still being drained, and how many tokens are left to be sent away: call again at
+--       once until there are none; nil when nothing is left to do
+-- Safe to repeat. O(log n) for each that is sent away, of which one call does not do many.
 ---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 if not o.exists then return false end
@@ -21,13 +22,15 @@ if how == 'retain' then
 end
 o.draining = 1
 call('HSET', o.obj, 'draining', 1)
-for _, token in ipairs(call('ZRANGE', o.queue, 0, -1)) do finish(o, token, 'withdrawn') end
-if how == 'delete' then
-  for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do finish(o, token, 'withdrawn') end
+local left = 0
+for _, key in ipairs({ o.queue, how == 'delete' and o.holders or nil }) do
+  local most = math.max(10, math.floor(budget))
+  for _, token in ipairs(call('ZRANGE', key, 0, most - 1)) do finish(o, token, 'withdrawn') end
+  left = left + call('ZCARD', key)
 end
-if o.held == 0 then
+if o.held == 0 and left == 0 then
   call('UNLINK', unpack(KEYS))
   return false
 end
 close(o)
-return o.held
+return { o.held, left }

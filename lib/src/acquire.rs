@@ -206,6 +206,7 @@ impl Claim {
     pub(crate) async fn run(mut self, request: Request, wait: Wait) -> Result<Option<Lease>, Error> {
         let waits = !matches!(wait, Wait::Not);
         let mut undeclared_since = None;
+        let patience = Instant::now() + self.client.inner.link.response_timeout();
         loop {
             // Also where nobody waits: what is ended before its lease is made has to be noticed.
             let mut word = self.listen();
@@ -226,7 +227,9 @@ impl Claim {
             undeclared_since = None;
             let lease = match reply {
                 Acquired::Granted(grant) => self.granted_by_reply(grant, &asked, &request),
-                Acquired::Busy { .. } => {
+                // What this call has left to be done may make room.
+                Acquired::Again if Instant::now() < patience => continue,
+                Acquired::Busy { .. } | Acquired::Again => {
                     self.open = false;
                     return Ok(None);
                 }
@@ -437,17 +440,24 @@ impl Claim {
     }
 }
 
-/// Whether an error proves that its request has taken nothing: one of the protocol's own does, and a request that was not
-/// sent. Any other may have come after the effects, or instead of the reply.
+/// Whether an error proves that its request has taken nothing: one of the protocol's own does, a request that was not sent,
+/// and a server that refuses a script before it runs. Any other may have come after the effects, or instead of the reply.
 pub(crate) fn took_nothing(error: &Error) -> bool {
-    matches!(
-        error,
+    match error {
         Error::NotDeclared { .. }
-            | Error::Lost { .. }
-            | Error::NoSuchResource { .. }
-            | Error::TooLarge { .. }
-            | Error::InvalidInput { .. }
-    )
+        | Error::Lost { .. }
+        | Error::NoSuchResource { .. }
+        | Error::TooLarge { .. }
+        | Error::InvalidInput { .. } => true,
+        // Of a command in the midst of a script, the server says of which one.
+        Error::Refused { reason } => {
+            let before = ["OOM ", "NOPERM ", "DENIED "]
+                .iter()
+                .any(|code| reason.starts_with(code));
+            before && !reason.contains("script: ")
+        }
+        _ => false,
+    }
 }
 
 impl Drop for Claim {
@@ -478,10 +488,17 @@ mod tests {
             Error::Refused { reason: reason() },
             Error::Unreachable { reason: reason() },
             Error::Protocol { reply: reason() },
+            Error::Refused {
+                reason: "NOPERM No permissions to access a channel script: 12ab, on @user_script:7."
+                    .to_owned(),
+            },
         ] {
             assert!(!took_nothing(&error), "{error}");
         }
         for error in [
+            Error::Refused {
+                reason: "OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
+            },
             Error::NotDeclared {
                 object: object.clone(),
             },

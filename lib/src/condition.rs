@@ -237,7 +237,7 @@ impl Condition {
                 };
             }
             Acquired::Queued { now, expires, wake } => claim.queued(&reply.asked, now, expires, wake),
-            Acquired::Busy { .. } => return Err(Error::protocol(&reply.value)),
+            Acquired::Busy { .. } | Acquired::Again => return Err(Error::protocol(&reply.value)),
         }
         let mut notified = true;
         let mut heard = claim.hear(&mut word, end, 1).await?;

@@ -261,12 +261,18 @@ impl Control {
             Withdrawal::Delete => ("delete", Duration::ZERO),
             Withdrawal::Retain { keep } => ("retain", keep),
         };
-        match self
-            .call(&script::WITHDRAW, object, &[how, &keep.as_millis().to_string()])
-            .await?
-        {
-            Value::Nil => Ok(0),
-            reply => snapshot::number(&reply).ok_or_else(|| Error::protocol(&reply)),
+        loop {
+            let reply = self
+                .call(&script::WITHDRAW, object, &[how, &keep.as_millis().to_string()])
+                .await?;
+            if reply == Value::Nil {
+                return Ok(0);
+            }
+            let (held, left): (u64, u64) =
+                redis::from_redis_value_ref(&reply).map_err(|_| Error::protocol(&reply))?;
+            if left == 0 {
+                return Ok(held);
+            }
         }
     }
 

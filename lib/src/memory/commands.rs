@@ -22,12 +22,26 @@ pub(super) struct Database {
     /// Messages that the running script has sent: channel and payload.
     pub(super) published: Vec<(String, String)>,
     pub(super) random: fastrand::Rng,
+    /// What the running script has done, and the most that any has: see [`Memory::most_work`](super::Memory::most_work).
+    pub(super) work: u64,
+    pub(super) most_work: u64,
 }
 
 type Answer = Result<Value, String>;
 
 impl Database {
     pub(super) fn execute(&mut self, name: &str, args: &[Bytes]) -> Answer {
+        let answer = self.carry_out(name, args);
+        let replied = match &answer {
+            Ok(Value::Array(values)) => values.len(),
+            _ => 0,
+        };
+        self.work += 1 + ((args.len() + replied) / 10) as u64;
+        self.most_work = self.most_work.max(self.work);
+        answer
+    }
+
+    fn carry_out(&mut self, name: &str, args: &[Bytes]) -> Answer {
         let keys = match name {
             "TIME" | "PUBLISH" => &[][..],
             "DEL" | "UNLINK" | "EXISTS" | "RENAME" => args,
@@ -170,6 +184,10 @@ impl Database {
         match (name, &words[..]) {
             ("ZCARD", []) => Ok(count(set.len())),
             ("ZSCORE", [member]) => Ok(set.score(member).map_or(Value::Nil, |n| text(score_text(n)))),
+            ("ZMSCORE", [_, ..]) => {
+                let of = |member: &&[u8]| set.score(member).map_or(Value::Nil, |n| text(score_text(n)));
+                Ok(Value::Array(words.iter().map(of).collect()))
+            }
             ("ZRANK", [member]) => Ok(set.rank(member).map_or(Value::Nil, count)),
             ("ZRANDMEMBER", []) => {
                 // The order is Redis' own secret; any will do for a member at random.

@@ -235,6 +235,8 @@ impl Memory {
             listeners: HashMap::new(),
             published: Vec::new(),
             random: random.fork(),
+            work: 0,
+            most_work: 0,
         };
         let mut state = State {
             interpreter: None,
@@ -441,6 +443,20 @@ impl Memory {
             Value::Array(values) => values.iter().map(text).collect(),
             one => vec![text(one)],
         })
+    }
+
+    /// The most work that one call of a script has been: its commands, and one more for every ten arguments or elements of a
+    /// reply. No call works for long, however much there is to do at once.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// assert_eq!(memory.most_work(), 0);
+    /// ```
+    #[must_use]
+    pub fn most_work(&self) -> u64 {
+        let state = lock(&self.shared);
+        let database = lock(&state.database);
+        database.most_work
     }
 
     /// How many calls the server has had from all clients.

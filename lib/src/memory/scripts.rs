@@ -93,6 +93,7 @@ impl Interpreter {
         {
             let mut database = lock(&self.database);
             database.now_us = now_us;
+            database.work = 0;
             database.store.expire(now_us / 1000);
             database.keys = keys.iter().map(|key| key.clone().into_bytes()).collect();
         }

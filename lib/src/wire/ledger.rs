@@ -500,6 +500,12 @@ impl Receiver for Ledger {
                 self.tell(token, Word::AskAgain);
             }
             Some((token, Push::Gone(end))) => self.tell(token, Word::Gone(end)),
+            Some((token, Push::Again)) => {
+                let token = Token::from(token);
+                if self.waits(&token) {
+                    self.set_due(&token, Instant::now());
+                }
+            }
             Some((token, Push::Lost(end))) => {
                 let held = match lock(&self.book).entries.get_mut(token) {
                     Some(Entry::Held { hold, .. }) => Some(hold.clone()),
@@ -539,8 +545,12 @@ fn held_interval(token: &Token, left: Duration) -> Duration {
     jittered(token, left / 3).max(SHORTEST_INTERVAL)
 }
 
-/// A place is renewed at a third of its life, or just after the next lease runs out, which may be a dead holder's.
+/// A place is renewed at a third of its life, or just after the next lease runs out, which may be a dead holder's; at once
+/// where the server has left work for the next call.
 fn waiting_interval(token: &Token, place: Duration, wake: Duration) -> Duration {
+    if wake.is_zero() {
+        return wake;
+    }
     let after_expiry = wake + Duration::from_millis(2);
     jittered(token, place / 3)
         .min(after_expiry)
@@ -561,7 +571,7 @@ mod tests {
             Duration::from_millis(502)
         );
         assert_eq!(
-            waiting_interval(&token, place, Duration::ZERO),
+            waiting_interval(&token, place, Duration::from_millis(1)),
             Duration::from_millis(20)
         );
     }

@@ -23,8 +23,16 @@ pub(crate) struct Grant {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Acquired {
     Granted(Grant),
-    Queued { now: u64, expires: u64, wake: u64 },
-    Busy { now: u64 },
+    Queued {
+        now: u64,
+        expires: u64,
+        wake: u64,
+    },
+    Busy {
+        now: u64,
+    },
+    /// Some of what has run out is left to be ended: there may be room after that.
+    Again,
 }
 
 /// A lease that was adopted, and the terms that only a readmission needs.
@@ -38,6 +46,8 @@ pub(crate) struct Adopted {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Push {
     Granted(Grant),
+    /// A call has left work to be done: its place should be renewed at once, which goes on with it.
+    Again,
     /// A held lease was ended by the server.
     Lost(End),
     /// A place in the queue was ended by the server.
@@ -158,6 +168,7 @@ pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
             .zip(number())
             .zip(number())
             .map(|((now, expires), wake)| Acquired::Queued { now, expires, wake }),
+        Some("again") => Some(Acquired::Again),
         Some("busy") => number().map(|now| Acquired::Busy { now }),
         _ => None,
     };
@@ -218,7 +229,11 @@ pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
 pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
     // What is free text stands last, and may have lines of its own.
     let mut lines = payload.splitn(3, '\n');
-    let (what, token, rest) = (lines.next()?, lines.next()?, lines.next()?);
+    let (what, token) = (lines.next()?, lines.next()?);
+    if what == "again" {
+        return Some((token, Push::Again));
+    }
+    let rest = lines.next()?;
     let push = match what {
         "granted" => Push::Granted(grant(rest.split('\n'))?),
         "lost" => Push::Lost(End::read(rest)),

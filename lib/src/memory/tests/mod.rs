@@ -28,6 +28,8 @@ struct Side {
 impl Side {
     fn new() -> Self {
         let database = Arc::new(Mutex::new(Database {
+            work: 0,
+            most_work: 0,
             store: Store::default(),
             now_us: 0,
             keys: HashSet::new(),

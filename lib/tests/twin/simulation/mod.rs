@@ -23,6 +23,9 @@
 //! | [`shrinking_limits`] | a scene: objects that only become smaller under requests that wait |
 //! | [`clock_jumps`] | a scene: a server's clock that jumps ahead, and late pushes |
 //! | [`suspends`] | a scene: clients whose machine is suspended while the server's clock goes on |
+//! | [`mass_expiry`] | a scene: many leases that run out together, with many waiting |
+//! | [`dead_condition_waiters`] | a scene: a condition for which most who wait have crashed |
+//! | [`large_requests`] | a scene: thousands of resources at once |
 //! | [`takeovers`] | a scene: a lock that is taken from its holder |
 //!
 //! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
@@ -31,8 +34,11 @@ mod adoptions;
 mod buffer;
 mod clock_jumps;
 mod damaged_values;
+mod dead_condition_waiters;
 mod graces;
+mod large_requests;
 mod many;
+mod mass_expiry;
 mod members;
 mod people;
 mod priorities;
@@ -75,6 +81,9 @@ enum Scene {
     ShrinkingLimits,
     Suspends,
     ClockJumps,
+    MassExpiry,
+    DeadConditionWaiters,
+    LargeRequests,
 }
 
 impl Scene {
@@ -98,9 +107,15 @@ impl Scene {
             Self::ShrinkingLimits => shrinking_limits::live(world).await,
             Self::Suspends => suspends::live(world).await,
             Self::ClockJumps => clock_jumps::live(world).await,
+            Self::MassExpiry => mass_expiry::live(world).await,
+            Self::DeadConditionWaiters => dead_condition_waiters::live(world).await,
+            Self::LargeRequests => large_requests::live(world).await,
         }
     }
 }
+
+/// That much work of one call takes a server about a millisecond. What asks for thousands of resources does more.
+const MOST_WORK: u64 = 600;
 
 /// What passed, as a number: the same seed has to give the same one.
 async fn live(seed: u64, scene: Scene, weather: Weather, trace: bool) -> Result<u64> {
@@ -110,6 +125,10 @@ async fn live(seed: u64, scene: Scene, weather: Weather, trace: bool) -> Result<
         Ok(Ok(())) => {}
         Ok(Err(error)) => world.violation(format!("it came to a bad end: {error}")),
         Err(_) => world.violation("somebody hangs"),
+    }
+    let most = world.memory.most_work();
+    if most > MOST_WORK && !matches!(scene, Scene::LargeRequests) {
+        world.violation(format!("a call has done {most} units of work"));
     }
     world.verdict()
 }
@@ -304,6 +323,36 @@ fn after_a_suspend_nobody_goes_on_with_a_lease_that_has_ended() -> Result {
 #[test]
 fn what_is_granted_after_a_jump_of_the_clock_is_held_by_one() -> Result {
     worlds(Scene::ClockJumps, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_all_who_live_are_granted_soon_after_a_mass_expiry() -> Result {
+    worlds(Scene::MassExpiry, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_all_who_live_are_granted_after_a_mass_expiry() -> Result {
+    worlds(Scene::MassExpiry, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_dead_condition_waiters_cost_one_lease_together() -> Result {
+    worlds(Scene::DeadConditionWaiters, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_dead_condition_waiters_keep_nobody_for_ever() -> Result {
+    worlds(Scene::DeadConditionWaiters, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_thousands_of_resources_are_acquired_at_once() -> Result {
+    worlds(Scene::LargeRequests, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_thousands_of_resources_are_acquired_at_once() -> Result {
+    worlds(Scene::LargeRequests, Weather::Storm)
 }
 
 #[test]

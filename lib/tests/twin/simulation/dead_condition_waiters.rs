@@ -1,0 +1,99 @@
+//! Many wait for a condition with short leases and crash, one lives; all are notified. The one that lives wakes up after one
+//! lease of the dead, however many these are, and no call does much work.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure::{Client, Options};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    people,
+    process::ms,
+    world::{Weather, World},
+};
+use crate::{Result, client};
+
+pub(super) async fn live(world: &Arc<World>) -> Result {
+    let mut random = world.chance();
+    let length = random.u64(200..1000);
+    let lease = ms(length);
+    let count = random.usize(2..30);
+    let lives = random.usize(..count);
+    let (dead, alive) = (
+        client(&world.memory, "dead").await?,
+        client(&world.memory, "alive").await?,
+    );
+    let mut crashed = JoinSet::new();
+    let mut living = JoinSet::new();
+    for number in 0..count {
+        if number == lives {
+            living.spawn(wait(alive.clone(), Duration::from_secs(10)));
+        } else {
+            crashed.spawn(wait(dead.clone(), lease));
+        }
+        sleep(ms(20)).await;
+    }
+    if world.weather == Weather::Storm {
+        sleep(ms(5000)).await; // what was lost is repeated
+    }
+    let locked = world.observer.lock("x")?.with(Options::new().lease(ms(10_000)));
+    let condition = locked.condition("c")?;
+    let held = locked.acquire().await?;
+    world.silence("dead");
+    sleep(ms(random.u64(..length))).await;
+    let crash = Instant::now();
+    // One by one, or all at once, and again for who was not there yet.
+    if random.bool() {
+        while condition.notify(&held, 1).await? > 0 {}
+    } else {
+        condition.notify_all(&held).await?;
+    }
+    held.release().await?;
+    let patience = if world.weather == Weather::Calm {
+        lease + ms(300)
+    } else {
+        ms(60_000)
+    };
+    let woken = async {
+        loop {
+            if let Ok(woken) = timeout(ms(10_000), living.join_next()).await {
+                return woken;
+            }
+            // Its wait may have begun, in a storm, when all had been notified.
+            let held = locked.acquire().await.ok()?;
+            condition.notify_all(&held).await.ok()?;
+            held.release().await.ok()?;
+        }
+    };
+    match timeout(patience, woken).await {
+        Ok(Some(woken)) => woken??,
+        Ok(None) => {}
+        Err(_) => world.violation(format!(
+            "{count} with leases of {lease:?} keep one that lives for {:?}",
+            crash.elapsed()
+        )),
+    }
+    crashed.shutdown().await;
+    world.calm_down();
+    people::nothing_is_left(world).await;
+    Ok(())
+}
+
+async fn wait(client: Client, lease: Duration) -> Result {
+    let locked = client.lock("x")?.with(Options::new().lease(lease));
+    let condition = locked.condition("c")?;
+    loop {
+        let held = locked.acquire().await?;
+        match condition.wait(held).await {
+            Ok(held) => {
+                drop(held);
+                return Ok(());
+            }
+            Err(tenure::Error::Lost { .. } | tenure::Error::Unreachable { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
