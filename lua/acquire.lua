@@ -16,12 +16,12 @@ local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumb
 
 -- The fast lane, before core.lua's functions are made: nothing special is asked for, there is no such object, and its first
 -- user makes it. This lease is what `grant` would make it; it lies in obj alone until somebody else comes (see `unfold`).
-if #ARGV == 10 and permits <= first_limit and lease > 0 and ARGV[6] == '0' then
+if #ARGV == 10 and string.sub(ARGV[2], 1, 2) == '1@' and permits <= first_limit and lease > 0 and ARGV[6] == '0' then
   local clock = redis.call('TIME')
   local fence = clock[1] * 1000000 + clock[2]
   local now = math.floor(fence / 1000)
   local ends = now + lease
-  local alone = string.format('%d %d %s', ends, fence, table.concat(ARGV, ' ', 3))
+  local alone = string.format('v1 %d %d %s', ends, fence, table.concat(ARGV, ' ', 3))
   if redis.call('SET', KEYS[1], alone, 'NX', 'PX', lease * 2 + 1000) then
     return { 'granted', fence, now, ends, lease, now, 0, permits }
   end

@@ -27,7 +27,7 @@
 -- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
 -- server's run id when it was declared), recover (nothing new is granted before), watched (the controller wants a word
 -- at the next change), draining (being withdrawn), retained (withdrawn, but there until then), ttl (the longest lease,
--- place or grace so far: the keys of first-user objects outlive the last touch by twice that);
+-- place or grace so far: the keys of first-user objects outlive the last touch by twice that), protocol (see PROTOCOL);
 -- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out).
 --
 -- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
@@ -35,6 +35,22 @@
 -- these very ones, "?" and properties as in a URL's query, "~" and the one that would be best, or "-" for any. Names in a
 -- lock are "@" and the condition that it was notified of, "@condition#ticket" while it waits for that, or "-". The holder is
 -- JSON that the scripts never look into.
+
+-- Numbers become digits: Lua's own conversion would write large ones with an exponent.
+local format = string.format
+local function int(n) return format('%d', n) end
+
+-- The protocol that this script speaks. It stands before the controller's channel in each call ("1@channel"), in each object that lies in
+-- a hash, and before a lease that lies alone. An object without it is of before there were versions, 0, and is changed into
+-- one of today when it is opened. Nothing of a newer one is read.
+local PROTOCOL = 1
+local spoken, events_channel = string.match(ARGV[2], '^(%d+)@(.*)$')
+if spoken ~= int(PROTOCOL) then return redis.error_reply('VERSION - ' .. (spoken or 0) .. ' ' .. PROTOCOL) end
+ARGV[2] = events_channel
+
+local function check_version(obj, written)
+  if tonumber(written) > PROTOCOL then error({ err = 'VERSION ' .. obj .. ' ' .. written .. ' ' .. PROTOCOL }) end
+end
 
 -- Raises what is wrong with an object, so that its client can name it: the key, or "-" where the text names it, and the text.
 local function damaged(key, what) error({ err = 'DAMAGED ' .. key .. ' ' .. what }) end
@@ -58,20 +74,19 @@ local now = math.floor(now_us / 1000)
 -- Units of work for others that are left to this call.
 local budget = 40
 
--- Numbers become digits: Lua's own conversion would write large ones with an exponent.
-local format = string.format
-local function int(n) return format('%d', n) end
-
 -- Most leases of first-user objects are given back before anybody else asks. Until then such a lease lies in obj alone, as
--- a string: "expires fence", and acquire's arguments from the token to the holder. All but the fast lanes unfold it first.
+-- a string: "v1 expires fence", and acquire's arguments from the token to the holder. All but the fast lanes unfold it first.
 -- It is MGET that reads it, because that finds nothing in a hash, where GET fails.
 local function unfold(at, alone)
+  local version, rest = string.match(alone, '^v(%d+) (.*)$')
+  if version then check_version(KEYS[at + 1], version) end
   local ends, fence, token, permits, lease, limit, place, channel, holder =
-    string.match(alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+    string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
   if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
   local value = format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(place, lease), ends - lease, channel, holder)
   call('UNLINK', KEYS[at + 1])
-  call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', lease, 't:' .. token, value)
+  call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', lease,
+    'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', KEYS[at + 2], fence, token)
   call('ZADD', KEYS[at + 4], ends, token)
 end
@@ -98,19 +113,34 @@ local function open(at, width, run, events, tokens, alone)
   if alone == nil then alone = call('MGET', obj)[1] end
   if alone then unfold(at, alone) end
   local got = call('HMGET', obj, 'limit', 'held', 'last', 'ticket', 'ttl', 'declared', 'kept', 'draining', 'retained',
-    unpack(fields))
+    'protocol', unpack(fields))
   local o = { obj = obj, holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
     waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6], at = at, width = width,
     pool = width == 6, here = run, events = events, values = {}, tokens = tokens or {},
     exists = false, held = 0, last = 0, ticket = 0, ttl = 0, declared = got[6], kept = got[7], draining = got[8],
     lease = 0, max_hold = 0, recover = 0 }
+  if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
   -- All of them are there, or none is.
   if got[1] or got[2] or got[3] or got[4] or got[5] then
     o.exists, o.limit, o.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
     o.last, o.ticket, o.ttl = counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
     o.retained = got[9] and counter(obj, 'retained', got[9])
+    if not got[10] then
+      -- Of before there were versions: those who wait for a condition stood in `waits` by their tokens, with their tickets.
+      call('HSET', obj, 'protocol', PROTOCOL)
+      for _, token in ipairs(o.waits and call('ZRANGE', o.waits, 0, -1) or {}) do
+        local before, names, holder = string.match(call('HGET', obj, 't:' .. token) or '',
+          '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+        if before then
+          local ticket = format('%016d', call('ZSCORE', o.waits, token))
+          call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
+          call('ZREM', o.waits, token)
+          call('ZADD', o.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
+        end
+      end
+    end
   end
-  for i, token in ipairs(early) do o.values[token] = got[9 + i] or nil end
+  for i, token in ipairs(early) do o.values[token] = got[10 + i] or nil end
   if o.declared or o.kept then
     got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh')
     o.lease, o.max_hold, o.run = counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
@@ -162,7 +192,7 @@ end
 -- Writes the counters, and other fields along with them.
 local function save(o, ...)
   call('HSET', o.obj, 'limit', int(o.limit), 'held', int(o.held), 'last', int(o.last), 'ticket', int(o.ticket), 'ttl',
-    int(o.ttl), ...)
+    int(o.ttl), 'protocol', PROTOCOL, ...)
   if o.fresh then call('HSET', o.obj, 'fresh', int(o.fresh)) end
   if o.changed then o.changed = 'saved' end
 end

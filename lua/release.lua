@@ -8,9 +8,9 @@
 
 -- The fast lane, before core.lua's functions are made: the lease lies in obj alone (see `unfold`), so nobody waits.
 local alone
-if ARGV[3] == 'owner' and #ARGV == 5 then
+if ARGV[3] == 'owner' and #ARGV == 5 and string.sub(ARGV[2], 1, 2) == '1@' then
   alone = redis.call('MGET', KEYS[1])[1]
-  local ends, token = string.match(alone or '', '^(%d+) %d+ (%S+)')
+  local ends, token = string.match(alone or '', '^v1 (%d+) %d+ (%S+)')
   if token == ARGV[5] then
     local clock = redis.call('TIME')
     if tonumber(ends) > math.floor(clock[1] * 1000 + clock[2] / 1000) then

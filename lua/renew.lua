@@ -8,8 +8,8 @@
 --       recovering 0 0    the object is coming back from a loss and does not know this token: readmit
 --       missing    0 0    there is no such object (any more, or yet)
 --       gone       0 0    neither holds nor waits, or waited for what it can never get (any more): acquire says why
---       damaged    why 0  the object, or what it has of this lease, is not as Tenure left it: a key or "-", and a text.
---                         Other objects are renewed all the same
+--       failed     error 0  an error of this object alone: DAMAGED (it, or what it has of this lease, is not as Tenure
+--                  left it) or VERSION. Other objects are renewed all the same
 -- What has run out is gone: a renewal never revives. A declared lease that was shortened counts from here. O(log n) a token.
 ---- core.lua
 local reply = { int(now) }
@@ -43,7 +43,7 @@ local function renew(key, width, tokens)
         say('held', ends)
       else
         local _, problem = pcall(own, o, token)
-        say('damaged', string.match(problem.err, '^DAMAGED (.*)$'))
+        say('failed', type(problem) == 'table' and problem.err or problem)
       end
     elseif e then
       local refused = refusal(o, e.permits, e.names)
@@ -77,11 +77,14 @@ while arg <= #ARGV do
   local said = #reply
   local whole, problem = pcall(renew, key, width, tokens)
   if not whole then
-    local text = type(problem) == 'table' and problem.err or 'DAMAGED - its parts do not fit together: ' .. problem
-    local why = string.match(text, '^DAMAGED (.*)$')
-    if not why then error(problem) end
+    -- Redis' own pcall gives the text of an error that is a table.
+    local text = type(problem) == 'table' and problem.err or problem
+    if not (string.match(text, '^DAMAGED ') or string.match(text, '^VERSION ')) then
+      if not string.find(text, 'user_script:', 1, true) then error({ err = text }) end
+      text = 'DAMAGED - its parts do not fit together: ' .. text
+    end
     for i = #reply, said + 1, -1 do reply[i] = nil end
-    for _ = 1, count do say('damaged', why) end
+    for _ = 1, count do say('failed', text) end
   end
   key, arg = key + width, arg + 2 + count
 end

@@ -65,6 +65,7 @@ impl From<&tenure::Error> for Trouble {
             tenure::Error::InvalidInput { field: "url", .. } => ConditionReason::BackendDenied,
             tenure::Error::InvalidInput { .. } => ConditionReason::InvalidSpec,
             tenure::Error::Damaged { .. } => ConditionReason::Damaged,
+            tenure::Error::VersionMismatch { .. } => ConditionReason::VersionMismatch,
             _ => ConditionReason::BackendDenied,
         };
         Self {

@@ -12,6 +12,7 @@ use crate::{
     client::Inner,
     control,
     object::check_namespace,
+    wire::script::PROTOCOL,
     wire::{
         address::{self, Access, Sentinel},
         cluster::Reach,
@@ -295,7 +296,7 @@ impl ClientBuilder {
         let events_channel = format!("{}:events", self.prefix);
         let mut setting = Setting {
             channels: Vec::new(),
-            events_channel: events_channel.clone(),
+            version_and_events: format!("{PROTOCOL}@{events_channel}"),
             response_timeout: self.response_timeout,
             receiver: ledger.clone(),
             uptime,

@@ -71,6 +71,20 @@ pub enum Error {
         /// Which key, what is wrong with it, and how to mend it.
         reason: String,
     },
+    /// What Redis has of the object was written by a client or controller that speaks another protocol. Nothing of it was read
+    /// or changed.
+    #[error(
+        "{object} was written by protocol {written}, and this client speaks {spoken}: {}",
+        if written > spoken { "upgrade the client" } else { "upgrade the clients and the controller that wrote it" }
+    )]
+    VersionMismatch {
+        /// Which object.
+        object: ObjectRef,
+        /// The protocol that it was written in; 0 is the one of before there were versions.
+        written: u32,
+        /// The protocol of this client.
+        spoken: u32,
+    },
     /// No custom resource has declared the object, or it has been deleted.
     #[error("{}", not_declared(object))]
     NotDeclared {

@@ -17,8 +17,16 @@ use crate::{
     wire::{lock, script::Script},
 };
 
+/// As on a server, a script that catches an error that is a table gets its text.
+const CATCH: &str = "local raw = pcall
+local function caught(whole, problem, ...)
+  if not whole and type(problem) == 'table' and problem.err then return false, problem.err end
+  return whole, problem, ...
+end
+function pcall(...) return caught(raw(...)) end";
+
 /// An error that is a table is the reply, as on a server.
-const ATTEMPT: &str = "local whole, reply = pcall(...)
+const ATTEMPT: &str = "local whole, reply = raw_pcall(...)
 if whole or type(reply) == 'table' then return reply end
 error(reply, 0)";
 
@@ -73,7 +81,10 @@ impl Interpreter {
         )?;
         lua.globals().set("redis", redis)?;
         lua.globals().set("cjson", cjson)?;
+        let raw: Function = lua.globals().get("pcall")?;
+        lua.globals().set("raw_pcall", raw)?;
         let attempt = lua.load(ATTEMPT).into_function()?;
+        lua.load(CATCH).exec()?;
         Ok(Self {
             lua,
             attempt,

@@ -19,10 +19,11 @@ use tracing::{debug, warn};
 
 use super::{
     clock::{self, Clock, Sample},
-    damage, lock,
+    lock,
     message::{self, End, Grant, How, Push, Renewed},
     node::Receiver,
     secret::Secret,
+    unusable,
     uptime::{Moment, Uptime},
 };
 use crate::{object::ObjectRef, telemetry};
@@ -407,9 +408,8 @@ impl Ledger {
                     return Next::Readmit;
                 }
             }
-            (Some(_), Renewed::Damaged { what }) => {
-                let reason = damage::reason(damage::stem(&item.place.keys), &what);
-                self.unsure(item, &format!("the object is damaged in Redis: {reason}"));
+            (Some(_), Renewed::Failed { error }) => {
+                self.unsure(item, &unusable::error(&item.place.keys, error).to_string());
             }
             (Some(hold), _) => {
                 self.lost(hold, "it ran out before it was renewed");

@@ -14,12 +14,11 @@ use super::{
     admission::{self, Class, Ticket, jittered},
     clock::Asked,
     cluster::{self, Cluster, Reach},
-    damage,
     node::{Bell, FIRST_DELAY, LONGEST_DELAY, Node, Setting, State, Whereabouts},
     retry::{RetryAction, retry_action},
     routes::Routes,
     script::Script,
-    unreachable,
+    unreachable, unusable,
 };
 use crate::Error;
 
@@ -170,7 +169,7 @@ impl Link {
         replicas: u8,
     ) -> Result<(Reply, u64), Error> {
         let routes = &self.0.routes;
-        let events = &self.0.setting.events_channel;
+        let events = &self.0.setting.version_and_events;
         let (mut repeated, mut redirected, mut delay) = (false, 0, FIRST_DELAY);
         let mut via: Option<String> = None;
         loop {
@@ -295,10 +294,10 @@ async fn admitted(
 }
 
 /// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own, or say that the object
-/// is damaged.
+/// is damaged, or of another version.
 fn refusal(keys: &[String], error: &RedisError) -> Error {
     let reason = words(error);
-    damage::of(keys, &reason).unwrap_or(Error::Refused { reason })
+    unusable::error(keys, reason)
 }
 
 /// What Redis said, in its own words; or else the driver's.

@@ -127,9 +127,9 @@ pub(crate) enum Renewed {
     Recovering,
     Missing,
     Gone,
-    /// The object is not as Tenure left it: what is wrong, as the script says it.
-    Damaged {
-        what: String,
+    /// Nothing can be done with the object: the script's error.
+    Failed {
+        error: String,
     },
 }
 
@@ -201,9 +201,9 @@ pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
         let mut states = Vec::with_capacity(rest.len() / 3);
         for part in rest.chunks(3) {
             let [state, expires, wake] = part else { return None };
-            if state == "damaged" {
-                states.push(Renewed::Damaged {
-                    what: expires.clone(),
+            if state == "failed" {
+                states.push(Renewed::Failed {
+                    error: expires.clone(),
                 });
                 continue;
             }

@@ -15,7 +15,7 @@
 //! | [`retry`] | what follows an error |
 //! | [`link`] | the way from an object to its server; calls scripts, and repeats them safely |
 //! | [`message`] | what the server says: replies and pushes, read into types |
-//! | [`damage`] | what is wrong with an object that is not as Tenure left it, and how to mend it |
+//! | [`unusable`] | what is wrong with an object that is damaged or of another version, and what to do about it |
 //! | [`uptime`] | this process' clock, which goes on while the machine is suspended |
 //! | [`clock`] | from the server's clock to this process' own, on the safe side |
 //! | [`ledger`] | what this client holds and waits for; pushes arrive here |
@@ -31,7 +31,6 @@ pub(crate) mod address;
 pub(crate) mod admission;
 pub(crate) mod clock;
 pub(crate) mod cluster;
-pub(crate) mod damage;
 mod explain;
 pub(crate) mod ledger;
 pub(crate) mod link;
@@ -44,6 +43,7 @@ mod routes;
 pub(crate) mod script;
 pub(crate) mod secret;
 pub(crate) mod sentinel;
+pub(crate) mod unusable;
 pub(crate) mod uptime;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

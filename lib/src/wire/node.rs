@@ -49,7 +49,8 @@ const LOST: &str = "the connection is lost";
 pub(crate) struct Setting {
     /// The client's own channel first; a controller also listens for events.
     pub(crate) channels: Vec<String>,
-    pub(crate) events_channel: String,
+    /// The protocol's version, `@`, and the channel on which a controller listens: what each call says.
+    pub(crate) version_and_events: String,
     pub(crate) response_timeout: Duration,
     pub(crate) receiver: Arc<dyn Receiver>,
     pub(crate) uptime: Arc<Uptime>,

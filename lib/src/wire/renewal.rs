@@ -8,12 +8,11 @@ use tracing::debug;
 
 use super::{
     clock::Sample,
-    damage,
     ledger::{Hold, Item, Ledger, Next},
     link::Link,
     message::{self, Renewed},
     releaser::{BY_OWNER, Job},
-    script,
+    script, unusable,
 };
 use crate::{Error, ObjectRef};
 
@@ -99,17 +98,14 @@ pub(crate) async fn renew_one(
     let Some(outcome) = outcomes.into_iter().next() else {
         return Ok(reached);
     };
-    let damaged = match &outcome {
-        Renewed::Damaged { what } => Some(Error::Damaged {
-            object: hold.place.object.clone(),
-            reason: damage::reason(damage::stem(&hold.place.keys), what),
-        }),
+    let failed = match &outcome {
+        Renewed::Failed { error } => Some(unusable::error(&hold.place.keys, error.clone())),
         _ => None,
     };
     if ledger.renewed(&item, outcome, sample) == Next::GiveBack {
         give_back(jobs, hold);
     }
-    damaged.map_or(Ok(reached), Err)
+    failed.map_or(Ok(reached), Err)
 }
 
 async fn renew(

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use super::admission::Class;
 
 const CORE: &str = include_str!("../../lua/core.lua");
+/// The version of the protocol that the scripts speak: it stands in them, too.
+pub(crate) const PROTOCOL: u32 = 1;
 /// The line in whose place the shared part stands. Before it: flags for the server, and a fast lane that needs nothing of
 /// what the shared part makes.
 const CORE_STANDS_HERE: &str = "---- core.lua\n";
@@ -82,6 +84,12 @@ mod tests {
             assert_eq!(text.matches(CORE).count(), 1, "{}", script.name);
             assert!(!text.contains(CORE_STANDS_HERE), "{}", script.name);
             assert!(text.rfind("#!lua").is_none_or(|at| at == 0), "{}", script.name);
+        }
+        let version = format!("local PROTOCOL = {PROTOCOL}\n");
+        assert!(CORE.contains(&version), "{version}");
+        let lane = format!("string.sub(ARGV[2], 1, 2) == '{PROTOCOL}@'");
+        for script in [&ACQUIRE, &RELEASE] {
+            assert!(script.text().contains(&lane) && script.text().contains(&format!("v{PROTOCOL} ")));
         }
         assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- release"));
         assert!(ACQUIRE.text().starts_with("-- acquire"));

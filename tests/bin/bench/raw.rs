@@ -72,7 +72,7 @@ impl Raw {
         let holder = r#"{"namespace":"default","process":"some-host/12345"}"#;
         let wanted = [
             &run,
-            "tenure:events",
+            "1@tenure:events",
             &token,
             "1",
             "30000",
@@ -83,7 +83,7 @@ impl Raw {
             holder,
         ];
         self.call(acquire, &keys, &wanted).await?;
-        self.call(release, &keys, &[&run, "tenure:events", "owner", "", &token])
+        self.call(release, &keys, &[&run, "1@tenure:events", "owner", "", &token])
             .await
     }
 

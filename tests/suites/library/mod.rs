@@ -30,6 +30,7 @@
 //! | [`refusals`] | servers that refuse to write for a while |
 //! | [`security`] | TLS, and the smallest rights that work |
 //! | [`sentinel`] | Redis behind Sentinel: masters that change |
+//! | [`versions`] | objects that another version of the protocol has written |
 //! | [`servers`] | full, evicting, read-only and old servers; Valkey |
 //!
 //! The eleventh (one hash tag an object) is a unit test in `lib/src/object.rs`, the thirteenth stands in
@@ -62,3 +63,4 @@ mod security;
 mod sentinel;
 mod servers;
 mod support;
+mod versions;

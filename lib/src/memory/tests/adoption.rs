@@ -35,7 +35,7 @@ impl Object {
     }
 
     fn call(&mut self, script: &'static Script, args: &[&str]) -> Value {
-        let before = [self.run, "tenure:events"];
+        let before = [self.run, "1@tenure:events"];
         let args = before.iter().chain(args).map(|&arg| arg.to_owned());
         let call = Call {
             script,

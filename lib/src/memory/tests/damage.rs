@@ -29,7 +29,7 @@ impl Trial {
 
     /// The reply, each value of it as text.
     fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
-        let before = [self.run, "tenure:events"];
+        let before = [self.run, "1@tenure:events"];
         let call = Call {
             script,
             keys: self.keys.clone(),

@@ -11,7 +11,7 @@ use crate::wire::script::{self, Script};
 
 const LANES: [(&str, &str); 2] = [
     ("acquire", "if #ARGV == 10 and "),
-    ("release", "if ARGV[3] == 'owner' and #ARGV == 5 then"),
+    ("release", "if ARGV[3] == 'owner' and #ARGV == 5 and "),
 ];
 
 /// The same script with a lane that nobody takes.
@@ -43,7 +43,7 @@ fn call(random: &mut Rng, objects: &[Keys], last: &mut (usize, &'static str)) ->
     let (at, token) = on;
     let is_lock = at == 0;
     let keys = objects[at].clone();
-    let mut args = vec!["run", "tenure:events"];
+    let mut args = vec!["run", "1@tenure:events"];
     let script: &'static Script = match what {
         0..8 => {
             args.push(token);

@@ -3,6 +3,7 @@
 mod adoption;
 mod damage;
 mod lanes;
+mod versions;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -52,7 +53,7 @@ impl Side {
     fn keys(&mut self, objects: &[Keys], now_us: u64) -> Vec<String> {
         let before = lock(&self.database).store.clone();
         for keys in objects {
-            let args = ["run", "tenure:events", "0", "0"].map(str::to_owned).to_vec();
+            let args = ["run", "1@tenure:events", "0", "0"].map(str::to_owned).to_vec();
             let look = Call {
                 script: &script::OBSERVE,
                 keys: keys.clone(),

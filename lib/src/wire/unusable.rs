@@ -1,5 +1,7 @@
-//! Reads what a script says of an object that is not as Tenure left it, and says how to mend it.
+//! Reads what a script says of an object that it can do nothing with, because it is damaged or of another version, and says
+//! what to do about it.
 
+use super::script::PROTOCOL;
 use crate::{Error, ObjectRef};
 
 /// The error reply of a script that came upon something that it cannot have written.
@@ -7,8 +9,26 @@ const CODE: &str = "DAMAGED ";
 /// How an error of Lua itself begins, behind its code: the script could not do with what it found.
 const IN_LUA: &str = "user_script:";
 
-/// The error, if a refusal says that the object with these keys is damaged.
-pub(crate) fn of(keys: &[String], refusal: &str) -> Option<Error> {
+/// What the refusal of a call with these keys says.
+pub(crate) fn error(keys: &[String], refusal: String) -> Error {
+    newer(keys, &refusal)
+        .or_else(|| damaged(keys, &refusal))
+        .unwrap_or(Error::Refused { reason: refusal })
+}
+
+/// `VERSION`, the key, the version that it was written in, and the one of the script.
+fn newer(keys: &[String], refusal: &str) -> Option<Error> {
+    let mut words = refusal.strip_prefix("VERSION ")?.split(' ');
+    let key = words.next()?;
+    let (_, object) = named(key).or_else(|| named(keys.first()?))?;
+    Some(Error::VersionMismatch {
+        object,
+        written: words.next()?.parse().ok()?,
+        spoken: PROTOCOL,
+    })
+}
+
+fn damaged(keys: &[String], refusal: &str) -> Option<Error> {
     let what = match refusal.strip_prefix(CODE) {
         Some(what) => what.to_owned(),
         None if refusal.starts_with("WRONGTYPE") || refusal.contains(IN_LUA) => format!("- {refusal}"),
@@ -23,7 +43,7 @@ pub(crate) fn of(keys: &[String], refusal: &str) -> Option<Error> {
 }
 
 /// What is wrong and how to mend it, from a script's text: the key, or `-`, and what is wrong with it.
-pub(crate) fn reason(stem: &str, what: &str) -> String {
+fn reason(stem: &str, what: &str) -> String {
     // Where it happened in the script says nothing to a user.
     let what = what.split_once(" script: ").map_or(what, |(what, _)| what);
     match what.split_once(' ') {
@@ -40,13 +60,6 @@ pub(crate) fn reason(stem: &str, what: &str) -> String {
         }
         None => what.to_owned(),
     }
-}
-
-/// What an object's keys begin with.
-pub(crate) fn stem(keys: &[String]) -> &str {
-    keys.first()
-        .and_then(|key| named(key))
-        .map_or("", |(stem, _)| stem)
 }
 
 fn named(key: &str) -> Option<(&str, ObjectRef)> {
@@ -80,12 +93,15 @@ mod tests {
                 "ml/lock/x is damaged in Redis: ERR user_script:87: attempt to compare nil with number; to mend it",
             ),
         ] {
-            let error = of(&keys(), refusal).unwrap().to_string();
+            let error = super::error(&keys(), refusal.to_owned()).to_string();
             assert!(error.starts_with(expected), "{error}");
             let command = "redis-cli --scan --pattern 'tenure:{ml/lock/x}:*' | xargs redis-cli unlink";
             assert!(error.ends_with(command), "{error}");
         }
-        let entry = of(&keys(), "DAMAGED - what it has of this lease cannot be read").unwrap();
+        let entry = error(
+            &keys(),
+            "DAMAGED - what it has of this lease cannot be read".to_owned(),
+        );
         assert!(entry.to_string().ends_with("cannot be read"), "{entry}");
     }
 
@@ -96,7 +112,21 @@ mod tests {
             "NOTDECLARED ml/lock/x",
             "NOPERM no rights",
         ] {
-            assert!(of(&keys(), refusal).is_none(), "{refusal}");
+            let error = super::error(&keys(), refusal.to_owned());
+            assert!(
+                matches!(&error, Error::Refused { reason } if reason == refusal),
+                "{error}"
+            );
         }
+    }
+
+    #[test]
+    fn an_object_of_another_version_is_named_with_the_side_to_upgrade() {
+        let refusal = "VERSION tenure:{ml/lock/x}:obj 7 1 script: 0a, on @user_script:9.";
+        let error = error(&keys(), refusal.to_owned()).to_string();
+        assert_eq!(
+            error,
+            "ml/lock/x was written by protocol 7, and this client speaks 1: upgrade the client"
+        );
     }
 }

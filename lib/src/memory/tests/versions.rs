@@ -1,0 +1,250 @@
+//! Scripts and data of different versions of the protocol, on one server.
+
+use redis::Value;
+
+use super::{Call, Keys, Side, objects};
+use crate::wire::{
+    lock,
+    script::{self, PROTOCOL, Script},
+};
+
+const NOW: u64 = 1_763_717_000_000_000;
+
+/// The same script, of another version of the protocol.
+fn of_version(script: &Script, version: u32) -> &'static Script {
+    let mut text = script.text().to_owned();
+    for (from, to) in [
+        (
+            format!("local PROTOCOL = {PROTOCOL}\n"),
+            format!("local PROTOCOL = {version}\n"),
+        ),
+        (format!("== '{PROTOCOL}@'"), format!("== '{version}@'")),
+        (format!("'v{PROTOCOL} "), format!("'v{version} ")),
+        (format!("'^v{PROTOCOL} "), format!("'^v{version} ")),
+    ] {
+        text = text.replace(&from, &to);
+    }
+    // The interpreter keeps scripts by name.
+    let name: &'static str = Box::leak(format!("{}-{version}", script.name).into_boxed_str());
+    Box::leak(Box::new(Script::new(name, &text)))
+}
+
+fn call(side: &mut Side, script: &'static Script, keys: &[String], version: u32, args: &[&str]) -> String {
+    let version = format!("{version}@tenure:events");
+    let args = ["run", &version]
+        .iter()
+        .chain(args)
+        .map(|&arg| arg.to_owned())
+        .collect();
+    let call = Call {
+        script,
+        keys: keys.to_vec(),
+        args,
+    };
+    match side.run(script, &call, NOW).0 {
+        Value::Array(values) => values
+            .iter()
+            .map(|value| redis::from_redis_value_ref::<String>(value).unwrap_or_default())
+            .collect::<Vec<_>>()
+            .join(" "),
+        Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+        other => format!("{other:?}"),
+    }
+}
+
+fn acquire<'a>(token: &'a str, lease: &'a str) -> [&'a str; 8] {
+    [token, "1", lease, "0", "1", "10000", "tenure:client:1", "{}"]
+}
+
+fn by_hand(side: &Side, command: &str, args: &[&str]) {
+    let args: Vec<_> = args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+    lock(&side.database).execute(command, &args).unwrap();
+}
+
+/// One whose first lease lies alone, and one that lies in a hash.
+fn made_by(version: u32) -> (Side, [Keys; 2]) {
+    let (mut side, keys) = (Side::new(), objects());
+    let script = of_version(&script::ACQUIRE, version);
+    for keys in &keys {
+        let reply = call(&mut side, script, keys, version, &acquire("a", "30000"));
+        assert!(reply.starts_with("granted"), "{reply}");
+    }
+    let reply = call(&mut side, script, &keys[1], version, &acquire("b", "30000"));
+    assert!(reply.starts_with("queued"), "{reply}");
+    (side, keys)
+}
+
+#[test]
+fn what_a_newer_protocol_has_written_is_neither_read_nor_changed_and_the_side_to_upgrade_is_named() {
+    let (mut side, objects) = made_by(PROTOCOL + 1);
+    let before = lock(&side.database).store.dump();
+    for (keys, width) in objects.iter().zip(["5", "4"]) {
+        let newer = format!("VERSION {} {} {PROTOCOL}", keys[0], PROTOCOL + 1);
+        let calls: [(&'static Script, &[&str]); 9] = [
+            (&script::ACQUIRE, &acquire("c", "30000")),
+            (&script::ADOPT, &["secret", "c", "tenure:client:1", "{}", ""]),
+            (&script::DECLARE, &["digest", "1", "0", "30000", "0", "1"]),
+            (&script::DOWNGRADE, &["a", "1"]),
+            (&script::OBSERVE, &["10", "1"]),
+            (
+                &script::READMIT,
+                &["a", "1", "1", "30000", "0", "1", "c", "-", "{}", "0"],
+            ),
+            (&script::RELEASE, &["owner", "", "a"]),
+            (&script::WITHDRAW, &["delete", "0"]),
+            (&script::RENEW, &[width, "1", "a"]),
+        ];
+        for (script, args) in calls {
+            let reply = call(&mut side, script, keys, PROTOCOL, args);
+            assert!(reply.contains(&newer), "{}: {reply}", script.name);
+            assert_eq!(lock(&side.database).store.dump(), before, "{}", script.name);
+        }
+    }
+}
+
+#[test]
+fn in_a_renewal_of_many_objects_only_those_of_a_newer_protocol_fail() {
+    let (mut side, [newer, _]) = made_by(PROTOCOL + 1);
+    let ours: Keys = newer.iter().map(|key| key.replace("lock/x", "lock/y")).collect();
+    let reply = call(
+        &mut side,
+        &script::ACQUIRE,
+        &ours,
+        PROTOCOL,
+        &acquire("b", "30000"),
+    );
+    assert!(reply.starts_with("granted"), "{reply}");
+    let keys = [newer, ours].concat();
+    let reply = call(
+        &mut side,
+        &script::RENEW,
+        &keys,
+        PROTOCOL,
+        &["5", "1", "a", "5", "1", "b"],
+    );
+    assert!(
+        reply.contains(" failed VERSION ") && reply.contains(" held "),
+        "{reply}"
+    );
+}
+
+#[test]
+fn a_call_of_another_version_is_refused_by_name() {
+    let (mut side, [lock, _]) = made_by(PROTOCOL);
+    for version in [0, PROTOCOL + 1] {
+        let reply = call(&mut side, &script::RELEASE, &lock, version, &["owner", "", "a"]);
+        assert!(
+            reply.contains(&format!("VERSION - {version} {PROTOCOL}")),
+            "{reply}"
+        );
+        let reply = call(
+            &mut side,
+            &script::ACQUIRE,
+            &lock,
+            version,
+            &acquire("c", "30000"),
+        );
+        assert!(
+            reply.contains(&format!("VERSION - {version} {PROTOCOL}")),
+            "{reply}"
+        );
+    }
+}
+
+#[test]
+fn what_was_written_before_there_were_versions_goes_on() {
+    let (mut side, [lone, hash]) = (Side::new(), objects());
+    lock(&side.database).keys = lone
+        .iter()
+        .chain(&hash)
+        .map(|key| key.clone().into_bytes())
+        .collect();
+    let ends = (NOW / 1000 + 20_000).to_string();
+    let alone = format!("{ends} 1763716990000000 a 1 30000 0 1 10000 tenure:client:1 {{}}");
+    by_hand(&side, "SET", &[&lone[0], &alone]);
+    let fields = [
+        "limit",
+        "1",
+        "held",
+        "1",
+        "last",
+        "1763716990000000",
+        "ticket",
+        "0",
+        "ttl",
+        "30000",
+        "t:a",
+        "1 30000 10000 0 0 1763716990000 tenure:client:1 - {}",
+    ];
+    by_hand(&side, "HSET", &[&[hash[0].as_str()], &fields[..]].concat());
+    by_hand(&side, "ZADD", &[&hash[1], "1763716990000000", "a"]);
+    by_hand(&side, "ZADD", &[&hash[3], &ends, "a"]);
+    for keys in [&lone, &hash] {
+        let reply = call(
+            &mut side,
+            &script::ACQUIRE,
+            keys,
+            PROTOCOL,
+            &acquire("b", "30000"),
+        );
+        assert!(reply.starts_with("queued"), "{reply}");
+        let width = keys.len().to_string();
+        let reply = call(&mut side, &script::RENEW, keys, PROTOCOL, &[&width, "1", "a"]);
+        assert!(reply.contains(" held "), "{reply}");
+        let reply = call(&mut side, &script::RELEASE, keys, PROTOCOL, &["owner", "", "a"]);
+        assert_eq!(reply, "released");
+        let reply = call(
+            &mut side,
+            &script::ACQUIRE,
+            keys,
+            PROTOCOL,
+            &acquire("b", "30000"),
+        );
+        assert!(reply.starts_with("granted"), "{reply}");
+    }
+}
+
+#[test]
+fn who_waited_for_a_condition_before_there_were_versions_is_notified() {
+    let (mut side, [keys, _]) = (Side::new(), objects());
+    let granted = call(
+        &mut side,
+        &script::ACQUIRE,
+        &keys,
+        PROTOCOL,
+        &acquire("a", "30000"),
+    );
+    assert!(granted.starts_with("granted"), "{granted}");
+    let looked = call(&mut side, &script::OBSERVE, &keys, PROTOCOL, &["0", "0"]);
+    assert!(!looked.is_empty());
+    let ends = (NOW / 1000 + 10_000).to_string();
+    by_hand(
+        &side,
+        "HSET",
+        &[
+            &keys[0],
+            "t:w",
+            "1 30000 10000 0 0 1763716990000 tenure:client:1 @full {}",
+        ],
+    );
+    by_hand(&side, "HDEL", &[&keys[0], "protocol"]);
+    by_hand(&side, "ZADD", &[&keys[4], "3", "w"]);
+    by_hand(&side, "ZADD", &[&keys[3], &ends, "w"]);
+    let notified = call(
+        &mut side,
+        &script::NOTIFY,
+        &keys,
+        PROTOCOL,
+        &["a", "@full", "1", "n"],
+    );
+    assert!(notified.contains('1'), "{notified}");
+    call(&mut side, &script::RELEASE, &keys, PROTOCOL, &["owner", "", "a"]);
+    let granted = call(
+        &mut side,
+        &script::ACQUIRE,
+        &keys,
+        PROTOCOL,
+        &acquire("w", "30000"),
+    );
+    assert!(granted.starts_with("granted"), "{granted}");
+}

@@ -1,0 +1,76 @@
+//! A rolling upgrade: on one server, objects that clients of another version have made.
+
+use std::time::Duration;
+
+use tenure::{Error, LeaseState, Options};
+use tenure_tests::{Redis, Result, bail, ensure};
+use tokio::time::sleep;
+
+use super::support::World;
+
+const CORE: &str = include_str!("../../../lua/core.lua");
+const ACQUIRE: &str = include_str!("../../../lua/acquire.lua");
+
+/// The script that acquires, of a protocol that is to come.
+fn newer() -> String {
+    ACQUIRE
+        .replace("---- core.lua\n", CORE)
+        .replace("local PROTOCOL = 1\n", "local PROTOCOL = 2\n")
+        .replace("== '1@'", "== '2@'")
+        .replace("'v1 ", "'v2 ")
+}
+
+#[tokio::test]
+async fn an_object_of_a_newer_version_is_named_with_the_side_to_upgrade_and_others_go_on() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "versions");
+    let client = world.client().await?;
+    let short = Options::new().lease(Duration::from_secs(2));
+    let ours = client.lock("ours")?.with(short).acquire().await?;
+    // One lies alone, as one lease does, and one in a hash.
+    for (name, tokens) in [("alone", 1), ("hash", 2)] {
+        let lock = client.lock(name)?;
+        let keys = ["obj", "holders", "queue", "expiry", "waits"]
+            .map(|part| format!("tenure:{{{}}}:{part}", lock.object()));
+        let script = newer();
+        for token in &["a", "b"][..tokens] {
+            let mut command = vec!["EVAL", &script, "5"];
+            command.extend(keys.iter().map(String::as_str));
+            command.extend([
+                "run",
+                "2@tenure:events",
+                token,
+                "1",
+                "60000",
+                "0",
+                "1",
+                "60000",
+                "c",
+                "{}",
+            ]);
+            redis.cli(&command).await?;
+        }
+        let before = redis.cli(&["DUMP", &keys[0]]).await?;
+        for error in [
+            lock.try_acquire().await.err(),
+            lock.is_locked().await.err(),
+            client.control().observe(lock.object(), 1).await.err(),
+        ] {
+            let Some(error) = error else {
+                bail!("{name}: it is read")
+            };
+            ensure!(
+                matches!(error, Error::VersionMismatch { written: 2, .. })
+                    && error.to_string().contains("upgrade the client"),
+                "{name}: {error}"
+            );
+        }
+        ensure!(
+            before == redis.cli(&["DUMP", &keys[0]]).await?,
+            "{name}: it is changed"
+        );
+    }
+    sleep(Duration::from_secs(3)).await;
+    ensure!(ours.state() == LeaseState::Held, "{ours:?}");
+    Ok(())
+}
