@@ -82,8 +82,8 @@ if value then
     reply = describe(o, tonumber(fence), ends, e)
   else
     call('ZADD', o.expiry, now + e.place, token)
-    local at = position(o, token)
-    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, true), at }
+    local at, place_ms = position(o, token, e)
+    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, place_ms), at }
   end
 else
   lease, max_hold = bounded(o, lease, max_hold)
@@ -108,8 +108,8 @@ else
   if got then
     reply = got
   elseif place > 0 then
-    local at = position(o, token)
-    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, true), at }
+    local at, place_ms = position(o, token, e)
+    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, place_ms), at }
   else
     finish(o, token)
     unwind(o)

@@ -72,7 +72,7 @@ local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 
 -- Units of work for others that are left to this call.
-local budget = 40
+local budget = 64
 
 -- Most leases of first-user objects are given back before anybody else asks. Until then such a lease lies in obj alone, as
 -- a string: "v1 expires fence", and acquire's arguments from the token to the holder. All but the fast lanes unfold it first.
@@ -672,13 +672,13 @@ local function wake(o)
   return o.more and 0 or math.max(0, next_at - now)
 end
 
--- At which of those who wait a token stands, and whether in the queue: who waits for a condition stands behind that.
-local function position(o, token)
+-- At which of those who wait a token stands, and how long its place runs if that is in the queue: who waits for a condition
+-- stands behind all who wait for the lock.
+local function position(o, token, e)
   local rank = call('ZRANK', o.queue, token)
-  if rank then return rank + 1, true end
-  local e = o.waits and find(o, token)
-  local wait = e and wait_of(token, e.names)
-  return call('ZCARD', o.queue) + (wait and call('ZRANK', o.waits, wait) or 0) + 2, false
+  if rank then return rank + 1, e.place end
+  local wait = o.waits and wait_of(token, e.names)
+  return call('ZCARD', o.queue) + (wait and call('ZRANK', o.waits, wait) or 0) + 2, nil
 end
 
 -- When a place should come back. One call does the work for all, so that the head comes when there is something to do.
@@ -686,21 +686,17 @@ end
 -- before it: were all to come at once, an expiry would wake a herd. All renew their places anyway, which bounds how long
 -- those before it can keep it.
 local SPACING, FAR = 5, 128
-local function wake_at(o, soonest, at, queued)
+local function wake_at(o, soonest, at, place)
   local spaced = soonest + (at - 1) * SPACING
-  if at == 1 or at > FAR or not queued then return int(spaced) end
-  -- When all of the first ones have run out, for each number of them.
-  o.ahead = o.ahead or {}
-  local known = #o.ahead
-  if known < at - 1 then
-    local before = call('ZRANGE', o.queue, known, at - 2)
-    local latest = o.ahead[known] or 0
-    for i, ends in ipairs(call('ZMSCORE', o.expiry, unpack(before))) do
-      latest = math.max(latest, tonumber(ends or 0))
-      o.ahead[known + i] = latest
-    end
+  if at == 1 or at > FAR or not place then return int(spaced) end
+  -- Nearest first: one that lives has its end far away.
+  local head_at, bound = soonest, math.min(spaced, place / 3)
+  for rank = at - 2, 0, -1 do
+    local before = call('ZRANGE', o.queue, rank, rank)[1]
+    head_at = math.max(head_at, tonumber(before and call('ZSCORE', o.expiry, before) or 0) - now)
+    if head_at >= bound then return int(spaced) end
   end
-  return int(math.min(spaced, math.max(soonest, (o.ahead[at - 1] or 0) - now)))
+  return int(head_at)
 end
 
 local function nobody_waits(o) return call('EXISTS', o.queue, o.waits or o.queue) == 0 end
@@ -711,15 +707,14 @@ local function drop(o) call('UNLINK', unpack(KEYS, o.at + 1, o.at + o.width)) en
 -- done. The caller's own learn it from the reply.
 local function call_again(o)
   local first = call('ZRANGE', o.queue, 0, FAR - 1)
-  if not first[1] then return end
   local tries = 3
-  for i, ends in ipairs(call('ZMSCORE', o.expiry, unpack(first))) do
-    if tonumber(ends or 0) > now then
+  for _, token in ipairs(first) do
+    if tonumber(call('ZSCORE', o.expiry, token) or 0) > now then
       for _, own_token in ipairs(o.tokens) do
-        if first[i] == own_token then return end
+        if token == own_token then return end
       end
-      local e = find(o, first[i])
-      if e and tell(e.channel, { 'again', first[i] }) > 0 then return end
+      local e = find(o, token)
+      if e and tell(e.channel, { 'again', token }) > 0 then return end
       tries = tries - 1
       if tries == 0 then return end
     end

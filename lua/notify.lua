@@ -1,7 +1,7 @@
 -- notify: wakes who waits for a condition, longest first, by moving them into the queue of the lock.
 -- KEYS  obj holders queue expiry waits
 -- ARGV  run id, controller's channel, the lock's token, "@" and the condition, how many, request id
--- Reply how many were notified, and how many more wait for the condition
+-- Reply how many were notified, and whether more wait for the condition (1 or 0)
 -- Error NOTHELD: the lock's token does not hold it
 -- One call notifies at most PIECE: call again, with another request id, for the rest. The newest request id is kept with its
 -- count, so that a repeated one notifies nobody else. O(log n) for each that is notified.
@@ -20,6 +20,6 @@ if id ~= ARGV[6] then
   while count < most and notify(o, ARGV[4]) do count = count + 1 end
   call('HSET', o.obj, 'notify_id', ARGV[6], 'notified', count)
 end
-local more = call('ZLEXCOUNT', o.waits, '[' .. ARGV[4] .. ' ', '(' .. ARGV[4] .. '!')
+local more = call('ZRANGE', o.waits, '[' .. ARGV[4] .. ' ', '(' .. ARGV[4] .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
 close(o)
-return { tonumber(count), more }
+return { tonumber(count), more and 1 or 0 }

@@ -54,7 +54,7 @@ local function renew(key, width, tokens)
       else
         call('ZADD', o.expiry, now + e.place, token)
         say('waiting', now + e.place)
-        waiting[#reply] = token
+        waiting[#reply] = { token, e }
       end
     else
       -- A place that cannot be read is taken anew.
@@ -64,7 +64,7 @@ local function renew(key, width, tokens)
   end
   if next(waiting) then
     local soonest = wake(o)
-    for at, token in pairs(waiting) do reply[at] = wake_at(o, soonest, position(o, token)) end
+    for at, place in pairs(waiting) do reply[at] = wake_at(o, soonest, position(o, place[1], place[2])) end
   end
   close(o)
 end

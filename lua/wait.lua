@@ -35,7 +35,7 @@ end
 if not reply then
   local ends = now + own(o, token).place
   call('ZADD', o.expiry, ends, token)
-  reply = { 'queued', int(now), int(ends), wake_at(o, wake(o), position(o, token)), 0 }
+  reply = { 'queued', int(now), int(ends), wake_at(o, wake(o), position(o, token, own(o, token))), 0 }
 end
 close(o)
 return reply

@@ -151,16 +151,16 @@ impl Condition {
         let mut woken = 0;
         loop {
             let left = u64::from(count) - woken;
-            let (notified, waiting) = self.notify_some(lease, left).await?;
+            let (notified, more) = self.notify_some(lease, left).await?;
             woken += notified.min(left);
-            if notified == 0 || waiting == 0 || woken == u64::from(count) {
+            if notified == 0 || !more || woken == u64::from(count) {
                 return Ok(woken);
             }
         }
     }
 
-    /// One command. Returns how many were notified, and how many wait still.
-    async fn notify_some(&self, lease: &Lease, count: u64) -> Result<(u64, u64), Error> {
+    /// One command. Returns how many were notified, and whether more wait.
+    async fn notify_some(&self, lease: &Lease, count: u64) -> Result<(u64, bool), Error> {
         let request = self.handle.client.inner.link.draw().simple().to_string();
         let reply = lease
             .call(&script::NOTIFY, &[&self.name, &count.to_string(), &request])

@@ -93,6 +93,9 @@ pub enum Server {
     },
 }
 
+/// Tokens that one command ends, so that none keeps the server for much over a millisecond.
+const PIECE: usize = 100;
+
 impl Control {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }
@@ -291,10 +294,14 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn reclaim(&self, object: &ObjectRef, tokens: &[String], cause: &str) -> Result<usize, Error> {
-        let mut args = vec![RECLAIMED, cause];
-        args.extend(tokens.iter().map(String::as_str));
-        let reply = self.call(&script::RELEASE, object, &args).await?;
-        Ok(texts(&reply)?.iter().filter(|state| *state != "gone").count())
+        let mut ended = 0;
+        for piece in tokens.chunks(PIECE) {
+            let mut args = vec![RECLAIMED, cause];
+            args.extend(piece.iter().map(String::as_str));
+            let reply = self.call(&script::RELEASE, object, &args).await?;
+            ended += texts(&reply)?.iter().filter(|state| *state != "gone").count();
+        }
+        Ok(ended)
     }
 
     async fn call(&self, script: &'static Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {

@@ -184,10 +184,6 @@ impl Database {
         match (name, &words[..]) {
             ("ZCARD", []) => Ok(count(set.len())),
             ("ZSCORE", [member]) => Ok(set.score(member).map_or(Value::Nil, |n| text(score_text(n)))),
-            ("ZMSCORE", [_, ..]) => {
-                let of = |member: &&[u8]| set.score(member).map_or(Value::Nil, |n| text(score_text(n)));
-                Ok(Value::Array(words.iter().map(of).collect()))
-            }
             ("ZRANK", [member]) => Ok(set.rank(member).map_or(Value::Nil, count)),
             ("ZRANDMEMBER", []) => {
                 // The order is Redis' own secret; any will do for a member at random.
@@ -210,7 +206,6 @@ impl Database {
                 let take = usize::try_from(integer(take)?).unwrap_or(usize::MAX);
                 Ok(members(set.by_bytes(bound(min)?, bound(max)?).take(take), false))
             }
-            ("ZLEXCOUNT", [min, max]) => Ok(count(set.by_bytes(bound(min)?, bound(max)?).count())),
             ("ZRANGE", [min, max, b"BYSCORE"]) => Ok(members(set.between(score(min)?, score(max)?), false)),
             ("ZRANGE", [min, max, b"BYSCORE", b"LIMIT", skip, take]) => {
                 let in_range = set.between(score(min)?, score(max)?);

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{Error, ObjectRef};
 
-/// Tokens in one command: a hundred commands renew 25,000 leases, and none keeps the server for much over a millisecond.
-const BATCH: usize = 250;
+/// Tokens in one command: a hundred commands renew 10,000 leases, and none keeps the server for much over a millisecond.
+const BATCH: usize = 100;
 
 /// Runs until the client is closed.
 pub(crate) async fn run(

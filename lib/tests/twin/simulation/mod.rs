@@ -115,7 +115,7 @@ impl Scene {
 }
 
 /// That much work of one call takes a server about a millisecond. What asks for thousands of resources does more.
-const MOST_WORK: u64 = 600;
+const MOST_WORK: u64 = 900;
 
 /// What passed, as a number: the same seed has to give the same one.
 async fn live(seed: u64, scene: Scene, weather: Weather, trace: bool) -> Result<u64> {
