@@ -48,7 +48,7 @@ impl Wait {
         }
     }
 
-    fn end(self) -> Option<Instant> {
+    pub(crate) fn end(self) -> Option<Instant> {
         match self {
             Self::Until(at) => Some(at),
             Self::Not | Self::Forever => None,
@@ -84,6 +84,8 @@ pub(crate) const PLACE_MS: u64 = 10_000;
 /// An object that is not declared may be about to be: whoever waits anyway waits this long for it.
 const DECLARE_GRACE: Duration = Duration::from_secs(5);
 const DECLARE_POLL: Duration = Duration::from_millis(100);
+/// What has to be given back when the time is over gets so much more, which is within what is promised of a timeout.
+pub(crate) const AT_ONCE: Duration = Duration::from_millis(20);
 /// Far enough to be for ever.
 pub(crate) const AGES: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -421,21 +423,22 @@ impl Claim {
         Some(Lease::new(self.client.clone(), Arc::new(hold)))
     }
 
-    /// The time is over: leaves the queue, and is out of it when this returns, unless Redis does not answer.
+    /// The time is over: leaves the queue, and is out of it when this returns, unless Redis does not answer at once. Then
+    /// dropping the claim does it in the background.
     async fn leave(&mut self) -> Result<(), Error> {
         let inner = &self.client.inner;
         inner.ledger.forget(&self.token);
-        let until = Instant::now() + inner.link.response_timeout();
-        inner
+        let args = [BY_OWNER, "", &self.token];
+        let until = Instant::now() + AT_ONCE;
+        match inner
             .link
-            .call(
-                &script::RELEASE,
-                &self.place.keys,
-                &[BY_OWNER, "", &self.token],
-                until,
-            )
-            .await?;
-        self.open = false;
+            .call(&script::RELEASE, &self.place.keys, &args, until)
+            .await
+        {
+            Ok(_) => self.open = false,
+            Err(error) if error.is_unreachable() => {}
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The client: one connection a server, on which all locks, semaphores and pools of a process live.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -237,8 +237,9 @@ impl Client {
         &self.inner.identity
     }
 
-    /// Waits until everything that was dropped before is given back, or cannot be. Call it before the process ends when
-    /// others should not have to wait for leases to run out.
+    /// Waits until everything that was dropped before is given back, or cannot be, for at most the
+    /// [response timeout](ClientBuilder::response_timeout): see [`Client::close_timeout`]. Call it before the process ends
+    /// when others should not have to wait for leases to run out.
     ///
     /// # Cancel safety
     /// Dropping the future only ends the waiting.
@@ -249,11 +250,30 @@ impl Client {
     /// # }
     /// ```
     pub async fn close(self) {
+        let patience = self.inner.link.response_timeout();
+        self.close_timeout(patience).await;
+    }
+
+    /// As [`Client::close`], for at most `timeout`. True: all was given back, or had ended by itself. What was not given
+    /// back goes on in the background as long as the runtime lives, for up to 60 s or until its lease has run out.
+    ///
+    /// # Cancel safety
+    /// Dropping the future only ends the waiting.
+    ///
+    /// ```no_run
+    /// # async fn run(client: tenure::Client) {
+    /// if !client.close_timeout(std::time::Duration::from_secs(10)).await {
+    ///     eprintln!("Redis does not answer: some leases will run out");
+    /// }
+    /// # }
+    /// ```
+    pub async fn close_timeout(self, timeout: Duration) -> bool {
         let (done, wait) = oneshot::channel();
-        if self.inner.jobs.send(Job::Flush(done)).is_ok() {
-            // An error means that the runtime shuts down: nothing is left to wait for.
-            let _ = wait.await;
+        if self.inner.jobs.send(Job::Flush(done)).is_err() {
+            // The runtime shuts down: nothing is left to wait for.
+            return true;
         }
+        tokio::time::timeout(timeout, wait).await.is_ok()
     }
 
     pub(crate) fn keys(&self, object: &ObjectRef) -> Vec<String> {

@@ -106,10 +106,13 @@ impl Lease {
     pub(crate) async fn call(&self, script: &'static script::Script, args: &[&str]) -> Result<Value, Error> {
         let args = [&[self.token()], args].concat();
         let link = &self.client.inner.link;
-        Ok(link
+        let answered = link
             .call(script, &self.hold.place.keys, &args, self.deadline())
-            .await?
-            .value)
+            .await;
+        if answered.as_ref().is_err_and(Error::is_unreachable) {
+            self.check()?;
+        }
+        Ok(answered?.value)
     }
 
     /// What a script has found out: the lease is not ours any more.

@@ -14,7 +14,11 @@ use futures_util::future::{join_all, select_all};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{Client, Error, KeyedLease, KeyedLock, Options, acquire::Wait, lock::acquired};
+use crate::{
+    Client, Error, KeyedLease, KeyedLock, Options,
+    acquire::{AT_ONCE, Wait},
+    lock::acquired,
+};
 
 /// Several [`KeyedLock`]s that are held together: all or nothing. Made by [`Client::lock_many`].
 ///
@@ -138,18 +142,24 @@ impl LockMany {
     }
 
     async fn take(&self, wait: Wait) -> Result<Option<LeaseMany>, Error> {
+        // A try has the time of one command.
+        let attempt = Instant::now() + self.client.inner.link.response_timeout();
+        let end = match wait {
+            Wait::Not => Some(attempt),
+            wait => wait.end(),
+        };
         loop {
             let mut leases = Vec::with_capacity(self.locks.len());
-            let outcome = self.collect(wait, &mut leases).await;
+            let outcome = self.collect(wait, end, &mut leases).await;
             if !matches!(outcome, Ok(true)) {
-                self.give_back(leases).await;
+                self.give_back(leases, end).await;
                 return outcome.map(|_| None);
             }
             let leases = LeaseMany { leases };
             let Err(lost) = leases.check() else {
                 return Ok(Some(leases));
             };
-            self.give_back(leases.leases).await;
+            self.give_back(leases.leases, end).await;
             if wait.is_over() {
                 return Err(Error::Unreachable {
                     reason: format!("{lost} while the others were waited for: ask for longer leases"),
@@ -159,12 +169,17 @@ impl LockMany {
     }
 
     /// True when `leases` has all. Otherwise it has some, to be given back.
-    async fn collect(&self, wait: Wait, leases: &mut Vec<KeyedLease>) -> Result<bool, Error> {
+    async fn collect(
+        &self,
+        wait: Wait,
+        end: Option<Instant>,
+        leases: &mut Vec<KeyedLease>,
+    ) -> Result<bool, Error> {
         let waits = !matches!(wait, Wait::Not);
         let mut behind = Vec::new();
         let (mut refused, mut unreachable) = (None, None);
         let mut all = true;
-        for tried in self.try_each(wait).await? {
+        for tried in self.try_each(end).await? {
             match tried {
                 Ok(Some(lease)) if all => leases.push(lease),
                 Ok(Some(lease)) => behind.push(lease),
@@ -185,7 +200,7 @@ impl LockMany {
             leases.extend(behind);
             return Ok(all);
         }
-        self.give_back(behind).await;
+        self.give_back(behind, end).await;
         for lock in &self.locks[leases.len()..] {
             let lease = match wait {
                 Wait::Until(end) => match end.saturating_duration_since(Instant::now()) {
@@ -202,27 +217,26 @@ impl LockMany {
         Ok(true)
     }
 
-    async fn try_each(&self, wait: Wait) -> Result<Vec<Result<Option<KeyedLease>, Error>>, Error> {
+    async fn try_each(&self, end: Option<Instant>) -> Result<Vec<Result<Option<KeyedLease>, Error>>, Error> {
         let tries = join_all(self.locks.iter().map(KeyedLock::try_acquire));
-        match wait {
-            Wait::Until(end) => {
-                // However little time there is, it is enough for one attempt.
-                let end = end.max(Instant::now() + self.client.inner.link.response_timeout());
-                tokio::time::timeout_at(end, tries)
-                    .await
-                    .map_err(|_| Error::Unreachable {
-                        reason: "no answer up to the timeout".to_owned(),
-                    })
-            }
-            Wait::Forever | Wait::Not => Ok(tries.await),
-        }
+        let Some(end) = end else {
+            return Ok(tries.await);
+        };
+        tokio::time::timeout_at(end, tries)
+            .await
+            .map_err(|_| Error::Unreachable {
+                reason: "no answer up to the timeout".to_owned(),
+            })
     }
 
-    /// All at once. Should Redis not answer, the rest is left to the background.
-    async fn give_back(&self, leases: Vec<KeyedLease>) {
+    /// All at once. Should Redis not answer in time, the rest is left to the background.
+    async fn give_back(&self, leases: Vec<KeyedLease>, end: Option<Instant>) {
         let released = join_all(leases.into_iter().map(KeyedLease::release));
+        let now = Instant::now();
+        let patience = now + self.client.inner.link.response_timeout();
+        let until = end.map_or(patience, |end| end.max(now + AT_ONCE).min(patience));
         // What is lost, or not reachable, ends by itself.
-        let _ = tokio::time::timeout(self.client.inner.link.response_timeout(), released).await;
+        let _ = tokio::time::timeout_at(until, released).await;
     }
 }
 

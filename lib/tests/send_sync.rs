@@ -99,7 +99,12 @@ const _: () = {
 const NOW: Duration = Duration::ZERO;
 
 fn of_clients(client: Client, builder: ClientBuilder) {
-    futures![Client::connect("x"), builder.connect(), client.close()];
+    futures![
+        Client::connect("x"),
+        builder.connect(),
+        client.clone().close_timeout(NOW),
+        client.close()
+    ];
 }
 
 fn of_locks(lock: &Lock, semaphore: &Semaphore, owner: &ReentrantLock, rw: &RwLock) {

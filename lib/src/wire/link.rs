@@ -121,10 +121,10 @@ impl Link {
     /// The time of any server, in microseconds since 1970.
     pub(crate) async fn time(&self, until: Instant) -> Result<u64, Error> {
         let session = self.wait(until, || self.0.routes.any()).await?;
-        session
-            .time()
-            .await
-            .map_err(|error| unreachable("a server", error))
+        match tokio::time::timeout_at(until, session.time()).await {
+            Ok(told) => told.map_err(|error| unreachable("a server", error)),
+            Err(_elapsed) => Err(unreachable("a server", "no answer in time")),
+        }
     }
 
     /// Waits for what is not there yet.
@@ -146,8 +146,8 @@ impl Link {
         }
     }
 
-    /// Calls a script, with the server's run id and the controller's channel before the arguments. Repeats it over new
-    /// connections until `until`.
+    /// Calls a script for a caller who waits until then, and no longer: a server that hangs keeps nobody. What is late
+    /// already has one attempt. See [`Link::repeat`].
     pub(crate) async fn call(
         &self,
         script: &'static Script,
@@ -155,12 +155,22 @@ impl Link {
         args: &[&str],
         until: Instant,
     ) -> Result<Reply, Error> {
-        Ok(self.call_replicated(script, keys, args, until, 0).await?.0)
+        let now = Instant::now();
+        let until = if until > now {
+            until
+        } else {
+            now + self.response_timeout()
+        };
+        match tokio::time::timeout_at(until, self.repeat(script, keys, args, until, 0)).await {
+            Ok(answered) => Ok(answered?.0),
+            Err(_elapsed) => Err(unreachable("Redis", "no answer in time")),
+        }
     }
 
-    /// As `call`, and then waits until that many replicas have what the script has written, or for half a response
-    /// timeout. Returns how many have it.
-    pub(crate) async fn call_replicated(
+    /// Calls a script, with the server's run id and the controller's channel before the arguments. Repeats it over new
+    /// connections until `until`; the last reply is waited for, as it may say what nobody else will. Then waits until that
+    /// many replicas have what the script has written, or for half a response timeout. Returns how many have it.
+    pub(crate) async fn repeat(
         &self,
         script: &'static Script,
         keys: &[String],

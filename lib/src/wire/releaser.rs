@@ -48,9 +48,13 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
                     running.spawn(async move { release(&link, &token, &place, how, ends).await });
                 }
                 Some(Job::Flush(done)) => {
-                    while running.join_next().await.is_some() {}
-                    // Whoever asked may have gone.
-                    let _ = done.send(());
+                    let mut before = std::mem::take(&mut running);
+                    // What comes after is not kept waiting.
+                    running.spawn(async move {
+                        while before.join_next().await.is_some() {}
+                        // Whoever asked may have gone.
+                        let _ = done.send(());
+                    });
                 }
                 None => break,
             },
@@ -63,7 +67,7 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
 async fn release(link: &Link, token: &Token, place: &Place, how: &str, ends: Option<Instant>) {
     let until = ends.unwrap_or_else(|| Instant::now() + PATIENCE);
     let released = link
-        .call(&script::RELEASE, &place.keys, &[how, "", token], until)
+        .repeat(&script::RELEASE, &place.keys, &[how, "", token], until, 0)
         .await;
     if let Err(error) = released {
         debug!(%error, object = %place.object, "could not give back; it ends with its lease");

@@ -90,7 +90,7 @@ pub(crate) async fn renew_one(
     let width = hold.place.keys.len().to_string();
     let args = [width.as_str(), "1", &hold.token];
     let (reply, reached) = link
-        .call_replicated(&script::RENEW, &hold.place.keys, &args, soon(link), replicas)
+        .repeat(&script::RENEW, &hold.place.keys, &args, soon(link), replicas)
         .await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
     let sample = reply.asked.told(server_ms);
@@ -157,7 +157,7 @@ async fn renew(
 }
 
 async fn call(link: &Link, keys: &[String], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
-    let reply = link.call(&script::RENEW, keys, args, soon(link)).await?;
+    let (reply, _) = link.repeat(&script::RENEW, keys, args, soon(link), 0).await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
     Ok((reply.asked.told(server_ms), outcomes))
 }
@@ -198,8 +198,8 @@ async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold:
         grace,
     ];
     let outcome = async {
-        let reply = link
-            .call(&script::READMIT, &item.place.keys, &args, soon(link))
+        let (reply, _) = link
+            .repeat(&script::READMIT, &item.place.keys, &args, soon(link), 0)
             .await?;
         let fields = message::texts(&reply.value)?;
         match &fields[..] {

@@ -125,6 +125,8 @@ async fn who_does_not_wait_gets_an_error_and_leaves_nothing_behind() -> Result {
         assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
         assert!(started.elapsed() <= within + 2 * LATE, "{:?}", started.elapsed());
     }
+    // What was given up is given back.
+    settle().await;
     let error = lock.try_acquire().await.unwrap_err();
     assert!(error.to_string().contains("longer lease"), "{error}");
 

@@ -12,15 +12,17 @@ mod owners;
 mod simulation;
 mod suspend;
 mod time;
+mod timeouts;
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tenure::{
     Client, Identity, Kind, Memory, ObjectRef,
-    control::{Capacity, Declaration},
+    control::{Capacity, Declaration, Order, Resource},
     memory::Fate,
 };
 
@@ -60,6 +62,21 @@ fn semaphore(permits: u64) -> Declaration {
         lease: Duration::from_secs(30),
         max_hold: None,
         capacity: Capacity::Permits(permits),
+    }
+}
+
+fn pool(resources: &[&str]) -> Declaration {
+    let resource = |name: &&str| Resource {
+        name: (*name).to_owned(),
+        properties: BTreeMap::new(),
+        disabled: false,
+    };
+    Declaration {
+        capacity: Capacity::Resources {
+            order: Order::LeastRecentlyUsed,
+            resources: resources.iter().map(resource).collect(),
+        },
+        ..semaphore(0)
     }
 }
 

@@ -8,7 +8,7 @@ use tenure_tests::{Context, Redis, Result, bail, ensure, eventually, proxy::Dead
 
 use tokio::time::Instant;
 
-use super::support::{SOON, World, got, look, on_both, waiting};
+use super::support::{SOON, World, gone, got, look, on_both, waiting};
 
 async fn a_lease_taken_back_is_told_by_push_with_the_cause(world: World) -> Result {
     let client = world.client().await?;
@@ -97,6 +97,34 @@ async fn over_a_slow_connection_no_acquisition_returns_a_lease_that_is_lost() ->
         }
     }
     ensure!(in_time > 0, "none came in time");
+    Ok(())
+}
+
+/// A server that is stopped answers nobody, and its kernel takes what is sent.
+#[tokio::test]
+async fn on_a_stopped_server_no_call_waits_for_longer_than_its_timeout() -> Result {
+    let mut redis = Redis::start().await?;
+    let world = World::on(&redis, "hung");
+    let client = world.client_with_timeout(SOON).await?;
+    let held = client.lock("held")?.acquire().await?;
+    redis.pause()?;
+    drop(held);
+    let within = Duration::from_millis(700);
+    let started = Instant::now();
+    let many = client.lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?;
+    let outcomes = (
+        client.lock("x")?.acquire_timeout(within).await.is_err(),
+        many.acquire_timeout(within).await.is_err(),
+        client.clone().close_timeout(within).await,
+    );
+    // Well below the response timeout, on a machine that does much else.
+    ensure!(started.elapsed() < SOON / 2, "{:?}", started.elapsed());
+    assert_eq!(outcomes, (true, true, false));
+    redis.resume()?;
+    assert!(client.clone().close_timeout(SOON).await);
+    for name in ["held", "x"] {
+        gone(&client, &world.object(Kind::Lock, name)?).await?;
+    }
     Ok(())
 }
 

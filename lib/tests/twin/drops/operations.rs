@@ -206,6 +206,7 @@ table! {
     };
     client_connect_and_close: async |a: Client| {
         drop(a.lock("x")?.acquire().await?);
+        a.clone().close_timeout(std::time::Duration::from_secs(1)).await;
         a.close().await;
         Ok(())
     };

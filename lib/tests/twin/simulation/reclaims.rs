@@ -115,7 +115,10 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
         let got = match locked.acquire_timeout(ms(random.u64(..3000))).await {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
             Ok(None) => continue,
-            Err(Error::Lost { cause, .. }) if known().is_some_and(|(why, _)| cause.ends_with(told(why))) => {
+            // In a storm a late copy of its request may have been taken back, too, for another cause.
+            Err(Error::Lost { cause, .. })
+                if known().is_some_and(|(why, _)| !calm || cause.ends_with(told(why))) =>
+            {
                 continue;
             }
             Err(Error::Unreachable { .. }) if !calm => continue,
