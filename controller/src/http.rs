@@ -1,7 +1,7 @@
 //! HTTP: `/livez`, `/readyz` and `/metrics`.
 //!
-//! Ready means that the controller sees what is declared. Redis being away is told in each object's conditions and does
-//! not make the controller unready, let alone dead: restarting it would not bring Redis back.
+//! Ready means that the controller sees what is declared, and that Redis answers it: a rollout with wrong credentials
+//! stops, and whoever watches pods sees it. It is not dead for that: restarting it would not bring Redis back.
 
 use std::{
     collections::BTreeMap,
@@ -30,8 +30,6 @@ pub(crate) struct Health {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 struct Check {
     ok: bool,
-    /// Whether readiness hangs on it.
-    required: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     message: String,
 }
@@ -39,12 +37,16 @@ struct Check {
 impl Health {
     /// Says that `name` is well.
     pub(crate) fn good(&self, name: &str) {
+        self.well(name, "");
+    }
+
+    /// Says that `name` is well, with something worth knowing about it.
+    pub(crate) fn well(&self, name: &str, message: &str) {
         self.lock().insert(
             name.to_owned(),
             Check {
                 ok: true,
-                required: true,
-                message: String::new(),
+                message: message.to_owned(),
             },
         );
     }
@@ -53,7 +55,6 @@ impl Health {
     pub(crate) fn bad(&self, name: &str, message: &str) -> bool {
         let check = Check {
             ok: false,
-            required: true,
             message: message.to_owned(),
         };
         self.lock()
@@ -61,21 +62,9 @@ impl Health {
             .is_none_or(|before| before != check)
     }
 
-    /// Notes something that readiness does not hang on.
-    pub(crate) fn inform(&self, name: &str, ok: bool, message: &str) {
-        self.lock().insert(
-            name.to_owned(),
-            Check {
-                ok,
-                required: false,
-                message: message.to_owned(),
-            },
-        );
-    }
-
     fn verdict(&self) -> (StatusCode, BTreeMap<String, Check>) {
         let checks = self.lock().clone();
-        let ready = !checks.is_empty() && checks.values().all(|check| check.ok || !check.required);
+        let ready = !checks.is_empty() && checks.values().all(|check| check.ok);
         (
             if ready {
                 StatusCode::OK
@@ -135,7 +124,7 @@ async fn readyz(State(served): State<Served>, Query(query): Query<BTreeMap<Strin
     if query.contains_key("verbose") {
         return (code, Json(checks)).into_response();
     }
-    let failing = checks.iter().filter(|(_, check)| check.required && !check.ok);
+    let failing = checks.iter().filter(|(_, check)| !check.ok);
     let lines: Vec<String> = failing
         .map(|(name, check)| format!("{name}: {}", check.message))
         .collect();
@@ -179,14 +168,6 @@ mod tests {
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(checks["watch pods"].message, "no permission");
         health.good("watch pods");
-        assert_eq!(health.verdict().0, StatusCode::OK);
-    }
-
-    #[test]
-    fn redis_being_away_does_not_make_it_unready() {
-        let health = Health::default();
-        health.good("watch lockpools");
-        health.inform("redis", false, "connection refused");
         assert_eq!(health.verdict().0, StatusCode::OK);
     }
 }

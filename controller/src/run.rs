@@ -336,11 +336,11 @@ async fn follow_redis(control: tenure::Control, health: Arc<Health>, metrics: Me
         match &server {
             Server::Connected { version, .. } => {
                 metrics.redis_connected.set(1);
-                health.inform("redis", true, version);
+                health.well("redis", version);
             }
             Server::Disconnected { error, .. } => {
                 metrics.redis_connected.set(0);
-                health.inform("redis", false, error);
+                health.bad("redis", error);
             }
         }
         control.server_changed(&server).await;

@@ -172,6 +172,9 @@ impl ClientBuilder {
     /// How long one command may take before the connection counts as broken. Default: 3 s. It should be well below a
     /// lease, so that a second try fits in.
     ///
+    /// A server that has been silent for this long, but at least 1 s and at most 10 s, is asked for its time: a connection that
+    /// died without a word is noticed within twice as long, also by a client that has nothing to do.
+    ///
     /// ```
     /// let quick = std::time::Duration::from_millis(500);
     /// let builder = tenure::Client::builder("redis://127.0.0.1").response_timeout(quick);

@@ -56,6 +56,10 @@ pub enum Error {
         /// What was tried, and how it failed.
         reason: String,
     },
+    /// The tokio runtime in which the client was made has ended, and its connection with it: nothing works any more, and
+    /// what is held ends by itself. Make another client, in a runtime that lives as long as it.
+    #[error("the client is closed: the tokio runtime in which it was made has ended; make another client")]
+    Closed,
     /// Redis answered, but refuses the operation: no rights, no memory, keys of another program.
     #[error("Redis refuses: {reason}")]
     Refused {

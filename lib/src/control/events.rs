@@ -1,12 +1,12 @@
 //! What a controller is told without asking: objects that have changed, or are missing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::broadcast;
 
 use crate::{
     ObjectRef,
-    wire::{clock::Clock, ledger::Ledger, node::Receiver},
+    wire::{clock::Clock, ledger::Ledger, lock, node::Receiver},
 };
 
 /// Something a controller should look at.
@@ -70,7 +70,8 @@ impl Events {
 pub(crate) struct Mailbox {
     channel: String,
     ledger: Arc<Ledger>,
-    events: broadcast::Sender<Event>,
+    /// Absent: none comes any more.
+    events: Mutex<Option<broadcast::Sender<Event>>>,
 }
 
 impl Mailbox {
@@ -78,13 +79,22 @@ impl Mailbox {
         Self {
             channel,
             ledger,
-            events: broadcast::channel(4096).0,
+            events: Mutex::new(Some(broadcast::channel(4096).0)),
         }
     }
 
     pub(crate) fn subscribe(&self) -> Events {
-        Events {
-            events: self.events.subscribe(),
+        let events = match &*lock(&self.events) {
+            Some(events) => events.subscribe(),
+            None => broadcast::channel(1).1,
+        };
+        Events { events }
+    }
+
+    fn send(&self, event: Event) {
+        if let Some(events) = &*lock(&self.events) {
+            // An error means that there is no subscriber now.
+            let _ = events.send(event);
         }
     }
 }
@@ -100,13 +110,17 @@ impl Receiver for Mailbox {
             _ => None,
         };
         if let Some(event) = event {
-            // An error means that nobody listens now.
-            let _ = self.events.send(event);
+            self.send(event);
         }
     }
 
     fn connected(&self) {
         self.ledger.connected();
-        let _ = self.events.send(Event::Reconnected);
+        self.send(Event::Reconnected);
+    }
+
+    fn closed(&self) {
+        self.ledger.closed();
+        lock(&self.events).take();
     }
 }

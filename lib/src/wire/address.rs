@@ -1,6 +1,11 @@
 //! What a URL names: servers or Sentinels, and how to come in.
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use std::time::Duration;
+
+use redis::{
+    ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+};
 
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -10,6 +15,8 @@ const FORMS: &str = "use redis://[user][:password@]host[:port][,host[:port]][/da
                      redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]\
                      [?sentinel_username=USER&sentinel_password=PASSWORD], \
                      or for TLS the same with rediss:// or rediss+sentinel://";
+/// Load balancers forget idle connections after a minute at the earliest.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 const SENTINEL_PORT: u16 = 26379;
 
 /// What a URL names.
@@ -128,6 +135,14 @@ fn tls_problem(wanted: bool, rest: &str, built_in: bool) -> Option<&'static str>
         .then_some("asks for TLS without a check of the server's certificate, which protects from nobody")
 }
 
+/// Small calls go out at once, and what lies between knows for as long as a connection is idle that it is not forgotten.
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 3);
+    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
+}
+
 /// How to come in, wherever the server is.
 pub(crate) struct Access {
     settings: RedisConnectionInfo,
@@ -159,7 +174,9 @@ impl Access {
 
     /// No connection is made yet.
     pub(crate) fn client(&self, info: ConnectionInfo) -> Result<redis::Client, Error> {
-        let info = info.set_redis_settings(self.settings.clone());
+        let info = info
+            .set_redis_settings(self.settings.clone())
+            .set_tcp_settings(tcp_settings());
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             return tls.client(info);

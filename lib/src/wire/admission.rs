@@ -9,6 +9,9 @@
 //! delay that doubles from 20 ms to a second, less up to a half by chance. The first call that is answered opens the
 //! window again, from one on: what waited follows within a few round trips, and if the server refuses again, as it does
 //! when the answered call only read, few have been sent. The delay starts anew after the window has been full.
+//!
+//! When it denies one kind of call, as it does without the right to run scripts ([`Ticket::denied`]), the same holds for the
+//! queue of that class alone.
 
 use std::{
     collections::VecDeque,
@@ -62,9 +65,16 @@ pub(crate) struct Admission {
 struct State {
     /// There is a connection.
     open: bool,
-    in_flight: usize,
     window: usize,
     queues: [VecDeque<Waiting>; CLASSES],
+    all: Pace,
+    classes: [Pace; CLASSES],
+}
+
+/// Of some calls: what is in flight, and whether the server takes any.
+#[derive(Default)]
+struct Pace {
+    in_flight: usize,
     refusal: Option<Refusal>,
     /// The next delay; zero: the first one.
     delay: Duration,
@@ -88,8 +98,10 @@ struct Refusal {
 #[must_use]
 pub(crate) struct Ticket {
     admission: Option<Arc<Admission>>,
+    class: Class,
     cost: usize,
-    refusals: u64,
+    /// How often the server had refused all calls, and those of this class, when it was given out.
+    refusals: (u64, u64),
 }
 
 impl Admission {
@@ -117,13 +129,13 @@ impl Admission {
             if !state.open {
                 return None;
             }
-            if state.queues.iter().all(VecDeque::is_empty) && state.has_room(cost) {
-                return Some(self.ticket(&mut state, cost));
+            if state.queues.iter().all(VecDeque::is_empty) && state.has_room(class, cost) {
+                return Some(self.ticket(&mut state, class, cost));
             }
             let (admit, admitted) = oneshot::channel();
             state.queues[class as usize].push_back(Waiting { cost, admit });
             self.admit(&mut state);
-            if state.refusal.is_some() {
+            if state.next_try().is_some() {
                 self.changed.notify_one();
             }
             admitted
@@ -131,10 +143,13 @@ impl Admission {
         admitted.await.ok()
     }
 
-    /// Why the server takes no calls, if it does not.
-    pub(crate) fn refusal(&self) -> Option<String> {
+    /// Why the server takes no calls of a class, if it does not.
+    pub(crate) fn refusal(&self, class: Class) -> Option<String> {
         let state = lock(&self.state);
-        state.refusal.as_ref().map(|refusal| refusal.reason.clone())
+        let refusal = [&state.all, &state.classes[class as usize]]
+            .into_iter()
+            .find_map(|pace| pace.refusal.as_ref());
+        refusal.map(|refusal| refusal.reason.clone())
     }
 
     /// Lets calls out when a delay has passed, for as long as it is polled.
@@ -143,9 +158,7 @@ impl Admission {
             let next = {
                 let mut state = lock(&self.state);
                 self.admit(&mut state);
-                let now = Instant::now();
-                let next = state.refusal.as_ref().map(|refusal| refusal.next);
-                next.filter(|next| *next > now && state.queues.iter().any(|queue| !queue.is_empty()))
+                state.next_try()
             };
             match next {
                 Some(next) => {
@@ -160,47 +173,97 @@ impl Admission {
         }
     }
 
-    fn ticket(self: &Arc<Self>, state: &mut State, cost: usize) -> Ticket {
-        state.in_flight += cost;
+    fn ticket(self: &Arc<Self>, state: &mut State, class: Class, cost: usize) -> Ticket {
+        let [all, own] = state.paces(class);
+        all.in_flight += cost;
+        own.in_flight += cost;
         Ticket {
             admission: Some(self.clone()),
+            class,
             cost,
-            refusals: state.refusals,
+            refusals: (all.refusals, own.refusals),
         }
     }
 
     fn admit(self: &Arc<Self>, state: &mut State) {
-        while state.open {
-            let Some(class) = state.queues.iter().position(|queue| !queue.is_empty()) else {
-                return;
-            };
-            let Some(head) = state.queues[class].front() else {
-                return;
-            };
-            // A caller that has left holds up no other.
-            let (left, cost) = (head.admit.is_closed(), head.cost);
-            if !left && !state.has_room(cost) {
-                return;
-            }
-            let head = state.queues[class].pop_front();
-            if let Some(head) = head.filter(|_| !left) {
-                let ticket = self.ticket(state, cost);
-                if let Err(mut ticket) = head.admit.send(ticket) {
-                    // Its drop would lock the state again.
-                    ticket.admission = None;
-                    state.in_flight -= cost;
+        for class in [Class::Renewal, Class::Release, Class::Other] {
+            while let Some(head) = state.queues[class as usize].front() {
+                // A caller that has left holds up no other.
+                let (left, cost) = (head.admit.is_closed(), head.cost);
+                if !left && !state.has_room(class, cost) {
+                    break;
+                }
+                let head = state.queues[class as usize].pop_front();
+                if let Some(head) = head.filter(|_| !left) {
+                    let ticket = self.ticket(state, class, cost);
+                    if let Err(mut ticket) = head.admit.send(ticket) {
+                        // Its drop would lock the state again.
+                        ticket.admission = None;
+                        state.give_back(class, cost);
+                    }
                 }
             }
+            // What comes after waits for room as well, unless this class alone is denied.
+            let denied = state.classes[class as usize].refusal.is_some();
+            if !denied && !state.queues[class as usize].is_empty() {
+                return;
+            }
         }
+    }
+
+    fn refused(&self, class: Option<Class>, seen: u64, reason: String, chance: u8) {
+        {
+            let mut state = lock(&self.state);
+            let pace = match class {
+                Some(class) => &mut state.classes[class as usize],
+                None => &mut state.all,
+            };
+            if seen != pace.refusals {
+                return;
+            }
+            pace.refusals += 1;
+            pace.delay = (pace.delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
+            let next = Instant::now() + jittered(pace.delay, chance);
+            pace.refusal = Some(Refusal { reason, next });
+        }
+        self.changed.notify_one();
     }
 }
 
 impl State {
-    fn has_room(&self, cost: usize) -> bool {
-        match &self.refusal {
-            Some(refusal) => self.in_flight == 0 && Instant::now() >= refusal.next,
-            None => self.in_flight == 0 || self.in_flight + cost <= self.window,
+    fn paces(&mut self, class: Class) -> [&mut Pace; 2] {
+        [&mut self.all, &mut self.classes[class as usize]]
+    }
+
+    fn has_room(&self, class: Class, cost: usize) -> bool {
+        let all = &self.all;
+        let fits = all.in_flight == 0 || all.in_flight + cost <= self.window;
+        self.open && fits && all.may_try() && self.classes[class as usize].may_try()
+    }
+
+    fn give_back(&mut self, class: Class, cost: usize) {
+        for pace in self.paces(class) {
+            pace.in_flight -= cost;
         }
+    }
+
+    /// When a call that waits may be tried, if it waits for that.
+    fn next_try(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let waiting = (0..CLASSES).filter(|class| !self.queues[*class].is_empty());
+        let tries = waiting.filter_map(|class| {
+            let next = |pace: &Pace| pace.refusal.as_ref().map(|refusal| refusal.next);
+            next(&self.all).max(next(&self.classes[class]))
+        });
+        tries.filter(|next| *next > now).min()
+    }
+}
+
+impl Pace {
+    fn may_try(&self) -> bool {
+        self.refusal
+            .as_ref()
+            .is_none_or(|refusal| self.in_flight == 0 && Instant::now() >= refusal.next)
     }
 }
 
@@ -209,32 +272,34 @@ impl Ticket {
     pub(crate) fn answered(self) {
         let Some(admission) = &self.admission else { return };
         let mut state = lock(&admission.state);
-        if self.refusals != state.refusals {
+        let own = &mut state.classes[self.class as usize];
+        if self.refusals.1 == own.refusals && own.refusal.take().is_none() {
+            own.delay = Duration::ZERO;
+        }
+        if self.refusals.0 != state.all.refusals {
             return;
         }
-        if state.refusal.take().is_some() {
+        if state.all.refusal.take().is_some() {
             state.window = 0;
         }
         state.window = (state.window + self.cost).min(FULL_WINDOW);
         if state.window == FULL_WINDOW {
-            state.delay = Duration::ZERO;
+            state.all.delay = Duration::ZERO;
         }
     }
 
     /// The server takes no calls at present. `chance`: any number.
     pub(crate) fn refused(self, reason: String, chance: u8) {
-        let Some(admission) = &self.admission else { return };
-        {
-            let mut state = lock(&admission.state);
-            if self.refusals != state.refusals {
-                return;
-            }
-            state.refusals += 1;
-            state.delay = (state.delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
-            let next = Instant::now() + jittered(state.delay, chance);
-            state.refusal = Some(Refusal { reason, next });
+        if let Some(admission) = &self.admission {
+            admission.refused(None, self.refusals.0, reason, chance);
         }
-        admission.changed.notify_one();
+    }
+
+    /// The server takes no calls of this class. `chance`: any number.
+    pub(crate) fn denied(self, reason: String, chance: u8) {
+        if let Some(admission) = &self.admission {
+            admission.refused(Some(self.class), self.refusals.1, reason, chance);
+        }
     }
 }
 
@@ -242,7 +307,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(admission) = self.admission.take() {
             let mut state = lock(&admission.state);
-            state.in_flight -= self.cost;
+            state.give_back(self.class, self.cost);
             admission.admit(&mut state);
         }
     }
@@ -329,10 +394,11 @@ mod tests {
         });
         // Those that were in flight together count once.
         let together: Vec<_> = std::iter::from_fn(|| try_enter(&admission, Class::Other, 1)).collect();
+        assert!(together.len() > 1);
         for ticket in together {
             ticket.refused("NOREPLICAS".to_owned(), 0);
         }
-        assert_eq!(admission.refusal().as_deref(), Some("NOREPLICAS"));
+        assert_eq!(admission.refusal(Class::Other).as_deref(), Some("NOREPLICAS"));
         let mut delays = Vec::new();
         for _ in 0..8 {
             let start = Instant::now();
@@ -348,10 +414,34 @@ mod tests {
         let rounded: Vec<_> = delays.iter().map(|delay| delay / 10 * 10).collect();
         assert_eq!(rounded, [20, 40, 80, 160, 320, 640, 1000, 1000]);
         admission.enter(Class::Other, 1).await.unwrap().answered();
-        assert_eq!(admission.refusal(), None);
+        assert_eq!(admission.refusal(Class::Other), None);
         let tickets: Vec<_> = std::iter::from_fn(|| try_enter(&admission, Class::Other, 1)).collect();
         assert_eq!(tickets.len(), 1, "it begins with one");
         runner.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_class_that_is_denied_holds_up_no_other() {
+        let admission = opened();
+        for class in [Class::Release, Class::Release] {
+            let ticket = try_enter(&admission, class, 1);
+            if let Some(ticket) = ticket {
+                ticket.denied("NOPERM".to_owned(), 0);
+            }
+        }
+        assert!(try_enter(&admission, Class::Release, 1).is_none());
+        assert_eq!(admission.refusal(Class::Release).as_deref(), Some("NOPERM"));
+        assert_eq!(admission.refusal(Class::Renewal), None);
+        try_enter(&admission, Class::Renewal, 1).unwrap().answered();
+        try_enter(&admission, Class::Other, 1).unwrap().answered();
+        tokio::time::sleep(LONGEST_DELAY).await;
+        let ticket = try_enter(&admission, Class::Release, 1).unwrap();
+        assert!(
+            try_enter(&admission, Class::Release, 1).is_none(),
+            "one at a time"
+        );
+        ticket.answered();
+        assert_eq!(admission.refusal(Class::Release), None);
     }
 
     #[test]

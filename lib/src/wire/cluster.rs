@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures_util::stream::{self, StreamExt};
 use redis::{AsyncConnectionConfig, RedisError, Value, aio::MultiplexedConnection};
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 use tracing::{debug, info};
 
 use super::{
@@ -17,6 +17,7 @@ use super::{
     explain::explain_at,
     node::{Bell, FIRST_DELAY, LONGEST_DELAY, Node, Setting, State, Whereabouts},
     routes::Routes,
+    unreachable,
 };
 use crate::Error;
 
@@ -52,7 +53,8 @@ struct Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.keeper.abort();
-        self.node.retire();
+        let hint = "it is no master of the cluster any more";
+        self.node.retire(unreachable(&self.node.address, hint));
     }
 }
 
@@ -60,6 +62,8 @@ impl Drop for Member {
 pub(crate) struct Cluster {
     reach: Arc<Reach>,
     bell: Arc<Bell>,
+    /// In which the connections are kept: a caller's may end before the client does.
+    runtime: Handle,
     members: HashMap<String, Member>,
     /// A master for each slot.
     slots: Vec<Option<Arc<Node>>>,
@@ -72,6 +76,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// Has to be called in the client's runtime.
     pub(crate) fn new(reach: Arc<Reach>, bell: Arc<Bell>) -> Self {
         let none = Error::Unreachable {
             reason: "no server of the cluster has been asked yet".to_owned(),
@@ -79,6 +84,7 @@ impl Cluster {
         Self {
             reach,
             bell,
+            runtime: Handle::current(),
             members: HashMap::new(),
             slots: vec![None; SLOTS.into()],
             replicas: Vec::new(),
@@ -110,7 +116,7 @@ impl Cluster {
             self.reach.setting.clone(),
             self.bell.clone(),
         );
-        let keeper = tokio::spawn(keeper.run(true)).abort_handle();
+        let keeper = self.runtime.spawn(keeper.run(true)).abort_handle();
         let member = Member {
             node: node.clone(),
             keeper,

@@ -66,6 +66,19 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
+    /// It is not renewed at present.
+    fn doubt(&self, reason: &str) {
+        self.status.send_if_modified(|status| {
+            let was_held = matches!(status.standing, Standing::Held);
+            if was_held {
+                status.standing = Standing::Unsure {
+                    reason: reason.to_owned(),
+                };
+            }
+            was_held
+        });
+    }
+
     /// When the server has ended it, if nothing is sent any more. A renewal that is under way may have prolonged it there
     /// by a whole lease, of which its holder has not heard.
     pub(crate) fn ends_at_the_latest(&self) -> Instant {
@@ -428,15 +441,7 @@ impl Ledger {
     /// A renewal had no answer: the lease may still run.
     pub(crate) fn unsure(&self, item: &Item, reason: &str) {
         if let Some(hold) = &item.hold {
-            hold.status.send_if_modified(|status| {
-                let was_held = matches!(status.standing, Standing::Held);
-                if was_held {
-                    status.standing = Standing::Unsure {
-                        reason: reason.to_owned(),
-                    };
-                }
-                was_held
-            });
+            hold.doubt(reason);
             if hold.status.borrow().deadline <= self.uptime.now() {
                 self.lost(hold, &format!("it could not be renewed in time: {reason}"));
                 return;
@@ -520,6 +525,17 @@ impl Receiver for Ledger {
                 }
             }
             None => warn!(payload, "a push that this version does not understand"),
+        }
+    }
+
+    fn closed(&self) {
+        const CLOSED: &str = "the client is closed: the runtime in which it was made has ended";
+        for entry in lock(&self.book).entries.values_mut() {
+            match entry {
+                // Whoever waits asks again, and is told.
+                Entry::Waiting { word, .. } => drop(word.take()),
+                Entry::Held { hold, .. } => hold.doubt(CLOSED),
+            }
         }
     }
 

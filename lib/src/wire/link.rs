@@ -14,7 +14,7 @@ use super::{
     admission::{self, Class, Ticket, jittered},
     clock::Asked,
     cluster::{self, Cluster, Reach},
-    node::{Bell, FIRST_DELAY, LONGEST_DELAY, Node, Setting, State, Whereabouts},
+    node::{Bell, FIRST_DELAY, LONGEST_DELAY, Node, Receiver, Setting, State, Whereabouts},
     retry::{RetryAction, retry_action},
     routes::Routes,
     script::Script,
@@ -50,11 +50,15 @@ impl Drop for Inner {
 }
 
 /// Closes the routes when the task that keeps them ends, whatever ends it.
-struct Closing(Arc<Routes>);
+struct Closing {
+    routes: Arc<Routes>,
+    receiver: Arc<dyn Receiver>,
+}
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.close();
+        self.routes.close();
+        self.receiver.closed();
     }
 }
 
@@ -70,12 +74,15 @@ impl Link {
         let bell: Arc<Bell> = Arc::default();
         let (node, keeper) = Node::new(address, whereabouts, setting.clone(), bell.clone());
         let routes = Arc::new(Routes::to(node, bell.clone()));
-        let closing = Closing(routes.clone());
+        let closing = Closing {
+            routes: routes.clone(),
+            receiver: setting.receiver.clone(),
+        };
         let keeper = tokio::spawn(async move {
             keeper.run(reach.is_none()).await;
             if let Some(reach) = reach.map(Arc::new) {
-                closing.0.become_cluster(Cluster::new(reach.clone(), bell));
-                cluster::follow(&closing.0, &reach).await;
+                closing.routes.become_cluster(Cluster::new(reach.clone(), bell));
+                cluster::follow(&closing.routes, &reach).await;
             }
             // What is wrong stays said for as long as somebody may ask.
             std::future::pending::<()>().await;
@@ -180,6 +187,7 @@ impl Link {
     ) -> Result<(Reply, u64), Error> {
         let routes = &self.0.routes;
         let events = &self.0.setting.version_and_events;
+        let gives_back = script.class() == Class::Release;
         let (mut repeated, mut redirected, mut delay) = (false, 0, FIRST_DELAY);
         let mut via: Option<String> = None;
         loop {
@@ -221,6 +229,8 @@ impl Link {
             match action {
                 RetryAction::Wait => ticket.refused(words(&error), self.0.setting.chance()),
                 RetryAction::Reconnect => drop(ticket),
+                // What is not given back now keeps the next holder waiting for a whole lease.
+                RetryAction::Deny if gives_back => ticket.denied(words(&error), self.0.setting.chance()),
                 _ => ticket.answered(),
             }
             match action {
@@ -250,15 +260,11 @@ impl Link {
                     self.pause(&mut delay, until).await;
                 }
                 RetryAction::Repeat => self.pause(&mut delay, until).await,
-                // What is not given back now keeps the next holder waiting for a whole lease.
-                RetryAction::Deny if script.class() == Class::Release => self.pause(&mut delay, until).await,
+                RetryAction::Deny if gives_back => {}
                 RetryAction::Deny | RetryAction::Fail => return Err(refusal(keys, &error)),
             }
             if Instant::now() >= until {
-                return Err(match action {
-                    RetryAction::Deny => refusal(keys, &error),
-                    _ => unreachable(&node.address, words(&error)),
-                });
+                return Err(unreachable(&node.address, words(&error)));
             }
         }
     }
@@ -298,7 +304,7 @@ async fn admitted(
 ) -> Result<Option<Ticket>, Error> {
     let turn = node.admission.enter(class, admission::cost(keys.len()));
     tokio::time::timeout_at(until, turn).await.map_err(|_elapsed| {
-        let refusal = node.admission.refusal();
+        let refusal = node.admission.refusal(class);
         unreachable(&node.address, refusal.as_deref().unwrap_or("no answer in time"))
     })
 }

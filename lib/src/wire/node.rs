@@ -1,32 +1,23 @@
-//! One server's connection: made, kept, and made again.
-//!
-//! One task owns it. It connects, checks the server, subscribes to the client's channels, and shows the session to
-//! callers; when the session breaks it starts over, with a growing delay.
+//! A server as callers see it, and the session with it while there is one. [`keeper`] makes and keeps the connection.
+
+mod keeper;
 
 use std::{
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    io,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use redis::{
-    AsyncConnectionConfig, ErrorKind, PushKind, RedisError, ServerErrorKind, Value,
-    aio::MultiplexedConnection,
-};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
 };
-use tracing::{info, warn};
 
+pub(crate) use self::keeper::Keeper;
 use super::{
-    about::About,
-    address,
-    admission::{Admission, jittered},
+    admission::Admission,
     clock::Clock,
-    explain::{at_greeting, explain},
     lock,
     script::Script,
     sentinel::Sentinels,
@@ -40,8 +31,6 @@ use crate::memory::{self, Memory};
 /// Between two tries, at first and at most.
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(20);
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(1);
-/// A connection that lived for longer than this is made again at once.
-const STABLE: Duration = Duration::from_millis(100);
 
 const LOST: &str = "the connection is lost";
 
@@ -91,6 +80,8 @@ pub(crate) trait Receiver: Send + Sync + 'static {
     fn message(&self, clock: &Clock, channel: &str, payload: &str);
     /// A new connection: messages may have been missed before it.
     fn connected(&self);
+    /// No message comes any more.
+    fn closed(&self);
 }
 
 #[derive(Clone)]
@@ -106,10 +97,40 @@ pub(crate) struct Session {
     number: u64,
     connection: Connection,
     pub(crate) clock: Arc<Clock>,
+    heard: Arc<Heard>,
+    response_timeout: Duration,
     pub(crate) run_id: Arc<str>,
     pub(crate) version: Arc<str>,
     /// The server's name for this connection, where we may know it.
     id: Option<i64>,
+}
+
+/// When something came in last, and how long the last answer took.
+struct Heard(Mutex<(Instant, Duration)>);
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self(Mutex::new((Instant::now(), Duration::ZERO)))
+    }
+}
+
+impl Heard {
+    fn now(&self) {
+        lock(&self.0).0 = Instant::now();
+    }
+
+    fn answer_to(&self, asked: Instant) {
+        let now = Instant::now();
+        *lock(&self.0) = (now, now.duration_since(asked));
+    }
+
+    fn last(&self) -> Instant {
+        lock(&self.0).0
+    }
+
+    fn took(&self) -> Duration {
+        lock(&self.0).1
+    }
 }
 
 #[derive(Clone)]
@@ -196,9 +217,8 @@ impl Node {
         *old = new;
     }
 
-    /// Nobody keeps this connection any more.
-    pub(crate) fn retire(&self) {
-        let error = unreachable(&self.address, "it is no master of the cluster any more");
+    /// The connection is kept no longer.
+    pub(crate) fn retire(&self, error: Error) {
         self.set(State::Down { error });
     }
 
@@ -218,9 +238,52 @@ impl Node {
 }
 
 impl Session {
+    /// Waits for an answer. After a silence the connection may be dead without a word: it then counts as broken if nothing
+    /// comes in for a third of the response timeout, or twice the time of the last answer where that is longer. So there is
+    /// time left to repeat the call over another connection.
+    async fn answer<T>(&self, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+        let (asked, before) = (Instant::now(), self.heard.last());
+        let answered = async {
+            let answer = answer.await;
+            // An error reply is an answer.
+            if answer
+                .as_ref()
+                .map_or_else(|error| error.code().is_some(), |_| true)
+            {
+                self.heard.answer_to(asked);
+            }
+            answer
+        };
+        let patience = (self.response_timeout / 3).max(self.heard.took() * 2);
+        if asked.duration_since(before) < patience || patience >= self.response_timeout {
+            return answered.await;
+        }
+        let mut answered = std::pin::pin!(answered);
+        if let Ok(answer) = tokio::time::timeout(patience, &mut answered).await {
+            return answer;
+        }
+        if self.heard.last() == before {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        }
+        answered.await
+    }
+
     /// Calls a script, with the server's run id and the controller's channel before the arguments. `asking`: of a server
     /// that is about to take the object over. `sent` is set anew when it has to be sent once more.
     pub(crate) async fn send(
+        &self,
+        script: &'static Script,
+        keys: &[String],
+        before: &str,
+        args: &[&str],
+        asking: bool,
+        (sent, uptime): (&mut Moment, &Uptime),
+    ) -> Result<Value, RedisError> {
+        self.answer(self.evaluate(script, keys, before, args, asking, (sent, uptime)))
+            .await
+    }
+
+    async fn evaluate(
         &self,
         script: &'static Script,
         keys: &[String],
@@ -279,6 +342,11 @@ impl Session {
 
     /// The server's time, in microseconds since 1970.
     pub(crate) async fn time(&self) -> Result<u64, RedisError> {
+        self.answer(self.ask_time()).await
+    }
+
+    /// As `time`, with as much patience after a silence as at any other time.
+    async fn ask_time(&self) -> Result<u64, RedisError> {
         let (seconds, micros): (u64, u64) = match &self.connection {
             Connection::Redis(connection) => redis::cmd("TIME").query_async(&mut connection.clone()).await?,
             #[cfg(feature = "memory")]
@@ -317,194 +385,4 @@ async fn evaluate(
 fn tell(broken: &mpsc::UnboundedSender<u64>, number: u64) {
     // An error means that nobody keeps the connection any more.
     let _ = broken.send(number);
-}
-
-/// What a try to connect has found.
-enum Found {
-    Session(Session),
-    Cluster,
-}
-
-/// Owns the connection to one server.
-pub(crate) struct Keeper {
-    node: Arc<Node>,
-    whereabouts: Whereabouts,
-    setting: Arc<Setting>,
-    broken: mpsc::UnboundedReceiver<u64>,
-    /// The number of the newest try.
-    newest: Arc<AtomicU64>,
-    /// The run id of the server, and its name for our last connection to it.
-    last: Option<(Arc<str>, i64)>,
-}
-
-impl Keeper {
-    /// Keeps the connection for as long as it is polled. It ends when the server turns out to be one of a cluster, which
-    /// is `expected` of those that a cluster has named.
-    pub(crate) async fn run(mut self, expected: bool) {
-        let mut delay = FIRST_DELAY;
-        loop {
-            let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
-            let started = Instant::now();
-            let address = self.node.address.clone();
-            match self.connect(number, expected).await {
-                Ok(Found::Cluster) => return,
-                Ok(Found::Session(session)) => {
-                    info!(address, version = %session.version, "connected to Redis");
-                    self.last = session.id.map(|id| (session.run_id.clone(), id));
-                    self.node.set(State::Up(session));
-                    self.setting.receiver.connected();
-                    self.keep(number).await;
-                    warn!(address, "the connection to Redis is lost");
-                    let error = unreachable(&address, LOST);
-                    self.node.set(State::Down { error });
-                    if started.elapsed() > STABLE {
-                        delay = FIRST_DELAY;
-                        continue;
-                    }
-                }
-                Err(error) => {
-                    let known = match self.node.state() {
-                        State::Down { error: known } => known.to_string() == error.to_string(),
-                        State::Up(_) => false,
-                    };
-                    if !known {
-                        warn!(%error, "cannot connect to Redis, trying on");
-                    }
-                    self.node.set(State::Down { error });
-                }
-            }
-            tokio::time::sleep(jittered(delay, self.setting.chance())).await;
-            delay = (delay * 2).min(LONGEST_DELAY);
-        }
-    }
-
-    /// Waits until the connection with this number breaks.
-    async fn keep(&mut self, number: u64) {
-        let broken = async { while self.broken.recv().await.is_some_and(|which| which < number) {} };
-        tokio::select! {
-            biased;
-            () = broken => {}
-            () = self.node.admission.run() => {}
-        }
-    }
-
-    async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Found, Error> {
-        let receiver = self.setting.receiver.clone();
-        let clock = Arc::new(Clock::of_a_connection_begun_at(self.setting.uptime.now()));
-        let broken = self.node.broken.clone();
-        let here: Arc<OnceLock<Arc<str>>> = Arc::default();
-        let on_message = {
-            let (here, newest, clock) = (here.clone(), self.newest.clone(), clock.clone());
-            move |channel: &str, payload: &str| {
-                // What arrives over a connection that was given up may be older than what a newer one has said.
-                if newest.load(Ordering::Relaxed) != number {
-                    return;
-                }
-                // Other servers' words come from their own connections.
-                if let Some((said_by, payload)) = payload.split_once('\n')
-                    && here.get().is_none_or(|here| **here == *said_by)
-                {
-                    receiver.message(&clock, channel, payload);
-                }
-            }
-        };
-        let (client, address) = match &self.whereabouts {
-            Whereabouts::At(servers) => {
-                let turn = usize::try_from(number - 1).unwrap_or_default() % servers.len();
-                (servers[turn].clone(), address::of(&servers[turn]))
-            }
-            Whereabouts::Sentinels(sentinels) => {
-                let found = sentinels.master().await?;
-                let address = address::of(&found);
-                (found, address)
-            }
-            #[cfg(feature = "memory")]
-            Whereabouts::Memory(memory, process) => {
-                let caller = memory::Caller {
-                    process: process.clone(),
-                    channels: self.setting.channels.clone(),
-                    response_timeout: self.setting.response_timeout,
-                    on_message,
-                    on_cut: move || tell(&broken, number),
-                };
-                let (connection, run_id) = memory.connect(caller).await?;
-                if let Some((run, id)) = &self.last
-                    && *run == run_id
-                {
-                    memory.end(*id);
-                }
-                return Ok(Found::Session(Session {
-                    number,
-                    id: Some(connection.id()),
-                    connection: Connection::Memory(connection),
-                    clock,
-                    run_id,
-                    version: concat!("in-memory twin ", env!("CARGO_PKG_VERSION")).into(),
-                }));
-            }
-        };
-        let on_push = move |info: redis::PushInfo| {
-            match info.kind {
-                PushKind::Disconnection => tell(&broken, number),
-                PushKind::Message => {
-                    if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
-                        && let (Ok(channel), Ok(payload)) =
-                            (std::str::from_utf8(channel), std::str::from_utf8(payload))
-                    {
-                        on_message(channel, payload);
-                    }
-                }
-                _ => {}
-            }
-            Ok::<(), redis::aio::SendError>(())
-        };
-        let timeout = self.setting.response_timeout;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout))
-            .set_push_sender(on_push);
-        let refused = |error: &RedisError| explain(&client, error);
-        let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(connection) => connection,
-            Err(error) => return Err(at_greeting(&client, timeout, &error).await),
-        };
-        let text: String = redis::cmd("INFO")
-            .arg(&["server", "replication", "memory"])
-            .query_async(&mut connection)
-            .await
-            .map_err(|e| refused(&e))?;
-        let about = About::read(&text, &address)?;
-        if about.is_cluster && !in_cluster {
-            return Ok(Found::Cluster);
-        }
-        // Not set before, as nothing is subscribed to yet.
-        let _ = here.set(about.run_id.clone());
-        connection
-            .subscribe(&self.setting.channels)
-            .await
-            .map_err(|e| refused(&e))?;
-        let id = self.end_last(&mut connection, &about.run_id).await;
-        Ok(Found::Session(Session {
-            number,
-            connection: Connection::Redis(connection),
-            clock,
-            run_id: about.run_id,
-            version: about.version,
-            id,
-        }))
-    }
-
-    /// What was sent over the last connection and has not arrived yet must not arrive any more: the same is sent again
-    /// over this one, and an acquisition that came in after its own release would hold what nobody knows of. Without the
-    /// right to end it, it ends when the network gives it up. Returns the server's name for this connection.
-    async fn end_last(&self, connection: &mut MultiplexedConnection, run_id: &str) -> Option<i64> {
-        if let Some((run, id)) = &self.last
-            && **run == *run_id
-        {
-            let mut kill = redis::cmd("CLIENT");
-            kill.arg("KILL").arg("ID").arg(*id);
-            let _: Result<Value, RedisError> = kill.query_async(connection).await;
-        }
-        redis::cmd("CLIENT").arg("ID").query_async(connection).await.ok()
-    }
 }

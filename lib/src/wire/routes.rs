@@ -6,7 +6,6 @@ use super::{
     cluster::{self, Cluster},
     lock,
     node::{Bell, Node, Session, State},
-    unreachable,
 };
 use crate::Error;
 
@@ -38,7 +37,12 @@ impl Routes {
     }
 
     pub(crate) fn close(&self) {
-        *lock(&self.map) = Map::Closed;
+        let map = std::mem::replace(&mut *lock(&self.map), Map::Closed);
+        // The servers of a cluster retire when it is dropped.
+        if let Map::One(node) = &map {
+            node.retire(Error::Closed);
+        }
+        drop(map);
         self.bell.ring();
     }
 
@@ -58,7 +62,7 @@ impl Routes {
                 Some(address) => cluster.at(address)?,
                 None => cluster.master(keys.first().map_or(0, |key| cluster::slot(key)))?,
             },
-            Map::Closed => return Err(closed()),
+            Map::Closed => return Err(Error::Closed),
         };
         match node.state() {
             State::Up(session) => Ok((node, session)),
@@ -76,7 +80,7 @@ impl Routes {
         match node.map(|node| node.state()) {
             Some(State::Up(session)) => Ok(session),
             Some(State::Down { error }) => Err(error),
-            None => self.health().and(Err(closed())),
+            None => self.health().and(Err(Error::Closed)),
         }
     }
 
@@ -88,11 +92,7 @@ impl Routes {
                 State::Down { error } => Err(error),
             },
             Map::Cluster(cluster) => cluster.health(),
-            Map::Closed => Err(closed()),
+            Map::Closed => Err(Error::Closed),
         }
     }
-}
-
-fn closed() -> Error {
-    unreachable("the client", "it is closed")
 }

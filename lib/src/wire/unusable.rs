@@ -31,7 +31,12 @@ fn newer(keys: &[String], refusal: &str) -> Option<Error> {
 fn damaged(keys: &[String], refusal: &str) -> Option<Error> {
     let what = match refusal.strip_prefix(CODE) {
         Some(what) => what.to_owned(),
-        None if refusal.starts_with("WRONGTYPE") || refusal.contains(IN_LUA) => format!("- {refusal}"),
+        // Refusals of the server itself, such as OOM, name the line of the script as well.
+        None if refusal.starts_with("WRONGTYPE")
+            || refusal.starts_with("ERR ") && refusal.contains(IN_LUA) =>
+        {
+            format!("- {refusal}")
+        }
         None => return None,
     };
     let key = what.split(' ').next().unwrap_or_default();
@@ -108,7 +113,8 @@ mod tests {
     #[test]
     fn what_redis_refuses_for_another_reason_is_no_damage() {
         for refusal in [
-            "OOM command not allowed",
+            "OOM command not allowed when used memory > 'maxmemory'. script: 0a, on @user_script:9.",
+            "NOREPLICAS Not enough good replicas to write. script: 0a, on @user_script:9.",
             "NOTDECLARED ml/lock/x",
             "NOPERM no rights",
         ] {

@@ -5,10 +5,12 @@
 
 mod adoption;
 mod bounds;
+mod connection;
 mod damage;
 mod drops;
 mod late;
 mod owners;
+mod runtimes;
 mod simulation;
 mod suspend;
 mod time;

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tenure_crds::Semaphore;
+use tenure_tests::proxy::Dead;
 use tenure_tests::redis::Persistence;
-use tenure_tests::{Context, Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Proxy, Redis, Result, ensure, eventually};
 
 use super::support::{SOON, Watched, World, condition, expect, file, version};
 
@@ -28,7 +29,8 @@ async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
         "the last known counts"
     );
     assert_eq!(world.controller.get("/livez").await?.0, 200);
-    assert_eq!(world.controller.get("/readyz").await?.0, 200);
+    let (code, text) = world.controller.get("/readyz").await?;
+    assert!(code == 503 && text.starts_with("redis: "), "{code}: {text}");
     world.until_metric("tenure_redis_connected", 0.0).await?;
 
     // It tries on meanwhile, and has nothing to tell of that.
@@ -63,6 +65,74 @@ async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
     });
     back.await?;
     world.until_metric("tenure_redis_connected", 1.0).await?;
+    Ok(())
+}
+
+/// A frozen server closes nothing: an idle controller has to ask.
+#[tokio::test]
+async fn a_frozen_redis_is_told_within_seconds_and_what_happened_meanwhile_is_seen_after_it() -> Result {
+    let world = World::new("frozen").await?;
+    world.semaphore("calls", 2, "").await?;
+    let lease = world
+        .client("holder")
+        .await?
+        .semaphore("calls")?
+        .acquire()
+        .await?;
+    world.redis.pause()?;
+    let frozen = Instant::now();
+    let told = async {
+        world
+            .until::<Semaphore>("calls", "cut off", SOON, |s| {
+                expect(s, "BackendReachable", "False", "BackendUnreachable")
+            })
+            .await?;
+        let took = frozen.elapsed();
+        ensure!(took < Duration::from_secs(15), "told after {took:?}");
+        let (code, text) = world.controller.get("/readyz").await?;
+        ensure!(code == 503, "{code}: {text}");
+        Ok(())
+    };
+    let told = told.await;
+    world.redis.resume()?;
+    told?;
+    let back = world.until::<Semaphore>("calls", "back, and held", SOON, |s| {
+        expect(s, "BackendReachable", "True", "Connected")?;
+        ensure!(s.common().held == 1, "held");
+        Ok(())
+    });
+    back.await?;
+    eventually("the controller to be ready", SOON, async || {
+        let (code, text) = world.controller.get("/readyz").await?;
+        ensure!(code == 200, "{code}: {text}");
+        Ok(())
+    })
+    .await?;
+    lease.release().await?;
+    Ok(())
+}
+
+/// The controller's connection alone is dead, and nothing tells either side.
+#[tokio::test]
+async fn a_status_does_not_stay_stale_over_a_connection_that_died_silently() -> Result {
+    let redis = Redis::start().await?;
+    let proxy = Proxy::start(redis.port()).await?;
+    let url = proxy.url();
+    let world = World::with("stale", redis, &["--redis-url", &url]).await?;
+    world.semaphore("calls", 2, "").await?;
+    proxy.half_open(Dead::Both);
+    let lease = world
+        .client("holder")
+        .await?
+        .semaphore("calls")?
+        .acquire()
+        .await?;
+    let seen = world.until::<Semaphore>("calls", "held", SOON, |s| {
+        ensure!(s.common().held == 1, "held");
+        Ok(())
+    });
+    seen.await?;
+    lease.release().await?;
     Ok(())
 }
 

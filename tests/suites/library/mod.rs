@@ -31,6 +31,7 @@
 //! | [`security`] | TLS, and the smallest rights that work |
 //! | [`sentinel`] | Redis behind Sentinel: masters that change |
 //! | [`versions`] | objects that another version of the protocol has written |
+//! | [`silence`] | connections that die without a word, and frozen servers |
 //! | [`servers`] | full, evicting, read-only and old servers; Valkey |
 //!
 //! The eleventh (one hash tag an object) is a unit test in `lib/src/object.rs`, the thirteenth stands in
@@ -62,5 +63,6 @@ mod rw_lock;
 mod security;
 mod sentinel;
 mod servers;
+mod silence;
 mod support;
 mod versions;

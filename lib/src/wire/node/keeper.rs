@@ -1,0 +1,273 @@
+//! Makes the connection to one server, keeps it, and makes it again.
+//!
+//! The keeper is a task of its own. It connects, checks the server, subscribes to the client's channels, and shows the
+//! session to callers; when the session breaks it starts over, with a growing delay.
+//!
+//! A connection may die without a word: a load balancer forgets it, a host is frozen. So a server that has been silent for
+//! about as long as an answer may take is asked for its time, and given up when it does not answer. A connection that is in
+//! use, also by the renewal of leases, is never asked.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{AsyncConnectionConfig, PushKind, RedisError, Value, aio::MultiplexedConnection};
+use tokio::{sync::mpsc, time::Instant};
+use tracing::{debug, info, warn};
+
+use super::{
+    Connection, FIRST_DELAY, Heard, LONGEST_DELAY, LOST, Node, Session, Setting, State, Whereabouts, tell,
+};
+#[cfg(feature = "memory")]
+use crate::memory;
+use crate::{
+    Error,
+    wire::{
+        about::About,
+        address,
+        admission::jittered,
+        clock::Clock,
+        explain::{at_greeting, explain},
+        unreachable,
+        uptime::Uptime,
+    },
+};
+
+/// A connection that lived for longer than this is made again at once.
+const STABLE: Duration = Duration::from_millis(100);
+/// A server that is silent is asked no more and no less often than this.
+const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
+const LONGEST_SILENCE: Duration = Duration::from_secs(10);
+
+/// What a try to connect has found.
+enum Found {
+    Session(Session),
+    Cluster,
+}
+
+/// Owns the connection to one server.
+pub(crate) struct Keeper {
+    pub(super) node: Arc<Node>,
+    pub(super) whereabouts: Whereabouts,
+    pub(super) setting: Arc<Setting>,
+    pub(super) broken: mpsc::UnboundedReceiver<u64>,
+    /// The number of the newest try.
+    pub(super) newest: Arc<AtomicU64>,
+    /// The run id of the server, and its name for our last connection to it.
+    pub(super) last: Option<(Arc<str>, i64)>,
+}
+
+impl Keeper {
+    /// Keeps the connection for as long as it is polled. It ends when the server turns out to be one of a cluster, which
+    /// is `expected` of those that a cluster has named.
+    pub(crate) async fn run(mut self, expected: bool) {
+        let mut delay = FIRST_DELAY;
+        loop {
+            let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
+            let started = Instant::now();
+            let address = self.node.address.clone();
+            match self.connect(number, expected).await {
+                Ok(Found::Cluster) => return,
+                Ok(Found::Session(session)) => {
+                    info!(address, version = %session.version, "connected to Redis");
+                    self.last = session.id.map(|id| (session.run_id.clone(), id));
+                    self.node.set(State::Up(session.clone()));
+                    self.setting.receiver.connected();
+                    self.keep(&session).await;
+                    warn!(address, "the connection to Redis is lost");
+                    let error = unreachable(&address, LOST);
+                    self.node.set(State::Down { error });
+                    if started.elapsed() > STABLE {
+                        delay = FIRST_DELAY;
+                        continue;
+                    }
+                }
+                Err(error) => {
+                    let known = match self.node.state() {
+                        State::Down { error: known } => known.to_string() == error.to_string(),
+                        State::Up(_) => false,
+                    };
+                    if !known {
+                        warn!(%error, "cannot connect to Redis, trying on");
+                    }
+                    self.node.set(State::Down { error });
+                }
+            }
+            tokio::time::sleep(jittered(delay, self.setting.chance())).await;
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    /// Waits until the connection breaks, or the server does not answer any more.
+    async fn keep(&mut self, session: &Session) {
+        let broken = async {
+            while self
+                .broken
+                .recv()
+                .await
+                .is_some_and(|which| which < session.number)
+            {}
+        };
+        let silence = self
+            .setting
+            .response_timeout
+            .clamp(SHORTEST_SILENCE, LONGEST_SILENCE);
+        tokio::select! {
+            biased;
+            () = broken => {}
+            () = self.node.admission.run() => {}
+            error = silent(session, silence, &self.setting.uptime) => debug!(%error, "the server is silent"),
+        }
+    }
+
+    async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Found, Error> {
+        let receiver = self.setting.receiver.clone();
+        let clock = Arc::new(Clock::of_a_connection_begun_at(self.setting.uptime.now()));
+        let broken = self.node.broken.clone();
+        let here: Arc<OnceLock<Arc<str>>> = Arc::default();
+        let heard: Arc<Heard> = Arc::default();
+        let on_message = {
+            let (here, newest) = (here.clone(), self.newest.clone());
+            let (clock, heard) = (clock.clone(), heard.clone());
+            move |channel: &str, payload: &str| {
+                heard.now();
+                // What arrives over a connection that was given up may be older than what a newer one has said.
+                if newest.load(Ordering::Relaxed) != number {
+                    return;
+                }
+                // Other servers' words come from their own connections.
+                if let Some((said_by, payload)) = payload.split_once('\n')
+                    && here.get().is_none_or(|here| **here == *said_by)
+                {
+                    receiver.message(&clock, channel, payload);
+                }
+            }
+        };
+        let (client, address) = match &self.whereabouts {
+            Whereabouts::At(servers) => {
+                let turn = usize::try_from(number - 1).unwrap_or_default() % servers.len();
+                (servers[turn].clone(), address::of(&servers[turn]))
+            }
+            Whereabouts::Sentinels(sentinels) => {
+                let found = sentinels.master().await?;
+                let address = address::of(&found);
+                (found, address)
+            }
+            #[cfg(feature = "memory")]
+            Whereabouts::Memory(memory, process) => {
+                let caller = memory::Caller {
+                    process: process.clone(),
+                    channels: self.setting.channels.clone(),
+                    response_timeout: self.setting.response_timeout,
+                    on_message,
+                    on_cut: move || tell(&broken, number),
+                };
+                let (connection, run_id) = memory.connect(caller).await?;
+                if let Some((run, id)) = &self.last
+                    && *run == run_id
+                {
+                    memory.end(*id);
+                }
+                return Ok(Found::Session(Session {
+                    number,
+                    clock,
+                    response_timeout: self.setting.response_timeout,
+                    heard,
+                    id: Some(connection.id()),
+                    connection: Connection::Memory(connection),
+                    run_id,
+                    version: concat!("in-memory twin ", env!("CARGO_PKG_VERSION")).into(),
+                }));
+            }
+        };
+        let on_push = move |info: redis::PushInfo| {
+            match info.kind {
+                PushKind::Disconnection => tell(&broken, number),
+                PushKind::Message => {
+                    if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
+                        && let (Ok(channel), Ok(payload)) =
+                            (std::str::from_utf8(channel), std::str::from_utf8(payload))
+                    {
+                        on_message(channel, payload);
+                    }
+                }
+                _ => {}
+            }
+            Ok::<(), redis::aio::SendError>(())
+        };
+        let timeout = self.setting.response_timeout;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout))
+            .set_push_sender(on_push);
+        let refused = |error: &RedisError| explain(&client, error);
+        let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(at_greeting(&client, timeout, &error).await),
+        };
+        let asked = Instant::now();
+        let text: String = redis::cmd("INFO")
+            .arg(&["server", "replication", "memory"])
+            .query_async(&mut connection)
+            .await
+            .map_err(|e| refused(&e))?;
+        heard.answer_to(asked);
+        let about = About::read(&text, &address)?;
+        if about.is_cluster && !in_cluster {
+            return Ok(Found::Cluster);
+        }
+        // Not set before, as nothing is subscribed to yet.
+        let _ = here.set(about.run_id.clone());
+        connection
+            .subscribe(&self.setting.channels)
+            .await
+            .map_err(|e| refused(&e))?;
+        let id = self.end_last(&mut connection, &about.run_id).await;
+        Ok(Found::Session(Session {
+            number,
+            clock,
+            response_timeout: timeout,
+            heard,
+            connection: Connection::Redis(connection),
+            run_id: about.run_id,
+            version: about.version,
+            id,
+        }))
+    }
+
+    /// What was sent over the last connection and has not arrived yet must not arrive any more: the same is sent again
+    /// over this one, and an acquisition that came in after its own release would hold what nobody knows of. Without the
+    /// right to end it, it ends when the network gives it up. Returns the server's name for this connection.
+    async fn end_last(&self, connection: &mut MultiplexedConnection, run_id: &str) -> Option<i64> {
+        if let Some((run, id)) = &self.last
+            && **run == *run_id
+        {
+            let mut kill = redis::cmd("CLIENT");
+            kill.arg("KILL").arg("ID").arg(*id);
+            let _: Result<Value, RedisError> = kill.query_async(connection).await;
+        }
+        redis::cmd("CLIENT").arg("ID").query_async(connection).await.ok()
+    }
+}
+
+/// Waits until a server that has said nothing for so long does not say its time either.
+async fn silent(session: &Session, span: Duration, uptime: &Uptime) -> RedisError {
+    loop {
+        tokio::time::sleep_until(session.heard.last() + span).await;
+        if session.heard.last().elapsed() < span {
+            continue;
+        }
+        let (asked, sent) = (Instant::now(), uptime.now());
+        match session.ask_time().await {
+            Ok(_) => session.clock.answered(sent),
+            // An error reply is an answer.
+            Err(error) if error.code().is_some() => {}
+            Err(error) => return error,
+        }
+        session.heard.answer_to(asked);
+    }
+}
