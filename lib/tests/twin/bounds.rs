@@ -280,6 +280,7 @@ async fn a_thousand_are_notified_in_their_order_and_in_pieces() -> Result {
     settle().await;
     let expected: Vec<usize> = (0..WAITERS).filter(|i| i % 10 != 0).collect();
     assert_eq!(*lock(&woken), expected);
+    assert!(memory.most_work() < 1000, "{}", memory.most_work());
     let held = locked.acquire().await?;
     assert_eq!(locked.condition("c:")?.notify_all(&held).await?, 100);
     held.release().await?;
@@ -287,5 +288,28 @@ async fn a_thousand_are_notified_in_their_order_and_in_pieces() -> Result {
         waiter.await??;
     }
     assert!(memory.keys().is_empty());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expiry_brings_back_the_head_and_not_the_herd() -> Result {
+    let memory = Memory::seeded(1);
+    let holder = client(&memory, "holder").await?;
+    let held = holder.lock("x")?.acquire().await?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut waiters = Vec::new();
+    for i in 0..200 {
+        let lock = client(&memory, &format!("client-{i}")).await?.lock("x")?;
+        waiters.push(tokio::spawn(async move { lock.acquire().await }));
+        settle().await;
+    }
+    silence(&memory, "holder");
+    tokio::time::sleep_until(deadline).await;
+    let before = memory.calls();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let calls = memory.calls() - before;
+    assert!(calls < 15, "{calls} calls within 10 ms");
+    waiters.remove(0).await??.release().await?;
+    drop(held);
     Ok(())
 }

@@ -20,7 +20,12 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     let mut random = world.chance();
     let length = random.u64(200..1000);
     let lease = ms(length);
-    let count = random.usize(2..30);
+    // Seldom so many that work that grows with their square shows.
+    let count = if random.u8(..8) == 0 {
+        random.usize(100..160)
+    } else {
+        random.usize(2..20)
+    };
     let lives = random.usize(..count);
     let (dead, alive) = (
         client(&world.memory, "dead").await?,
@@ -34,7 +39,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         } else {
             crashed.spawn(wait(dead.clone(), lease));
         }
-        sleep(ms(20)).await;
+        sleep(ms(10)).await;
     }
     if world.weather == Weather::Storm {
         sleep(ms(5000)).await; // what was lost is repeated

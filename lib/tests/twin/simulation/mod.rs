@@ -25,6 +25,7 @@
 //! | [`suspends`] | a scene: clients whose machine is suspended while the server's clock goes on |
 //! | [`mass_expiry`] | a scene: many leases that run out together, with many waiting |
 //! | [`dead_condition_waiters`] | a scene: a condition for which most who wait have crashed |
+//! | [`expiring_holder`] | a scene: a holder that crashes while clients wait |
 //! | [`large_requests`] | a scene: thousands of resources at once |
 //! | [`takeovers`] | a scene: a lock that is taken from its holder |
 //!
@@ -35,6 +36,7 @@ mod buffer;
 mod clock_jumps;
 mod damaged_values;
 mod dead_condition_waiters;
+mod expiring_holder;
 mod graces;
 mod large_requests;
 mod many;
@@ -84,6 +86,7 @@ enum Scene {
     MassExpiry,
     DeadConditionWaiters,
     LargeRequests,
+    ExpiringHolder,
 }
 
 impl Scene {
@@ -110,6 +113,7 @@ impl Scene {
             Self::MassExpiry => mass_expiry::live(world).await,
             Self::DeadConditionWaiters => dead_condition_waiters::live(world).await,
             Self::LargeRequests => large_requests::live(world).await,
+            Self::ExpiringHolder => expiring_holder::live(world).await,
         }
     }
 }
@@ -348,6 +352,11 @@ fn in_a_storm_dead_condition_waiters_keep_nobody_for_ever() -> Result {
 #[test]
 fn in_calm_weather_thousands_of_resources_are_acquired_at_once() -> Result {
     worlds(Scene::LargeRequests, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_an_expiry_brings_back_one_client_and_not_all() -> Result {
+    worlds(Scene::ExpiringHolder, Weather::Calm)
 }
 
 #[test]
