@@ -1,5 +1,5 @@
 -- acquire: takes a lease, or a place in the queue, or neither.
--- KEYS  obj holders queue expiry [waits] [resources free]
+-- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
 --       channel, holder JSON; and unless they all are 0, 0, "-", 0 and "": grace ms, priority, wish (which resources of a
@@ -9,9 +9,10 @@
 --       queued  now expires wake position
 --       busy    now
 --       again   now     there may be room when what this call has left to be done is done: ask again at once
--- Error NOTDECLARED, TOOLARGE, NORESOURCE
+-- Error NOTDECLARED, TOOLARGE, NORESOURCE, NOPROPERTIES (a wish for properties, of generated resources)
 -- A repeated token gets what the first call did: its lease, or its place.
--- O(log n) in the leases and waiters of the object; a wish for properties also O(n) in the free resources.
+-- O(log n) in the leases and waiters of the object; a wish for properties looks at up to 500 of the
+-- free resources, and the next one goes on from there: whoever waits is served, and whoever does not may be told busy too early.
 local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 
 -- The fast lane, before core.lua's functions are made: nothing special is asked for, there is no such object, and its first

@@ -1,5 +1,5 @@
 -- adopt: moves a lease from the token that its holder has let go of to the adopter's own token, and renews it.
--- KEYS  obj holders queue expiry [waits] [resources free]
+-- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, secret (its SHA-1 begins with the old token), the adopter's token, its channel, holder
 --       JSON, why (a text for the old token's client, which is told that its lease is lost)
 -- Reply adopted max_hold grace fence now expires lease since declared permits [resource properties]...

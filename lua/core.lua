@@ -12,7 +12,7 @@
 -- by push to come `again`, and each call that comes goes on. Should the push be lost, the renewals of the places go on.
 -- What has run out and is not ended yet counts as held, but cannot be renewed, released or used by anybody.
 --
--- An object lies in four keys (a lock in five, a pool in six), all with one hash tag {namespace/kind/name}:
+-- An object lies in four keys (a lock in five, a pool in seven), all with one hash tag {namespace/kind/name}:
 --   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter; or a lease alone, see
 --              `unfold`
 --   holders    sorted set: token -> fencing token         (oldest lease first)
@@ -22,6 +22,9 @@
 --              first one of each condition is found by its name   (locks)
 --   resources  hash: resource -> "1" in service or "0" disabled, then its properties   (pools)
 --   free       sorted set: resource -> when it was given back, in microseconds         (pools)
+--   selectors  sorted set: "line ticket token" -> 0, the places in the queue by what they wait for, so that the first one
+--              of each line is found by its name: "=" and one resource, ">" and several, "?" and properties, "-" for any
+--              (pools)
 --
 -- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest place),
 -- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
@@ -115,8 +118,9 @@ local function open(at, width, run, events, tokens, alone)
   local got = call('HMGET', obj, 'limit', 'held', 'last', 'ticket', 'ttl', 'declared', 'kept', 'draining', 'retained',
     'protocol', unpack(fields))
   local o = { obj = obj, holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6], at = at, width = width,
-    pool = width == 6, here = run, events = events, values = {}, tokens = tokens or {},
+    waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6],
+    selectors = KEYS[at + 7], at = at, width = width,
+    pool = width == 7, here = run, events = events, values = {}, tokens = tokens or {},
     exists = false, held = 0, last = 0, ticket = 0, ttl = 0, declared = got[6], kept = got[7], draining = got[8],
     lease = 0, max_hold = 0, recover = 0 }
   if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
@@ -251,6 +255,9 @@ local function pool()
     end
   end
 
+  -- Free resources that one call looks at, for all requests with a selector: some half a millisecond.
+  local SCANNED = 500
+
   local function take(o)
     local fresh = fresh_left(o)
     if o.order == 'MostRecentlyUsed' then
@@ -271,6 +278,7 @@ local function pool()
   end
 
   local function give_back(o, names)
+    o.freed = o.freed or {}
     for name in string.gmatch(names, '[^,]+') do
       local entry = call('HGET', o.resources, name)
       local index = index_of(o, name)
@@ -279,6 +287,7 @@ local function pool()
       elseif entry and string.sub(entry, 1, 1) == '1' then
         call('ZADD', o.free, now_us, name)
       end
+      o.freed[#o.freed + 1] = name
     end
   end
 
@@ -309,6 +318,12 @@ local function pool()
     return o.entries[name]
   end
 
+  -- Reads those of many in one command.
+  local function read_entries(o, names)
+    o.entries = o.entries or {}
+    for i, entry in ipairs(call('HMGET', o.resources, unpack(names))) do o.entries[names[i]] = entry or '' end
+  end
+
   -- The properties of a resource. Nothing where they cannot be read: such a resource does for nobody, and keeps nobody from
   -- the others.
   local function properties_of(o, name)
@@ -333,12 +348,119 @@ local function pool()
     local kind, wanted = string.sub(wish, 1, 1), string.sub(wish, 2)
     if kind == '=' then return string.find(',' .. wanted .. ',', ',' .. name .. ',', 1, true) ~= nil end
     if kind ~= '?' then return true end
+    o.wishes = o.wishes or {}
+    local pairs_wanted = o.wishes[wish]
+    if not pairs_wanted then
+      pairs_wanted = {}
+      for key, value in string.gmatch(wanted, '([^&=]*)=([^&]*)') do
+        pairs_wanted[#pairs_wanted + 1] = { unescaped(key), unescaped(value) }
+      end
+      o.wishes[wish] = pairs_wanted
+    end
+    -- Most that do not suit are told by their text, without reading it.
+    local entry = entry_of(o, name)
+    if not string.find(entry, '\\', 1, true) then
+      for _, pair in ipairs(pairs_wanted) do
+        if not string.find(pair[2], '["\\%c]') and not string.find(entry, pair[2], 1, true) then return false end
+      end
+    end
     local properties = properties_of(o, name)
     if not properties then return false end
-    for key, value in string.gmatch(wanted, '([^&=]*)=([^&]*)') do
-      if properties[unescaped(key)] ~= unescaped(value) then return false end
+    for _, pair in ipairs(pairs_wanted) do
+      if properties[pair[1]] ~= pair[2] then return false end
     end
     return true
+  end
+
+  -- The line of a place in the queue, by what it waits for.
+  local function line_of(names)
+    local kind = string.sub(names, 1, 1)
+    if kind == '=' then return string.find(names, ',', 1, true) and '>' .. string.sub(names, 2) or names end
+    return kind == '?' and names or '-'
+  end
+
+  -- Tickets may be negative, by priorities; with this they are in order as digits.
+  local LOWEST = 1125899906842624
+  local function place_in(line, ticket, token) return format('%s %016d %s', line, ticket + LOWEST, token) end
+
+  -- The first of a line. What a client of before there were lines has left in it goes.
+  local function head(o, line)
+    while true do
+      local member = call('ZRANGE', o.selectors, '[' .. line .. ' ', '(' .. line .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
+      if not member then return nil end
+      local ticket, token = string.match(member, ' (%d+) (%S+)$')
+      ticket = ticket - LOWEST
+      if tonumber(call('ZSCORE', o.queue, token)) == ticket then return { line = line, ticket = ticket, token = token } end
+      call('ZREM', o.selectors, member)
+    end
+  end
+
+  -- So many lines from a place in `selectors` on, and where to go on.
+  local function lines(o, from, to, most)
+    local found = {}
+    while #found < most do
+      local member = call('ZRANGE', o.selectors, from, to, 'BYLEX', 'LIMIT', 0, 1)[1]
+      if not member then return found, nil end
+      found[#found + 1] = string.match(member, '^%S+')
+      from = '(' .. found[#found] .. '!'
+    end
+    return found, from
+  end
+
+  -- The same, each time from where the last call has stopped: so that all have their turn.
+  local function lines_in_turn(o, turn, first, last, most)
+    local from = call('HGET', o.obj, turn)
+    local found, rest = lines(o, from or first, last, most)
+    if from and not rest then
+      local others
+      others, rest = lines(o, first, last, most - #found)
+      for _, line in ipairs(others) do found[#found + 1] = line end
+    end
+    if rest and #found == most then
+      call('HSET', o.obj, turn, rest)
+    elseif from then
+      call('HDEL', o.obj, turn)
+    end
+    return found
+  end
+
+  -- The heads of the lines that may have a resource now, first come first. Those of lines for any resource, for properties
+  -- and for several are all looked at, up to 32; of those for one resource, the ones of what this call has freed, and some
+  -- others in turn.
+  local function heads(o, asking)
+    local known, found = {}, {}
+    local function add(line)
+      if known[line] then return end
+      known[line] = true
+      found[#found + 1] = head(o, line)
+    end
+    add('-')
+    local e = asking and find(o, asking)
+    if e then add(line_of(e.names)) end
+    for i = 1, math.min(64, o.freed and #o.freed or 0) do add('=' .. o.freed[i]) end
+    for _, line in ipairs(lines_in_turn(o, 'turn', '[>', '+', 32)) do
+      add(line)
+      local names = 0
+      for name in string.gmatch(string.sub(line, 1, 1) == '>' and string.sub(line, 2) or '', '[^,]+') do
+        names = names + 1
+        if names <= 16 then add('=' .. name) end
+      end
+    end
+    for _, line in ipairs(lines_in_turn(o, 'turn_named', '[=', '(>', 8)) do add(line) end
+    table.sort(found, function(a, b) return a.ticket < b.ticket end)
+    return found
+  end
+
+  -- Puts those into their lines whom a client of before there were lines has put into the queue, some in each call.
+  local function line_up(o, waiting)
+    if call('ZCARD', o.selectors) == waiting then return end
+    local from = tonumber(call('HGET', o.obj, 'lined_up') or 0)
+    local some = call('ZRANGE', o.queue, from, from + 49, 'WITHSCORES')
+    for i = 1, #some, 2 do
+      local e = find(o, some[i])
+      if e then call('ZADD', o.selectors, 0, place_in(line_of(e.names), some[i + 1], some[i])) end
+    end
+    call('HSET', o.obj, 'lined_up', from + 50 < waiting and from + 50 or 0)
   end
 
   -- Takes the resources that a request wishes for, all or none. `earlier` are the wishes of those who stand before it and
@@ -347,28 +469,51 @@ local function pool()
     local kind, wanted = string.sub(e.names, 1, 1), string.sub(e.names, 2)
     local chosen = {}
     local function may_have(name)
-      if not properties_of(o, name) or not suits(o, e.names, name) then return false end
+      if not suits(o, e.names, name) or not properties_of(o, name) then return false end
       for _, wish in ipairs(earlier) do
         if suits(o, wish, name) then return false end
       end
-      return true
+      -- Who waits for this very one since before.
+      local other = o.standing and head(o, '=' .. name)
+      return not other or other.ticket >= o.standing
     end
+    local named_wait = o.standing and call('ZRANGE', o.selectors, '[=', '(>', 'BYLEX', 'LIMIT', 0, 1)[1]
     if kind == '=' then
       for name in string.gmatch(wanted, '[^,]+') do
         if not is_free(o, name) or not may_have(name) then return nil end
         chosen[#chosen + 1] = name
       end
-    elseif kind == '?' or #earlier > 0 then
-      local names = call('ZRANGE', o.free, 0, -1, unpack(o.order == 'MostRecentlyUsed' and { 'REV' } or {}))
-      for _, name in ipairs(names) do
-        if #chosen == e.permits then break end
-        if may_have(name) then chosen[#chosen + 1] = name end
+    elseif kind == '?' or #earlier > 0 or named_wait then
+      -- A call looks at so many free resources, and the next one goes on; what was just freed is looked at in any case.
+      local total, seen, taken = call('ZCARD', o.free), 0, {}
+      local many = total > SCANNED
+      local start = many and tonumber(call('HGET', o.obj, 'scanned') or 0) % total or 0
+      o.scans = o.scans or SCANNED
+      local function consider(name)
+        if #chosen < e.permits and not taken[name] and may_have(name) then
+          chosen[#chosen + 1] = name
+          taken[name] = true
+        end
       end
+      for i = 1, many and o.freed and math.min(64, #o.freed) or 0 do
+        if call('ZSCORE', o.free, o.freed[i]) then consider(o.freed[i]) end
+      end
+      while #chosen < e.permits and seen < total and o.scans > 0 do
+        local at = (start + seen) % total
+        local last = math.min(at + 99, total - 1, at + total - seen - 1)
+        local names = call('ZRANGE', o.free, at, last, unpack(o.order == 'MostRecentlyUsed' and { 'REV' } or {}))
+        read_entries(o, names)
+        for _, name in ipairs(names) do consider(name) end
+        seen = seen + #names
+        o.scans = o.scans - #names * (1 + #earlier / 8)
+      end
+      if many and #chosen < e.permits then call('HSET', o.obj, 'scanned', (start + seen) % total) end
       local fresh = o.fresh
-      while o.prefix and #chosen < e.permits and fresh < o.count do
+      while o.prefix and #chosen < e.permits and fresh < o.count and o.scans > 0 do
         local name = o.prefix .. int(fresh)
         if is_free(o, name) and may_have(name) then chosen[#chosen + 1] = name end
         fresh = fresh + 1
+        o.scans = o.scans - 5
       end
       if #chosen < e.permits then return nil end
     else
@@ -423,7 +568,8 @@ local function pool()
   local function unused(o) return call('ZCARD', o.free) + fresh_left(o) end
 
   made = { index_of = index_of, entry_of = entry_of, properties_of = properties_of, find_unheld = find_unheld, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
-    held_names = held_names, unused = unused }
+    held_names = held_names, unused = unused, line_of = line_of, place_in = place_in, head = head, heads = heads,
+    line_up = line_up }
   return made
 end
 
@@ -442,6 +588,7 @@ local function refusal(o, permits, names)
   if o.draining then return 'NOTDECLARED ' .. object_of(o) end
   if o.declared and o.run ~= o.here then return nil end
   if permits > o.limit and o.limit > 0 then return 'TOOLARGE ' .. int(o.limit) end
+  if o.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_of(o) end
   if o.pool and string.sub(names, 1, 1) == '=' then
     for name in string.gmatch(string.sub(names, 2), '[^,]+') do
       -- One that cannot be read may come back when it is mended.
@@ -490,7 +637,9 @@ local function enqueue(o, token, e, priority)
   o.ticket = o.ticket + 1
   o.changed = true
   store(o, token, e)
-  call('ZADD', o.queue, int(o.ticket - priority * 4398046511104), token)
+  local ticket = o.ticket - priority * 4398046511104
+  call('ZADD', o.queue, int(ticket), token)
+  if o.pool then call('ZADD', o.selectors, 0, pool().place_in(pool().line_of(e.names), ticket, token)) end
 end
 
 -- How long a place is kept for its client without a word from it.
@@ -571,6 +720,8 @@ local function finish(o, token, how, why)
     o.held = o.held - e.permits
     if o.pool then pool().give_back(o, e.names) end
   end
+  local ticket = o.pool and not was_held and call('ZSCORE', o.queue, token)
+  if ticket then call('ZREM', o.selectors, pool().place_in(pool().line_of(e.names), ticket, token)) end
   local queued = not was_held and call('ZREM', o.queue, token) == 1
   local wait = o.waits and not was_held and wait_of(token, e.names)
   local waited = wait and call('ZREM', o.waits, wait) == 1
@@ -595,16 +746,27 @@ end
 -- reply, and in full.
 local function advance(o, asking)
   if o.draining or recovering(o) then return nil end
-  local at, earlier, reply = 0, {}, nil
-  while budget > 0 and at < 1000 and (o.pool or o.held < o.limit or o.shrunk) do
-    local token = call('ZRANGE', o.queue, at, at)[1]
+  local earlier, reply, heads = {}, nil, nil
+  if o.pool then
+    local waiting = call('ZCARD', o.queue)
+    if waiting == 0 then return nil end
+    pool().line_up(o, waiting)
+    heads = pool().heads(o, asking)
+  end
+  while budget > 0 and (o.pool or o.held < o.limit or o.shrunk) do
+    local first = heads and table.remove(heads, 1)
+    local token
+    if heads then token = first and first.token else token = call('ZRANGE', o.queue, 0, 0)[1] end
     if not token then break end
     local e = find(o, token)
-    local certain = e and o.pool and string.match(e.names, '^[=?]') and e.names
+    o.standing = first and first.ticket
+    local names, served = e and e.names, true
     if not e then
+      if first then call('ZREM', o.selectors, pool().place_in(first.line, first.ticket, token)) end
       finish(o, token)
     elseif fits(o, e, earlier) then
       call('ZREM', o.queue, token)
+      if first then call('ZREM', o.selectors, pool().place_in(first.line, first.ticket, token)) end
       if token == asking then
         reply = grant(o, token, e, lease_end(e))
       else
@@ -613,17 +775,25 @@ local function advance(o, asking)
       end
     else
       local refused = refusal(o, e.permits, e.names)
+      served = refused ~= nil
       if refused then
         finish(o, token, 'refused', refused)
-      elseif certain then
-        earlier[#earlier + 1] = certain
-        at = at + 1
+      elseif first and first.line ~= '-' then
+        earlier[#earlier + 1] = names
       else
         break
       end
     end
+    -- Who comes next in its line stands where its ticket says.
+    local following = served and first and pool().head(o, first.line)
+    if following then
+      local at = 1
+      while heads[at] and heads[at].ticket < following.ticket do at = at + 1 end
+      table.insert(heads, at, following)
+    end
   end
-  o.more = budget <= 0 and available(o) > 0 and call('ZCARD', o.queue) > at
+  o.standing = nil
+  o.more = budget <= 0 and available(o) > 0 and call('ZCARD', o.queue) > 0
   return reply
 end
 

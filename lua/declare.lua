@@ -1,5 +1,5 @@
 -- declare: makes a declared object, or changes it. The controller's script; it takes nothing from any holder.
--- KEYS  obj holders queue expiry [resources free]
+-- KEYS  obj holders queue expiry [resources free selectors]
 -- ARGV  run id, controller's channel, digest, floor (every later fencing token is larger), recovery (0: the object has
 --       never been declared before; else the longest lease that may be running, in ms), lease ms, max hold ms (0: none),
 --       limit (permits, or resources in service);

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- list: some of a pool's named resources, and how each of them is.
--- KEYS  obj holders queue expiry resources free
+-- KEYS  obj holders queue expiry resources free selectors
 -- ARGV  run id, controller's channel, cursor ("0" at first), about how many; or "=" and a name, for that one alone
 -- Reply cursor of the rest ("0": none), then for each resource: name, its entry ("1" in service or "0" disabled, and its
 --       properties), "free" or "held" or "disabled" or "damaged" (its entry cannot be read: it is granted to nobody)

@@ -1,5 +1,5 @@
 -- members: changes the resources of a pool that programs keep, instead of a custom resource.
--- KEYS  obj holders queue expiry resources free, and for stage and commit also: staged resources, staged free
+-- KEYS  obj holders queue expiry resources free selectors, and for stage and commit also: staged resources, staged free
 -- ARGV  run id, controller's channel, how, order, how many resources (commit: in all), then for each: name, and for extend
 --       and stage "1" followed by its properties
 --       extend  adds
@@ -13,8 +13,8 @@
 -- leases alone.
 ---- core.lua
 local how, count = ARGV[3], tonumber(ARGV[5])
-local o = open(0, 6, ARGV[1], ARGV[2])
-local staged, staged_free = KEYS[7], KEYS[8]
+local o = open(0, 7, ARGV[1], ARGV[2])
+local staged, staged_free = KEYS[8], KEYS[9]
 if o.declared then return redis.error_reply('DECLARED ' .. object_of(o)) end
 
 if how == 'stage' then
@@ -71,7 +71,7 @@ o.kept = o.limit > 0 and 1 or nil
 if o.kept then
   o.order = ARGV[4]
   call('HSET', o.obj, 'kept', 1, 'order', o.order, 'limit', int(o.limit))
-  for i = 1, 6 do call('PERSIST', KEYS[i]) end
+  for i = 1, 7 do call('PERSIST', KEYS[i]) end
 else
   call('HDEL', o.obj, 'kept')
 end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- observe: what an object is, who holds and who waits.
--- KEYS  obj holders queue expiry [waits] [resources free]
+-- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, how many holders and how many waiters to list, watch (1: send a word on the
 --       controller's channel at the next change)
 -- Reply nil when there is no such object, else

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- readmit: lets a holder in again, under its old fencing token, while its object recovers from a loss of data.
--- KEYS  obj holders queue expiry [waits] [resources free]
+-- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, token, fence, permits, lease ms, max hold ms, since ms, channel,
 --       resources joined by commas (or "-"), holder JSON, grace ms
 -- Reply held now expires, or gone now

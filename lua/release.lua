@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- release: gives leases back and leaves the queue, and grants what that frees.
--- KEYS  obj holders queue expiry [waits] [resources free]
+-- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, how ("owner": by the owner; "dropped": by its client, because nobody takes it up;
 --       "reclaimed": by another, and the owner is told), why (a text for the owner that is told), token...
 -- Reply for each token: released (it was held), left (it was waiting), gone (neither)

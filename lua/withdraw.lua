@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- withdraw: takes a declared object away. The controller's script.
--- KEYS  obj holders queue expiry [resources free]
+-- KEYS  obj holders queue expiry [resources free selectors]
 -- ARGV  run id, controller's channel, how, keep ms
 --       drain   waiters are sent away, nothing new is granted, the keys go with the last lease
 --       delete  holders and waiters are told, the keys go now

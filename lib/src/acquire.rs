@@ -380,6 +380,11 @@ impl Claim {
                 object,
                 resource: resource.to_owned(),
             },
+            Some(("NOPROPERTIES", _)) => Error::invalid(
+                "properties",
+                format!("are asked for, and the resources of {object} are generated, which have none"),
+                "leave `matching` out, or name the resources in the spec",
+            ),
             Some(("TOOLARGE", limit)) => Error::TooLarge {
                 object,
                 asked,

@@ -153,7 +153,15 @@ impl ObjectRef {
         let parts: &[&str] = match self.kind {
             Kind::Lock => &["obj", "holders", "queue", "expiry", "waits"],
             Kind::RwLock | Kind::Semaphore => &["obj", "holders", "queue", "expiry"],
-            Kind::Pool => &["obj", "holders", "queue", "expiry", "resources", "free"],
+            Kind::Pool => &[
+                "obj",
+                "holders",
+                "queue",
+                "expiry",
+                "resources",
+                "free",
+                "selectors",
+            ],
             Kind::Register => &["value", "done"],
         };
         parts

@@ -11,6 +11,7 @@ mod drops;
 mod late;
 mod owners;
 mod runtimes;
+mod selectors;
 mod simulation;
 mod suspend;
 mod time;

@@ -22,7 +22,15 @@ struct Object {
 impl Object {
     fn new(kind: &str) -> Self {
         let parts: &[&str] = match kind {
-            "pool" => &["obj", "holders", "queue", "expiry", "resources", "free"],
+            "pool" => &[
+                "obj",
+                "holders",
+                "queue",
+                "expiry",
+                "resources",
+                "free",
+                "selectors",
+            ],
             _ => &["obj", "holders", "queue", "expiry"],
         };
         let keys = parts.iter().map(|part| format!("tenure:{{a/{kind}/x}}:{part}"));
@@ -48,7 +56,7 @@ impl Object {
 
     fn declare(&mut self, recovery: &str) {
         let mut args = vec!["1", "1000", recovery, "30000", "0", "2"];
-        if self.keys.len() == 6 {
+        if self.keys.len() == 7 {
             args.extend(["LeastRecentlyUsed", "", "0", "m", "1", "n", "1"]);
         }
         self.call(&script::DECLARE, &args);

@@ -70,9 +70,17 @@ impl Trial {
 }
 
 fn pool() -> Keys {
-    ["obj", "holders", "queue", "expiry", "resources", "free"]
-        .map(|part| format!("tenure:{{a/pool/x}}:{part}"))
-        .to_vec()
+    [
+        "obj",
+        "holders",
+        "queue",
+        "expiry",
+        "resources",
+        "free",
+        "selectors",
+    ]
+    .map(|part| format!("tenure:{{a/pool/x}}:{part}"))
+    .to_vec()
 }
 
 #[test]

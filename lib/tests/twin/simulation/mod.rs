@@ -18,6 +18,7 @@
 //! | [`priorities`] | a scene: requests that stand before others |
 //! | [`graces`] | a scene: leases that run out, and their grace |
 //! | [`short_leases`] | a scene: leases that are as short as a round trip |
+//! | [`selectors`] | a scene: requests that wait for certain resources of a pool |
 //! | [`reclaims`] | a scene: leases and places that are taken back, for any reason that somebody may write |
 //! | [`damaged_values`] | a scene: keys and entries that somebody overwrites |
 //! | [`shrinking_limits`] | a scene: objects that only become smaller under requests that wait |
@@ -50,6 +51,7 @@ mod reentrant_owners;
 mod refusals;
 mod registers;
 mod resizes;
+mod selectors;
 mod short_leases;
 mod shrinking_limits;
 mod suspends;
@@ -79,6 +81,7 @@ enum Scene {
     Takeovers,
     ShortLeases,
     Reclaims,
+    Selectors,
     DamagedValues,
     ShrinkingLimits,
     Suspends,
@@ -105,6 +108,7 @@ impl Scene {
             Self::Graces => graces::live(world).await,
             Self::Takeovers => takeovers::live(world).await,
             Self::ShortLeases => short_leases::live(world).await,
+            Self::Selectors => selectors::live(world).await,
             Self::Reclaims => reclaims::live(world).await,
             Self::DamagedValues => damaged_values::live(world).await,
             Self::ShrinkingLimits => shrinking_limits::live(world).await,
@@ -287,6 +291,16 @@ fn in_a_storm_who_takes_over_has_a_larger_fence() -> Result {
 #[test]
 fn over_slow_links_no_lease_is_returned_that_has_run_out() -> Result {
     worlds(Scene::ShortLeases, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_who_waits_for_certain_resources_is_served() -> Result {
+    worlds(Scene::Selectors, Weather::Calm)
+}
+
+#[test]
+fn in_a_storm_who_waits_for_certain_resources_is_served() -> Result {
+    worlds(Scene::Selectors, Weather::Storm)
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! Requests of a pool that wait for certain resources, behind many others.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tenure::{
+    Error, Kind, Memory,
+    control::{Capacity, Declaration, Order, Resource},
+};
+use tokio::time::timeout;
+
+use crate::{Result, client, object, semaphore, settle};
+
+const SOON: Duration = Duration::from_secs(1);
+
+async fn declared(client: &tenure::Client, resources: Vec<Resource>) -> Result<tenure::LockPool> {
+    let capacity = Capacity::Resources {
+        order: Order::LeastRecentlyUsed,
+        resources,
+    };
+    let declaration = Declaration {
+        capacity,
+        ..semaphore(0)
+    };
+    client
+        .control()
+        .declare(&object(Kind::Pool, "p")?, &declaration)
+        .await?;
+    Ok(client.lock_pool("p")?)
+}
+
+fn resource(number: usize) -> Resource {
+    Resource::new(format!("r{number}")).property("host", format!("h{number}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_behind_many_that_wait_for_something_else_is_served_at_once() -> Result {
+    let memory = Memory::seeded(1);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let pool = declared(&a, (0..3).map(resource).collect()).await?;
+    let _held = pool.clone().named(["r0"])?.acquire().await?;
+    for last in [
+        pool.clone().named(["r1"])?,
+        pool.clone().matching([("host", "h1")])?,
+    ] {
+        let busy = pool.clone().named(["r1"])?.acquire().await?;
+        let many: Vec<_> = (0..1500)
+            .map(|number| {
+                let waits = b.lock_pool("p")?;
+                let waits = match number % 2 {
+                    0 => waits.named(["r0"])?,
+                    _ => waits.matching([("host", "h0")])?,
+                };
+                Result::Ok(tokio::spawn(async move { waits.acquire().await }))
+            })
+            .collect::<Result<_>>()?;
+        settle().await;
+        let waits = tokio::spawn(async move { last.acquire().await });
+        settle().await;
+        busy.release().await?;
+        let got = timeout(SOON, waits).await???;
+        assert_eq!(got.resource(), "r1");
+        got.release().await?;
+        for waits in many {
+            waits.abort();
+        }
+        settle().await;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_different_requests_each_is_served_when_there_is_what_it_waits_for() -> Result {
+    let memory = Memory::seeded(2);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let pool = declared(&a, (0..200).map(resource).collect()).await?;
+    let all = pool.clone().many(200).acquire().await?;
+    let waits = (0..200).map(|number| {
+        let waits = b.lock_pool("p")?;
+        let waits = match number % 3 {
+            0 => waits.named([format!("r{number}")])?,
+            1 => waits.named([format!("r{number}"), format!("r{}", number - 1)])?,
+            _ => waits.matching([("host", format!("h{number}"))])?,
+        };
+        Result::Ok(tokio::spawn(
+            async move { waits.acquire().await?.release().await },
+        ))
+    });
+    let waits = waits.collect::<Result<Vec<_>>>()?;
+    settle().await;
+    all.release().await?;
+    for done in timeout(SOON * 60, join_all(waits)).await? {
+        done??;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn generated_resources_have_no_properties_to_be_asked_for() -> Result {
+    let memory = Memory::seeded(3);
+    let client = client(&memory, "a").await?;
+    let declaration = Declaration {
+        capacity: Capacity::Generated {
+            order: Order::LeastRecentlyUsed,
+            prefix: "r".to_owned(),
+            count: 100_000,
+        },
+        ..semaphore(0)
+    };
+    client
+        .control()
+        .declare(&object(Kind::Pool, "p")?, &declaration)
+        .await?;
+    let asked = client
+        .lock_pool("p")?
+        .matching([("host", "h1")])?
+        .try_acquire()
+        .await;
+    assert!(
+        matches!(&asked, Err(Error::InvalidInput { field: "properties", problem, .. }) if problem.contains("test/pool/p")),
+        "{asked:?}"
+    );
+    Ok(())
+}
