@@ -7,12 +7,12 @@
 --       them)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position
---       busy    now
+--       busy    now [parts: in so many calls all free resources are looked at, each goes on where the last one stopped]
 --       again   now     there may be room when what this call has left to be done is done: ask again at once
 -- Error NOTDECLARED, TOOLARGE, NORESOURCE, NOPROPERTIES (a wish for properties, of generated resources)
 -- A repeated token gets what the first call did: its lease, or its place.
 -- O(log n) in the leases and waiters of the object; a wish for properties looks at up to 500 of the
--- free resources, and the next one goes on from there: whoever waits is served, and whoever does not may be told busy too early.
+-- free resources, and the next one goes on from there.
 local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 
 -- The fast lane, before core.lua's functions are made: nothing special is asked for, there is no such object, and its first
@@ -115,7 +115,7 @@ else
     finish(o, token)
     unwind(o)
     -- What is left to be done may make room.
-    reply = { (o.overdue or o.more) and 'again' or 'busy', int(now) }
+    reply = { (o.overdue or o.more) and 'again' or 'busy', int(now), o.parts }
   end
 end
 close(o)

@@ -255,8 +255,9 @@ local function pool()
     end
   end
 
-  -- Free resources that one call looks at, for all requests with a selector: some half a millisecond.
-  local SCANNED = 500
+  -- Free resources that one call looks at for the request that it is about, some half a millisecond, and for all that
+  -- wait: those have seen before what is free for longer.
+  local SCANNED, SEEN_AGAIN = 500, 100
 
   local function take(o)
     local fresh = fresh_left(o)
@@ -486,9 +487,11 @@ local function pool()
     elseif kind == '?' or #earlier > 0 or named_wait then
       -- A call looks at so many free resources, and the next one goes on; what was just freed is looked at in any case.
       local total, seen, taken = call('ZCARD', o.free), 0, {}
-      local many = total > SCANNED
-      local start = many and tonumber(call('HGET', o.obj, 'scanned') or 0) % total or 0
-      o.scans = o.scans or SCANNED
+      local asks = not o.standing or o.asks
+      local most, cursor = asks and SCANNED or SEEN_AGAIN, asks and 'scanned' or 'seen_again'
+      local many = total > most
+      local start = many and tonumber(call('HGET', o.obj, cursor) or 0) % total or 0
+      o.scans = asks and most or o.scans or most
       local function consider(name)
         if #chosen < e.permits and not taken[name] and may_have(name) then
           chosen[#chosen + 1] = name
@@ -507,7 +510,10 @@ local function pool()
         seen = seen + #names
         o.scans = o.scans - #names * (1 + #earlier / 8)
       end
-      if many and #chosen < e.permits then call('HSET', o.obj, 'scanned', (start + seen) % total) end
+      if many and #chosen < e.permits then
+        call('HSET', o.obj, cursor, (start + seen) % total)
+        if asks then o.parts = math.ceil(total / math.max(1, seen)) end
+      end
       local fresh = o.fresh
       while o.prefix and #chosen < e.permits and fresh < o.count and o.scans > 0 do
         local name = o.prefix .. int(fresh)
@@ -759,7 +765,7 @@ local function advance(o, asking)
     if heads then token = first and first.token else token = call('ZRANGE', o.queue, 0, 0)[1] end
     if not token then break end
     local e = find(o, token)
-    o.standing = first and first.ticket
+    o.standing, o.asks = first and first.ticket, token == asking
     local names, served = e and e.names, true
     if not e then
       if first then call('ZREM', o.selectors, pool().place_in(first.line, first.ticket, token)) end

@@ -207,7 +207,7 @@ pub(crate) enum Heard {
 impl Claim {
     pub(crate) async fn run(mut self, request: Request, wait: Wait) -> Result<Option<Lease>, Error> {
         let waits = !matches!(wait, Wait::Not);
-        let mut undeclared_since = None;
+        let (mut undeclared_since, mut looks) = (None, 0);
         let patience = Instant::now() + self.client.inner.link.response_timeout();
         loop {
             // Also where nobody waits: what is ended before its lease is made has to be noticed.
@@ -231,6 +231,10 @@ impl Claim {
                 Acquired::Granted(grant) => self.granted_by_reply(grant, &asked, &request),
                 // What this call has left to be done may make room.
                 Acquired::Again if Instant::now() < patience => continue,
+                Acquired::Busy { parts, .. } if looks + 1 < parts && Instant::now() < patience => {
+                    looks += 1;
+                    continue;
+                }
                 Acquired::Busy { .. } | Acquired::Again => {
                     self.open = false;
                     return Ok(None);

@@ -30,6 +30,8 @@ pub(crate) enum Acquired {
     },
     Busy {
         now: u64,
+        /// In how many calls all free resources are looked at.
+        parts: u64,
     },
     /// Some of what has run out is left to be ended: there may be room after that.
     Again,
@@ -169,7 +171,10 @@ pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
             .zip(number())
             .map(|((now, expires), wake)| Acquired::Queued { now, expires, wake }),
         Some("again") => Some(Acquired::Again),
-        Some("busy") => number().map(|now| Acquired::Busy { now }),
+        Some("busy") => number().map(|now| Acquired::Busy {
+            now,
+            parts: number().unwrap_or(1),
+        }),
         _ => None,
     };
     read.ok_or_else(|| Error::protocol(reply))

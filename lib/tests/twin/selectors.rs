@@ -122,3 +122,33 @@ async fn generated_resources_have_no_properties_to_be_asked_for() -> Result {
     );
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_finds_the_one_that_suits_among_many_that_are_free() -> Result {
+    let memory = Memory::seeded(4);
+    let client = client(&memory, "a").await?;
+    let pool = declared(&client, (0..3000).map(resource).collect()).await?;
+    let _held = pool.clone().named(["r0"])?.acquire().await?;
+    let waits = pool.clone().matching([("host", "h0")])?;
+    let waits = tokio::spawn(async move { waits.acquire().await });
+    settle().await;
+    for number in [7, 777, 2999] {
+        let suits = pool.clone().matching([("host", format!("h{number}"))])?;
+        let got = suits
+            .try_acquire()
+            .await?
+            .ok_or_else(|| format!("{number} is not found"))?;
+        assert_eq!(got.resource(), format!("r{number}"));
+    }
+    let before = memory.calls();
+    assert!(
+        pool.clone()
+            .matching([("host", "h0")])?
+            .try_acquire()
+            .await?
+            .is_none()
+    );
+    assert!(memory.calls() - before < 10, "{}", memory.calls() - before);
+    waits.abort();
+    Ok(())
+}
