@@ -36,7 +36,8 @@
 -- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
 -- are a pool's resources, joined by commas. Names of a place in a pool's queue say which resources would do: "=" and
 -- these very ones, "?" and properties as in a URL's query, "~" and the one that would be best, or "-" for any. Names in a
--- lock are "@" and the condition that it was notified of, "@condition#ticket" while it waits for that, or "-". The holder is
+-- lock are "@" and the condition that it was notified of, "@condition#ticket" while it waits for that
+-- (and "#priority", which it gets in the queue, unless that is 0), or "-". The holder is
 -- JSON that the scripts never look into.
 
 -- Numbers become digits: Lua's own conversion would write large ones with an exponent.
@@ -653,9 +654,12 @@ local function keep(o, token, e) call('ZADD', o.expiry, int(now + e.place), toke
 
 -- The member of waits that stands for a token whose names say that it waits for a condition.
 local function wait_of(token, names)
-  local condition, ticket = string.match(names, '^(@[^#]*)#(%d+)$')
+  local condition, ticket = string.match(names, '^(@[^#]*)#(%d+)#?%-?%d*$')
   return condition and condition .. ' ' .. ticket .. ' ' .. token
 end
+
+-- With which priority a place that waits for a condition enters the lock's queue: it stands behind the ticket in its names.
+local function priority_of(names) return tonumber(string.match(names, '#%d+#(-?%d+)$') or 0) end
 
 -- Moves the one who has waited longest for a condition into the lock's queue: when it is granted, it wakes up. The end of
 -- its place stays as it was, for its client has said nothing: dead ones do not gain a new life by being notified.
@@ -667,8 +671,9 @@ local function notify(o, condition)
     local token = string.match(member, '%S+$')
     local e = find(o, token)
     if e then
+      local priority = priority_of(e.names)
       e.names = condition
-      enqueue(o, token, e, 0)
+      enqueue(o, token, e, priority)
       return true
     end
     call('ZREM', o.expiry, token)

@@ -13,8 +13,9 @@ if o.values[token] then
   local e = own(o, token)
   local wait = wait_of(token, e.names)
   if wait and call('ZREM', o.waits, wait) == 1 then
+    local priority = priority_of(e.names)
     e.names = '-'
-    enqueue(o, token, e, 0)
+    enqueue(o, token, e, priority)
     keep(o, token, e)
     reply = 'rejoined'
     advance(o)

@@ -1,7 +1,8 @@
 -- wait: gives a lock back and waits for one of its conditions, in one step.
 -- KEYS  obj holders queue expiry waits
 -- ARGV  run id, controller's channel, the lock's token, the place's token, "@" and the condition, lease ms, max hold ms
---       (0: none), place ms (at most the lease), client's channel, holder JSON, grace ms
+--       (0: none), place ms (at most the lease), client's channel, holder JSON, grace ms, priority in
+--       the lock's queue once the wait is over (absent: 0)
 -- Reply as acquire's: queued now expires wake 0 while it waits, or what a repeated call finds
 -- Error NOTHELD: the lock's token does not hold it
 -- Being notified puts the place into the lock's queue, with its own token: when that is granted, the wait is over.
@@ -26,6 +27,7 @@ elseif not value then
   local e = { permits = 1, lease = length, place = math.min(tonumber(ARGV[8]), length), max_hold = tonumber(ARGV[7]),
     grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = format('%s#%016d', ARGV[5], o.ticket),
     holder = ARGV[10] }
+  if (ARGV[12] or '0') ~= '0' then e.names = e.names .. '#' .. ARGV[12] end
   store(o, token, e)
   call('ZADD', o.waits, 0, wait_of(token, e.names))
   keep(o, token, e)

@@ -112,7 +112,7 @@ impl Handle {
         let started = Instant::now();
         let outcome = self.claim().run(request, wait).instrument(span).await;
         telemetry::waited(kind, &outcome, started.elapsed());
-        self.replicated(outcome?).await
+        self.replicated(outcome?, wait.end()).await
     }
 
     /// Takes the lease from whoever holds, and tells them why.
@@ -123,7 +123,7 @@ impl Handle {
             ..self.request(1)?
         };
         let taken = self.claim().run(request, Wait::Not).await?;
-        self.replicated(taken).await
+        self.replicated(taken, None).await
     }
 
     /// This client, to those whose lease it takes.
@@ -132,18 +132,26 @@ impl Handle {
         identity.pod.as_deref().unwrap_or(&identity.process).to_owned()
     }
 
-    /// Makes sure that as many replicas as the options say have the lease, if there is one; gives it back if they have not.
-    pub(crate) async fn replicated(&self, lease: Option<Lease>) -> Result<Option<Lease>, Error> {
+    /// Makes sure that as many replicas as the options say have the lease, if there is one; gives it back if they have not
+    /// by `end`, or within half a response timeout.
+    pub(crate) async fn replicated(
+        &self,
+        lease: Option<Lease>,
+        end: Option<Instant>,
+    ) -> Result<Option<Lease>, Error> {
         let asked = self.options.replicas_asked();
         let lease = match lease {
             Some(lease) if asked > 0 => lease,
             lease => return Ok(lease),
         };
-        let reached = lease.renew_replicated(asked).await?;
+        let patience = Instant::now() + self.client.inner.link.response_timeout() / 2;
+        let until = end.map_or(patience, |end| end.min(patience));
+        let reached = lease.renew_replicated(asked, until).await?;
         if reached >= u64::from(asked) {
             return Ok(Some(lease));
         }
-        lease.release().await?;
+        // What has no answer at once is given back in the background.
+        let _ = tokio::time::timeout(AT_ONCE, lease.release()).await;
         Err(Error::NotReplicated {
             object: self.place.object.clone(),
             asked,

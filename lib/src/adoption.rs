@@ -60,6 +60,6 @@ impl Handle {
                 break lease;
             }
         };
-        self.replicated(Some(lease)).await
+        self.replicated(Some(lease), None).await
     }
 }

@@ -190,7 +190,14 @@ impl Condition {
     }
 
     /// The lease again, and whether it was a notification that ended the wait.
-    async fn wait_until(&self, mut lease: Lease, end: Option<Instant>) -> Result<(Lease, bool), Error> {
+    async fn wait_until(&self, lease: Lease, end: Option<Instant>) -> Result<(Lease, bool), Error> {
+        let (lease, notified) = self.wait_and_lock(lease, end).await?;
+        let lease = self.handle.replicated(Some(lease), None).await?;
+        let lease = lease.ok_or_else(|| Error::protocol("a lease that is none"))?;
+        Ok((lease, notified))
+    }
+
+    async fn wait_and_lock(&self, mut lease: Lease, end: Option<Instant>) -> Result<(Lease, bool), Error> {
         lease.check()?;
         let request = self.handle.request(1)?;
         let mut claim = self.handle.claim();
@@ -201,6 +208,7 @@ impl Condition {
         let numbers =
             [request.lease_ms, request.max_hold_ms, PLACE_MS, request.grace_ms].map(|n| n.to_string());
         let [lease_ms, max_hold, place, grace] = numbers.each_ref().map(String::as_str);
+        let priority = request.priority.to_string();
         let inner = &claim.client.inner;
         let token = &*claim.token;
         let args = [
@@ -213,6 +221,7 @@ impl Condition {
             &inner.channel,
             &request.holder,
             grace,
+            &priority,
         ];
         let until = Instant::now() + AGES;
         let reply = match inner

@@ -302,15 +302,18 @@ impl Lease {
     /// # }
     /// ```
     pub async fn renew(&self) -> Result<(), Error> {
-        self.renew_replicated(0).await.map(drop)
-    }
-
-    /// Renews it, and returns how many replicas have acknowledged that: up to `replicas`, within half a response timeout.
-    pub(crate) async fn renew_replicated(&self, replicas: u8) -> Result<u64, Error> {
         self.check()?;
         let inner = &self.client.inner;
-        let reached =
-            renewal::renew_one(&inner.ledger, &inner.link, &inner.jobs, &self.hold, replicas).await?;
+        renewal::renew_one(&inner.ledger, &inner.link, &inner.jobs, &self.hold, None).await?;
+        self.check()
+    }
+
+    /// Renews it, and returns how many replicas have acknowledged that: up to `replicas`, until then.
+    pub(crate) async fn renew_replicated(&self, replicas: u8, until: Instant) -> Result<u64, Error> {
+        self.check()?;
+        let inner = &self.client.inner;
+        let asked = Some((replicas, until));
+        let reached = renewal::renew_one(&inner.ledger, &inner.link, &inner.jobs, &self.hold, asked).await?;
         self.check()?;
         Ok(reached)
     }

@@ -109,9 +109,10 @@ impl Options {
 
     /// How many replicas must have acknowledged the lease before it is given to the caller: none by default. It narrows the
     /// window in which a failover loses a lease, and does not close it: the fencing token does. It costs one more command,
-    /// and a `WAIT` of up to half a response timeout, during which the client's one connection does nothing else.
+    /// and a `WAIT`, over a second connection of the client that is made for the first of these; they take turns on it.
     ///
-    /// Acquiring fails with [`Error::NotReplicated`] when fewer have it, and what was acquired is given back.
+    /// Acquiring fails with [`Error::NotReplicated`] when fewer have it within half a response timeout, or by the end of a
+    /// shorter timeout of the caller, and what was acquired is given back.
     ///
     /// ```
     /// let options = tenure::Options::new().replicas(1);

@@ -168,23 +168,21 @@ impl Link {
         } else {
             now + self.response_timeout()
         };
-        match tokio::time::timeout_at(until, self.repeat(script, keys, args, until, 0)).await {
-            Ok(answered) => Ok(answered?.0),
+        match tokio::time::timeout_at(until, self.repeat(script, keys, args, until)).await {
+            Ok(answered) => answered,
             Err(_elapsed) => Err(unreachable("Redis", "no answer in time")),
         }
     }
 
     /// Calls a script, with the server's run id and the controller's channel before the arguments. Repeats it over new
-    /// connections until `until`; the last reply is waited for, as it may say what nobody else will. Then waits until that
-    /// many replicas have what the script has written, or for half a response timeout. Returns how many have it.
+    /// connections until `until`; the last reply is waited for, as it may say what nothing else will.
     pub(crate) async fn repeat(
         &self,
         script: &'static Script,
         keys: &[String],
         args: &[&str],
         until: Instant,
-        replicas: u8,
-    ) -> Result<(Reply, u64), Error> {
+    ) -> Result<Reply, Error> {
         let routes = &self.0.routes;
         let events = &self.0.setting.version_and_events;
         let gives_back = script.class() == Class::Release;
@@ -202,18 +200,11 @@ impl Link {
             let asking = via.take().is_some();
             let uptime = &self.0.setting.uptime;
             let mut sent = uptime.now();
-            let outcome = match session
+            let answered = session
                 .send(script, keys, events, args, asking, (&mut sent, uptime))
-                .await
-            {
-                Ok(value) => session
-                    .acknowledged(replicas, self.response_timeout() / 2)
-                    .await
-                    .map(|reached| (value, reached)),
-                Err(error) => Err(error),
-            };
-            let error = match outcome {
-                Ok((value, reached)) => {
+                .await;
+            let error = match answered {
+                Ok(value) => {
                     ticket.answered();
                     session.clock.answered(sent);
                     let reply = Reply {
@@ -221,7 +212,7 @@ impl Link {
                         asked: Asked { sent },
                         repeated,
                     };
-                    return Ok((reply, reached));
+                    return Ok(reply);
                 }
                 Err(error) => error,
             };
@@ -274,6 +265,54 @@ impl Link {
         let at = Instant::now() + jittered(*delay, self.0.setting.chance());
         tokio::time::sleep_until(at.min(until)).await;
         *delay = (*delay * 2).min(LONGEST_DELAY);
+    }
+
+    /// Calls a script once, over a connection of its own, and then waits until that many replicas have what it has written.
+    /// Returns how many have it. None: nothing is known until then.
+    pub(crate) async fn replicated(
+        &self,
+        script: &'static Script,
+        keys: &[String],
+        args: &[&str],
+        replicas: u8,
+        until: Instant,
+    ) -> Result<Option<(Reply, u64)>, Error> {
+        let Setting {
+            uptime,
+            version_and_events,
+            ..
+        } = &*self.0.setting;
+        let answered = async {
+            let (node, session) = self.wait(until, || self.0.routes.find(keys, None)).await?;
+            let Some(replicating) = &session.replicating else {
+                // The twin has no replicas.
+                return Ok((self.repeat(script, keys, args, until).await?, 0));
+            };
+            let mut sent = uptime.now();
+            let (value, reached) = replicating
+                .call(
+                    &session,
+                    script,
+                    keys,
+                    (version_and_events, args),
+                    (replicas, until),
+                    (&mut sent, uptime),
+                )
+                .await
+                .map_err(|error| unreachable(&node.address, words(&error)))?;
+            // Of the order in the shared connection it says nothing: see the clock.
+            let asked = Asked { sent };
+            let reply = Reply {
+                value,
+                asked,
+                repeated: false,
+            };
+            Ok((reply, reached))
+        };
+        match tokio::time::timeout_at(until, answered).await {
+            Ok(answered) => answered.map(Some),
+            Err(_elapsed) => Ok(None),
+        }
     }
 
     /// Notes that a slot has moved, or returns where this once to ask.

@@ -14,6 +14,7 @@
 //! | [`admission`] | when a call may go out: bounds what is in flight, and backs off while the server refuses |
 //! | [`retry`] | what follows an error |
 //! | [`link`] | the way from an object to its server; calls scripts, and repeats them safely |
+//! | [`replicated`] | writes that wait for replicas, over a connection of their own |
 //! | [`message`] | what the server says: replies and pushes, read into types |
 //! | [`unusable`] | what is wrong with an object that is damaged or of another version, and what to do about it |
 //! | [`uptime`] | this process' clock, which goes on while the machine is suspended |
@@ -38,6 +39,7 @@ pub(crate) mod message;
 pub(crate) mod node;
 pub(crate) mod releaser;
 pub(crate) mod renewal;
+mod replicated;
 mod retry;
 mod routes;
 pub(crate) mod script;

@@ -19,6 +19,7 @@ use super::{
     admission::Admission,
     clock::Clock,
     lock,
+    replicated::Replicating,
     script::Script,
     sentinel::Sentinels,
     unreachable,
@@ -85,7 +86,7 @@ pub(crate) trait Receiver: Send + Sync + 'static {
 }
 
 #[derive(Clone)]
-enum Connection {
+pub(crate) enum Connection {
     Redis(MultiplexedConnection),
     #[cfg(feature = "memory")]
     Memory(memory::Connection),
@@ -96,6 +97,8 @@ enum Connection {
 pub(crate) struct Session {
     number: u64,
     connection: Connection,
+    /// For writes that wait for replicas; the twin has none.
+    pub(crate) replicating: Option<Arc<Replicating>>,
     pub(crate) clock: Arc<Clock>,
     heard: Arc<Heard>,
     response_timeout: Duration,
@@ -283,7 +286,8 @@ impl Session {
             .await
     }
 
-    async fn evaluate(
+    /// The same without an eye on the silence of the connection.
+    pub(super) async fn evaluate(
         &self,
         script: &'static Script,
         keys: &[String],
@@ -323,20 +327,11 @@ impl Session {
         }
     }
 
-    /// Waits until that many replicas have what this very connection has written last, and says how many have it.
-    pub(crate) async fn acknowledged(&self, replicas: u8, patience: Duration) -> Result<u64, RedisError> {
-        if replicas == 0 {
-            return Ok(0);
-        }
-        let mut command = redis::cmd("WAIT");
-        command
-            .arg(replicas)
-            .arg(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
-        match &self.connection {
-            Connection::Redis(connection) => command.query_async(&mut connection.clone()).await,
-            // The twin has no replicas.
-            #[cfg(feature = "memory")]
-            Connection::Memory(_) => Ok(0),
+    /// The same server, over another connection.
+    pub(crate) fn over(&self, connection: Connection) -> Self {
+        Self {
+            connection,
+            ..self.clone()
         }
     }
 

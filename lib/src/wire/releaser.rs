@@ -67,7 +67,7 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
 async fn release(link: &Link, token: &Token, place: &Place, how: &str, ends: Option<Instant>) {
     let until = ends.unwrap_or_else(|| Instant::now() + PATIENCE);
     let released = link
-        .repeat(&script::RELEASE, &place.keys, &[how, "", token], until, 0)
+        .repeat(&script::RELEASE, &place.keys, &[how, "", token], until)
         .await;
     if let Err(error) = released {
         debug!(%error, object = %place.object, "could not give back; it ends with its lease");

@@ -74,13 +74,14 @@ fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
     });
 }
 
-/// Renews a lease by itself, at its holder's wish. Returns how many of `replicas` have acknowledged it.
+/// Renews a lease by itself, at its holder's wish. Returns how many replicas have acknowledged it, if so many are to, until
+/// then.
 pub(crate) async fn renew_one(
     ledger: &Ledger,
     link: &Link,
     jobs: &mpsc::UnboundedSender<Job>,
     hold: &Arc<Hold>,
-    replicas: u8,
+    replicas: Option<(u8, Instant)>,
 ) -> Result<u64, Error> {
     let item = Item {
         token: hold.token.clone(),
@@ -89,9 +90,19 @@ pub(crate) async fn renew_one(
     };
     let width = hold.place.keys.len().to_string();
     let args = [width.as_str(), "1", &hold.token];
-    let (reply, reached) = link
-        .repeat(&script::RENEW, &hold.place.keys, &args, soon(link), replicas)
-        .await?;
+    let keys = &hold.place.keys;
+    let (reply, reached) = match replicas {
+        None => (link.repeat(&script::RENEW, keys, &args, soon(link)).await?, 0),
+        Some((replicas, until)) => {
+            match link
+                .replicated(&script::RENEW, keys, &args, replicas, until)
+                .await?
+            {
+                Some(renewed) => renewed,
+                None => return Ok(0),
+            }
+        }
+    };
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
     let sample = reply.asked.told(server_ms);
     // Should it have to be let in again, the background does so.
@@ -157,7 +168,7 @@ async fn renew(
 }
 
 async fn call(link: &Link, keys: &[String], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
-    let (reply, _) = link.repeat(&script::RENEW, keys, args, soon(link), 0).await?;
+    let reply = link.repeat(&script::RENEW, keys, args, soon(link)).await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
     Ok((reply.asked.told(server_ms), outcomes))
 }
@@ -198,8 +209,8 @@ async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold:
         grace,
     ];
     let outcome = async {
-        let (reply, _) = link
-            .repeat(&script::READMIT, &item.place.keys, &args, soon(link), 0)
+        let reply = link
+            .repeat(&script::READMIT, &item.place.keys, &args, soon(link))
             .await?;
         let fields = message::texts(&reply.value)?;
         match &fields[..] {

@@ -9,6 +9,7 @@ mod connection;
 mod damage;
 mod drops;
 mod late;
+mod options;
 mod owners;
 mod runtimes;
 mod selectors;

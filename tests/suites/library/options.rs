@@ -245,6 +245,28 @@ async fn what_is_taken_over_is_given_back_when_too_few_replicas_have_it() -> Res
     Ok(())
 }
 
+/// `WAIT` holds up its connection: others' calls go over another one.
+#[tokio::test]
+async fn who_waits_for_replicas_holds_nobody_else_up() -> Result {
+    let redis = Redis::start().await?;
+    let world = World::on(&redis, "replicas-wait");
+    let client = world.client_with_timeout(Duration::from_secs(12)).await?;
+    let lock = client.lock("x")?.with(Options::new().replicas(1));
+    let waits = tokio::spawn(async move { lock.acquire().await });
+    let object = world.object(Kind::Lock, "x")?;
+    eventually("the lease", SOON, async || look(&client, &object).await).await?;
+    for _ in 0..20 {
+        client.lock("y")?.acquire().await?.release().await?;
+    }
+    assert!(!waits.is_finished(), "all have waited for replicas");
+    let error = waits.await?.unwrap_err();
+    assert!(
+        matches!(error, Error::NotReplicated { reached: 0, .. }),
+        "{error}"
+    );
+    gone(&client, &object).await
+}
+
 #[tokio::test]
 async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
     let redis = Redis::start().await?;

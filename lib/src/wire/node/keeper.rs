@@ -32,6 +32,7 @@ use crate::{
         admission::jittered,
         clock::Clock,
         explain::{at_greeting, explain},
+        replicated::Replicating,
         unreachable,
         uptime::Uptime,
     },
@@ -179,6 +180,7 @@ impl Keeper {
                     heard,
                     id: Some(connection.id()),
                     connection: Connection::Memory(connection),
+                    replicating: None,
                     run_id,
                     version: concat!("in-memory twin ", env!("CARGO_PKG_VERSION")).into(),
                 }));
@@ -233,6 +235,7 @@ impl Keeper {
             response_timeout: timeout,
             heard,
             connection: Connection::Redis(connection),
+            replicating: Some(Arc::new(Replicating::new(client, timeout))),
             run_id: about.run_id,
             version: about.version,
             id,
