@@ -1,6 +1,7 @@
 //! The scripts by themselves, without a client: call by call, with the clock in hand.
 
 mod adoption;
+mod budget;
 mod damage;
 mod lanes;
 mod versions;

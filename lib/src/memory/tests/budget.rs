@@ -1,0 +1,95 @@
+//! More has run out at once than one call ends: what is not ended yet is nobody's all the same.
+
+use redis::Value;
+
+use super::{Call, Side};
+use crate::wire::script::{self, Script};
+
+const HOLDERS: u64 = 200;
+
+struct Crowd {
+    side: Side,
+    now_us: u64,
+}
+
+impl Crowd {
+    fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
+        let keys =
+            ["obj", "holders", "queue", "expiry"].map(|part| format!("tenure:{{a/semaphore/x}}:{part}"));
+        let before = ["run", "1@tenure:events"];
+        let call = Call {
+            script,
+            keys: keys.to_vec(),
+            args: before.iter().chain(args).map(|&arg| arg.to_owned()).collect(),
+        };
+        let (reply, _) = self.side.run(script, &call, self.now_us);
+        // What is a list in the reply stands for nothing here.
+        let text = |value: &Value| redis::from_redis_value_ref(value).unwrap_or_default();
+        match &reply {
+            Value::Array(values) => values.iter().map(text).collect(),
+            one => vec![text(one)],
+        }
+    }
+
+    fn acquire(&mut self, token: &str, permits: &str, place: &str) -> Vec<String> {
+        let args = [token, permits, "30000", "0", "200", place, "client", "{}"];
+        self.call(&script::ACQUIRE, &args)
+    }
+}
+
+/// All hold one permit of 200, and all their leases have run out.
+fn all_run_out() -> Crowd {
+    let mut crowd = Crowd {
+        side: Side::new(),
+        now_us: 1_763_717_000_000_000,
+    };
+    for holder in 0..HOLDERS {
+        assert_eq!(crowd.acquire(&format!("t{holder}"), "1", "0")[0], "granted");
+    }
+    crowd.now_us += 31_000_000;
+    crowd
+}
+
+#[test]
+fn what_has_run_out_cannot_be_renewed_before_it_is_ended() {
+    let mut crowd = all_run_out();
+    assert_eq!(crowd.call(&script::RENEW, &["4", "1", "t199"])[1], "gone");
+    let seen = crowd.call(&script::OBSERVE, &["0", "0"]);
+    assert_ne!(seen[4], "0", "one call has ended all: this shows nothing");
+    assert_eq!(seen[10], "1", "look again");
+}
+
+#[test]
+fn what_has_run_out_cannot_be_released_or_repeated_before_it_is_ended() {
+    let mut crowd = all_run_out();
+    assert_eq!(crowd.call(&script::RELEASE, &["owner", "", "t199"]), ["gone"]);
+    let fence: u64 = crowd.acquire("t198", "1", "0")[1].parse().unwrap();
+    assert!(fence >= crowd.now_us, "it is the old lease");
+    assert_eq!(crowd.call(&script::DOWNGRADE, &["t197", "1"]), ["gone"]);
+}
+
+#[test]
+fn one_that_does_not_wait_is_told_to_ask_again_until_all_is_ended() {
+    let mut crowd = all_run_out();
+    let mut calls = 1;
+    while crowd.acquire("all", "200", "0")[0] == "again" {
+        calls += 1;
+    }
+    assert!(calls > 2, "{calls}");
+    assert_eq!(crowd.acquire("all", "200", "0")[0], "granted");
+    assert_eq!(crowd.acquire("another", "1", "0")[0], "busy");
+}
+
+#[test]
+fn the_head_of_the_queue_is_told_to_come_at_once_until_all_is_ended() {
+    let mut crowd = all_run_out();
+    let queued = crowd.acquire("all", "200", "10000");
+    assert_eq!((queued[0].as_str(), queued[3].as_str()), ("queued", "0"));
+    loop {
+        let renewed = crowd.call(&script::RENEW, &["4", "1", "all"]);
+        match renewed[1].as_str() {
+            "held" => break,
+            state => assert_eq!((state, renewed[3].as_str()), ("waiting", "0")),
+        }
+    }
+}
