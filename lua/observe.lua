@@ -2,7 +2,7 @@
 -- observe: what an object is, who holds and who waits.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, how many holders and how many waiters to list, watch (1: send a word on the
---       controller's channel at the next change)
+--       controller's channel at the next change); and, if not from the first ones, behind how many of each
 -- Reply nil when there is no such object, else
 --       now digest current limit held free waiting last recover draining wake
 --       current: 1 when it was declared under this very life of the server process that answers, else 0
@@ -16,17 +16,18 @@ settle(o)
 if close(o) then return false end
 if ARGV[4] == '1' and o.declared then call('HSET', o.obj, 'watched', 1) end
 
-local last = tonumber(ARGV[3]) - 1
+local first = tonumber(ARGV[5] or 0)
+local last = first + tonumber(ARGV[3]) - 1
 local holders, waiters = {}, {}
-if last >= 0 then
-  local held = call('ZRANGE', o.holders, 0, last, 'WITHSCORES')
+if last >= first then
+  local held = call('ZRANGE', o.holders, first, last, 'WITHSCORES')
   for i = 1, #held, 2 do
     local value, expires = call('HGET', o.obj, 't:' .. held[i]), call('ZSCORE', o.expiry, held[i])
     if value and expires then
       holders[#holders + 1] = { held[i], int(tonumber(held[i + 1])), expires, value }
     end
   end
-  for _, token in ipairs(call('ZRANGE', o.queue, 0, last)) do
+  for _, token in ipairs(call('ZRANGE', o.queue, first, last)) do
     local value = call('HGET', o.obj, 't:' .. token)
     if value then waiters[#waiters + 1] = { token, value } end
   end

@@ -44,6 +44,9 @@ pub struct LockPool {
     count: u32,
 }
 
+/// Resources of one lease. A thousand keep the server for some three milliseconds.
+const MOST_AT_ONCE: u32 = 10_000;
+
 impl LockPool {
     pub(crate) fn new(client: Client, place: Arc<Place>) -> Self {
         Self {
@@ -149,7 +152,7 @@ impl LockPool {
         Ok(self)
     }
 
-    /// The same pool, of which that many resources are acquired at once, all or none.
+    /// The same pool, of which that many resources are acquired at once, all or none; at most 10,000.
     ///
     /// ```no_run
     /// # async fn run(seats: tenure::LockPool) -> Result<(), tenure::Error> {
@@ -238,6 +241,13 @@ impl LockPool {
     }
 
     async fn take(&self, wait: Wait) -> Result<Option<PoolLease>, Error> {
+        if self.count > MOST_AT_ONCE {
+            return Err(Error::invalid(
+                "count",
+                format!("is {}", self.count),
+                format!("acquire at most {MOST_AT_ONCE} resources at once"),
+            ));
+        }
         self.handle
             .acquire(self.count.into(), wait)
             .await?

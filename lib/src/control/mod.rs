@@ -93,6 +93,8 @@ pub enum Server {
     },
 }
 
+/// Holders, and waiters, that one command lists, so that none keeps the server for much over a millisecond.
+const PAGE: usize = 200;
 /// Tokens that one command ends, so that none keeps the server for much over a millisecond.
 const PIECE: usize = 100;
 
@@ -195,7 +197,8 @@ impl Control {
         Ok(reply == Value::Int(1))
     }
 
-    /// What an object is, with at most `head` holders and waiters; `None` when there is no such object. One command.
+    /// What an object is, with at most `head` holders and waiters; `None` when there is no such object. One command for each 200
+    /// that are listed: what changes in between may be missing, or listed twice.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
@@ -232,10 +235,34 @@ impl Control {
     }
 
     async fn read(&self, object: &ObjectRef, head: usize, watch: &str) -> Result<Option<Snapshot>, Error> {
-        match self
-            .call(&script::OBSERVE, object, &[&head.to_string(), watch])
-            .await?
-        {
+        let Some(mut snapshot) = self.page(object, 0, head.min(PAGE), watch).await? else {
+            return Ok(None);
+        };
+        let mut listed = PAGE;
+        let mut full = snapshot.holders.len() >= PAGE || snapshot.waiters.len() >= PAGE;
+        while full && listed < head {
+            let count = PAGE.min(head - listed);
+            let Some(more) = self.page(object, listed, count, "0").await? else {
+                break;
+            };
+            full = more.holders.len() >= PAGE || more.waiters.len() >= PAGE;
+            listed += count;
+            snapshot.holders.extend(more.holders);
+            snapshot.waiters.extend(more.waiters);
+        }
+        Ok(Some(snapshot))
+    }
+
+    async fn page(
+        &self,
+        object: &ObjectRef,
+        first: usize,
+        count: usize,
+        watch: &str,
+    ) -> Result<Option<Snapshot>, Error> {
+        let (count, first) = (count.to_string(), first.to_string());
+        let args = [&*count, watch, &*first];
+        match self.call(&script::OBSERVE, object, &args).await? {
             Value::Nil => Ok(None),
             reply => Snapshot::read(&reply)
                 .map(Some)

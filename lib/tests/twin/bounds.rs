@@ -206,6 +206,11 @@ async fn five_thousand_resources_are_taken_at_once_in_every_way() -> Result {
     assert_eq!(next.resources().len(), MANY as usize);
     next.release().await?;
     assert_eq!(pool.health().await?.free, u64::from(MANY));
+    let error = pool.many(10_001).try_acquire().await.unwrap_err();
+    assert!(
+        matches!(error, Error::InvalidInput { field: "count", .. }),
+        "{error}"
+    );
     Ok(())
 }
 
