@@ -42,7 +42,8 @@ pub(crate) struct Config {
     #[arg(long, env = "TENURE_REDIS_USERNAME", value_name = "NAME")]
     pub(crate) redis_username: Option<String>,
 
-    /// File with the password for Redis, such as a mounted Secret; a line break at its end does not count
+    /// File with the password for Redis, such as a mounted Secret; a line break at its end does not count, and it is
+    /// read again when it changes
     #[arg(long, env = "TENURE_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub(crate) redis_password_file: Option<PathBuf>,
 
@@ -142,13 +143,18 @@ impl Config {
             builder = builder.username(username);
         }
         if let Some(path) = &self.redis_password_file {
-            let text = read("--redis-password-file", path)?;
-            let password = text.strip_suffix('\n').unwrap_or(&text);
-            let password = password.strip_suffix('\r').unwrap_or(password);
-            if password.is_empty() {
+            // A file that is not usable now is a mistake; one that changes later is read again.
+            if read("--redis-password-file", path)?
+                .trim_end_matches(['\r', '\n'])
+                .is_empty()
+            {
                 return Err(ConfigError::EmptyPassword(path.clone()));
             }
-            builder = builder.password(password);
+            let mut secret = tenure::FileCredentials::new(path);
+            if let Some(username) = &self.redis_username {
+                secret = secret.username(username);
+            }
+            builder = builder.credentials(secret);
         }
         if let Some(path) = &self.redis_ca_file {
             builder = builder.tls_ca(read("--redis-ca-file", path)?);

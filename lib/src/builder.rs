@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::Instant};
 #[cfg(feature = "memory")]
 use crate::Memory;
 use crate::{
-    Client, Error, Identity,
+    Client, CredentialsProvider, Error, Identity,
     client::Inner,
     control,
     object::check_namespace,
@@ -42,8 +42,10 @@ use crate::{
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
     server: Server,
-    credentials: Credentials,
-    sentinel_credentials: Credentials,
+    credentials: UserAndPassword,
+    sentinel_credentials: UserAndPassword,
+    provider: Option<Arc<dyn CredentialsProvider>>,
+    sentinel_provider: Option<Arc<dyn CredentialsProvider>>,
     identity: Identity,
     namespace: Option<String>,
     prefix: String,
@@ -55,7 +57,7 @@ pub struct ClientBuilder {
 }
 
 /// User and password.
-type Credentials = (Option<String>, Option<String>);
+type UserAndPassword = (Option<String>, Option<String>);
 
 #[derive(Clone)]
 enum Server {
@@ -74,6 +76,8 @@ impl ClientBuilder {
             server,
             credentials: (None, None),
             sentinel_credentials: (None, None),
+            provider: None,
+            sentinel_provider: None,
             identity: Identity::from_env(),
             namespace: None,
             prefix: "tenure".to_owned(),
@@ -119,6 +123,33 @@ impl ClientBuilder {
     /// ```
     pub fn sentinel_credentials(mut self, username: Option<&str>, password: &str) -> Self {
         self.sentinel_credentials = (username.map(str::to_owned), Some(password.to_owned()));
+        self
+    }
+
+    /// Asks for the credentials at each connect, in place of those in the URL: for passwords that are changed and tokens that
+    /// run out. [`FileCredentials`](crate::FileCredentials) reads a mounted Secret; an asynchronous closure is a provider, too.
+    ///
+    /// While a server denies them, a call waits for others, until its own timeout; [`ClientBuilder::connect`] until
+    /// [`ClientBuilder::connect_timeout`]. Then they end with [`Error::Authentication`].
+    ///
+    /// ```
+    /// let secret = tenure::FileCredentials::new("/etc/redis/password");
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").credentials(secret);
+    /// ```
+    pub fn credentials(mut self, provider: impl CredentialsProvider) -> Self {
+        self.provider = Some(Arc::new(provider));
+        self
+    }
+
+    /// As [`ClientBuilder::credentials`], for the Sentinels.
+    ///
+    /// ```
+    /// let secret = tenure::FileCredentials::new("/etc/sentinel/password");
+    /// let builder = tenure::Client::builder("redis+sentinel://sentinel.tenure/main")
+    ///     .sentinel_credentials_provider(secret);
+    /// ```
+    pub fn sentinel_credentials_provider(mut self, provider: impl CredentialsProvider) -> Self {
+        self.sentinel_provider = Some(Arc::new(provider));
         self
     }
 
@@ -302,6 +333,7 @@ impl ClientBuilder {
             version_and_events: format!("{PROTOCOL}@{events_channel}"),
             response_timeout: self.response_timeout,
             receiver: ledger.clone(),
+            credentials_change: self.provider.is_some() || self.sentinel_provider.is_some(),
             uptime,
             #[cfg(feature = "memory")]
             memory,
@@ -356,23 +388,36 @@ impl ClientBuilder {
         };
         let named = address::read(url)?;
         let settings = named.hosts.first().map(|host| host.redis_settings().clone());
-        let access = |settings: RedisConnectionInfo, credentials: &Credentials| {
+        let access = |settings: RedisConnectionInfo,
+                      credentials: &UserAndPassword,
+                      provider: &Option<Arc<dyn CredentialsProvider>>| {
             let credentials = (credentials.0.as_deref(), credentials.1.as_deref());
+            let provider = provider.clone();
             #[cfg(feature = "tls")]
-            return Ok(Access::new(settings, credentials, self.tls.wanted(named.secure)?));
+            return Ok(Access::new(
+                settings,
+                credentials,
+                provider,
+                self.tls.wanted(named.secure)?,
+            ));
             #[cfg(not(feature = "tls"))]
-            Ok::<_, Error>(Access::new(settings, credentials))
+            Ok::<_, Error>(Access::new(settings, credentials, provider))
         };
-        let redis = Arc::new(access(settings.unwrap_or_default(), &self.credentials)?);
+        let redis = Arc::new(access(
+            settings.unwrap_or_default(),
+            &self.credentials,
+            &self.provider,
+        )?);
         let clients = |access: &Access| -> Result<Vec<_>, Error> {
             let hosts = named.hosts.iter().cloned();
             hosts.map(|host| access.client(host)).collect()
         };
         if let Some(Sentinel { service, settings }) = named.sentinel.clone() {
-            let access = access(settings, &self.sentinel_credentials)?;
+            let own = access(settings, &self.sentinel_credentials, &self.sentinel_provider)?;
             let sentinels = Sentinels {
                 service: service.clone(),
-                asked: clients(&access)?,
+                asked: clients(&own)?,
+                own,
                 access: redis,
                 patience: self.response_timeout,
             };
@@ -386,11 +431,16 @@ impl ClientBuilder {
         let seeds = clients(&redis)?;
         let address = seeds.iter().map(address::of).collect::<Vec<_>>().join(", ");
         let reach = Reach {
-            access: redis,
+            access: redis.clone(),
             setting: setting.clone(),
             seeds: seeds.clone(),
         };
-        Ok(Link::start(address, Whereabouts::At(seeds), setting, Some(reach)))
+        Ok(Link::start(
+            address,
+            Whereabouts::At(seeds, redis),
+            setting,
+            Some(reach),
+        ))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a URL names: servers or Sentinels, and how to come in.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
@@ -9,7 +9,7 @@ use redis::{
 
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
-use crate::{Error, error::ESCAPES};
+use crate::{Credentials, CredentialsProvider, Error, error::ESCAPES};
 
 const FORMS: &str = "use redis://[user][:password@]host[:port][,host[:port]][/database], \
                      redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]\
@@ -146,6 +146,8 @@ fn tcp_settings() -> TcpSettings {
 /// How to come in, wherever the server is.
 pub(crate) struct Access {
     settings: RedisConnectionInfo,
+    /// Knows the credentials, in place of the settings.
+    provider: Option<Arc<dyn CredentialsProvider>>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
 }
@@ -154,6 +156,7 @@ impl Access {
     pub(crate) fn new(
         settings: RedisConnectionInfo,
         credentials: (Option<&str>, Option<&str>),
+        provider: Option<Arc<dyn CredentialsProvider>>,
         #[cfg(feature = "tls")] tls: Option<Tls>,
     ) -> Self {
         let mut settings = settings
@@ -167,9 +170,44 @@ impl Access {
         }
         Self {
             settings,
+            provider,
             #[cfg(feature = "tls")]
             tls,
         }
+    }
+
+    /// The credentials to use now, if they change; the settings have them otherwise.
+    pub(crate) async fn credentials(&self, patience: Duration) -> Result<Option<Credentials>, Error> {
+        let Some(provider) = &self.provider else {
+            return Ok(None);
+        };
+        let failed = |reason: String| Error::Unreachable {
+            reason: format!("the provider of the credentials does not answer: {reason}"),
+        };
+        match tokio::time::timeout(patience, provider.credentials()).await {
+            Ok(Ok(credentials)) => Ok(Some(credentials)),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_elapsed) => Err(failed(format!("nothing within {patience:?}"))),
+        }
+    }
+
+    /// The client with the credentials to use now, and these if they change.
+    pub(crate) async fn with_credentials(
+        &self,
+        client: &redis::Client,
+        patience: Duration,
+    ) -> Result<(redis::Client, Option<Credentials>), Error> {
+        let Some(credentials) = self.credentials(patience).await? else {
+            return Ok((client.clone(), None));
+        };
+        let info = client.get_connection_info().clone();
+        let mut settings = info.redis_settings().clone().set_password(&credentials.password);
+        if let Some(username) = &credentials.username {
+            settings = settings.set_username(username);
+        }
+        let client = redis::Client::open(info.set_redis_settings(settings))
+            .map_err(|error| unusable(format!("is not usable ({})", error.category())))?;
+        Ok((client, Some(credentials)))
     }
 
     /// No connection is made yet.

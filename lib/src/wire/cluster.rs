@@ -112,7 +112,7 @@ impl Cluster {
         let client = self.client(address)?;
         let (node, keeper) = Node::new(
             address.to_owned(),
-            Whereabouts::At(vec![client]),
+            Whereabouts::At(vec![client], self.reach.access.clone()),
             self.reach.setting.clone(),
             self.bell.clone(),
         );
@@ -293,6 +293,8 @@ async fn ask(candidate: Candidate, reach: &Reach) -> Result<(bool, SlotMap), Err
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(timeout)
                 .set_response_timeout(timeout);
+            let patience = reach.setting.response_timeout;
+            let (client, _) = reach.access.with_credentials(&client, patience).await?;
             let connection = client.get_multiplexed_async_connection_with_config(&config);
             (address::of(&client), connection.await)
         }

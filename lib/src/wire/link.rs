@@ -138,6 +138,8 @@ impl Link {
     async fn wait<T>(&self, until: Instant, find: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
         let find_now = || match find() {
             Err(error) if error.is_unreachable() => None,
+            // The provider is asked again, and may know others by then; or the server does.
+            Err(Error::Authentication { .. }) if self.0.setting.credentials_change => None,
             found => Some(found),
         };
         // Mostly it is there, and needs no timer.

@@ -16,6 +16,7 @@ use tokio::{
 
 pub(crate) use self::keeper::Keeper;
 use super::{
+    address::Access,
     admission::Admission,
     clock::Clock,
     lock,
@@ -25,9 +26,9 @@ use super::{
     unreachable,
     uptime::{Moment, Uptime},
 };
-use crate::Error;
 #[cfg(feature = "memory")]
 use crate::memory::{self, Memory};
+use crate::{Credentials, Error};
 
 /// Between two tries, at first and at most.
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(20);
@@ -43,6 +44,8 @@ pub(crate) struct Setting {
     pub(crate) version_and_events: String,
     pub(crate) response_timeout: Duration,
     pub(crate) receiver: Arc<dyn Receiver>,
+    /// What a server denies now it may take later.
+    pub(crate) credentials_change: bool,
     pub(crate) uptime: Arc<Uptime>,
     #[cfg(feature = "memory")]
     pub(crate) memory: Option<Memory>,
@@ -67,7 +70,7 @@ impl Setting {
 /// Where a server is to be found.
 pub(crate) enum Whereabouts {
     /// One of these, tried in turn.
-    At(Vec<redis::Client>),
+    At(Vec<redis::Client>, Arc<Access>),
     /// Where the Sentinels say.
     Sentinels(Sentinels),
     /// With the process name of the client.
@@ -100,6 +103,8 @@ pub(crate) struct Session {
     /// For writes that wait for replicas; the twin has none.
     pub(crate) replicating: Option<Arc<Replicating>>,
     pub(crate) clock: Arc<Clock>,
+    /// With which it was made, if they change.
+    credentials: Option<Credentials>,
     heard: Arc<Heard>,
     response_timeout: Duration,
     pub(crate) run_id: Arc<str>,
@@ -244,9 +249,13 @@ impl Session {
     /// Waits for an answer. After a silence the connection may be dead without a word: it then counts as broken if nothing
     /// comes in for a third of the response timeout, or twice the time of the last answer where that is longer. So there is
     /// time left to repeat the call over another connection.
-    async fn answer<T>(&self, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+    async fn answer<T>(
+        &self,
+        answer: impl Future<Output = Result<T, RedisError>> + Send,
+    ) -> Result<T, RedisError> {
         let (asked, before) = (Instant::now(), self.heard.last());
-        let answered = async {
+        // On the heap, as each acquisition's future would hold it several times otherwise.
+        let mut answered = Box::pin(async {
             let answer = answer.await;
             // An error reply is an answer.
             if answer
@@ -256,17 +265,15 @@ impl Session {
                 self.heard.answer_to(asked);
             }
             answer
-        };
+        });
         let patience = (self.response_timeout / 3).max(self.heard.took() * 2);
-        if asked.duration_since(before) < patience || patience >= self.response_timeout {
-            return answered.await;
-        }
-        let mut answered = std::pin::pin!(answered);
-        if let Ok(answer) = tokio::time::timeout(patience, &mut answered).await {
-            return answer;
-        }
-        if self.heard.last() == before {
-            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        if asked.duration_since(before) >= patience && patience < self.response_timeout {
+            if let Ok(answer) = tokio::time::timeout(patience, &mut answered).await {
+                return answer;
+            }
+            if self.heard.last() == before {
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
         }
         answered.await
     }

@@ -16,6 +16,8 @@ pub(crate) struct Sentinels {
     /// What they call it.
     pub(crate) service: String,
     pub(crate) asked: Vec<redis::Client>,
+    /// How to come in to the Sentinels themselves.
+    pub(crate) own: Access,
     /// How to come in where they point to.
     pub(crate) access: Arc<Access>,
     pub(crate) patience: Duration,
@@ -42,6 +44,7 @@ impl Sentinels {
     }
 
     async fn ask(&self, sentinel: &redis::Client) -> Answer {
+        let (sentinel, _) = self.own.with_credentials(sentinel, self.patience).await?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.patience))
             .set_response_timeout(Some(self.patience));
@@ -55,7 +58,7 @@ impl Sentinels {
                 .query_async(&mut connection)
                 .await
         };
-        answer.await.map_err(|error| explain(sentinel, &error))
+        answer.await.map_err(|error| explain(&sentinel, &error))
     }
 
     fn nobody_knows(&self, answers: Vec<Answer>) -> Error {

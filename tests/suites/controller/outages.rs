@@ -369,6 +369,14 @@ async fn a_wrong_password_is_told_once_in_the_log_and_in_each_object_with_the_fi
         "{logs}"
     );
     assert!(!logs.contains("wrong\"") && !logs.contains("right"), "{logs}");
+    let (code, text) = world.controller.get("/readyz").await?;
+    assert!(code == 503 && text.contains("credentials"), "{code}: {text}");
+    // The Secret is mended: nobody restarts the controller.
+    std::fs::write(&path, "right\n")?;
+    let ready = world.until::<Semaphore>("calls", "ready", SOON, |s| expect(s, "Ready", "True", "Synced"));
+    ready.await?;
+    let (code, text) = world.controller.get("/readyz").await?;
+    assert_eq!(code, 200, "{text}");
     Ok(())
 }
 

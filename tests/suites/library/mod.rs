@@ -26,6 +26,7 @@
 //! | module | |
 //! |---|---|
 //! | [`cluster`] | Redis Cluster: several masters, moving slots, dying nodes |
+//! | [`credentials`] | credentials that change under a client that lives |
 //! | [`damaged`] | objects of which keys or entries were overwritten |
 //! | [`refusals`] | servers that refuse to write for a while |
 //! | [`security`] | TLS, and the smallest rights that work |
@@ -40,6 +41,7 @@
 mod bad_input;
 mod cluster;
 mod condition;
+mod credentials;
 mod cutter;
 mod damaged;
 mod keyed_lock;

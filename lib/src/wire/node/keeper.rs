@@ -44,12 +44,6 @@ const STABLE: Duration = Duration::from_millis(100);
 const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
-/// What a try to connect has found.
-enum Found {
-    Session(Session),
-    Cluster,
-}
-
 /// Owns the connection to one server.
 pub(crate) struct Keeper {
     pub(super) node: Arc<Node>,
@@ -72,8 +66,8 @@ impl Keeper {
             let started = Instant::now();
             let address = self.node.address.clone();
             match self.connect(number, expected).await {
-                Ok(Found::Cluster) => return,
-                Ok(Found::Session(session)) => {
+                Ok(None) => return,
+                Ok(Some(session)) => {
                     info!(address, version = %session.version, "connected to Redis");
                     self.last = session.id.map(|id| (session.run_id.clone(), id));
                     self.node.set(State::Up(session.clone()));
@@ -121,11 +115,13 @@ impl Keeper {
             biased;
             () = broken => {}
             () = self.node.admission.run() => {}
+            () = authenticated(session, &self.whereabouts, &self.setting, &self.node.address) => {}
             error = silent(session, silence, &self.setting.uptime) => debug!(%error, "the server is silent"),
         }
     }
 
-    async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Found, Error> {
+    /// A session; `None`: the server is one of a cluster.
+    async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Option<Session>, Error> {
         let receiver = self.setting.receiver.clone();
         let clock = Arc::new(Clock::of_a_connection_begun_at(self.setting.uptime.now()));
         let broken = self.node.broken.clone();
@@ -148,16 +144,13 @@ impl Keeper {
                 }
             }
         };
-        let (client, address) = match &self.whereabouts {
-            Whereabouts::At(servers) => {
+        let timeout = self.setting.response_timeout;
+        let (client, access) = match &self.whereabouts {
+            Whereabouts::At(servers, access) => {
                 let turn = usize::try_from(number - 1).unwrap_or_default() % servers.len();
-                (servers[turn].clone(), address::of(&servers[turn]))
+                (servers[turn].clone(), access)
             }
-            Whereabouts::Sentinels(sentinels) => {
-                let found = sentinels.master().await?;
-                let address = address::of(&found);
-                (found, address)
-            }
+            Whereabouts::Sentinels(sentinels) => (sentinels.master().await?, &sentinels.access),
             #[cfg(feature = "memory")]
             Whereabouts::Memory(memory, process) => {
                 let caller = memory::Caller {
@@ -173,9 +166,10 @@ impl Keeper {
                 {
                     memory.end(*id);
                 }
-                return Ok(Found::Session(Session {
+                return Ok(Some(Session {
                     number,
                     clock,
+                    credentials: None,
                     response_timeout: self.setting.response_timeout,
                     heard,
                     id: Some(connection.id()),
@@ -186,26 +180,12 @@ impl Keeper {
                 }));
             }
         };
-        let on_push = move |info: redis::PushInfo| {
-            match info.kind {
-                PushKind::Disconnection => tell(&broken, number),
-                PushKind::Message => {
-                    if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
-                        && let (Ok(channel), Ok(payload)) =
-                            (std::str::from_utf8(channel), std::str::from_utf8(payload))
-                    {
-                        on_message(channel, payload);
-                    }
-                }
-                _ => {}
-            }
-            Ok::<(), redis::aio::SendError>(())
-        };
-        let timeout = self.setting.response_timeout;
+        let address = address::of(&client);
+        let (client, credentials) = access.with_credentials(&client, timeout).await?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout))
-            .set_push_sender(on_push);
+            .set_push_sender(on_push(broken, number, on_message));
         let refused = |error: &RedisError| explain(&client, error);
         let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => connection,
@@ -220,7 +200,7 @@ impl Keeper {
         heard.answer_to(asked);
         let about = About::read(&text, &address)?;
         if about.is_cluster && !in_cluster {
-            return Ok(Found::Cluster);
+            return Ok(None);
         }
         // Not set before, as nothing is subscribed to yet.
         let _ = here.set(about.run_id.clone());
@@ -229,9 +209,10 @@ impl Keeper {
             .await
             .map_err(|e| refused(&e))?;
         let id = self.end_last(&mut connection, &about.run_id).await;
-        Ok(Found::Session(Session {
+        Ok(Some(Session {
             number,
             clock,
+            credentials,
             response_timeout: timeout,
             heard,
             connection: Connection::Redis(connection),
@@ -272,5 +253,68 @@ async fn silent(session: &Session, span: Duration, uptime: &Uptime) -> RedisErro
             Err(error) => return error,
         }
         session.heard.answer_to(asked);
+    }
+}
+
+/// Authenticates the connection again when its credentials have changed. Those that it has stay in force where the server
+/// denies the new ones: it may not know them yet.
+async fn authenticated(session: &Session, whereabouts: &Whereabouts, setting: &Setting, address: &str) {
+    let access = match whereabouts {
+        Whereabouts::At(_, access) => access,
+        Whereabouts::Sentinels(sentinels) => &sentinels.access,
+        #[cfg(feature = "memory")]
+        Whereabouts::Memory(..) => return std::future::pending().await,
+    };
+    let mut current = session.credentials.clone();
+    while let Some(refresh_after) = current.as_ref().and_then(|known| known.refresh_after) {
+        tokio::time::sleep(refresh_after).await;
+        let asked = access.credentials(setting.response_timeout).await;
+        let changed = match asked {
+            Ok(credentials) if credentials != current => credentials,
+            Ok(_) => continue,
+            Err(error) => {
+                warn!(%error, "the credentials may be old");
+                continue;
+            }
+        };
+        let Some((credentials, mut connection)) = changed.zip(session.redis()) else {
+            continue;
+        };
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(credentials.username.as_deref().unwrap_or("default"))
+            .arg(&credentials.password);
+        match auth.exec_async(&mut connection).await {
+            Ok(()) => {
+                info!(address, "authenticated with changed credentials");
+                current = Some(credentials);
+            }
+            Err(error) => {
+                warn!(address, %error, "changed credentials are denied, trying on");
+            }
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// What the driver calls when something comes in that no request has asked for, or the connection ends.
+fn on_push(
+    broken: mpsc::UnboundedSender<u64>,
+    number: u64,
+    on_message: impl Fn(&str, &str) + Send + Sync + 'static,
+) -> impl Fn(redis::PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
+    move |info| {
+        match info.kind {
+            PushKind::Disconnection => tell(&broken, number),
+            PushKind::Message => {
+                if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
+                    && let (Ok(channel), Ok(payload)) =
+                        (std::str::from_utf8(channel), std::str::from_utf8(payload))
+                {
+                    on_message(channel, payload);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
