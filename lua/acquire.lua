@@ -6,8 +6,9 @@
 --       pool would do: the names of a place, see core.lua), takeover (1: take it from whoever holds), why (a text for
 --       them)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
---       queued  now expires wake position
---       busy    now [parts: in so many calls all free resources are looked at, each goes on where the last one stopped]
+--       queued  now expires wake position [parts]
+--       busy    now [parts]    where not all free resources were looked at: in how many calls they all are, for each goes
+--                              on where the last one stopped
 --       again   now     there may be room when what this call has left to be done is done: ask again at once
 -- Error NOTDECLARED, TOOLARGE, NORESOURCE, NOPROPERTIES (a wish for properties, of generated resources)
 -- A repeated token gets what the first call did: its lease, or its place.
@@ -83,8 +84,12 @@ if value then
     reply = describe(o, tonumber(fence), ends, e)
   else
     call('ZADD', o.expiry, now + e.place, token)
-    local at, place_ms = position(o, token, e)
-    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, place_ms), at }
+    -- Looks on, where the last call has stopped.
+    if o.pool and string.sub(e.names, 1, 1) == '?' then reply = advance(o, token) end
+    if not reply then
+      local at, place_ms = position(o, token, e)
+      reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, place_ms), at, o.parts }
+    end
   end
 else
   lease, max_hold = bounded(o, lease, max_hold)
@@ -110,7 +115,7 @@ else
     reply = got
   elseif place > 0 then
     local at, place_ms = position(o, token, e)
-    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, place_ms), at }
+    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, place_ms), at, o.parts }
   else
     finish(o, token)
     unwind(o)

@@ -250,8 +250,18 @@ impl Claim {
                 Acquired::Queued { .. } if !waits => {
                     return Err(Error::protocol("queued without having asked for it"));
                 }
-                Acquired::Queued { now, expires, wake } => {
+                Acquired::Queued {
+                    now,
+                    expires,
+                    wake,
+                    parts,
+                } => {
                     self.queued(&asked, now, expires, wake);
+                    // What came free since it queued is offered to it; what was free before, it has to look at once.
+                    if looks + 1 < parts {
+                        looks += 1;
+                        continue;
+                    }
                     match self.hear(&mut word, wait.end(), request.permits).await? {
                         Heard::Granted { grant, deadline } => self.granted(grant, deadline, &request),
                         Heard::AskAgain => continue,

@@ -245,7 +245,9 @@ impl Condition {
                     None => Ok((claim.wait_for_lock(request).await?, true)),
                 };
             }
-            Acquired::Queued { now, expires, wake } => claim.queued(&reply.asked, now, expires, wake),
+            Acquired::Queued {
+                now, expires, wake, ..
+            } => claim.queued(&reply.asked, now, expires, wake),
             Acquired::Busy { .. } | Acquired::Again => return Err(Error::protocol(&reply.value)),
         }
         let mut notified = true;

@@ -27,6 +27,8 @@ pub(crate) enum Acquired {
         now: u64,
         expires: u64,
         wake: u64,
+        /// As of [`Acquired::Busy`].
+        parts: u64,
     },
     Busy {
         now: u64,
@@ -169,7 +171,16 @@ pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
         Some("queued") => number()
             .zip(number())
             .zip(number())
-            .map(|((now, expires), wake)| Acquired::Queued { now, expires, wake }),
+            .map(|((now, expires), wake)| {
+                let _position = number();
+                let parts = number().unwrap_or(1);
+                Acquired::Queued {
+                    now,
+                    expires,
+                    wake,
+                    parts,
+                }
+            }),
         Some("again") => Some(Acquired::Again),
         Some("busy") => number().map(|now| Acquired::Busy {
             now,

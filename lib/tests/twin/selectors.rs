@@ -152,3 +152,21 @@ async fn who_does_not_wait_finds_the_one_that_suits_among_many_that_are_free() -
     waits.abort();
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_finds_the_one_that_suits_among_many_that_are_free_at_once() -> Result {
+    let memory = Memory::seeded(5);
+    let client = client(&memory, "a").await?;
+    let pool = declared(&client, (0..3000).map(resource).collect()).await?;
+    let _held = pool.clone().named(["r0"])?.acquire().await?;
+    let waits = pool.clone().matching([("host", "h0")])?;
+    let waits = tokio::spawn(async move { waits.acquire().await });
+    settle().await;
+    for number in [7, 777, 2999] {
+        let suits = pool.clone().matching([("host", format!("h{number}"))])?;
+        let got = timeout(SOON, suits.acquire()).await??;
+        assert_eq!(got.resource(), format!("r{number}"));
+    }
+    waits.abort();
+    Ok(())
+}
