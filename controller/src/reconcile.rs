@@ -404,9 +404,9 @@ impl<'a, K: Declared> Turn<'a, K> {
         Ok(snapshot)
     }
 
-    /// Fails at once while it is known that Redis does not answer: a call would wait for it.
+    /// Fails at once while it is known that the server which has the object does not answer: a call would wait for it.
     fn reachable(&self) -> Result<(), Failure> {
-        match self.context.control.server() {
+        match self.context.control.server_of(&self.name) {
             Server::Disconnected {
                 error,
                 transient: true,

@@ -261,7 +261,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects, and tries on for as long as [`ClientBuilder::connect_timeout`] says: Redis may come up after its users.
+    /// Connects, to any master of a cluster, and tries on for as long as [`ClientBuilder::connect_timeout`] says: Redis may come up after its users.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] names the setting, [`Error::Authentication`] and [`Error::UnsupportedServer`] come at

@@ -103,7 +103,7 @@ impl Control {
         Self { client }
     }
 
-    /// How Redis is now.
+    /// How Redis is now: of a cluster, whether all of its masters answer.
     ///
     /// ```no_run
     /// # fn run(control: tenure::Control) {
@@ -113,6 +113,18 @@ impl Control {
     #[must_use]
     pub fn server(&self) -> Server {
         server(self.client.inner.link.health())
+    }
+
+    /// How the server is now that has an object: in a cluster, one of several, of which another may be away.
+    ///
+    /// ```no_run
+    /// # fn run(control: tenure::Control, object: tenure::ObjectRef) {
+    /// println!("{:?}", control.server_of(&object));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn server_of(&self, object: &ObjectRef) -> Server {
+        server(self.client.inner.link.health_of(&self.client.keys(object)))
     }
 
     /// Waits until [`Control::server`] differs from `known`, and returns it.

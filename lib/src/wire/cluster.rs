@@ -171,6 +171,18 @@ impl Cluster {
         Ok(version.unwrap_or_default())
     }
 
+    /// Any version will do, where anything that has slots answers.
+    pub(crate) fn reachable(&self) -> Result<Arc<str>, Error> {
+        let mut last = self.problem.clone().map(Err);
+        for member in self.members.values() {
+            match member.node.version() {
+                Ok(version) => return Ok(version),
+                Err(error) => last = last.or(Some(Err(error))),
+            }
+        }
+        last.unwrap_or_else(|| self.health())
+    }
+
     /// Any server that answers.
     pub(crate) fn any(&self) -> Option<Arc<Node>> {
         let mut nodes = self.members.values().map(|member| &member.node);

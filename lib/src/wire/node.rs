@@ -211,6 +211,14 @@ impl Node {
         lock(&self.state).clone()
     }
 
+    /// The version of its server, where that answers.
+    pub(crate) fn version(&self) -> Result<Arc<str>, Error> {
+        match self.state() {
+            State::Up(session) => Ok(session.version),
+            State::Down { error } => Err(error),
+        }
+    }
+
     fn set(&self, state: State) {
         self.replace(&mut lock(&self.state), state);
         self.bell.ring();

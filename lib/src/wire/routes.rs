@@ -84,6 +84,15 @@ impl Routes {
         }
     }
 
+    /// The version of Redis, where any server answers that has objects.
+    pub(crate) fn reachable(&self) -> Result<Arc<str>, Error> {
+        match &*lock(&self.map) {
+            Map::One(node) => node.version(),
+            Map::Cluster(cluster) => cluster.reachable(),
+            Map::Closed => Err(Error::Closed),
+        }
+    }
+
     /// The version of Redis, where all servers answer.
     pub(crate) fn health(&self) -> Result<Arc<str>, Error> {
         match &*lock(&self.map) {

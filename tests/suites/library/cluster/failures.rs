@@ -237,6 +237,15 @@ async fn what_is_not_served_is_unreachable_in_time() -> Result {
         if partial {
             got(elsewhere?)?.release().await?;
             lease.renew().await?;
+            // A new client is content with what is served.
+            let late = timeout(PATIENCE * 2, world.client()).await??;
+            let at_live = late.lock(&names[2][0])?.acquire_timeout(PATIENCE).await?;
+            got(at_live)?.release().await?;
+            for (names, reachable) in names.iter().zip([false, true, true]) {
+                let server = late.control().server_of(&world.object(Kind::Lock, &names[0])?);
+                let connected = matches!(server, tenure::control::Server::Connected { .. });
+                ensure!(connected == reachable, "{names:?}: {server:?}");
+            }
         } else {
             let error = elsewhere.unwrap_err();
             ensure!(
