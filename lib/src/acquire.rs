@@ -19,9 +19,11 @@ use tracing::{Instrument, debug};
 use crate::{
     Client, Error, Lease, Options,
     identity::Holder,
+    options::check_text,
     telemetry,
     wire::{
         clock::{self, Asked},
+        later,
         ledger::{Hold, Place, Request, Standing, Status, Token, Word},
         message::{self, Acquired, Grant, How},
         releaser::{BY_OWNER, DROPPED, Job},
@@ -117,6 +119,7 @@ impl Handle {
 
     /// Takes the lease from whoever holds, and tells them why.
     pub(crate) async fn take_over(&self, why: &str) -> Result<Option<Lease>, Error> {
+        check_text("why", why)?;
         let who = self.who();
         let request = Request {
             takeover: Some(format!("taken over by {who}: {why}").into()),
@@ -144,7 +147,7 @@ impl Handle {
             Some(lease) if asked > 0 => lease,
             lease => return Ok(lease),
         };
-        let patience = Instant::now() + self.client.inner.link.response_timeout() / 2;
+        let patience = later(self.client.inner.link.response_timeout() / 2);
         let until = end.map_or(patience, |end| end.min(patience));
         let reached = lease.renew_replicated(asked, until).await?;
         if reached >= u64::from(asked) {
@@ -216,7 +219,7 @@ impl Claim {
     pub(crate) async fn run(mut self, request: Request, wait: Wait) -> Result<Option<Lease>, Error> {
         let waits = !matches!(wait, Wait::Not);
         let (mut undeclared_since, mut looks) = (None, 0);
-        let patience = Instant::now() + self.client.inner.link.response_timeout();
+        let patience = later(self.client.inner.link.response_timeout());
         loop {
             // Also where nobody waits: what is ended before its lease is made has to be noticed.
             let mut word = self.listen();
@@ -341,9 +344,9 @@ impl Claim {
         let inner = &self.client.inner;
         let place_ms = if matches!(wait, Wait::Not) { 0 } else { PLACE_MS };
         let until = match wait {
-            Wait::Not => Instant::now() + inner.link.response_timeout(),
+            Wait::Not => later(inner.link.response_timeout()),
             Wait::Until(at) => at,
-            Wait::Forever => Instant::now() + AGES,
+            Wait::Forever => later(AGES),
         };
         let numbers = [
             request.permits,
@@ -456,7 +459,7 @@ impl Claim {
         let inner = &self.client.inner;
         inner.ledger.forget(&self.token);
         let args = [BY_OWNER, "", &self.token];
-        let until = Instant::now() + AT_ONCE;
+        let until = later(AT_ONCE);
         match inner
             .link
             .call(&script::RELEASE, &self.place.keys, &args, until)

@@ -5,12 +5,11 @@
 //! the answer is there the adopter's token is guarded like that of an acquisition: should the future be dropped, or no
 //! answer come, what the token may have got is given back.
 
-use tokio::time::Instant;
-
 use crate::{
     Error, Lease,
     acquire::Handle,
     wire::{
+        later,
         ledger::Request,
         message::{self, Adopted},
         script,
@@ -37,7 +36,7 @@ impl Handle {
             &request.holder,
             &cause,
         ];
-        let until = Instant::now() + link.response_timeout();
+        let until = later(link.response_timeout());
         // An answer that comes after the lease's deadline is asked for again: in the end the lease has run out.
         let lease = loop {
             let reply = link.call(&script::ADOPT, &self.place.keys, &args, until).await?;

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use redis::RedisConnectionInfo;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 
 #[cfg(feature = "memory")]
 use crate::Memory;
@@ -16,6 +16,7 @@ use crate::{
     wire::{
         address::{self, Access, Sentinel},
         cluster::Reach,
+        later,
         ledger::Ledger,
         link::Link,
         node::{Setting, Whereabouts},
@@ -55,6 +56,10 @@ pub struct ClientBuilder {
     #[cfg(feature = "tls")]
     tls: crate::tls::Tls,
 }
+
+const LONGEST_PREFIX: usize = 64;
+/// No server answers sooner: every call would be repeated for ever.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// User and password.
 type UserAndPassword = (Option<String>, Option<String>);
@@ -179,7 +184,7 @@ impl ClientBuilder {
 
     /// What all keys and channels begin with. Default: `tenure`. Clients and controller have to agree on it.
     ///
-    /// It is checked by [`ClientBuilder::connect`]: ASCII letters, digits and `- _ . :`.
+    /// It is checked by [`ClientBuilder::connect`]: 1 to 64 ASCII letters, digits and `- _ . :`.
     ///
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").key_prefix("staging");
@@ -189,7 +194,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long [`ClientBuilder::connect`] tries. Default: 10 s.
+    /// How long [`ClientBuilder::connect`] tries, 1 ms or longer; more than ten years count as ten. Default: 10 s.
     ///
     /// ```
     /// let patient = std::time::Duration::from_secs(60);
@@ -200,7 +205,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one command may take before the connection counts as broken. Default: 3 s. It should be well below a
+    /// How long one command may take before the connection counts as broken, 1 ms or longer. Default: 3 s. It should be well below a
     /// lease, so that a second try fits in.
     ///
     /// A server that has been silent for this long, but at least 1 s and at most 10 s, is asked for its time: a connection that
@@ -276,7 +281,7 @@ impl ClientBuilder {
     /// # Ok(()) }
     /// ```
     pub async fn connect(self) -> Result<Client, Error> {
-        let until = Instant::now() + self.connect_timeout;
+        let until = later(self.connect_timeout);
         let client = self.connect_lazily()?;
         client.inner.link.connected(until).await?;
         Ok(client)
@@ -301,19 +306,24 @@ impl ClientBuilder {
             .unwrap_or_else(|| self.identity.namespace.clone());
         check_namespace(&namespace)?;
         let prefix_ok = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-        if self.prefix.is_empty() || !self.prefix.chars().all(prefix_ok) {
+        if !(1..=LONGEST_PREFIX).contains(&self.prefix.len()) || !self.prefix.chars().all(prefix_ok) {
             return Err(Error::invalid(
                 "key_prefix",
                 format!("{:?} cannot begin a key", self.prefix),
-                "use ASCII letters, digits and - _ . :",
+                "use 1 to 64 ASCII letters, digits and - _ . :",
             ));
         }
+        self.identity.check()?;
         for (field, timeout) in [
             ("connect_timeout", self.connect_timeout),
             ("response_timeout", self.response_timeout),
         ] {
-            if timeout.is_zero() {
-                return Err(Error::invalid(field, "is zero", "use a duration above zero"));
+            if timeout < SHORTEST_TIMEOUT {
+                return Err(Error::invalid(
+                    field,
+                    format!("is {timeout:?}"),
+                    "use at least 1 ms",
+                ));
             }
         }
         #[cfg(feature = "memory")]

@@ -10,6 +10,7 @@ use crate::{
     lock::acquired,
     object::check_name,
     wire::{
+        later,
         ledger::Request,
         message::{self, Acquired, texts},
         script,
@@ -223,7 +224,7 @@ impl Condition {
             grace,
             &priority,
         ];
-        let until = Instant::now() + AGES;
+        let until = later(AGES);
         let reply = match inner
             .link
             .call(&script::WAIT, &claim.place.keys, &args, until)
@@ -271,12 +272,7 @@ impl Condition {
     async fn rejoin(&self, token: &str) -> Result<bool, Error> {
         let link = &self.handle.client.inner.link;
         let reply = link
-            .call(
-                &script::REJOIN,
-                &self.handle.place.keys,
-                &[token],
-                Instant::now() + AGES,
-            )
+            .call(&script::REJOIN, &self.handle.place.keys, &[token], later(AGES))
             .await?;
         Ok(texts(&reply.value)?
             .first()

@@ -154,6 +154,15 @@ pub enum Error {
     },
 }
 
+/// Input may be of any length, and an error shows only as much of it as helps.
+fn shortened(text: String) -> String {
+    const LONGEST: usize = 300;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
 fn not_declared(object: &ObjectRef) -> String {
     match object.kind().resource() {
         Some(resource) => format!(
@@ -188,7 +197,7 @@ impl Error {
     pub(crate) fn invalid(field: &'static str, problem: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::InvalidInput {
             field,
-            problem: problem.into(),
+            problem: shortened(problem.into()),
             fix: fix.into(),
         }
     }

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, object::LONGEST_NAME};
+
 /// Who this process is, as others see it in `kubectl get lockpools` and in [`crate::control`].
 ///
 /// By default it is read from the environment, as the downward API sets it: `POD_NAME`, `POD_NAMESPACE`, `POD_UID`.
-/// Outside of a pod the host name and process id say who it is.
+/// Outside of a pod the host name and process id say who it is. Each text has at most 253 bytes, which connecting checks.
 ///
 /// ```
 /// let me = tenure::Identity::from_env();
@@ -47,6 +49,24 @@ impl Identity {
             uid: var("POD_UID"),
             process: format!("{host}/{}", std::process::id()),
         }
+    }
+}
+
+impl Identity {
+    /// It stands in Redis with each lease and each place in a queue, and in the status of resources.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for (field, text) in [
+            ("identity.pod", self.pod.as_ref()),
+            ("identity.namespace", Some(&self.namespace)),
+            ("identity.uid", self.uid.as_ref()),
+            ("identity.process", Some(&self.process)),
+        ] {
+            if let Some(text) = text.filter(|text| text.len() > LONGEST_NAME) {
+                let fix = format!("use at most {LONGEST_NAME}");
+                return Err(Error::invalid(field, format!("has {} bytes", text.len()), fix));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,9 @@
 //! A lock: one holder at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::watch;
 
@@ -148,7 +151,7 @@ impl Lock {
 
     /// Takes the lock away from whoever holds it, ahead of all who wait, and tells the holder that and why: its lease is
     /// lost, and its next step should not take place. For people and their tools, where a holder is known to be hung. The
-    /// next fencing token is larger, as always; `None` only while the lock is in its grace after an expiry. One command.
+    /// next fencing token is larger, as always; `why` has at most 256 bytes; `None` only while the lock is in its grace after an expiry. One command.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] names the option, [`Error::Unreachable`], [`Error::Refused`].
@@ -186,7 +189,7 @@ impl Lock {
         };
         Ok(match snapshot.holders.first() {
             None => LockStatus::Free,
-            Some(view) if view.expires <= snapshot.now + within => LockStatus::Locked,
+            Some(view) if ends_within(view.expires, snapshot.now, within) => LockStatus::Locked,
             Some(_) => LockStatus::Unavailable,
         })
     }
@@ -259,6 +262,10 @@ impl Lock {
     pub async fn try_acquire(&self) -> Result<Option<Lease>, Error> {
         self.handle.acquire(1, Wait::Not).await
     }
+}
+
+fn ends_within(expires: SystemTime, now: SystemTime, within: Duration) -> bool {
+    expires.duration_since(now).map_or(true, |left| left <= within)
 }
 
 /// How a lock is. Nothing of Tenure's is held without an end, so there is no state for that.

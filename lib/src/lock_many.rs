@@ -18,6 +18,7 @@ use crate::{
     Client, Error, KeyedLease, KeyedLock, Options,
     acquire::{AT_ONCE, Wait},
     lock::acquired,
+    wire::later,
 };
 
 /// Several [`KeyedLock`]s that are held together: all or nothing. Made by [`Client::lock_many`].
@@ -143,7 +144,7 @@ impl LockMany {
 
     async fn take(&self, wait: Wait) -> Result<Option<LeaseMany>, Error> {
         // A try has the time of one command.
-        let attempt = Instant::now() + self.client.inner.link.response_timeout();
+        let attempt = later(self.client.inner.link.response_timeout());
         let end = match wait {
             Wait::Not => Some(attempt),
             wait => wait.end(),

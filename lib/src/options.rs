@@ -156,13 +156,7 @@ impl Options {
                 "use at least one lease and at most 30 days",
             ));
         }
-        if self.reason.len() > LONGEST_REASON {
-            return Err(Error::invalid(
-                "reason",
-                format!("has {} bytes", self.reason.len()),
-                format!("use at most {LONGEST_REASON}"),
-            ));
-        }
+        check_text("reason", &self.reason)?;
         if self.grace > LONGEST_GRACE {
             return Err(Error::invalid(
                 "grace",
@@ -178,6 +172,18 @@ impl Options {
             reason: &self.reason,
         })
     }
+}
+
+/// A text for the people who look.
+pub(crate) fn check_text(field: &'static str, text: &str) -> Result<(), Error> {
+    if text.len() <= LONGEST_REASON {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        field,
+        format!("has {} bytes", text.len()),
+        format!("use at most {LONGEST_REASON}"),
+    ))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use redis::Value;
-use tokio::time::Instant;
 
 use crate::{
     Error, LockPool,
     control::{Order, Resource},
     pool::read_properties,
     wire::{
+        later,
         message::texts,
         script::{self, Script},
     },
@@ -312,7 +312,7 @@ impl LockPool {
 
     async fn call(&self, script: &'static Script, keys: &[String], args: &[&str]) -> Result<Value, Error> {
         let link = &self.handle.client.inner.link;
-        let until = Instant::now() + link.response_timeout();
+        let until = later(link.response_timeout());
         Ok(link.call(script, keys, args, until).await?.value)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::Error;
+use crate::{Error, object::LONGEST_NAME};
 
 /// What a custom resource declares.
 ///
@@ -121,6 +121,40 @@ impl Declaration {
             let fix = "use anything that differs between two declarations";
             return Err(Error::invalid("digest", "is empty", fix));
         }
+        let spans = [
+            ("lease", Some(self.lease), LONGEST_LEASE),
+            // Never less than the lease.
+            (
+                "recovery",
+                self.recovery.map(|longest| longest.max(self.lease)),
+                LONGEST_LEASE,
+            ),
+            ("max_hold", self.max_hold, LONGEST_HOLD),
+        ];
+        for (field, span, longest) in spans {
+            if let Some(span) = span.filter(|span| !(SHORTEST..=longest).contains(span)) {
+                return Err(Error::invalid(
+                    field,
+                    format!("is {span:?}"),
+                    format!("use 1 ms to {} h", longest.as_secs() / 3600),
+                ));
+            }
+        }
+        let most = |field, number: u64, most: u64| {
+            let fix = || format!("use at most {most}");
+            (number <= most)
+                .then_some(())
+                .ok_or_else(|| Error::invalid(field, format!("is {number}"), fix()))
+        };
+        most("floor", self.floor, LARGEST_FLOOR)?;
+        match &self.capacity {
+            Capacity::Permits(permits) => most("permits", *permits, MOST)?,
+            Capacity::Generated { count, prefix, .. } => {
+                most("count", *count, MOST)?;
+                check_resource(prefix)?;
+            }
+            Capacity::Resources { .. } => {}
+        }
         let millis = |d: Duration| d.as_millis().to_string();
         let limit = match &self.capacity {
             Capacity::Permits(permits) => *permits,
@@ -195,15 +229,24 @@ impl Resource {
 }
 
 /// Names of resources are joined by commas, and stand in words, of which `-` means none.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// As the options of an acquisition have them.
+const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
+const LONGEST_HOLD: Duration = Duration::from_secs(30 * 86_400);
+/// Lua tells whole numbers apart up to 2^53: a floor leaves room for as many tokens again.
+const LARGEST_FLOOR: u64 = 1 << 52;
+/// Permits, or generated resources.
+const MOST: u64 = 1 << 32;
+
 pub(crate) fn check_resource(name: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if !name.is_empty() && name != "-" && name.chars().all(allowed) {
+    if (1..=LONGEST_NAME).contains(&name.len()) && name != "-" && name.chars().all(allowed) {
         return Ok(());
     }
     Err(Error::invalid(
         "resources.name",
         format!("{name:?} cannot name a resource"),
-        "use ASCII letters, digits and - _ .",
+        "use 1 to 253 ASCII letters, digits and - _ .",
     ))
 }
 

@@ -10,8 +10,9 @@ use redis::Value;
 use tokio::time::Instant;
 
 use crate::{
-    Client, Error, Kind, ObjectRef,
+    Client, Error, Kind, ObjectRef, options,
     wire::{
+        later,
         message::texts,
         releaser::RECLAIMED,
         script::{self, Script},
@@ -43,6 +44,8 @@ pub use snapshot::{HolderView, Snapshot, WaiterView};
 pub struct Control {
     client: Client,
 }
+
+const LONGEST_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// How to take a declared object away.
 ///
@@ -301,6 +304,13 @@ impl Control {
         let (how, keep) = match how {
             Withdrawal::Drain => ("drain", Duration::ZERO),
             Withdrawal::Delete => ("delete", Duration::ZERO),
+            Withdrawal::Retain { keep } if keep > LONGEST_KEPT => {
+                return Err(Error::invalid(
+                    "keep",
+                    format!("is {keep:?}"),
+                    "use at most ten years",
+                ));
+            }
             Withdrawal::Retain { keep } => ("retain", keep),
         };
         loop {
@@ -318,7 +328,7 @@ impl Control {
         }
     }
 
-    /// Ends leases and places that are not ours, and tells their clients the cause. Returns how many there were.
+    /// Ends leases and places that are not ours, and tells their clients the cause, of at most 256 bytes. Returns how many there were.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
@@ -333,6 +343,7 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn reclaim(&self, object: &ObjectRef, tokens: &[String], cause: &str) -> Result<usize, Error> {
+        options::check_text("cause", cause)?;
         let mut ended = 0;
         for piece in tokens.chunks(PIECE) {
             let mut args = vec![RECLAIMED, cause];
@@ -362,7 +373,7 @@ impl Control {
     }
 
     fn soon(&self) -> Instant {
-        Instant::now() + self.client.inner.link.response_timeout()
+        later(self.client.inner.link.response_timeout())
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Fate, Memory, Passage, State, scripts};
 use crate::{
     Error,
     memory::scripts::Interpreter,
-    wire::{lock, script::Script},
+    wire::{later, lock, script::Script},
 };
 
 /// The client's side.
@@ -246,7 +246,7 @@ fn arrival(last: &mut Instant, fate: Fate) -> Instant {
         Fate::Delay(delay) => delay,
         _ => Duration::ZERO,
     };
-    *last = (*last).max(Instant::now() + delay);
+    *last = (*last).max(later(delay));
     *last
 }
 

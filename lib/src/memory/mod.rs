@@ -305,7 +305,11 @@ impl Memory {
     pub fn suspend(&self, span: Duration) {
         let mut state = lock(&self.shared);
         state.clock.said_us = state.clock.said_us.saturating_add(micros(span));
-        self.suspended_us.fetch_add(micros(span), Ordering::Relaxed);
+        let add = |so_far: u64| Some(so_far.saturating_add(micros(span)));
+        // It never refuses.
+        let _ = self
+            .suspended_us
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
     pub(crate) fn suspended(&self) -> Duration {

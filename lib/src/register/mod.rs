@@ -25,12 +25,10 @@ mod value;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
 pub use self::{compare::Compare, expiry::Expiry, value::RegisterValue};
 use crate::{
     Client, Error, ObjectRef,
-    wire::{ledger::Place, message::texts, script},
+    wire::{later, ledger::Place, message::texts, script},
 };
 
 /// One value in Redis, read and written by many: set it, or set it only if it compares so with what is stored. Made by
@@ -321,12 +319,7 @@ impl Register {
             &expiry,
         ];
         let reply = link
-            .call(
-                &script::REGISTER,
-                &self.place.keys,
-                &args,
-                Instant::now() + timeout,
-            )
+            .call(&script::REGISTER, &self.place.keys, &args, later(timeout))
             .await?;
         let fields = texts(&reply.value)?;
         match &fields.iter().map(String::as_str).collect::<Vec<_>>()[..] {

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    lock,
+    later, lock,
     node::{FIRST_DELAY, LONGEST_DELAY},
 };
 
@@ -223,7 +223,7 @@ impl Admission {
             }
             pace.refusals += 1;
             pace.delay = (pace.delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
-            let next = Instant::now() + jittered(pace.delay, chance);
+            let next = later(jittered(pace.delay, chance));
             pace.refusal = Some(Refusal { reason, next });
         }
         self.changed.notify_one();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::{
     AsyncConnectionConfig, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
+    aio::MultiplexedConnection,
 };
 
 use super::{address, link::words, unreachable};
@@ -74,9 +75,21 @@ fn credentials(address: String, settings: Option<&RedisConnectionInfo>, error: &
     Error::Authentication { address, reason }
 }
 
+/// Connects, as far as the driver does so.
+pub(crate) async fn greet(
+    client: &redis::Client,
+    config: &AsyncConnectionConfig,
+    patience: Duration,
+) -> Result<MultiplexedConnection, Error> {
+    match client.get_multiplexed_async_connection_with_config(config).await {
+        Ok(connection) => Ok(connection),
+        Err(error) => Err(at_greeting(client, patience, &error).await),
+    }
+}
+
 /// As [`explain`], of the greeting with which the driver begins. Some proxies close the connection at a command that they do
 /// not know, which is also how a server looks that is about to start or stop: the older protocol tells the two apart.
-pub(crate) async fn at_greeting(client: &redis::Client, patience: Duration, error: &RedisError) -> Error {
+async fn at_greeting(client: &redis::Client, patience: Duration, error: &RedisError) -> Error {
     let closed = error.code().is_none()
         && (error.is_connection_dropped() || error.kind() == ErrorKind::Io && !error.is_connection_refusal())
         && !error.is_timeout();

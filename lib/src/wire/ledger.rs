@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::{
     clock::{self, Clock, Sample},
-    lock,
+    later, lock,
     message::{self, End, Grant, How, Push, Renewed},
     node::Receiver,
     secret::Secret,
@@ -82,7 +82,7 @@ impl Hold {
     /// When the server has ended it, if nothing is sent any more. A renewal that is under way may have prolonged it there
     /// by a whole lease, of which its holder has not heard.
     pub(crate) fn ends_at_the_latest(&self) -> Instant {
-        Instant::now() + Duration::from_millis(self.grant.lease)
+        later(Duration::from_millis(self.grant.lease))
     }
 }
 
@@ -228,7 +228,7 @@ impl Ledger {
     /// Notes when a place in the queue has to be renewed, after the server has said that it is one.
     pub(crate) fn queued(&self, token: &Token, place: Duration, wake: Duration) {
         if self.waits(token) {
-            self.set_due(token, Instant::now() + waiting_interval(token, place, wake));
+            self.set_due(token, later(waiting_interval(token, place, wake)));
         }
     }
 
@@ -249,7 +249,7 @@ impl Ledger {
         } else {
             held_interval(&token, left)
         };
-        let due = Instant::now() + wait;
+        let due = later(wait);
         let entry = Entry::Held {
             hold: hold.clone(),
             due: None,
@@ -410,7 +410,7 @@ impl Ledger {
                 // does not, which a few renewals more find out.
                 self.set_due(
                     &item.token,
-                    Instant::now() + held_interval(&item.token, deadline - self.uptime.now()),
+                    later(held_interval(&item.token, deadline - self.uptime.now())),
                 );
             }
             (Some(hold), outcome @ (Renewed::Recovering | Renewed::Missing)) if hold.grant.declared => {
@@ -447,7 +447,7 @@ impl Ledger {
                 return;
             }
         }
-        self.set_due(&item.token, Instant::now() + RETRY);
+        self.set_due(&item.token, later(RETRY));
     }
 
     pub(crate) fn lost(&self, hold: &Hold, cause: &str) {

@@ -14,6 +14,7 @@ use super::{
     admission::{self, Class, Ticket, jittered},
     clock::Asked,
     cluster::{self, Cluster, Reach},
+    later,
     node::{Bell, FIRST_DELAY, LONGEST_DELAY, Node, Receiver, Setting, State, Whereabouts},
     retry::{RetryAction, retry_action},
     routes::Routes,
@@ -270,7 +271,7 @@ impl Link {
 
     /// Waits before a call is repeated, longer each time, but not past its end.
     async fn pause(&self, delay: &mut Duration, until: Instant) {
-        let at = Instant::now() + jittered(*delay, self.0.setting.chance());
+        let at = later(jittered(*delay, self.0.setting.chance()));
         tokio::time::sleep_until(at.min(until)).await;
         *delay = (*delay * 2).min(LONGEST_DELAY);
     }

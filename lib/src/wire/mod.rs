@@ -23,7 +23,12 @@
 //! | [`renewal`] | keeps what is in the ledger alive, in batches |
 //! | [`releaser`] | gives back, in the background, what was dropped |
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 use crate::Error;
 
@@ -51,6 +56,12 @@ pub(crate) mod uptime;
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of our mutexes; should it, what they guard is still whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// So much later, and at most ten years: what is longer is for ever, and an instant has no room for every duration.
+pub(crate) fn later(span: Duration) -> Instant {
+    const AGES: Duration = Duration::from_secs(10 * 365 * 86_400);
+    Instant::now() + span.min(AGES)
 }
 
 pub(crate) fn unreachable(address: &str, error: impl std::fmt::Display) -> Error {

@@ -10,6 +10,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    later,
     ledger::{Place, Token},
     link::Link,
     script,
@@ -65,7 +66,7 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Link) {
 }
 
 async fn release(link: &Link, token: &Token, place: &Place, how: &str, ends: Option<Instant>) {
-    let until = ends.unwrap_or_else(|| Instant::now() + PATIENCE);
+    let until = ends.unwrap_or_else(|| later(PATIENCE));
     let released = link
         .repeat(&script::RELEASE, &place.keys, &[how, "", token], until)
         .await;

@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::{
     clock::Sample,
+    later,
     ledger::{Hold, Item, Ledger, Next},
     link::Link,
     message::{self, Renewed},
@@ -240,5 +241,5 @@ async fn readmit(ledger: &Ledger, link: &Link, channel: &str, item: &Item, hold:
 }
 
 fn soon(link: &Link) -> Instant {
-    Instant::now() + link.response_timeout().min(Duration::from_secs(5))
+    later(link.response_timeout().min(Duration::from_secs(5)))
 }

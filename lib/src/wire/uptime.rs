@@ -16,6 +16,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::later;
+
 #[cfg(feature = "memory")]
 use crate::Memory;
 
@@ -88,10 +90,13 @@ impl Uptime {
 
     /// When a moment comes by tokio's clock, unless the machine is suspended until then.
     pub(crate) fn instant(&self, moment: Moment) -> Instant {
-        let (now, here) = (self.now(), Instant::now());
-        let past = now - moment;
+        let now = self.now();
+        if moment > now {
+            return later(moment - now);
+        }
         // An instant before the beginning of tokio's clock cannot be said; now is past enough.
-        here.checked_sub(past).unwrap_or(here) + (moment - now)
+        let here = Instant::now();
+        here.checked_sub(now - moment).unwrap_or(here)
     }
 }
 

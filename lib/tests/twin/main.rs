@@ -8,6 +8,7 @@ mod bounds;
 mod connection;
 mod damage;
 mod drops;
+mod extremes;
 mod late;
 mod options;
 mod owners;

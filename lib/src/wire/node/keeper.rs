@@ -31,7 +31,7 @@ use crate::{
         address,
         admission::jittered,
         clock::Clock,
-        explain::{at_greeting, explain},
+        explain::{explain, greet},
         replicated::Replicating,
         unreachable,
         uptime::Uptime,
@@ -187,10 +187,7 @@ impl Keeper {
             .set_response_timeout(Some(timeout))
             .set_push_sender(on_push(broken, number, on_message));
         let refused = |error: &RedisError| explain(&client, error);
-        let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(connection) => connection,
-            Err(error) => return Err(at_greeting(&client, timeout, &error).await),
-        };
+        let mut connection = greet(&client, &config, timeout).await?;
         let asked = Instant::now();
         let text: String = redis::cmd("INFO")
             .arg(&["server", "replication", "memory"])
