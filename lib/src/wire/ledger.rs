@@ -22,6 +22,7 @@ use super::{
     later, lock,
     message::{self, End, Grant, How, Push, Renewed},
     node::Receiver,
+    schedule::{Class, Schedule},
     secret::Secret,
     unusable,
     uptime::{Moment, Uptime},
@@ -121,20 +122,19 @@ enum Entry {
         place: Arc<Place>,
         /// Absent: told already, and its future has not looked yet.
         word: Option<oneshot::Sender<Word>>,
-        due: Option<Instant>,
         /// What was granted has been ended before its future could take it up.
         lost: Option<End>,
     },
     Held {
         hold: Arc<Hold>,
-        due: Option<Instant>,
     },
 }
 
 impl Entry {
-    fn due(&mut self) -> &mut Option<Instant> {
+    fn class(&self) -> Class {
         match self {
-            Self::Waiting { due, .. } | Self::Held { due, .. } => due,
+            Self::Held { .. } => Class::Lease,
+            Self::Waiting { .. } => Class::Place,
         }
     }
 
@@ -191,6 +191,7 @@ pub(crate) struct Ledger {
 #[derive(Default)]
 struct Book {
     entries: HashMap<Token, Entry>,
+    schedule: Schedule,
     /// Until when the renewal sleeps; it is woken only for what comes due before.
     asleep_until: Option<Instant>,
     /// For how long the machine was suspended when that was last looked at.
@@ -213,15 +214,14 @@ impl Ledger {
 
     pub(crate) fn wait(&self, token: &Token, place: &Arc<Place>) -> oneshot::Receiver<Word> {
         let (word, heard) = oneshot::channel();
-        lock(&self.book).entries.insert(
-            token.clone(),
-            Entry::Waiting {
-                place: place.clone(),
-                word: Some(word),
-                due: None,
-                lost: None,
-            },
-        );
+        let entry = Entry::Waiting {
+            place: place.clone(),
+            word: Some(word),
+            lost: None,
+        };
+        let mut book = lock(&self.book);
+        book.schedule.unset(token);
+        book.entries.insert(token.clone(), entry);
         heard
     }
 
@@ -250,11 +250,12 @@ impl Ledger {
             held_interval(&token, left)
         };
         let due = later(wait);
-        let entry = Entry::Held {
-            hold: hold.clone(),
-            due: None,
+        let entry = Entry::Held { hold: hold.clone() };
+        let before = {
+            let mut book = lock(&self.book);
+            book.schedule.unset(&token);
+            book.entries.insert(token.clone(), entry)
         };
-        let before = lock(&self.book).entries.insert(token.clone(), entry);
         if let Some(Entry::Waiting { lost: Some(end), .. }) = before {
             return self.lost(hold, &end.to_string());
         }
@@ -262,13 +263,16 @@ impl Ledger {
     }
 
     pub(crate) fn forget(&self, token: &Token) {
-        lock(&self.book).entries.remove(token);
+        let mut book = lock(&self.book);
+        book.schedule.unset(token);
+        book.entries.remove(token);
     }
 
     /// Like `forget`, but leaves a lease that the place has become.
     pub(crate) fn forget_waiting(&self, token: &Token) {
         let mut book = lock(&self.book);
         if matches!(book.entries.get(token), Some(Entry::Waiting { .. })) {
+            book.schedule.unset(token);
             book.entries.remove(token);
         }
     }
@@ -281,8 +285,8 @@ impl Ledger {
     fn set_due(&self, token: &Token, at: Instant) {
         let mut book = lock(&self.book);
         let sooner = book.asleep_until.is_none_or(|wakes| at < wakes);
-        if let Some(entry) = book.entries.get_mut(token) {
-            *entry.due() = Some(at);
+        if let Some(class) = book.entries.get(token).map(Entry::class) {
+            book.schedule.set(token, class, at);
             if sooner {
                 self.changed.notify_one();
             }
@@ -318,7 +322,6 @@ impl Ledger {
     /// looks again.
     fn notice_suspend(&self) {
         let suspended = self.uptime.suspended();
-        let now = Instant::now();
         let mut held = Vec::new();
         {
             let mut book = lock(&self.book);
@@ -326,10 +329,8 @@ impl Ledger {
                 return;
             }
             book.suspended = suspended;
-            for entry in book.entries.values_mut() {
-                if let Some(due) = entry.due() {
-                    *due = now;
-                }
+            book.schedule.hurry();
+            for entry in book.entries.values() {
                 if let Entry::Held { hold, .. } = entry {
                     held.push(hold.clone());
                 }
@@ -347,7 +348,7 @@ impl Ledger {
 
     fn take_due(&self, now: Instant) -> Result<Vec<Item>, Option<Instant>> {
         let mut book = lock(&self.book);
-        let next = book.entries.values_mut().filter_map(|entry| *entry.due()).min();
+        let next = book.schedule.next(now);
         if next.is_none_or(|at| at > now) {
             // Where there is something to be kept, the suspend of the machine is looked for now and then.
             let look = (!book.entries.is_empty()).then(|| now + LOOK_FOR_SUSPEND);
@@ -355,31 +356,26 @@ impl Ledger {
             return Err(book.asleep_until);
         }
         book.asleep_until = next;
-        let (mut items, moment) = (Vec::new(), self.uptime.now());
-        for (token, entry) in &mut book.entries {
-            let soon = now + entry.slack(moment);
-            let Some(due) = entry.due().take_if(|at| *at <= soon) else {
-                continue;
-            };
-            let (place, hold) = match entry {
+        let moment = self.uptime.now();
+        let Book {
+            entries, schedule, ..
+        } = &mut *book;
+        let slack = |token: &Token| entries.get(token).map_or(COALESCE, |entry| entry.slack(moment));
+        let taken = schedule.take(now, slack);
+        let item = |token: Token| {
+            let (place, hold) = match entries.get(&token)? {
                 Entry::Waiting { place, .. } => (place.clone(), None),
                 Entry::Held { hold, .. } => (hold.place.clone(), Some(hold.clone())),
             };
-            items.push((
-                due,
-                Item {
-                    token: token.clone(),
-                    place,
-                    hold,
-                },
-            ));
-        }
-        // After a reconnect all is due at once: leases before places, and the nearest deadline first.
-        items.sort_by_cached_key(|(due, item)| {
+            Some(Item { token, place, hold })
+        };
+        let mut items: Vec<Item> = taken.into_iter().filter_map(item).collect();
+        // Leases before places, and the nearest deadline first.
+        items.sort_by_cached_key(|item| {
             let deadline = item.hold.as_ref().map(|hold| hold.status.borrow().deadline);
-            (*due, deadline.is_none(), deadline, item.token.clone())
+            (deadline.is_none(), deadline)
         });
-        Ok(items.into_iter().map(|(_, item)| item).collect())
+        Ok(items)
     }
 
     /// Notes what a renewal, asked for at `sample.sent`, made of an item.
@@ -476,15 +472,16 @@ impl Ledger {
 
     /// Tells a waiting request, once. What waits no more is left alone: the word may be late, and the token a lease by now.
     fn tell(&self, token: &str, word: Word) {
+        let mut book = lock(&self.book);
+        let Book {
+            entries, schedule, ..
+        } = &mut *book;
         if let Some(Entry::Waiting {
-            word: teller,
-            due,
-            lost,
-            ..
-        }) = lock(&self.book).entries.get_mut(token)
+            word: teller, lost, ..
+        }) = entries.get_mut(token)
             && let Some(teller) = teller.take()
         {
-            *due = None;
+            schedule.unset(token);
             // A loss that was told before is one of an earlier grant to this token.
             *lost = None;
             // An error means that its future was dropped: dropping it also gives back what it got.
@@ -541,12 +538,7 @@ impl Receiver for Ledger {
 
     fn connected(&self) {
         // Pushes may have been missed, and leases may have run on without renewal: ask for everything at once.
-        let now = Instant::now();
-        for entry in lock(&self.book).entries.values_mut() {
-            if entry.due().is_some() {
-                *entry.due() = Some(now);
-            }
-        }
+        lock(&self.book).schedule.hurry();
         self.changed.notify_one();
     }
 }

@@ -20,6 +20,7 @@
 //! | [`uptime`] | this process' clock, which goes on while the machine is suspended |
 //! | [`clock`] | from the server's clock to this process' own, on the safe side |
 //! | [`ledger`] | what this client holds and waits for; pushes arrive here |
+//! | [`schedule`] | when what is in the ledger has to be renewed |
 //! | [`renewal`] | keeps what is in the ledger alive, in batches |
 //! | [`releaser`] | gives back, in the background, what was dropped |
 
@@ -47,6 +48,7 @@ pub(crate) mod renewal;
 mod replicated;
 mod retry;
 mod routes;
+mod schedule;
 pub(crate) mod script;
 pub(crate) mod secret;
 pub(crate) mod sentinel;

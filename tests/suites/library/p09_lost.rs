@@ -103,7 +103,7 @@ async fn over_a_slow_connection_no_acquisition_returns_a_lease_that_is_lost() ->
 /// A server that is stopped answers nobody, and its kernel takes what is sent.
 #[tokio::test]
 async fn on_a_stopped_server_no_call_waits_for_longer_than_its_timeout() -> Result {
-    let mut redis = Redis::start().await?;
+    let redis = Redis::start().await?;
     let world = World::on(&redis, "hung");
     let client = world.client_with_timeout(SOON).await?;
     let held = client.lock("held")?.acquire().await?;
