@@ -485,6 +485,10 @@ table! {
         control.look(&at("s")?, 1).await?;
         Ok(())
     };
+    "control::server_of", texts(), async |world: World, text: String| {
+        let _ = world.client.control().server_of(&at(&text)?);
+        Ok(())
+    };
     "control::reclaim", texts(), async |world: World, text: String| {
         let lease = world.client.semaphore("s")?.acquire().await?;
         let control = world.client.control();
