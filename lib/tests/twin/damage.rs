@@ -206,10 +206,10 @@ async fn a_resource_that_cannot_be_read_keeps_nobody_from_the_others() -> Result
             names.sort_unstable();
             assert_eq!(names, ["a", "c"], "{entry}");
             assert!(p.try_acquire().await?.is_none(), "{entry}");
-            let named = p.clone().named(["b"])?.try_acquire().await;
+            let asked = p.clone().named(["b"])?.try_acquire().await;
             assert!(
-                matches!(&named, Err(Error::Damaged { reason, .. }) if reason.contains(" b ")),
-                "{named:?}"
+                matches!(&asked, Err(Error::Damaged { reason, .. }) if reason.contains(" b ")),
+                "{asked:?}"
             );
             let listed = p.list().await?;
             let states: Vec<_> = listed.iter().map(|member| member.state).collect();

@@ -54,9 +54,9 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         sleep(ms(300)).await;
         held.release().await
     };
-    let (lived, freed) = tokio::join!(process::live(world, 2, 24, work), frees);
+    let (lived, released) = tokio::join!(process::live(world, 2, 24, work), frees);
     lived?;
-    freed?;
+    released?;
     world.calm_down();
     let last = client(&world.memory, "last").await?;
     if last
