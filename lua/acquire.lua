@@ -2,9 +2,10 @@
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
---       channel, holder JSON; and unless they all are 0, 0, "-", 0 and "": grace ms, priority, wish (which resources of a
+--       channel, holder JSON; and unless they all are 0, 0, "-", 0, "" and 0: grace ms, priority, wish (which resources of a
 --       pool would do: the names of a place, see core.lua), takeover (1: take it from whoever holds), why (a text for
---       them)
+--       them), seen (the newest fencing token that this client has seen of the object, as a declared one: data that has not
+--       granted it yet is not current, and recovers; and what is not declared is not made, and not used)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position [parts]
 --       busy    now [parts]    where not all free resources were looked at: in how many calls they all are, for each goes
@@ -33,15 +34,16 @@ end
 
 local token, max_hold, place = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[8])
 local grace, priority = tonumber(ARGV[11] or 0), tonumber(ARGV[12] or 0)
-local wish, takeover, why = ARGV[13] or '-', ARGV[14] == '1', ARGV[15]
+local wish, takeover, why, seen = ARGV[13] or '-', ARGV[14] == '1', ARGV[15], tonumber(ARGV[16] or 0)
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 local is_new = not o.exists
 
+if seen > 0 then outdated(o, seen) end
+if is_new and first_limit == 0 or seen > 0 and not o.declared then
+  missing(o)
+  return redis.error_reply('NOTDECLARED ' .. object_of(o))
+end
 if is_new then
-  if first_limit == 0 then
-    missing(o)
-    return redis.error_reply('NOTDECLARED ' .. object_of(o))
-  end
   o.exists, o.limit = true, first_limit
 else
   settle(o)

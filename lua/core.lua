@@ -29,8 +29,10 @@
 -- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest place),
 -- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
 -- server's run id when it was declared), recover (nothing new is granted before), watched (the controller wants a word
--- at the next change), draining (being withdrawn), retained (withdrawn, but there until then), ttl (the longest lease,
--- place or grace so far: the keys of first-user objects outlive the last touch by twice that), protocol (see PROTOCOL);
+-- at the next change), beside (first users have leases from between a loss and the declaration), draining (being withdrawn),
+-- drained (there is no such object any more, because it was withdrawn), retained (withdrawn, but there until then), ttl (the
+-- longest lease, place or grace so far: the keys of first-user objects outlive the last touch by twice that), protocol (see
+-- PROTOCOL);
 -- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out).
 --
 -- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
@@ -715,7 +717,9 @@ local function finish(o, token, how, why)
     return was_held and 'released' or waited and 'left' or nil
   end
   o.changed = true
-  if how and how ~= 'dropped' and e.channel ~= '-' then
+  -- In data that may be old, a lease that has run out may have been renewed since: its holder comes back, or knows its end.
+  local renewed = was_held and how == 'expired' and recovering(o)
+  if how and how ~= 'dropped' and not renewed and e.channel ~= '-' then
     tell(e.channel, { was_held and 'lost' or 'gone', token, how, why or '' })
   end
   if was_held then
@@ -909,7 +913,12 @@ local function close(o)
   local lasting = (o.declared or o.kept) and not o.draining
   if o.changed and not lasting and o.held == 0 and nobody_waits(o) then
     drop(o)
-    if o.draining then tell(o.events, { 'changed', object_of(o) }) end
+    if o.draining then
+      -- So that nobody takes the end for a loss of data.
+      call('HSET', o.obj, 'drained', 1)
+      call('PEXPIREAT', o.obj, int(now + 86400000))
+      tell(o.events, { 'changed', object_of(o) })
+    end
     return true
   end
   if o.changed == true then save(o) end
@@ -936,3 +945,13 @@ end
 
 -- Somebody asks for a declared object that is not there: the controller may have to declare it (again).
 local function missing(o) tell(o.events, { 'missing', object_of(o) }) end
+
+-- A client says the newest fencing token that it has seen of a declared object. Data that has not granted it is older, also
+-- where the server process is the one that the object was declared under: it may have been cut off while another one was the
+-- master (a failback). So the object recovers, for everybody, until the controller has declared it again.
+local function outdated(o, seen)
+  if not o.declared or o.last >= seen then return end
+  o.run, o.last, o.changed = false, seen, true
+  call('HDEL', o.obj, 'run')
+  missing(o)
+end

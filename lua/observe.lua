@@ -2,18 +2,29 @@
 -- observe: what an object is, who holds and who waits.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, how many holders and how many waiters to list, watch (1: send a word on the
---       controller's channel at the next change); and, if not from the first ones, behind how many of each
+--       controller's channel at the next change); and, if not from the first ones, behind how many of each; and if a
+--       declaration may follow: 1, floor (the floor of fencing tokens that is kept outside: data in which no token has got
+--       so far is not current)
 -- Reply nil when there is no such object, else
 --       now digest current limit held free waiting last recover draining wake
---       current: 1 when it was declared under this very life of the server process that answers, else 0
 --       holders: { token fence expires value }..., oldest lease first
 --       waiters: { token value }..., head of the queue first
+--       longest
+--       current: 1 when it was declared under this very life of the server process that answers, else 0
+--       longest: milliseconds; no lease, place or grace of it has run for longer
+--       If a declaration may follow, all this as the last value of: now in microseconds, the run id, drained (1: there is no
+--       such object because it was withdrawn, and its last lease has ended)
 -- Where more has run out at once than one call ends, what is not ended yet counts as held, and wake is 1: look again.
 -- O(log n + what is listed).
 ---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
+if ARGV[6] == '1' then outdated(o, tonumber(ARGV[7])) end
 settle(o)
-if close(o) then return false end
+local function answer(object)
+  if ARGV[6] ~= '1' then return object end
+  return { int(now_us), o.here, not object and call('HEXISTS', o.obj, 'drained') or 0, object }
+end
+if close(o) then return answer(false) end
 if ARGV[4] == '1' and o.declared then call('HSET', o.obj, 'watched', 1) end
 
 local first = tonumber(ARGV[5] or 0)
@@ -35,5 +46,6 @@ end
 local current = o.declared and o.run == o.here
 local soonest = wake(o)
 if o.overdue or o.more then soonest = 1 end
-return { int(now), o.declared or '', current and 1 or 0, int(o.limit), int(o.held), int(math.max(0, available(o))),
-  call('ZCARD', o.queue), int(o.last), int(o.recover), o.draining and 1 or 0, int(soonest), holders, waiters }
+return answer({ int(now), o.declared or '', current and 1 or 0, int(o.limit), int(o.held),
+  int(math.max(0, available(o))), call('ZCARD', o.queue), int(o.last), int(o.recover), o.draining and 1 or 0, int(soonest),
+  holders, waiters, int(o.ttl) })

@@ -7,7 +7,9 @@
 -- Where an old snapshot has given a resource to somebody else, the larger fencing token is the truth. Of permits nobody can
 -- tell who has whose: all that know their fencing token are let in, also past the limit. They did hold together, so that
 -- they are no more than it; what is too many has ended since the snapshot, and nobody renews it. It keeps others out for one
--- lease at most, while to refuse, or to end the oldest, could take a lease from one who works on it.
+-- lease at most, while to refuse, or to end the oldest, could take a lease from one who works on it. But where first users have
+-- been granted permits since the loss, before the object was declared again, who does not fit beside them is refused: the
+-- larger fencing tokens are theirs.
 -- A lease with the same fencing token is the same one: it was adopted after the snapshot (see adopt), or has run out in it and
 -- stands there in its grace. It makes room for the holder that comes back.
 -- O(n) in the leases of a pool, otherwise O(log n).
@@ -37,7 +39,7 @@ local function holders_of(names)
 end
 
 local ends = lease_end(e)
-local admit = o.exists and recovering(o) and not o.draining and ends > now
+local admit = o.exists and recovering(o) and ends > now
 if o.values[token] then
   admit = false
   if call('ZSCORE', o.holders, token) then
@@ -46,6 +48,7 @@ if o.values[token] then
     return { 'held', int(now), int(ends) }
   end
 end
+if admit and not o.pool and o.held + e.permits > o.limit then admit = call('HEXISTS', o.obj, 'beside') == 0 end
 local others = admit and o.pool and holders_of(e.names) or {}
 for _, other in ipairs(others) do admit = admit and other.fence <= fence end
 if admit then

@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
 -- renew: renews many leases and places of one client, over many objects, in one command.
 -- KEYS  the keys of each object, one after the other
--- ARGV  run id, controller's channel, then for each object: how many keys, how many tokens, token...
+-- ARGV  run id, controller's channel, then for each object: how many keys, how many tokens, token... A number of
+--       tokens may be followed by ">" and the newest fencing token that the client has seen of that object, as a declared
+--       one: data that has not granted it yet is not current, and recovers
 -- Reply now, then for each token three values:
 --       held       expires 0
 --       waiting    expires wake   wake: when to renew next if that is before a third of the place; 0: at once
@@ -19,8 +21,9 @@ local function say(state, expires, wakes)
   reply[#reply + 1] = int(wakes or 0)
 end
 
-local function renew(key, width, tokens)
+local function renew(key, width, tokens, seen)
   local o = open(key, width, ARGV[1], ARGV[2], tokens)
+  if seen then outdated(o, seen) end
   settle(o)
   if not o.exists then missing(o) end
   local waiting = {}
@@ -71,11 +74,12 @@ end
 
 local key, arg = 0, 3
 while arg <= #ARGV do
-  local width, count = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
+  local width, count, seen = tonumber(ARGV[arg]), string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
+  count = tonumber(count)
   local tokens = {}
   for i = arg + 2, arg + 1 + count do tokens[#tokens + 1] = ARGV[i] end
   local said = #reply
-  local whole, problem = pcall(renew, key, width, tokens)
+  local whole, problem = pcall(renew, key, width, tokens, tonumber(seen))
   if not whole then
     -- Redis' own pcall gives the text of an error that is a table.
     local text = type(problem) == 'table' and problem.err or problem

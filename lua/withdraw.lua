@@ -2,7 +2,8 @@
 -- withdraw: takes a declared object away. The controller's script.
 -- KEYS  obj holders queue expiry [resources free selectors]
 -- ARGV  run id, controller's channel, how, keep ms
---       drain   waiters are sent away, nothing new is granted, the keys go with the last lease
+--       drain   waiters are sent away, nothing new is granted, the keys go with the last lease; but for the word that this was
+--               so, for a day or until it is withdrawn again
 --       delete  holders and waiters are told, the keys go now
 --       retain  everything stays as it is for keep ms
 -- Reply how many permits or resources are still being drained, and how many tokens are left to be sent away: call again at
@@ -10,7 +11,10 @@
 -- Safe to repeat. O(log n) for each that is sent away, of which one call does not do many.
 ---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
-if not o.exists then return false end
+if not o.exists then
+  call('UNLINK', o.obj)
+  return false
+end
 settle(o)
 local how = ARGV[3]
 

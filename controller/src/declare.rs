@@ -1,72 +1,60 @@
 //! Declare: what Redis must be told of an object, and when.
 //!
 //! Fencing tokens must grow even if Redis loses everything that it knows, so an object counts on from a floor that lies
-//! in its status, hence in etcd. Redis hears of a floor only after etcd has it. Whatever is declared anew gets a floor
-//! beyond every token that may have been granted: status shows the last ones only as of its last write, hence margins.
+//! in its status, hence in etcd. Redis hears of a floor only after etcd has it. When an object has to be declared, and under
+//! which floor, is decided by [`tenure::control::plan`]; its source has the argument why no token is ever granted twice, and
+//! why a floor never runs ahead of the clock.
 //!
 //! For the same reason the longest lease that may be running lies in the status: an object that was lost has to recover
-//! for as long, and neither Redis nor the spec knows of a lease that was longer before.
+//! for as long, and neither Redis nor the spec knows of a lease that was longer before. Leases of first users, and those that
+//! `Retain` left, count from the first declaration on, for as long as they may run.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
+use jiff::Timestamp;
 use serde::Serialize;
-use tenure::control::{Capacity, Order, Snapshot};
-use tenure_crds::LeasePolicy;
+use tenure::control::{Capacity, Kept, Order};
+use tenure_crds::{LeasePolicy, Time, whole_seconds};
 use uuid::Uuid;
 
 use crate::kinds::Report;
 
-/// More tokens than an object grants between two writes of its floor: a month at 1,600 grants a second.
-const MARGIN_AFTER_LOSS: u64 = 1 << 32;
-/// More tokens than an object grants between being read and being declared, even if Redis restarts in between.
-const MARGIN_OF_CHANGE: u64 = 1 << 24;
-/// The floor in etcd may lag behind the newest token by this; must be well below [`MARGIN_AFTER_LOSS`].
-const REFRESH_AFTER: u64 = 1 << 30;
+/// The longest lease that there is, in seconds.
+const LONGEST: u32 = 86_400;
 
-/// That an object must be declared, and how.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Plan {
-    /// The floor to write to etcd and then to declare.
-    pub(crate) floor: u64,
-    /// The longest lease that may be running, in seconds: also for etcd first.
-    pub(crate) longest_lease: u32,
-    /// Whether Redis has had this object before, so that leases of which it does not know may be running.
-    pub(crate) declared_before: bool,
-}
-
-/// What Redis shows of an object.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen<'a> {
-    pub(crate) snapshot: Option<&'a Snapshot>,
-    /// Redis' clock in microseconds.
-    pub(crate) now_micros: u64,
-}
-
-/// Whether the object must be declared: nothing if Redis has it as `digest` says, told to this very server process.
-pub(crate) fn plan(report: &Report, lease: &LeasePolicy, digest: &str, seen: Seen<'_>) -> Option<Plan> {
-    let snapshot = seen.snapshot;
-    let newest = newest_fence(report, snapshot);
-    let longest_lease = longest_lease(report.common.lease_duration_seconds, lease, Duration::ZERO);
-    let Some(floor) = report.common.fencing_floor else {
-        // The clock is ahead of any token of an object of the same name that was deleted before.
-        return Some(Plan {
-            floor: seen.now_micros.max(newest),
-            longest_lease,
-            declared_before: false,
-        });
-    };
-    let same_life = snapshot.is_some_and(|s| s.current);
-    let same_spec = snapshot.is_some_and(|s| s.digest.as_deref() == Some(digest) && !s.withdrawing);
-    let margin = match (same_life, same_spec) {
-        (true, true) => return None,
-        (true, false) => MARGIN_OF_CHANGE,
-        (false, _) => MARGIN_AFTER_LOSS,
-    };
-    Some(Plan {
-        floor: floor.max(newest).saturating_add(margin),
-        longest_lease,
-        declared_before: true,
+/// What the status keeps of an object for the next declaration; nothing before the first.
+pub(crate) fn kept(report: &Report, lease: &LeasePolicy) -> Option<Kept> {
+    let common = &report.common;
+    let shown = report.holds.iter().map(|hold| hold.holder.fencing_token);
+    let longest = common
+        .lease_duration_seconds
+        .unwrap_or(lease.lease_duration_seconds);
+    Some(Kept {
+        floor: common.fencing_floor?,
+        current_at: common
+            .fencing_floor_time
+            .as_ref()
+            .map(|Time(at)| SystemTime::from(*at)),
+        newest: shown.max().unwrap_or(0),
+        longest_lease: Duration::from_secs(longest.into()),
     })
+}
+
+/// Brings the floor in a report up to date with the newest token that Redis showed, having been asked at `asked_at`.
+pub(crate) fn refresh_floor(report: &mut Report, lease: &LeasePolicy, last_fence: u64, asked_at: Timestamp) {
+    if let Some(floor) = kept(report, lease).and_then(|kept| kept.refreshed(last_fence)) {
+        report.common.fencing_floor = Some(floor);
+        report.common.fencing_floor_time = Some(whole_seconds(asked_at));
+    }
+}
+
+/// As a status keeps a length of time: whole seconds, none cut off.
+pub(crate) fn seconds(lease: Duration) -> u32 {
+    let seconds = lease.as_secs() + u64::from(lease.subsec_nanos() > 0);
+    u32::try_from(seconds).unwrap_or(LONGEST).clamp(1, LONGEST)
 }
 
 /// The longest lease that may be running, in seconds: the spec's, or one that was `known` before, until the spec has been
@@ -74,27 +62,6 @@ pub(crate) fn plan(report: &Report, lease: &LeasePolicy, digest: &str, seen: See
 pub(crate) fn longest_lease(known: Option<u32>, lease: &LeasePolicy, in_force_for: Duration) -> u32 {
     let running = known.filter(|known| in_force_for < Duration::from_secs((*known).into()));
     running.unwrap_or_default().max(lease.lease_duration_seconds)
-}
-
-/// The floor that etcd should have while nothing needs declaring.
-pub(crate) fn refreshed_floor(floor: Option<u64>, last_fence: u64) -> Option<u64> {
-    floor.map(|floor| {
-        if last_fence > floor.saturating_add(REFRESH_AFTER) {
-            last_fence
-        } else {
-            floor
-        }
-    })
-}
-
-fn newest_fence(report: &Report, snapshot: Option<&Snapshot>) -> u64 {
-    let shown = report
-        .holds
-        .iter()
-        .map(|hold| hold.holder.fencing_token)
-        .max()
-        .unwrap_or(0);
-    shown.max(snapshot.map_or(0, |s| s.last_fence))
 }
 
 /// A name for the part of a spec that Redis has to know: equal parts have equal names, over any number of restarts and
@@ -154,39 +121,16 @@ fn order_name(order: Order) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
-    use jiff::Timestamp;
     use tenure::control::Resource;
-    use tenure_crds::{Holder, whole_seconds};
+    use tenure_crds::Holder;
 
     use super::*;
     use crate::kinds::Hold;
 
-    const NOW: u64 = 1_700_000_000_000_000;
-    const FLOOR: u64 = NOW + 5;
-
-    fn snapshot(digest: &str, current: bool, last_fence: u64) -> Snapshot {
-        Snapshot {
-            now: SystemTime::UNIX_EPOCH,
-            digest: Some(digest.to_owned()).filter(|digest| !digest.is_empty()),
-            current,
-            limit: 1,
-            held: 0,
-            free: 1,
-            waiting: 0,
-            last_fence,
-            recovering_until: None,
-            withdrawing: false,
-            next_change: None,
-            holders: Vec::new(),
-            waiters: Vec::new(),
-        }
-    }
-
     fn report(floor: Option<u64>, fences: &[u64]) -> Report {
         let mut report = Report::default();
         report.common.fencing_floor = floor;
+        report.common.fencing_floor_time = floor.map(|_| whole_seconds(Timestamp::UNIX_EPOCH));
         report.holds = fences
             .iter()
             .map(|fence| Hold {
@@ -206,118 +150,56 @@ mod tests {
         report
     }
 
-    fn planned(report: &Report, snapshot: Option<&Snapshot>) -> Option<Plan> {
-        plan(
-            report,
-            &LeasePolicy::default(),
-            "spec-2",
-            Seen {
-                snapshot,
-                now_micros: NOW,
-            },
-        )
-    }
-
     #[test]
-    fn a_new_object_counts_from_the_clock_and_does_not_recover() {
-        let first = planned(&report(None, &[]), None);
+    fn a_status_keeps_the_floor_its_time_the_newest_token_and_the_longest_lease() {
+        let lease = LeasePolicy::default();
+        assert_eq!(kept(&report(None, &[7]), &lease), None);
+        let mut report = report(Some(5), &[7, 6]);
+        let expected = Kept {
+            floor: 5,
+            current_at: Some(SystemTime::UNIX_EPOCH),
+            newest: 7,
+            longest_lease: Duration::from_secs(30),
+        };
+        assert_eq!(kept(&report, &lease), Some(expected));
+        report.common.lease_duration_seconds = Some(86_400);
+        let longest_lease = Duration::from_secs(86_400);
         assert_eq!(
-            first,
-            Some(Plan {
-                floor: NOW,
-                longest_lease: 30,
-                declared_before: false
+            kept(&report, &lease),
+            Some(Kept {
+                longest_lease,
+                ..expected
             })
         );
     }
 
     #[test]
-    fn a_new_object_of_which_redis_has_a_retained_one_counts_on_from_that() {
-        let retained = snapshot("spec-2", true, NOW + 77);
-        let again = planned(&report(None, &[]), Some(&retained));
-        assert_eq!(
-            again,
-            Some(Plan {
-                floor: NOW + 77,
-                longest_lease: 30,
-                declared_before: false
-            })
-        );
+    fn the_floor_is_refreshed_with_the_time_of_the_question_and_not_before_the_first_declaration() {
+        let (lease, asked_at) = (LeasePolicy::default(), Timestamp::from_second(9).unwrap());
+        let mut first = report(None, &[]);
+        refresh_floor(&mut first, &lease, 1 << 40, asked_at);
+        assert_eq!(first, report(None, &[]));
+        let mut quiet = report(Some(5), &[]);
+        refresh_floor(&mut quiet, &lease, 1 << 24, asked_at);
+        assert_eq!(quiet, report(Some(5), &[]));
+        let mut busy = report(Some(5), &[]);
+        refresh_floor(&mut busy, &lease, 1 << 40, asked_at);
+        assert_eq!(busy.common.fencing_floor, Some(1 << 40));
+        assert_eq!(busy.common.fencing_floor_time, Some(whole_seconds(asked_at)));
     }
 
     #[test]
-    fn nothing_is_declared_while_redis_has_it_as_it_should_be() {
-        assert_eq!(
-            planned(
-                &report(Some(FLOOR), &[]),
-                Some(&snapshot("spec-2", true, FLOOR + 9))
-            ),
-            None
-        );
-    }
-
-    #[test]
-    fn whatever_redis_has_lost_the_floor_jumps_beyond_every_token_that_may_have_been_granted() {
-        for (case, lost) in [
-            ("emptied", None),
-            ("restarted", Some(snapshot("spec-2", false, FLOOR + 9))),
-            (
-                "restarted with another spec",
-                Some(snapshot("spec-1", false, FLOOR + 9)),
-            ),
-            (
-                "emptied, then made by its first user",
-                Some(snapshot("", false, 3)),
-            ),
+    fn a_length_is_kept_in_whole_seconds_that_are_not_shorter() {
+        for (millis, expected) in [
+            (0, 1),
+            (1, 1),
+            (1000, 1),
+            (1001, 2),
+            (86_400_000, LONGEST),
+            (u64::MAX, LONGEST),
         ] {
-            let plan = planned(&report(Some(FLOOR), &[FLOOR + 20]), lost.as_ref());
-            let expected = Plan {
-                floor: FLOOR + 20 + MARGIN_AFTER_LOSS,
-                longest_lease: 30,
-                declared_before: true,
-            };
-            assert_eq!(plan, Some(expected), "{case}");
+            assert_eq!(seconds(Duration::from_millis(millis)), expected, "{millis}");
         }
-    }
-
-    #[test]
-    fn the_floor_is_beyond_the_newest_of_floor_shown_tokens_and_redis() {
-        let redis_knows_more = snapshot("spec-2", false, FLOOR + 99);
-        let plan = planned(&report(Some(FLOOR), &[FLOOR + 20]), Some(&redis_knows_more)).unwrap();
-        assert_eq!(plan.floor, FLOOR + 99 + MARGIN_AFTER_LOSS);
-        let old_snapshot = snapshot("spec-2", false, 4);
-        let plan = planned(&report(Some(FLOOR), &[7]), Some(&old_snapshot)).unwrap();
-        assert_eq!(plan.floor, FLOOR + MARGIN_AFTER_LOSS);
-    }
-
-    #[test]
-    fn a_changed_spec_is_declared_with_room_for_a_restart_just_now() {
-        let plan = planned(
-            &report(Some(FLOOR), &[]),
-            Some(&snapshot("spec-1", true, FLOOR + 9)),
-        );
-        assert_eq!(
-            plan,
-            Some(Plan {
-                floor: FLOOR + 9 + MARGIN_OF_CHANGE,
-                longest_lease: 30,
-                declared_before: true
-            })
-        );
-    }
-
-    #[test]
-    fn an_object_that_was_being_withdrawn_is_declared_again() {
-        let mut withdrawing = snapshot("spec-2", true, FLOOR);
-        withdrawing.withdrawing = true;
-        assert!(planned(&report(Some(FLOOR), &[]), Some(&withdrawing)).is_some());
-    }
-
-    #[test]
-    fn planning_again_after_a_declaration_that_failed_only_raises_the_floor() {
-        let first = planned(&report(Some(FLOOR), &[]), None).unwrap();
-        let second = planned(&report(Some(first.floor), &[]), None).unwrap();
-        assert!(second.floor > first.floor && second.declared_before);
     }
 
     #[test]
@@ -344,25 +226,6 @@ mod tests {
             let longest = longest_lease(known, &lease(seconds), Duration::from_secs(in_force_for));
             assert_eq!(longest, expected, "{case}");
         }
-    }
-
-    #[test]
-    fn an_object_that_was_lost_when_its_lease_was_shortened_recovers_for_the_longer_one() {
-        let mut report = report(Some(FLOOR), &[]);
-        report.common.lease_duration_seconds = Some(86_400);
-        assert_eq!(planned(&report, None).unwrap().longest_lease, 86_400);
-    }
-
-    #[test]
-    fn the_floor_in_etcd_follows_rarely_and_never_goes_back() {
-        assert_eq!(refreshed_floor(None, 5), None, "a floor comes from a plan alone");
-        assert_eq!(refreshed_floor(Some(FLOOR), FLOOR + REFRESH_AFTER), Some(FLOOR));
-        assert_eq!(
-            refreshed_floor(Some(FLOOR), FLOOR + REFRESH_AFTER + 1),
-            Some(FLOOR + REFRESH_AFTER + 1)
-        );
-        assert_eq!(refreshed_floor(Some(FLOOR), 0), Some(FLOOR));
-        const { assert!(REFRESH_AFTER < MARGIN_AFTER_LOSS / 2) }
     }
 
     fn resources(names: &[(&str, bool)]) -> Capacity {

@@ -27,6 +27,8 @@ struct Entry {
     failing_since: Option<Timestamp>,
     /// When this controller first saw that Redis had what it was told last.
     in_force_since: Option<Instant>,
+    /// When this controller first saw that Redis had lost it while it was being deleted.
+    lost_since: Option<Instant>,
     /// Nobody held or waited when it was looked at last; whoever came since makes it be looked at again.
     idle: bool,
     pod_ended: bool,
@@ -40,6 +42,7 @@ impl Default for Entry {
             failures: 0,
             failing_since: None,
             in_force_since: None,
+            lost_since: None,
             idle: false,
             pod_ended: true,
         }
@@ -101,6 +104,13 @@ impl Pace {
         let mut entries = self.lock();
         let entry = entries.entry(object.clone()).or_default();
         now.saturating_duration_since(*entry.in_force_since.get_or_insert(now))
+    }
+
+    /// For how long it has been known that Redis has lost the object while it was being deleted.
+    pub(crate) fn lost_for(&self, object: &ObjectRef, now: Instant) -> Duration {
+        let mut entries = self.lock();
+        let entry = entries.entry(object.clone()).or_default();
+        now.saturating_duration_since(*entry.lost_since.get_or_insert(now))
     }
 
     /// Notes whether anybody holds or waits. Has to be noted before it is asked which pods have ended.

@@ -140,6 +140,7 @@ mod tests {
             recovering_until: None,
             withdrawing: false,
             next_change: None,
+            longest_lease: Duration::ZERO,
             holders: vec![holder("1", Some("a")), holder("2", Some("b")), holder("3", None)],
             waiters: vec![waiter("4", Some("a")), waiter("5", Some("c"))],
         };

@@ -6,7 +6,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -18,19 +18,19 @@ use kube::{
 use serde_json::json;
 use tenure::{
     Control, ObjectRef,
-    control::{Declaration, Server, Snapshot, Withdrawal},
+    control::{self, Declaration, Observation, Server, Snapshot, Withdrawal},
 };
-use tenure_crds::{DeletionPolicy, MAX_LISTED, ReclaimPolicy};
+use tenure_crds::{DeletionPolicy, MAX_LISTED, ReclaimPolicy, whole_seconds};
 
 use crate::{
-    declare::{self, Seen},
+    declare,
     events::{self, Tale},
     kinds::{Declared, Report},
     pace::Pace,
     reclaim::Ended,
     status::{self, Trouble, View},
     telemetry::{Metrics, OfFailure, OfKind},
-    withdraw::{self, Limits},
+    withdraw::{self, Left, Limits},
 };
 
 /// Keeps an object in the API server until its keys are gone.
@@ -92,8 +92,13 @@ impl Failure {
         }
     }
 
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.is_conflict()))
+    /// What the turn was planned for has changed, in the API server or in Redis.
+    fn is_outdated(&self) -> bool {
+        match self {
+            Self::Api(error) => matches!(&**error, kube::Error::Api(status) if status.is_conflict()),
+            Self::Redis(error) => matches!(error, tenure::Error::OtherLife { .. }),
+            _ => false,
+        }
     }
 
     fn is_not_found(&self) -> bool {
@@ -110,7 +115,7 @@ pub(crate) async fn reconcile<K: Declared>(object: Arc<K>, context: Arc<Context>
         .unwrap_or(Err(Failure::TurnTimeout));
     context.metrics.reconciled::<K>(started.elapsed());
     match outcome {
-        Err(failure) if failure.is_conflict() => Ok(Action::requeue(AFTER_CONFLICT)),
+        Err(failure) if failure.is_outdated() => Ok(Action::requeue(AFTER_CONFLICT)),
         Err(failure) if failure.is_not_found() => Ok(Action::await_change()),
         outcome => outcome,
     }
@@ -148,6 +153,10 @@ struct Turn<'a, K> {
     /// As the API server has it, as far as is known; together with the version of exactly that.
     report: Report,
     resource_version: Option<String>,
+    /// Before Redis was asked for anything.
+    started: Timestamp,
+    /// Whether it was declared in this turn, and may have had first users until then.
+    adopted: bool,
 }
 
 impl<'a, K: Declared> Turn<'a, K> {
@@ -162,6 +171,8 @@ impl<'a, K: Declared> Turn<'a, K> {
             api,
             report,
             resource_version,
+            started: Timestamp::now(),
+            adopted: false,
         })
     }
 
@@ -195,6 +206,7 @@ impl<'a, K: Declared> Turn<'a, K> {
         };
         match &outcome {
             Ok(_) => self.context.pace.succeeded(&self.name),
+            Err(failure) if failure.is_outdated() => {}
             Err(Failure::Redis(error)) => {
                 self.write_view(View::Trouble(&Trouble::from(error)), None)
                     .await?;
@@ -207,11 +219,14 @@ impl<'a, K: Declared> Turn<'a, K> {
     async fn keep_declared(&mut self) -> Result<Action, Failure> {
         let snapshot = self.declare().await?;
         let snapshot = self.reclaim(snapshot).await?.ok_or(Failure::Vanished)?;
+        let first_users = self.adopted.then(|| declare::seconds(snapshot.longest_lease));
         let view = View::Declared {
             snapshot: &snapshot,
+            lease: self.object.lease(),
+            asked_at: self.started,
             total: self.object.total(),
             longest_lease: declare::longest_lease(
-                self.report.common.lease_duration_seconds,
+                self.report.common.lease_duration_seconds.max(first_users),
                 self.object.lease(),
                 self.context.pace.in_force_for(&self.name, Instant::now()),
             ),
@@ -229,33 +244,30 @@ impl<'a, K: Declared> Turn<'a, K> {
         let control = &self.context.control;
         let (lease, capacity) = (self.object.lease(), self.object.capacity());
         let digest = declare::digest(lease, &capacity);
-        let snapshot = self.observe().await?;
-        let now_micros = match self.report.common.fencing_floor {
-            Some(_) => 0,
-            None => control.now_micros().await?,
+        let seen = self.inspect().await?;
+        let kept = declare::kept(&self.report, lease);
+        let now = SystemTime::from(self.started);
+        let Some(plan) = control::plan(kept.as_ref(), &seen, &digest, lease.lease_duration(), now) else {
+            return seen.snapshot.ok_or(Failure::Vanished);
         };
-        let seen = Seen {
-            snapshot: snapshot.as_ref(),
-            now_micros,
-        };
-        let Some(plan) = declare::plan(&self.report, lease, &digest, seen) else {
-            return snapshot.ok_or(Failure::Vanished);
-        };
+        let longest_lease = declare::seconds(plan.longest_lease);
         let mut report = self.report.clone();
         report.common.fencing_floor = Some(plan.floor);
-        report.common.lease_duration_seconds = Some(plan.longest_lease);
+        report.common.fencing_floor_time = Some(whole_seconds(self.started));
+        report.common.lease_duration_seconds = Some(longest_lease);
         self.write(report).await?;
         let declaration = Declaration {
             digest,
             floor: plan.floor,
             recovery: plan
                 .declared_before
-                .then(|| Duration::from_secs(plan.longest_lease.into())),
+                .then(|| Duration::from_secs(longest_lease.into())),
             lease: lease.lease_duration(),
             max_hold: lease.max_hold(),
             capacity,
         };
-        let recovers = control.declare(&self.name, &declaration).await?;
+        let recovers = control.declare_in(&seen.life, &self.name, &declaration).await?;
+        self.adopted = plan.adopts;
         self.context.pace.declared(&self.name);
         self.context
             .metrics
@@ -330,8 +342,14 @@ impl<'a, K: Declared> Turn<'a, K> {
         let now = Timestamp::now();
         let how = withdraw::how(policy, deleted_at, now, limits);
         match self.withdraw(policy, how).await {
-            Ok(None) => {}
-            Ok(Some(snapshot)) => {
+            Ok(Left::Nothing) => {}
+            Ok(Left::Unknown(wait)) => {
+                let until = withdraw::drained_by(deleted_at, limits).duration_since(now);
+                return Ok(Action::requeue(
+                    wait.min(Duration::try_from(until).unwrap_or_default()),
+                ));
+            }
+            Ok(Left::Held(snapshot)) => {
                 let until = withdraw::drained_by(deleted_at, limits);
                 self.write_view(
                     View::Deleting {
@@ -368,14 +386,20 @@ impl<'a, K: Declared> Turn<'a, K> {
         Ok(Action::await_change())
     }
 
-    /// What is still held; nothing, if that is the end of it.
-    async fn withdraw(
-        &mut self,
-        policy: DeletionPolicy,
-        how: Withdrawal,
-    ) -> Result<Option<Snapshot>, Failure> {
+    /// What is left of it. Where Redis has lost it, its holders keep what they have for as long as their leases may run: an
+    /// object of the same name would be granted beside them.
+    async fn withdraw(&mut self, policy: DeletionPolicy, how: Withdrawal) -> Result<Left, Failure> {
         let control = &self.context.control;
         self.reachable()?;
+        let mut unknown_for = None;
+        if how == Withdrawal::Drain
+            && let Some(kept) = declare::kept(&self.report, self.object.lease())
+            && !kept.knows(&self.inspect().await?)
+        {
+            let lost_for = self.context.pace.lost_for(&self.name, Instant::now());
+            unknown_for = withdraw::unknown_for(lost_for, kept.longest_lease);
+        }
+        let gone = || unknown_for.map_or(Left::Nothing, Left::Unknown);
         let timed_out = policy == DeletionPolicy::Drain && how == Withdrawal::Delete;
         if timed_out
             && control
@@ -386,22 +410,33 @@ impl<'a, K: Declared> Turn<'a, K> {
             self.tell(&Tale::DrainTimedOut).await;
         }
         if control.withdraw(&self.name, how).await? == 0 {
-            return Ok(None);
+            return Ok(gone());
         }
-        match self.observe().await? {
-            Some(snapshot) => self.reclaim(snapshot).await,
-            None => Ok(None),
-        }
+        let Some(snapshot) = self.observe().await? else {
+            return Ok(gone());
+        };
+        let held = self.reclaim(snapshot).await?;
+        Ok(held.map_or_else(gone, |snapshot| Left::Held(Box::new(snapshot))))
     }
 
     async fn observe(&self) -> Result<Option<Snapshot>, Failure> {
+        Ok(self.inspect().await?.snapshot)
+    }
+
+    async fn inspect(&self) -> Result<Observation, Failure> {
         self.reachable()?;
-        let snapshot = self.context.control.observe(&self.name, MAX_LISTED).await?;
-        let idle = snapshot
+        let floor = self.report.common.fencing_floor.unwrap_or(0);
+        let seen = self
+            .context
+            .control
+            .inspect(&self.name, MAX_LISTED, floor)
+            .await?;
+        let idle = seen
+            .snapshot
             .as_ref()
             .is_none_or(|snapshot| snapshot.held + snapshot.waiting == 0);
         self.context.pace.looked(&self.name, idle);
-        Ok(snapshot)
+        Ok(seen)
     }
 
     /// Fails at once while it is known that the server which has the object does not answer: a call would wait for it.

@@ -11,8 +11,8 @@ use tenure::{
     control::{HolderView, Snapshot, WaiterView},
 };
 use tenure_crds::{
-    Assessment, ConditionReason, ConditionStatus, ConditionType, Holder, MAX_HELD_BY, MAX_LISTED, MAX_POD,
-    MAX_REASON, Waiter, bounded, merge, whole_seconds,
+    Assessment, ConditionReason, ConditionStatus, ConditionType, Holder, LeasePolicy, MAX_HELD_BY,
+    MAX_LISTED, MAX_POD, MAX_REASON, Waiter, bounded, merge, whole_seconds,
 };
 
 use crate::{
@@ -34,11 +34,14 @@ const MAX_RESOURCE: usize = 63;
 /// What was found out about an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum View<'a> {
-    /// Redis has it as declared: so many resources or permits in all, and no lease runs for longer, in seconds.
+    /// Redis has it as declared: so many resources or permits in all, and no lease runs for longer, in seconds. It was asked at
+    /// `asked_at`.
     Declared {
         snapshot: &'a Snapshot,
+        lease: &'a LeasePolicy,
         total: u32,
         longest_lease: u32,
+        asked_at: Timestamp,
     },
     /// It is being deleted, at the latest at `until`.
     Deleting {
@@ -87,11 +90,14 @@ pub(crate) fn report(
     match view {
         View::Declared {
             snapshot,
+            lease,
             total,
             longest_lease,
+            asked_at,
         } => {
             report.common.total = total;
             report.common.lease_duration_seconds = Some(longest_lease);
+            declare::refresh_floor(&mut report, lease, snapshot.last_fence, asked_at);
             count(&mut report, namespace, snapshot);
         }
         View::Deleting { snapshot, .. } => count(&mut report, namespace, snapshot),
@@ -165,7 +171,6 @@ fn count(report: &mut Report, namespace: &str, snapshot: &Snapshot) {
     common.held = narrow(snapshot.held);
     common.free = narrow(snapshot.free);
     common.waiting = narrow(snapshot.waiting);
-    common.fencing_floor = declare::refreshed_floor(common.fencing_floor, snapshot.last_fence);
     common.waiters = snapshot
         .waiters
         .iter()

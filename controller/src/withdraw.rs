@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tenure::{ObjectRef, control::Withdrawal};
+use tenure::{
+    ObjectRef,
+    control::{Snapshot, Withdrawal},
+};
 use tenure_crds::DeletionPolicy;
 
 /// How long retained keys are kept.
@@ -46,6 +49,21 @@ pub(crate) fn give_up(
     limits: Limits,
 ) -> bool {
     failing_since.is_some_and(|since| now >= later(since.max(deleted_at), limits.cleanup))
+}
+
+/// What is left of an object that is being withdrawn.
+#[derive(Debug)]
+pub(crate) enum Left {
+    Nothing,
+    /// What Redis shows is still held.
+    Held(Box<Snapshot>),
+    /// Redis has lost the object, and leases of which it does not know may be running for so long.
+    Unknown(Duration),
+}
+
+/// For how long leases may be running of which Redis does not know, if any: none runs for longer than `longest`.
+pub(crate) fn unknown_for(lost_for: Duration, longest: Duration) -> Option<Duration> {
+    longest.checked_sub(lost_for).filter(|left| !left.is_zero())
 }
 
 /// The command by which a person removes the keys that were left behind.
@@ -133,6 +151,15 @@ mod tests {
                 "{case}"
             );
         }
+    }
+
+    #[test]
+    fn what_redis_has_lost_may_be_held_for_the_longest_lease() {
+        let second = Duration::from_secs;
+        assert_eq!(unknown_for(Duration::ZERO, second(30)), Some(second(30)));
+        assert_eq!(unknown_for(second(29), second(30)), Some(second(1)));
+        assert_eq!(unknown_for(second(30), second(30)), None);
+        assert_eq!(unknown_for(second(31), second(30)), None);
     }
 
     #[test]

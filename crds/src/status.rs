@@ -71,6 +71,11 @@ pub struct CommonStatus {
     /// systems never see a token twice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fencing_floor: Option<u64>,
+
+    /// Time at which the floor was at least as large as every fencing token, by the clock of the controller: it bounds how many
+    /// tokens may have been granted since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fencing_floor_time: Option<Time>,
 }
 
 /// Who has a lease, since when and until when.

@@ -373,9 +373,10 @@ impl Claim {
             Some(why) => ("1", &**why),
             None => ("0", ""),
         };
-        let special = [grace, &priority, &request.wish, takeover, why];
+        let seen = self.place.newest().to_string();
+        let special = [grace, &priority, &request.wish, takeover, why, &seen];
         let all;
-        let args = if special == ["0", "0", "-", "0", ""] {
+        let args = if special == ["0", "0", "-", "0", "", "0"] {
             &ordinary[..]
         } else {
             all = [&ordinary[..], &special].concat();
@@ -432,6 +433,7 @@ impl Claim {
     /// The lease. None: it has run out before it could be taken up, so that another client may hold it.
     pub(crate) fn granted(&mut self, grant: Grant, deadline: Moment, request: &Request) -> Option<Lease> {
         let (object, ledger) = (&self.place.object, &self.client.inner.ledger);
+        self.place.saw(&grant);
         if deadline <= ledger.uptime.now() || ledger.ran_out(&self.token) {
             debug!(%object, fence = grant.fence, "granted, and run out on the way");
             return None;

@@ -287,7 +287,7 @@ impl Client {
     fn place(&self, kind: Kind, name: &str) -> Result<Arc<Place>, Error> {
         let object = ObjectRef::new(kind, &self.inner.namespace, name)?;
         let keys = self.keys(&object);
-        Ok(Arc::new(Place { object, keys }))
+        Ok(Arc::new(Place::new(object, keys)))
     }
 }
 

@@ -95,6 +95,13 @@ pub enum Error {
         /// Which object.
         object: ObjectRef,
     },
+    /// The server was restarted, or has lost data, since the object was observed: what was planned then may not be declared
+    /// now. See [`Control::declare_in`](crate::Control::declare_in).
+    #[error("Redis was restarted, or has lost data, since {object} was observed: observe it again")]
+    OtherLife {
+        /// Which object.
+        object: ObjectRef,
+    },
     /// More was asked for at once than the object has.
     #[error("{asked} asked for at once, but {object} has {limit}: ask for at most {limit}, or declare more")]
     TooLarge {

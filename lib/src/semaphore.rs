@@ -52,6 +52,12 @@ impl Semaphore {
     /// its last user. The number counts for the one who makes it: while the semaphore is there, everybody else's is not
     /// looked at, for the limit lives in the object. Its fencing tokens are a [`Lock`](crate::Lock)'s.
     ///
+    /// Where exclusion has to survive a loss of Redis' data, declare the semaphore and do without this: between the loss and the
+    /// new declaration, a client that cannot know better makes it anew, beside the holders of before. Its fencing tokens are larger
+    /// than theirs, and where there is not room for both, they are told that they are lost. A handle (with its clones) that was
+    /// granted a permit of the declared semaphore knows better: from then on it waits for the declaration, and answers
+    /// [`Error::NotDeclared`] when that does not come, also where the resource was deleted on purpose.
+    ///
     /// ```no_run
     /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
     /// let three = std::num::NonZeroU32::MIN.saturating_add(2);

@@ -55,6 +55,7 @@ fn snapshot(now: i64, holders: Vec<HolderView>, waiters: Vec<WaiterView>) -> Sna
         recovering_until: None,
         withdrawing: false,
         next_change: holders.iter().map(|holder| holder.expires).min(),
+        longest_lease: LEASE,
         holders,
         waiters,
     }
@@ -68,8 +69,10 @@ fn declared(previous: &Report, snapshot: &Snapshot) -> Report {
         "ml",
         View::Declared {
             snapshot,
+            lease: &LeasePolicy::default(),
             total: 4,
             longest_lease: 30,
+            asked_at: now,
         },
         now,
     )
@@ -427,8 +430,10 @@ fn nothing_is_written_while_nothing_changes() {
         "ml",
         View::Declared {
             snapshot: &snapshot,
+            lease: &LeasePolicy::default(),
             total: 4,
             longest_lease: 30,
+            asked_at: time(START + 77),
         },
         time(START + 77),
     );
@@ -517,6 +522,7 @@ fn transition_times_move_with_the_status_alone() {
 fn the_floor_of_fencing_tokens_stays_in_every_view() {
     let mut before = Report::default();
     before.common.fencing_floor = Some(150);
+    before.common.fencing_floor_time = Some(whole_seconds(time(START)));
     let away = tenure::Error::Unreachable {
         reason: "refused".to_owned(),
     };

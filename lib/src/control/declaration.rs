@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use super::Life;
 use crate::{Error, object::LONGEST_NAME};
 
 /// What a custom resource declares.
@@ -115,7 +116,8 @@ pub struct Resource {
 }
 
 impl Declaration {
-    pub(super) fn args(&self) -> Result<Vec<String>, Error> {
+    /// As the script wants it, planned for this life of the server's data, or for any.
+    pub(super) fn args(&self, life: Option<&Life>) -> Result<Vec<String>, Error> {
         // In a snapshot, none means that nobody has declared the object.
         if self.digest.is_empty() {
             let fix = "use anything that differs between two declarations";
@@ -171,6 +173,8 @@ impl Declaration {
             millis(self.lease),
             millis(self.max_hold.unwrap_or_default()),
             limit.to_string(),
+            life.map(|life| life.run.clone()).unwrap_or_default(),
+            life.map_or(0, |life| life.newest).to_string(),
         ];
         match &self.capacity {
             Capacity::Permits(_) => {}

@@ -2,6 +2,8 @@
 
 mod declaration;
 mod events;
+mod observation;
+mod plan;
 mod snapshot;
 
 use std::{sync::Arc, time::Duration};
@@ -23,6 +25,8 @@ pub(crate) use declaration::check_resource;
 pub use declaration::{Capacity, Declaration, Order, Resource};
 pub(crate) use events::Mailbox;
 pub use events::{Event, Events};
+pub use observation::{Life, Observation};
+pub use plan::{Kept, Plan, plan};
 pub use snapshot::{HolderView, Snapshot, WaiterView};
 
 /// Declares, observes and reclaims. Made by [`Client::control`].
@@ -206,10 +210,49 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn declare(&self, object: &ObjectRef, declaration: &Declaration) -> Result<bool, Error> {
-        let args = declaration.args()?;
+        self.tell(object, declaration, None).await
+    }
+
+    /// As [`Control::declare`], if the server's data still is that which the declaration was planned for.
+    ///
+    /// # Errors
+    /// [`Error::OtherLife`] when the server was restarted, or has lost data, since the object was observed: plan again. Else as
+    /// [`Control::declare`].
+    ///
+    /// # Cancel safety
+    /// As [`Control::declare`].
+    ///
+    /// ```no_run
+    /// # use tenure::{Control, Error, ObjectRef, control::Declaration};
+    /// # async fn run(control: Control, callers: ObjectRef, three: Declaration) -> Result<(), Error> {
+    /// let seen = control.inspect(&callers, 0, 0).await?;
+    /// control.declare_in(&seen.life, &callers, &three).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn declare_in(
+        &self,
+        life: &Life,
+        object: &ObjectRef,
+        declaration: &Declaration,
+    ) -> Result<bool, Error> {
+        self.tell(object, declaration, Some(life)).await
+    }
+
+    async fn tell(
+        &self,
+        object: &ObjectRef,
+        declaration: &Declaration,
+        life: Option<&Life>,
+    ) -> Result<bool, Error> {
+        let args = declaration.args(life)?;
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let reply = self.call(&script::DECLARE, object, &args).await?;
-        Ok(reply == Value::Int(1))
+        match self.call(&script::DECLARE, object, &args).await {
+            Ok(reply) => Ok(reply == Value::Int(1)),
+            Err(Error::Refused { reason }) if reason.starts_with("OTHERLIFE") => Err(Error::OtherLife {
+                object: object.clone(),
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     /// What an object is, with at most `head` holders and waiters; `None` when there is no such object. One command for each 200
@@ -247,6 +290,32 @@ impl Control {
     /// ```
     pub async fn observe(&self, object: &ObjectRef, head: usize) -> Result<Option<Snapshot>, Error> {
         self.read(object, head, "1").await
+    }
+
+    /// As [`Control::observe`], with what has to be known before the object is declared. `floor` is the floor of its fencing
+    /// tokens that is kept outside of Redis, or 0: where Redis' data is older than that, nothing new is granted from here on.
+    /// One command.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// As [`Control::observe`].
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
+    /// let seen = control.inspect(&object, 100, 1_795_257_448_000_000).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn inspect(&self, object: &ObjectRef, head: usize, floor: u64) -> Result<Observation, Error> {
+        let reply = self
+            .call(
+                &script::OBSERVE,
+                object,
+                &[&head.to_string(), "1", "0", "1", &floor.to_string()],
+            )
+            .await?;
+        Observation::read(&reply).ok_or_else(|| Error::protocol(&reply))
     }
 
     async fn read(&self, object: &ObjectRef, head: usize, watch: &str) -> Result<Option<Snapshot>, Error> {

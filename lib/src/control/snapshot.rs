@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub withdrawing: bool,
     /// When a lease or a place runs out next, or the recovery ends.
     pub next_change: Option<SystemTime>,
+    /// No lease, place or grace of this object has run for longer.
+    pub longest_lease: Duration,
     /// The oldest leases first, as many as were asked for.
     pub holders: Vec<HolderView>,
     /// The head of the queue first, as many as were asked for.
@@ -62,6 +64,7 @@ impl Snapshot {
             wake,
             holders,
             waiters,
+            longest,
         ] = &fields[..]
         else {
             return None;
@@ -83,6 +86,7 @@ impl Snapshot {
             recovering_until: (recover > now_ms).then(|| time(recover)),
             withdrawing: number(draining)? == 1,
             next_change: (wake > 0).then(|| time(now_ms + wake)),
+            longest_lease: Duration::from_millis(number(longest)?),
             holders: holders.iter().map(holder_view).collect::<Option<_>>()?,
             waiters: waiters.iter().map(waiter_view).collect::<Option<_>>()?,
         })
@@ -157,7 +161,7 @@ fn time(ms: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }
 
-fn text(value: &Value) -> Option<String> {
+pub(super) fn text(value: &Value) -> Option<String> {
     redis::from_redis_value_ref(value).ok()
 }
 

@@ -132,6 +132,25 @@ pub enum Fate {
     Refuse(&'static str),
 }
 
+/// The data of a server, and its run id. Made by [`Memory::save`].
+///
+/// ```
+/// let saved: tenure::memory::Saved = tenure::Memory::new().save();
+/// ```
+#[derive(Clone)]
+pub struct Saved {
+    store: Store,
+    run_id: String,
+}
+
+impl fmt::Debug for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Saved")
+            .field("run_id", &self.run_id)
+            .finish_non_exhaustive()
+    }
+}
+
 type Faults = Box<dyn FnMut(&str, Passage<'_>) -> Fate + Send>;
 
 struct State {
@@ -353,6 +372,39 @@ impl Memory {
             state.flush();
         }
         state.new_life();
+    }
+
+    /// The server as it is now, for [`Memory::restore`].
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// let before = memory.save();
+    /// ```
+    #[must_use]
+    pub fn save(&self) -> Saved {
+        let state = lock(&self.shared);
+        let store = lock(&state.database).store.clone();
+        Saved {
+            store,
+            run_id: state.run_id.clone(),
+        }
+    }
+
+    /// Becomes the server that it was, with its data and its run id; the clock goes on. All connections are cut. So it is for
+    /// clients when a failover leads them to another server and, later, a failback to the first one, which has lived on.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// let first = memory.save();
+    /// memory.restart(false); // the failover
+    /// memory.restore(&first); // the failback
+    /// ```
+    pub fn restore(&self, saved: &Saved) {
+        let mut state = lock(&self.shared);
+        state.cut_all();
+        lock(&state.database).store = saved.store.clone();
+        state.run_id.clone_from(&saved.run_id);
+        state.running = true;
     }
 
     /// Cuts all connections, like `CLIENT KILL`. What the server has sent before still arrives.

@@ -9,21 +9,20 @@ use std::{
 pub(super) type Bytes = Vec<u8>;
 pub(super) type Hash = BTreeMap<Bytes, Bytes>;
 
-#[derive(Default)]
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone, Default)]
 pub(super) struct Store {
     keys: HashMap<Bytes, Entry>,
     /// When keys end, in the server's milliseconds: the same as in their entries, nearest first.
     endings: BTreeSet<(u64, Bytes)>,
 }
 
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone)]
 struct Entry {
     data: Data,
     ends: Option<u64>,
 }
 
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone)]
 pub(super) enum Data {
     Text(Text),
     Hash(Hash),
@@ -192,8 +191,7 @@ kind!(Hash, Hash, Hash::is_empty);
 kind!(SortedSet, Sorted, |set: &SortedSet| set.scores.is_empty());
 
 /// Members by score, and by their bytes where scores are equal.
-#[derive(Default)]
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone, Default)]
 pub(super) struct SortedSet {
     scores: HashMap<Bytes, Score>,
     order: BTreeSet<(Score, Bytes)>,

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,11 +32,35 @@ use crate::{object::ObjectRef, telemetry};
 /// Names one request for a lease, from its first try to the lease's end.
 pub(crate) type Token = Arc<str>;
 
-/// An object and its keys.
+/// An object and its keys, and what a handle and its clones have seen of it.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) object: ObjectRef,
     pub(crate) keys: Vec<String>,
+    newest: AtomicU64,
+}
+
+impl Place {
+    pub(crate) fn new(object: ObjectRef, keys: Vec<String>) -> Self {
+        Self {
+            object,
+            keys,
+            newest: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes a grant. It tells that the object is declared, and how far its fencing tokens have got at least: a server that
+    /// says otherwise has lost data.
+    pub(crate) fn saw(&self, grant: &Grant) {
+        if grant.declared {
+            self.newest.fetch_max(grant.fence, Ordering::Relaxed);
+        }
+    }
+
+    /// The newest fencing token that was seen while the object was declared, or 0.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Relaxed)
+    }
 }
 
 /// How a lease stands.

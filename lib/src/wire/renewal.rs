@@ -90,7 +90,8 @@ pub(crate) async fn renew_one(
         hold: Some(hold.clone()),
     };
     let width = hold.place.keys.len().to_string();
-    let args = [width.as_str(), "1", &hold.token];
+    let count = count_and_newest(1, hold.place.newest());
+    let args = [width.as_str(), &count, &hold.token];
     let keys = &hold.place.keys;
     let (reply, reached) = match replicas {
         None => (link.repeat(&script::RENEW, keys, &args, soon(link)).await?, 0),
@@ -120,6 +121,14 @@ pub(crate) async fn renew_one(
     failed.map_or(Ok(reached), Err)
 }
 
+/// How many tokens of an object follow, and the newest fencing token that was seen of it, if it is declared.
+fn count_and_newest(count: usize, newest: u64) -> String {
+    match newest {
+        0 => count.to_string(),
+        newest => format!("{count}>{newest}"),
+    }
+}
+
 async fn renew(
     ledger: &Ledger,
     link: &Link,
@@ -136,7 +145,11 @@ async fn renew(
     for items in by_object.into_values() {
         let object_keys = &items[0].place.keys;
         keys.extend_from_slice(object_keys);
-        args.extend([object_keys.len().to_string(), items.len().to_string()]);
+        let newest = items.iter().map(|item| item.place.newest()).max();
+        args.extend([
+            object_keys.len().to_string(),
+            count_and_newest(items.len(), newest.unwrap_or_default()),
+        ]);
         for item in items {
             args.push(item.token.to_string());
             order.push(item);

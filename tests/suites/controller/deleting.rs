@@ -49,6 +49,27 @@ async fn drain_waits_for_holders_sends_waiters_away_and_then_leaves_no_key() -> 
 }
 
 #[tokio::test]
+async fn an_object_that_redis_loses_while_it_drains_is_not_made_again_beside_its_holders() -> Result {
+    let world = World::new("drain-lost").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 6").await?;
+    let client = world.client("holder").await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    world.delete("semaphore", "calls").await?;
+    let deleting = world.until::<Semaphore>("calls", "drained", SOON, |s| {
+        expect(s, "Ready", "False", "Deleting")
+    });
+    deleting.await?;
+    world.redis.cli(&["FLUSHALL"]).await?;
+    // It goes, but not before the lease that Redis does not know has run out.
+    world.until_gone::<Semaphore>("calls", 2 * SOON).await?;
+    ensure!(
+        lease.check().is_err(),
+        "{lease:?} is held, and another one could be"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn draining_ends_when_its_time_is_over() -> Result {
     let world = World::with("drain-timeout", Redis::start().await?, &["--drain-timeout", "2s"]).await?;
     world.semaphore("calls", 1, "").await?;

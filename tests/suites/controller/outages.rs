@@ -1,6 +1,6 @@
 //! Redis away, emptied, or refusing; the controller killed. Nobody's lease changes, and everything is mended by itself.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tenure_crds::Semaphore;
 use tenure_tests::proxy::Dead;
@@ -173,7 +173,12 @@ async fn after_a_loss_of_data_holders_stay_nothing_new_is_granted_for_a_lease_an
         "granted {waited:?} after the loss"
     );
     lease.check()?;
-    assert!(second.fencing_token() > lease.fencing_token() + (1 << 31));
+    assert!(second.fencing_token() > lease.fencing_token());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+    assert!(
+        u128::from(second.fencing_token()) < now,
+        "a token ahead of the clock"
+    );
     let both = world.until::<Semaphore>("calls", "held by both", SOON, |s| {
         expect(s, "Ready", "True", "Synced")?;
         ensure!(s.common().held == 2, "held");
@@ -194,6 +199,81 @@ async fn after_a_loss_of_data_holders_stay_nothing_new_is_granted_for_a_lease_an
     world.event("Recovering").await?;
     lease.release().await?;
     second.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn fencing_tokens_grow_when_an_object_is_changed_lost_deleted_and_applied_again() -> Result {
+    let world = World::new("again").await?;
+    let client = world.client("holder").await?;
+    let semaphore = client.semaphore("calls")?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 1").await?;
+    let newest = async || -> Result<u64> {
+        let lease = semaphore.acquire().await?;
+        let token = lease.fencing_token();
+        lease.release().await?;
+        Ok(token)
+    };
+    let mut before = newest().await?;
+    for round in ["changed", "lost", "deleted"] {
+        match round {
+            "changed" => {
+                for permits in 2..12 {
+                    world
+                        .semaphore("calls", permits, "leaseDurationSeconds: 1")
+                        .await?;
+                }
+            }
+            "lost" => {
+                world.redis.cli(&["FLUSHALL"]).await?;
+            }
+            _ => {
+                world.delete("semaphore", "calls").await?;
+                world.until_gone::<Semaphore>("calls", SOON).await?;
+                world.semaphore("calls", 1, "leaseDurationSeconds: 1").await?;
+            }
+        }
+        let token = newest().await?;
+        ensure!(token > before, "{round}: {token} after {before}");
+        before = token;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_long_lease_from_before_the_declaration_keeps_others_out_after_a_loss() -> Result {
+    let world = World::new("adopted").await?;
+    let options = tenure::Options::new().lease(Duration::from_secs(60));
+    let first = world.client("first").await?;
+    let lease = first
+        .semaphore("calls")?
+        .or_permits(std::num::NonZeroU32::MIN)
+        .with(options)
+        .acquire()
+        .await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 5").await?;
+    let longest = world.api::<Semaphore>().get("calls").await?.common();
+    assert_eq!(longest.lease_duration_seconds, Some(60));
+    world.redis.cli(&["FLUSHALL"]).await?;
+    // Who asks for it makes the controller look.
+    let asked = world
+        .client("other")
+        .await?
+        .semaphore("calls")?
+        .try_acquire()
+        .await;
+    ensure!(!matches!(asked, Ok(Some(_))), "granted beside {lease:?}");
+    let recovering = world.until::<Semaphore>("calls", "recovering", SOON, |s| {
+        expect(s, "Ready", "False", "Recovering")
+    });
+    let message = condition(&recovering.await?, "Ready")?.message;
+    let until = message
+        .split_once("before ")
+        .and_then(|(_, rest)| rest.split_once(','));
+    let until: k8s_openapi::jiff::Timestamp = until.context("no time")?.0.parse()?;
+    let left = until.duration_since(k8s_openapi::jiff::Timestamp::now());
+    ensure!(left.as_secs() > 40, "it recovers for {left} only: {message}");
+    drop(lease);
     Ok(())
 }
 

@@ -109,6 +109,7 @@ fn largest() -> (CommonStatus, Vec<Holder>) {
         truncated: true,
         lease_duration_seconds: Some(30),
         fencing_floor: Some(i64::MAX.unsigned_abs()),
+        fencing_floor_time: Some(Time(ACQUIRED)),
     };
     let holders = (0..MAX_LISTED)
         .map(|token| holder(token, &pod, &reason))
@@ -286,6 +287,7 @@ fn some_status() -> (CommonStatus, Vec<Holder>) {
         truncated: true,
         lease_duration_seconds: Some(30),
         fencing_floor: Some(1_795_251_942_000_000),
+        fencing_floor_time: Some(Time(ACQUIRED)),
     };
     (
         common,

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tenure::{
     Client, Kind, LeaseState, ObjectRef,
-    control::{Capacity, Declaration},
+    control::{Capacity, Declaration, Kept, plan},
 };
-use tenure_tests::{Proxy, Redis, Result, ensure, eventually, redis::Persistence};
+use tenure_tests::{Context, Proxy, Redis, Result, ensure, eventually, redis::Persistence};
 
 use super::support::{SOON, World, declaration, got, look, named};
 
@@ -67,31 +67,80 @@ async fn a_declared_object_counts_on_from_its_floor_whatever_redis_forgot() -> R
     Ok(())
 }
 
-/// What a controller does with an object's floor: it lies outside of Redis, and is raised beyond all that may have been
-/// granted before every declaration that follows a loss (see `controller/src/declare.rs`).
-struct Floor(Option<u64>);
+/// What a controller keeps of an object outside of Redis.
+#[derive(Default)]
+struct Floor(Option<Kept>);
 
 impl Floor {
     async fn declare(&mut self, client: &Client, object: &ObjectRef, capacity: Capacity) -> Result<bool> {
-        let newest = client
-            .control()
-            .look(object, 0)
-            .await?
-            .map_or(0, |snapshot| snapshot.last_fence);
-        let known = self.0;
-        let floor = match known {
-            None => client.control().now_micros().await?.max(newest),
-            Some(floor) => floor.max(newest) + (1 << 32),
-        };
-        self.0 = Some(floor);
+        let (control, lease) = (client.control(), Duration::from_secs(2));
+        let now = SystemTime::now();
+        let seen = control
+            .inspect(object, 10, self.0.map_or(0, |kept| kept.floor))
+            .await?;
+        let plan = plan(self.0.as_ref(), &seen, "another", lease, now);
+        let plan = plan.context("nothing to be declared")?;
+        self.0 = Some(Kept {
+            floor: plan.floor,
+            current_at: Some(plan.current_at),
+            newest: 0,
+            longest_lease: plan.longest_lease,
+        });
         let declared = Declaration {
-            floor,
-            recovery: known.map(|_| Duration::ZERO),
-            lease: Duration::from_secs(2),
+            floor: plan.floor,
+            recovery: plan.declared_before.then_some(plan.longest_lease),
+            lease,
             ..declaration(capacity)
         };
-        Ok(client.control().declare(object, &declared).await?)
+        Ok(control.declare_in(&seen.life, object, &declared).await?)
     }
+}
+
+#[tokio::test]
+async fn a_failback_to_a_server_that_has_lived_on_is_a_loss() -> Result {
+    let (first, second) = (Redis::start().await?, Redis::start().await?);
+    let proxy = Proxy::start(first.port()).await?;
+    let world = World::at(proxy.url(), "failback");
+    let (holder, client) = (world.client().await?, world.client().await?);
+    let object = world.object(Kind::Semaphore, "x")?;
+    let (mut floor, one) = (Floor::default(), Capacity::Permits(1));
+    floor.declare(&client, &object, one.clone()).await?;
+    let knows = client.semaphore("x")?;
+    knows.acquire().await?.release().await?;
+
+    proxy.point_to(second.port());
+    proxy.cut_all();
+    ensure!(floor.declare(&client, &object, one.clone()).await?, "it recovers");
+    knows.acquire().await?.release().await?;
+    let held = holder.semaphore("x")?.acquire().await?;
+
+    proxy.point_to(first.port());
+    proxy.cut_all();
+    // Also before the controller has looked, one who has seen a newer token is granted nothing.
+    ensure!(knows.try_acquire().await?.is_none(), "granted beside {held:?}");
+    ensure!(
+        floor.declare(&client, &object, one).await?,
+        "the data is older than the floor"
+    );
+    ensure!(
+        client.semaphore("x")?.try_acquire().await?.is_none(),
+        "granted beside {held:?}"
+    );
+    eventually("the holder to be let in again", SOON, async || {
+        let seen = look(&client, &object).await?;
+        let fences: Vec<_> = seen.holders.iter().map(|holder| holder.fence).collect();
+        ensure!(
+            fences == [held.fencing_token()] && held.state() == LeaseState::Held,
+            "{seen:?} {held:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    let newest = held.fencing_token();
+    held.release().await?;
+    let next = client.semaphore("x")?.acquire().await?;
+    ensure!(next.fencing_token() > newest, "{next:?} after {newest}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -101,7 +150,7 @@ async fn an_old_snapshot_restored_twice_takes_no_fencing_token_back() -> Result 
     let client = world.client().await?;
     let object = world.object(Kind::Semaphore, "x")?;
     let semaphore = client.semaphore("x")?;
-    let mut floor = Floor(None);
+    let mut floor = Floor::default();
     floor.declare(&client, &object, Capacity::Permits(2)).await?;
     semaphore.acquire().await?.release().await?;
     redis.cli(&["SAVE"]).await?;
@@ -161,7 +210,7 @@ async fn a_failover_to_a_lagging_replica_keeps_holders_and_fencing_tokens() -> R
     let world = World::at(proxy.url(), "failover");
     let (holder, client) = (world.client().await?, world.client().await?);
     let object = world.object(Kind::Pool, "x")?;
-    let mut floor = Floor(None);
+    let mut floor = Floor::default();
     floor.declare(&client, &object, named(&["a", "b", "c"])).await?;
     let known = holder.lock_pool("x")?.acquire().await?;
     eventually("the replica to have it", SOON, async || {

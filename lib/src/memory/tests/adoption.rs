@@ -57,7 +57,7 @@ impl Object {
     fn declare(&mut self, recovery: &str) {
         let mut args = vec!["1", "1000", recovery, "30000", "0", "2"];
         if self.keys.len() == 7 {
-            args.extend(["LeastRecentlyUsed", "", "0", "m", "1", "n", "1"]);
+            args.extend(["", "0", "LeastRecentlyUsed", "", "0", "m", "1", "n", "1"]);
         }
         self.call(&script::DECLARE, &args);
     }

@@ -115,7 +115,17 @@ fn a_notification_passes_over_a_waiter_whose_value_is_gone() {
 fn a_pool_is_declared_and_its_holders_let_in_beside_a_lease_whose_value_is_gone() {
     let mut trial = Trial::on(pool());
     let declare = |trial: &mut Trial, floor: &str| {
-        let resources = ["LeastRecentlyUsed", "", "0", "seat-a", "1", "seat-b", "1"];
+        let resources = [
+            "",
+            "0",
+            "LeastRecentlyUsed",
+            "",
+            "0",
+            "seat-a",
+            "1",
+            "seat-b",
+            "1",
+        ];
         let args = [&["digest", floor, "1", "30000", "0", "2"][..], &resources].concat();
         trial.call(&script::DECLARE, &args)
     };

@@ -16,6 +16,11 @@
 //! | [`resizes`] | a scene: a declared object that changes, and a clock that is set back |
 //! | [`members`] | a scene: a pool that programs keep, and change |
 //! | [`priorities`] | a scene: requests that stand before others |
+//! | [`keeper`] | what the controller plans, declares and keeps, in the next four |
+//! | [`failback`] | a scene: two servers' data, there and back |
+//! | [`delete_and_apply`] | a scene: a declared object that is made again and again |
+//! | [`mixed_declared_and_first_use`] | a scene: what is declared, and made by first users after a loss |
+//! | [`long_first_leases`] | a scene: long leases from before a declaration, and a loss |
 //! | [`graces`] | a scene: leases that run out, and their grace |
 //! | [`short_leases`] | a scene: leases that are as short as a round trip |
 //! | [`selectors`] | a scene: requests that wait for certain resources of a pool |
@@ -37,12 +42,17 @@ mod buffer;
 mod clock_jumps;
 mod damaged_values;
 mod dead_condition_waiters;
+mod delete_and_apply;
 mod expiring_holder;
+mod failback;
 mod graces;
+mod keeper;
 mod large_requests;
+mod long_first_leases;
 mod many;
 mod mass_expiry;
 mod members;
+mod mixed_declared_and_first_use;
 mod people;
 mod priorities;
 mod process;
@@ -69,6 +79,10 @@ use super::Result;
 enum Scene {
     People,
     Adoptions,
+    Failback,
+    DeleteAndApply,
+    MixedDeclaredAndFirstUse,
+    LongFirstLeases,
     Buffer,
     Many,
     ReentrantOwners,
@@ -97,6 +111,10 @@ impl Scene {
         match self {
             Self::People => people::live(world).await,
             Self::Adoptions => adoptions::live(world).await,
+            Self::Failback => failback::live(world).await,
+            Self::DeleteAndApply => delete_and_apply::live(world).await,
+            Self::MixedDeclaredAndFirstUse => mixed_declared_and_first_use::live(world).await,
+            Self::LongFirstLeases => long_first_leases::live(world).await,
             Self::Buffer => buffer::live(world).await,
             Self::ReentrantOwners => reentrant_owners::live(world).await,
             Self::Many => many::live(world).await,
@@ -376,6 +394,26 @@ fn in_calm_weather_an_expiry_brings_back_one_client_and_not_all() -> Result {
 #[test]
 fn in_a_storm_thousands_of_resources_are_acquired_at_once() -> Result {
     worlds(Scene::LargeRequests, Weather::Storm)
+}
+
+#[test]
+fn in_calm_weather_a_failback_lets_nobody_hold_beside_another() -> Result {
+    worlds(Scene::Failback, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_fencing_tokens_grow_when_an_object_is_deleted_and_applied_again() -> Result {
+    worlds(Scene::DeleteAndApply, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_first_users_do_not_stay_beside_holders_of_what_is_declared() -> Result {
+    worlds(Scene::MixedDeclaredAndFirstUse, Weather::Calm)
+}
+
+#[test]
+fn in_calm_weather_a_loss_after_an_adoption_lets_nobody_hold_beside_a_long_lease() -> Result {
+    worlds(Scene::LongFirstLeases, Weather::Calm)
 }
 
 #[test]

@@ -117,6 +117,23 @@ impl Witness {
         }
     }
 
+    /// The permits that somebody believes to hold.
+    pub(super) fn believed(&mut self, what: &str) -> u64 {
+        let believers = self.believers.entry(what.to_owned()).or_default();
+        believers.retain(Believer::believes);
+        believers.iter().map(|believer| believer.permits).sum()
+    }
+
+    /// Somebody has been granted what only one has at a time.
+    pub(super) fn grew(&mut self, object: &str, fence: u64) {
+        let newest = self.newest.entry(object.to_owned()).or_default();
+        if fence <= *newest {
+            self.violations
+                .push(format!("{object}: fencing token {fence} after {newest}"));
+        }
+        *newest = fence.max(*newest);
+    }
+
     /// A process has crashed, though it might only be paused, and do what it does until its deadlines.
     pub(super) fn crashed(&mut self, process: &str) {
         for believer in self.believers.values_mut().flatten() {

@@ -1,0 +1,222 @@
+//! When an object has to be declared, and under which fencing floor. Pure: a controller observes, plans, writes the plan
+//! where Redis cannot lose it, and then declares.
+//!
+//! # Fencing tokens grow whatever Redis forgets
+//! The tokens of a declared object count one by one from a *floor*, which is kept outside of Redis (in etcd), together with
+//! the time at which it was known to be current. **Rate:** Redis runs one script at a time, and a grant takes it more than
+//! 8 µs; so an object is granted at most one token each 8 µs, and a counter that starts at or below the clock (in
+//! microseconds) stays below it.
+//!
+//! - *First declaration*: the floor is the server's clock, or the newest token that Redis shows if that is larger.
+//! - *Change of the spec in the same life of the data*: the floor is the newest token, so that nothing is raised. Should the server be restarted, or lose its data, after it was observed, then it refuses the declaration
+//!   (see [`Life`]) and the controller plans again.
+//! - *Loss*: `floor' = max(now, known + elapsed/8 + 1)`. `known` is the newest of the floor, the tokens that were ever shown,
+//!   and what Redis shows of a declared object; `elapsed` is the time since the floor was known to be current, by the controller's clock. At most
+//!   `elapsed/8` tokens were granted since, so the floor is beyond all of them, whatever the clock of Redis says: that a
+//!   failover leads to a machine whose clock is behind does not matter.
+//! - *Refresh*: a floor that is 2^24 behind the newest token is brought up to date. So `known` is nearly right also where
+//!   `elapsed` is not known.
+//!
+//! **A floor never runs ahead of the clock.** The floor F was at most the clock at its time t, hence every token so far is at
+//! most `F + elapsed/8`, and `known + elapsed/8 + 1 <= F + elapsed/4 + 1 <= t + elapsed = now` for all but the first two
+//! microseconds. So a loss leaves the floor at the clock, however many follow one another, and no change of a spec moves it.
+//! Therefore an object that is made again under the same name without a status (deleted and applied again, or restored from a
+//! backup without it), which can only start at the clock, starts above every token of its predecessor.
+//!
+//! *Two controllers:* a floor goes to etcd, for the version that it was computed from, before it goes to Redis. Of two
+//! controllers one is refused there, and plans again. Redis takes the larger floor, so the order in which the declarations
+//! arrive does not matter. A declaration of another life of the server is refused by the script.
+//!
+//! *Where it ends:*
+//! - A clock of Redis that is d behind the one before (a failover, or set back) lets an object that is made again without a
+//!   status within d start below its predecessor's tokens. Objects with a status are not concerned.
+//! - The clock of the controller may be set back, too. Seen (it is before the time of the floor), 2^26 are added in place of
+//!   `elapsed/8`: more than the lag of a floor (2^24) and all that is granted in the 300 s between two looks. Unseen, it matters
+//!   only to an object that is granted more tokens than an eighth of the microseconds that are left, and 2^26 µs are a minute
+//!   by which a floor may then be ahead of the clock.
+//! - A server that is cut off from the controller, but not from its clients, counts on. Its tokens stay below the new floor
+//!   for at least seven times as long as the floor was old, by the rate above.
+
+use std::time::{Duration, SystemTime};
+
+use super::{Observation, Snapshot};
+
+/// Microseconds that a grant takes at least.
+const MICROS_OF_A_GRANT: u128 = 8;
+/// How far a floor may lag behind the newest token.
+const REFRESH_AFTER: u64 = 1 << 24;
+/// In place of what may have been granted since the floor was current, where the controller's clock cannot tell for how long
+/// that is.
+const MARGIN_WITHOUT_ELAPSED: u64 = 1 << 26;
+/// The same, where no time was ever kept: floors without one lagged by up to 2^30.
+const MARGIN_WITHOUT_TIME: u64 = 1 << 31;
+
+/// What is kept of a declared object outside of Redis.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use tenure::control::Kept;
+///
+/// let kept = Kept {
+///     floor: 1_795_257_448_000_000,
+///     current_at: Some(SystemTime::now()),
+///     newest: 1_795_257_448_000_007,
+///     longest_lease: Duration::from_secs(30),
+/// };
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Every fencing token that was granted after a loss is larger.
+    pub floor: u64,
+    /// When the floor was at least as large as every fencing token, by the controller's clock. `None`: not known.
+    pub current_at: Option<SystemTime>,
+    /// The newest fencing token that was ever noted, or 0.
+    pub newest: u64,
+    /// The longest lease that may be running.
+    pub longest_lease: Duration,
+}
+
+/// That an object has to be declared, and how. All of it has to be kept outside of Redis before Redis is told.
+///
+/// ```no_run
+/// # fn run(plan: tenure::control::Plan) {
+/// println!("declare it under the floor {}", plan.floor);
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// For [`Declaration::floor`](super::Declaration::floor).
+    pub floor: u64,
+    /// When the floor was current: the time that the plan was made for.
+    pub current_at: SystemTime,
+    /// The longest lease that may be running.
+    pub longest_lease: Duration,
+    /// Whether Redis has had this object before, so that leases of which it does not know may be running:
+    /// [`Declaration::recovery`](super::Declaration::recovery) is then the longest lease.
+    pub declared_before: bool,
+    /// Whether it may have had first users until it is declared. Their leases may be longer than what is known here: once it is
+    /// declared, what [`Snapshot::longest_lease`] says has to be kept as the longest lease, if it is more.
+    pub adopts: bool,
+}
+
+/// Plans a declaration. `None`: Redis has the object as `digest` says, in a life of its data that knows the kept floor.
+///
+/// `lease` is what the declaration will say, `now` the controller's clock before `seen` was asked for.
+///
+/// ```no_run
+/// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
+/// use std::time::{Duration, SystemTime};
+/// use tenure::control::plan;
+///
+/// let now = SystemTime::now();
+/// let seen = control.inspect(&object, 10, 0).await?;
+/// if let Some(plan) = plan(None, &seen, "digest", Duration::from_secs(30), now) {
+///     println!("declare it for the first time, under {}", plan.floor);
+/// }
+/// # Ok(()) }
+/// ```
+#[must_use]
+pub fn plan(
+    kept: Option<&Kept>,
+    seen: &Observation,
+    digest: &str,
+    lease: Duration,
+    now: SystemTime,
+) -> Option<Plan> {
+    let snapshot = seen.snapshot.as_ref();
+    let declared = snapshot.filter(|s| s.digest.is_some());
+    // Redis knows its leases; those of a declared object are known here, unless what was kept is gone.
+    let shown = snapshot
+        .filter(|s| kept.is_none() || s.digest.is_none())
+        .map(|s| s.longest_lease);
+    let longest_lease = [shown, kept.map(|kept| kept.longest_lease)]
+        .into_iter()
+        .flatten()
+        .fold(lease, Duration::max);
+    let with = |floor, declared_before| {
+        Some(Plan {
+            floor,
+            current_at: now,
+            longest_lease,
+            declared_before,
+            adopts: declared.is_none(),
+        })
+    };
+    let newest = snapshot.map_or(0, |s| s.last_fence);
+    let Some(kept) = kept else {
+        return match declared {
+            // The status is gone (a restored backup, a retained object), and the object is not.
+            Some(snapshot) if snapshot.current => with(newest, true),
+            Some(_) if seen.now_micros <= newest => with(newest.saturating_add(MARGIN_WITHOUT_ELAPSED), true),
+            Some(_) => with(seen.now_micros, true),
+            None => with(seen.now_micros.max(newest), false),
+        };
+    };
+    if let Some(snapshot) = declared.filter(|s| same_data(s, kept.floor)) {
+        if snapshot.digest.as_deref() == Some(digest) && !snapshot.withdrawing {
+            return None;
+        }
+        // Not larger than what Redis has, so that nothing is raised.
+        return with(snapshot.last_fence, true);
+    }
+    let known = kept
+        .floor
+        .max(kept.newest)
+        .max(declared.map_or(0, |s| s.last_fence));
+    let floor = known.saturating_add(granted_since(kept.current_at, now));
+    // First users' tokens since the loss are of the clock: nothing was granted after them.
+    with(floor.max(seen.now_micros).max(newest), true)
+}
+
+/// Whether the data of the server, in the life that it was observed in, is that which the floor was told to. If not, its
+/// newest leases may be missing, even where the server itself is the same: it may have been a master before the one that
+/// was told of the floor.
+#[must_use]
+fn same_data(snapshot: &Snapshot, floor: u64) -> bool {
+    snapshot.current && snapshot.last_fence >= floor
+}
+
+/// More tokens than can have been granted since.
+fn granted_since(current_at: Option<SystemTime>, now: SystemTime) -> u64 {
+    match current_at.map(|at| now.duration_since(at)) {
+        Some(Ok(elapsed)) => u64::try_from(elapsed.as_micros() / MICROS_OF_A_GRANT + 1).unwrap_or(u64::MAX),
+        Some(Err(_)) => MARGIN_WITHOUT_ELAPSED,
+        None => MARGIN_WITHOUT_TIME,
+    }
+}
+
+impl Kept {
+    /// The floor to keep instead, if this one lags behind the newest token, or it is not known when it was current. The time
+    /// to keep with it is one before `newest` was asked for.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use tenure::control::Kept;
+    /// let kept = Kept { floor: 1, current_at: Some(SystemTime::now()), newest: 0, longest_lease: Duration::from_secs(30) };
+    /// assert_eq!(kept.refreshed(1000), None);
+    /// assert_eq!(kept.refreshed(1_000_000_000), Some(1_000_000_000));
+    /// ```
+    #[must_use]
+    pub fn refreshed(&self, newest: u64) -> Option<u64> {
+        let lags = newest > self.floor.saturating_add(REFRESH_AFTER);
+        (lags || self.current_at.is_none()).then_some(newest.max(self.floor))
+    }
+
+    /// Whether Redis' data is of the life that the kept floor was told to. If not, leases that it does not know may be
+    /// running, for as long as [`Kept::longest_lease`].
+    ///
+    /// ```no_run
+    /// # fn run(kept: tenure::control::Kept, seen: tenure::control::Observation) {
+    /// if !kept.knows(&seen) {
+    ///     println!("some holders may be missing");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn knows(&self, seen: &Observation) -> bool {
+        seen.drained || seen.snapshot.as_ref().is_some_and(|s| same_data(s, self.floor))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! A declared semaphore of one permit on two servers: a failover leads all clients to a second server, which has the data or
+//! not, and a failback to the first one, which has lived on under its run id and with its data. Clients are kept waiting until
+//! the controller has looked. Nobody holds beside another, no lease is lost, and the fencing tokens grow.
+
+use std::{sync::Arc, time::Duration};
+
+use tenure::{Error, Options};
+use tokio::time::sleep;
+
+use super::{
+    keeper::{Keeper, look_now_and_then},
+    people::Got,
+    process::{self, Worker, ms},
+    witness::held,
+    world::World,
+};
+use crate::Result;
+
+const ROUNDS: usize = 5;
+const LEASE: Duration = Duration::from_secs(3);
+
+pub(super) async fn live(world: &Arc<World>) -> Result {
+    let mut keeper = Keeper::new(1, LEASE)?;
+    keeper.declare(world, Duration::ZERO).await?;
+    let mut failing = tokio::spawn(fail_over_and_back(world.clone(), keeper));
+    process::live(world, 3, 2, work).await?;
+    failing.abort();
+    if let Ok(ended) = (&mut failing).await {
+        ended?;
+    }
+    if world.witness(|witness| witness.grants()) == 0 {
+        world.violation("nothing was ever granted");
+    }
+    Ok(())
+}
+
+async fn fail_over_and_back(world: Arc<World>, mut keeper: Keeper) -> Result {
+    let mut random = world.chance();
+    loop {
+        look_now_and_then(&world, &mut keeper, ms(random.u64(500..6000))).await?;
+        let first = world.memory.save();
+        world.refuse(Some("LOADING the data"));
+        world.say(|| "a failover".to_owned());
+        world.memory.restart(random.bool());
+        keeper.declare(&world, ms(random.u64(..300))).await?;
+        world.refuse(None);
+        look_now_and_then(&world, &mut keeper, ms(random.u64(500..9000))).await?;
+        world.refuse(Some("LOADING the data"));
+        world.say(|| "a failback".to_owned());
+        world.memory.restore(&first);
+        if random.bool() {
+            keeper.change();
+        }
+        keeper.declare(&world, ms(random.u64(..300))).await?;
+        world.refuse(None);
+    }
+}
+
+async fn work(mut worker: Worker) -> Result {
+    for _ in 0..ROUNDS {
+        let random = &mut worker.random;
+        sleep(ms(random.u64(..800))).await;
+        let options = Options::new().lease(ms(random.u64(2000..4000)));
+        let semaphore = worker.client.semaphore("s")?.with(options);
+        let got = if random.bool() {
+            semaphore.try_acquire().await
+        } else {
+            semaphore.acquire_timeout(ms(random.u64(..8000))).await
+        };
+        let (world, process) = (&worker.world, &worker.process);
+        let got = match got {
+            Ok(Some(got)) => Arc::new(Got::Lease(got)),
+            Ok(None) | Err(Error::Unreachable { .. } | Error::NotDeclared { .. }) => continue,
+            Err(error) => {
+                world.violation(format!("{process}: {error}"));
+                continue;
+            }
+        };
+        world.say(|| format!("{process} has {:?}", **got));
+        world.witness(|witness| witness.granted("s", process, 1, 1, &got));
+        sleep(ms(random.u64(..6000))).await;
+        if !held(&got) {
+            world.violation(format!("{process}: lost for no reason: {:?}", **got));
+        }
+        if let Some(got) = Arc::into_inner(got) {
+            // Whatever it says: the server may be on its way.
+            let _ = got.release().await;
+        }
+    }
+    Ok(())
+}
