@@ -14,7 +14,7 @@ const SLACK: Duration = Duration::from_millis(50);
 
 type Call = Pin<Box<dyn Future<Output = bool> + Send>>;
 
-fn ready<T>(outcome: std::result::Result<Option<T>, tenure::Error>) -> bool {
+fn ready<T>(outcome: &std::result::Result<Option<T>, tenure::Error>) -> bool {
     matches!(outcome, Ok(Some(_)))
 }
 
@@ -30,7 +30,7 @@ fn calls(a: &Client) -> Result<Vec<(&'static str, Duration, Call)>> {
     macro_rules! call {
         ($within:expr, $handle:ident . $method:ident ( $($argument:expr),* )) => {{
             let handle = $handle.clone();
-            let call: Call = Box::pin(async move { ready(handle.$method($($argument),*).await) });
+            let call: Call = Box::pin(async move { ready(&handle.$method($($argument),*).await) });
             (concat!(stringify!($handle), ".", stringify!($method)), $within, call)
         }};
         ($within:expr, plain $handle:ident . $method:ident ( $($argument:expr),* )) => {{
@@ -121,8 +121,8 @@ async fn a_waiter_whose_server_hangs_leaves_in_the_background() -> Result {
         (call.await, started.elapsed())
     };
     let waits: [Call; 2] = [
-        Box::pin(async move { ready(lock.acquire_timeout(TIMEOUT).await) }),
-        Box::pin(async move { ready(many.acquire_timeout(TIMEOUT).await) }),
+        Box::pin(async move { ready(&lock.acquire_timeout(TIMEOUT).await) }),
+        Box::pin(async move { ready(&many.acquire_timeout(TIMEOUT).await) }),
     ];
     let waits = waits.map(|call| tokio::spawn(timed(call)));
     settle().await;

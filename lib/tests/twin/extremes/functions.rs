@@ -512,7 +512,7 @@ table! {
         let pool = world.client.lock_pool("mine")?;
         pool.assign([resource]).await?;
         let seat = pool.matching([(text.clone(), text.clone())])?.try_acquire().await?;
-        let seat = seat.expect("it has these properties");
+        let seat = seat.unwrap();
         assert_eq!(seat.properties(), &BTreeMap::from([(text.clone(), text)]), "cut");
         Ok(())
     };
