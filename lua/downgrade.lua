@@ -5,16 +5,16 @@
 -- Reply held, or gone: the token does not hold
 -- Safe to repeat. O(log n).
 ---- core.lua
-local token, keep = ARGV[3], tonumber(ARGV[4])
+local token, permits = ARGV[3], tonumber(ARGV[4])
 local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 settle(o)
 local held = o.values[token] and call('ZSCORE', o.holders, token)
 if held then
   local e = own(o, token)
-  if keep < e.permits then
-    o.held = o.held - e.permits + keep
+  if permits < e.permits then
+    o.held = o.held - e.permits + permits
     o.changed = true
-    e.permits = keep
+    e.permits = permits
     store(o, token, e)
     advance(o)
   end
