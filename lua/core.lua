@@ -686,11 +686,14 @@ end
 -- Counts anew what is held, by those who can still be seen to hold: after some of it has gone without being told of. What
 -- of a pool's resources nobody holds any more is free. O(n) in the leases, and the resources of a pool.
 local function recount(o)
-  o.held = 0
+  local held = 0
   for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
     local e = find(o, token)
-    o.held = o.held + (e and e.permits or 0)
+    -- What another lease has that cannot be read is not known before that has ended, too: until then nothing is freed.
+    if not e then return end
+    held = held + e.permits
   end
+  o.held = held
   if o.pool then pool().find_unheld(o) end
 end
 

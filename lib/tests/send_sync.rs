@@ -81,7 +81,11 @@ const _: () = {
     handle::<control::Declaration>();
     handle::<control::Event>();
     handle::<control::HolderView>();
+    handle::<control::Kept>();
+    handle::<control::Life>();
+    handle::<control::Observation>();
     handle::<control::Order>();
+    handle::<control::Plan>();
     handle::<control::Resource>();
     handle::<control::Server>();
     handle::<control::Snapshot>();
@@ -94,6 +98,7 @@ const _: () = {
     handle::<tenure::Memory>();
     handle::<tenure::memory::Fate>();
     handle::<tenure::memory::Passage<'static>>();
+    value::<tenure::memory::Saved>();
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -207,6 +212,7 @@ fn of_the_controller(
     control: &Control,
     object: &ObjectRef,
     declaration: &control::Declaration,
+    life: &control::Life,
     events: &mut control::Events,
 ) {
     let server = control.server();
@@ -215,6 +221,8 @@ fn of_the_controller(
         control.server_changed(&server),
         control.now_micros(),
         control.declare(object, declaration),
+        control.declare_in(life, object, declaration),
+        control.inspect(object, 1, 0),
         control.look(object, 1),
         control.observe(object, 1),
         control.withdraw(object, control::Withdrawal::Drain),

@@ -142,13 +142,7 @@ impl Declaration {
                 ));
             }
         }
-        let most = |field, number: u64, most: u64| {
-            let fix = || format!("use at most {most}");
-            (number <= most)
-                .then_some(())
-                .ok_or_else(|| Error::invalid(field, format!("is {number}"), fix()))
-        };
-        most("floor", self.floor, LARGEST_FLOOR)?;
+        check_floor(self.floor)?;
         match &self.capacity {
             Capacity::Permits(permits) => most("permits", *permits, MOST)?,
             Capacity::Generated { count, prefix, .. } => {
@@ -239,6 +233,22 @@ const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 const LONGEST_HOLD: Duration = Duration::from_secs(30 * 86_400);
 /// Lua tells whole numbers apart up to 2^53: a floor leaves room for as many tokens again.
 const LARGEST_FLOOR: u64 = 1 << 52;
+
+fn most(field: &'static str, number: u64, most: u64) -> Result<(), Error> {
+    if number <= most {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        field,
+        format!("is {number}"),
+        format!("use at most {most}"),
+    ))
+}
+
+pub(super) fn check_floor(floor: u64) -> Result<(), Error> {
+    most("floor", floor, LARGEST_FLOOR)
+}
+
 /// Permits, or generated resources.
 const MOST: u64 = 1 << 32;
 

@@ -21,6 +21,7 @@ use crate::{
     },
 };
 
+use declaration::check_floor;
 pub(crate) use declaration::check_resource;
 pub use declaration::{Capacity, Declaration, Order, Resource};
 pub(crate) use events::Mailbox;
@@ -294,10 +295,10 @@ impl Control {
 
     /// As [`Control::observe`], with what has to be known before the object is declared. `floor` is the floor of its fencing
     /// tokens that is kept outside of Redis, or 0: where Redis' data is older than that, nothing new is granted from here on.
-    /// One command.
+    /// At most 200 holders and waiters are listed. One command.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Refused`].
+    /// [`Error::InvalidInput`] when `floor` is larger than any floor may be; [`Error::Unreachable`], [`Error::Refused`].
     ///
     /// # Cancel safety
     /// As [`Control::observe`].
@@ -308,13 +309,10 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn inspect(&self, object: &ObjectRef, head: usize, floor: u64) -> Result<Observation, Error> {
-        let reply = self
-            .call(
-                &script::OBSERVE,
-                object,
-                &[&head.to_string(), "1", "0", "1", &floor.to_string()],
-            )
-            .await?;
+        check_floor(floor)?;
+        let (head, floor) = (head.min(PAGE).to_string(), floor.to_string());
+        let args = [&*head, "1", "0", "1", &*floor];
+        let reply = self.call(&script::OBSERVE, object, &args).await?;
         Observation::read(&reply).ok_or_else(|| Error::protocol(&reply))
     }
 

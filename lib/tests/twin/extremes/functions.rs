@@ -10,7 +10,7 @@ use std::{
 use tenure::{
     Client, Compare, Error, Expiry, Identity, Kind, Lock, Memory, ObjectRef, Options, ParamValue, Params,
     Register, RegisterValue,
-    control::{Capacity, Declaration, Order, Resource, Withdrawal},
+    control::{Capacity, Declaration, Kept, Order, Resource, Withdrawal, plan},
 };
 
 use super::{World, durations, each, floats, numbers, small_numbers, texts};
@@ -474,6 +474,29 @@ table! {
         world.client.control().look(&at("s")?, head).await?;
         Ok(())
     };
+    "control::inspect", [0, 1, usize::MAX], async |world: World, head: usize| {
+        world.client.control().inspect(&at("s")?, head, 0).await?;
+        Ok(())
+    };
+    "control::inspect floor", numbers(), async |world: World, floor: u64| {
+        world.client.control().inspect(&at("s")?, 1, floor).await?;
+        Ok(())
+    };
+    "plan::refreshed lease", durations(), async |world: World, span: Duration| {
+        let seen = world.client.control().inspect(&at("s")?, 1, 0).await?;
+        let kept = Kept { floor: u64::MAX, current_at: None, newest: u64::MAX, longest_lease: span };
+        for at in [SystemTime::UNIX_EPOCH, SystemTime::now()] {
+            let kept = Kept { current_at: Some(at), ..kept };
+            let _ = plan(Some(&kept), &seen, "other", span, SystemTime::now());
+            let _ = plan(None, &seen, "other", span, at);
+        }
+        Ok(())
+    };
+    "plan::refreshed", numbers(), async |_: World, number: u64| {
+        let kept = Kept { floor: number, current_at: None, newest: number, longest_lease: Duration::MAX };
+        assert!(kept.refreshed(number).is_some_and(|floor| floor >= number));
+        Ok(())
+    };
     "control::observe", [0, 1, usize::MAX], async |world: World, head: usize| {
         world.client.control().observe(&at("s")?, head).await?;
         Ok(())
@@ -621,11 +644,14 @@ const SAME: &[&str] = &[
     "compare::le",
     "compare::lt",
     "compare::ne",
+    "control::declare_in",
     "control::server_changed",
     "credentials::new",
     "credentials::refresh_after",
     "credentials::username",
     "credentials::username_file",
     "memory::restart",
+    "memory::restore",
     "memory::set_faults",
+    "plan::knows",
 ];

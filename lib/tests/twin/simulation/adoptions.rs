@@ -162,7 +162,7 @@ fn name(kind: Kind) -> &'static str {
 async fn acquire(worker: &mut Worker, kind: Kind) -> Result<Option<(Kind, Arc<Got>)>> {
     let (client, random) = (&worker.client, &mut worker.random);
     let options = Options::new().lease(ms(random.u64(300..2000)));
-    let patience = ms(random.u64(..4000));
+    let patience = ms(random.u64(20..4000));
     let got = match kind {
         Kind::Lock => client.lock(LOCK)?.with(options).acquire_timeout(patience).await,
         _ => {

@@ -259,7 +259,7 @@ async fn wait(
     lease: Lease,
     woken: &mut Duty<'_>,
 ) -> Option<Lease> {
-    let patience = ms(worker.random.u64(..3000));
+    let patience = ms(worker.random.u64(20..3000));
     let waiting = Waiting::new(woken.buffer, woken.of);
     let outcome = match worker.random.u8(..4) {
         0 => condition.wait_timeout(lease, patience).await,

@@ -161,7 +161,7 @@ async fn work(mut worker: Worker) -> Result {
         sleep(ms(random.u64(..500))).await;
         let (world, process) = (&worker.world, &worker.process);
         let calm = world.weather == Weather::Calm;
-        let patience = ms(random.u64(..4000));
+        let patience = ms(random.u64(20..4000));
         let client = &worker.client;
         let own = format!("n{}", random.u8(..4));
         let neighbour = client.lock(&own)?.with(Options::new().lease(LEASE));

@@ -58,7 +58,8 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     }
     held.release().await?;
     let patience = if world.weather == Weather::Calm {
-        lease + ms(300)
+        // Where so many end that it takes several calls, the living one comes back for the rest a little later.
+        lease * 4 / 3 + ms(300)
     } else {
         ms(60_000)
     };

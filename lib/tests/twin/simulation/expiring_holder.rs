@@ -37,7 +37,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
             Ok::<_, tenure::Error>((number, lease))
         });
         clients.push(client);
-        sleep(ms(random.u64(1..100))).await;
+        sleep(ms(random.u64(10..100))).await;
     }
     // Up to three that stand first crash, long before.
     let dead = random.usize(..4);

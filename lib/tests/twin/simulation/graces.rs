@@ -93,7 +93,7 @@ async fn work(mut worker: Worker, log: Arc<Mutex<Log>>) -> Result {
         let grace = ms(random.u64(..3000));
         let options = Options::new().lease(ms(random.u64(200..2000))).grace(grace);
         let locked = worker.client.lock("x")?.with(options);
-        let patience = ms(random.u64(..6000));
+        let patience = ms(random.u64(20..6000));
         let got = match random.u8(..4) {
             0 => locked.try_acquire().await,
             1 => locked.acquire_timeout(patience).await,

@@ -52,7 +52,7 @@ fn several(client: &Client, worker: &mut fastrand::Rng) -> std::result::Result<L
 
 async fn take(worker: &mut Worker, options: Options) -> std::result::Result<(), Error> {
     let locks = several(&worker.client, &mut worker.random)?.with(options);
-    let patience = ms(worker.random.u64(..4000));
+    let patience = ms(worker.random.u64(20..4000));
     let got: Option<LeaseMany> = match worker.random.u8(..4) {
         0 => locks.try_acquire().await?,
         1 => locks.acquire_timeout(patience).await?,
@@ -93,7 +93,7 @@ async fn nest(worker: &mut Worker, options: Options) -> std::result::Result<(), 
     world.witness(|witness| witness.granted("n", process, 1, 1, &outer));
     let mut inner = Vec::new();
     for _ in 0..worker.random.usize(..4) {
-        let patience = ms(worker.random.u64(..500));
+        let patience = ms(worker.random.u64(20..500));
         let (one, other) = tokio::join!(lock.acquire(), lock.acquire_timeout(patience));
         inner.push(one?);
         inner.extend(other?);

@@ -205,7 +205,7 @@ async fn work(mut worker: Worker) -> Result {
             3 => pool.many(2),
             _ => pool,
         };
-        let patience = ms(random.u64(..6000));
+        let patience = ms(random.u64(20..6000));
         let got = match random.u8(..4) {
             0 => pool.try_acquire().await,
             1 => pool.acquire_timeout(patience).await,

@@ -47,7 +47,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
 async fn lose(world: Arc<World>, mut keeper: Keeper, declared: Arc<AtomicU64>) -> Result {
     let (mut random, start) = (world.chance(), Instant::now());
     // First, who is to know it gets to know it.
-    sleep(ms(10_000)).await;
+    sleep(ms(20_000)).await;
     loop {
         look_now_and_then(&world, &mut keeper, ms(random.u64(500..12_000))).await?;
         world.say(|| "the server loses its data".to_owned());
@@ -98,7 +98,7 @@ async fn work(mut worker: Worker, know: bool) -> Result {
                 .or_permits(NonZeroU32::MIN)
                 .with(options.clone())
         };
-        let patience = ms(worker.random.u64(..9000));
+        let patience = ms(worker.random.u64(20..9000));
         hold(&mut worker, &semaphore, know, patience).await?;
     }
     Ok(())

@@ -335,7 +335,7 @@ async fn acquire(
 ) -> Result<(Wanted, std::result::Result<Option<Got>, Error>)> {
     let kinds = objects(world.weather)?;
     let object = random.choice(&kinds).ok_or("there is nothing to acquire")?;
-    let patience = ms(random.u64(..6000));
+    let patience = ms(random.u64(20..6000));
     let how = random.u8(..4);
     let (permits, limit) = match object.kind() {
         Kind::Semaphore => (random.u64(1..=PERMITS), PERMITS),

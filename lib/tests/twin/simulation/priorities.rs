@@ -39,7 +39,7 @@ async fn work(mut worker: Worker) -> Result {
             .lease(ms(random.u64(400..4000)))
             .priority(priority)
             .reason(priority.to_string());
-        let patience = ms(random.u64(..10_000));
+        let patience = ms(random.u64(20..10_000));
         let (name, permits, limit) = if random.bool() {
             ("x", 1, 1)
         } else {

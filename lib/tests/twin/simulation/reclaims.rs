@@ -112,7 +112,7 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
             .reason(&reason);
         let locked = worker.client.lock("x")?.with(options);
         let known = || lock(&reclaimed).get(&reason).copied();
-        let got = match locked.acquire_timeout(ms(random.u64(..3000))).await {
+        let got = match locked.acquire_timeout(ms(random.u64(20..3000))).await {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
             Ok(None) => continue,
             // In a storm a late copy of its request may have been taken back, too, for another cause.

@@ -46,7 +46,7 @@ async fn work(mut worker: Worker) -> Result {
 async fn task(world: &World, process: &str, owner: &ReentrantLock, mut random: Rng) -> Result {
     for _ in 0..ROUNDS {
         sleep(ms(random.u64(..600))).await;
-        let patience = ms(random.u64(1..1500));
+        let patience = ms(random.u64(20..1500));
         let started = Instant::now();
         let got = match random.u8(..3) {
             0 => owner.try_acquire().await,
