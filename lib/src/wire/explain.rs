@@ -75,31 +75,39 @@ fn credentials(address: String, settings: Option<&RedisConnectionInfo>, error: &
     Error::Authentication { address, reason }
 }
 
-/// Connects, as far as the driver does so.
+/// Connects, as far as the driver does so. `known`: the server has spoken RESP3 before.
+///
+/// Some proxies close the connection at the driver's greeting, a command that they do not know; but so does a server that is
+/// about to start or stop, and a proxy whose server is. What is known to speak RESP3 is the latter. Otherwise the older protocol
+/// tells the two apart, and a second greeting, because another server may answer by then.
 pub(crate) async fn greet(
     client: &redis::Client,
     config: &AsyncConnectionConfig,
     patience: Duration,
+    known: bool,
 ) -> Result<MultiplexedConnection, Error> {
-    match client.get_multiplexed_async_connection_with_config(config).await {
+    let connect = || client.get_multiplexed_async_connection_with_config(config);
+    let error = match connect().await {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
+    if known || !is_closed(&error) || !speaks_resp2(client, patience).await {
+        return Err(explain(client, &error));
+    }
+    match connect().await {
         Ok(connection) => Ok(connection),
-        Err(error) => Err(at_greeting(client, patience, &error).await),
+        Err(error) if is_closed(&error) => Err(Error::UnsupportedServer {
+            address: address::of(client),
+            found: NO_RESP3.to_owned(),
+        }),
+        Err(error) => Err(explain(client, &error)),
     }
 }
 
-/// As [`explain`], of the greeting with which the driver begins. Some proxies close the connection at a command that they do
-/// not know, which is also how a server looks that is about to start or stop: the older protocol tells the two apart.
-async fn at_greeting(client: &redis::Client, patience: Duration, error: &RedisError) -> Error {
-    let closed = error.code().is_none()
+fn is_closed(error: &RedisError) -> bool {
+    error.code().is_none()
         && (error.is_connection_dropped() || error.kind() == ErrorKind::Io && !error.is_connection_refusal())
-        && !error.is_timeout();
-    if closed && speaks_resp2(client, patience).await {
-        return Error::UnsupportedServer {
-            address: address::of(client),
-            found: NO_RESP3.to_owned(),
-        };
-    }
-    explain(client, error)
+        && !error.is_timeout()
 }
 
 async fn speaks_resp2(client: &redis::Client, patience: Duration) -> bool {

@@ -203,6 +203,7 @@ impl Node {
             broken: broken_in,
             newest: Arc::default(),
             last: None,
+            greeted: false,
         };
         (node, keeper)
     }

@@ -54,6 +54,8 @@ pub(crate) struct Keeper {
     pub(super) newest: Arc<AtomicU64>,
     /// The run id of the server, and its name for our last connection to it.
     pub(super) last: Option<(Arc<str>, i64)>,
+    /// The server, or one before it at its place, has spoken RESP3.
+    pub(super) greeted: bool,
 }
 
 impl Keeper {
@@ -187,7 +189,8 @@ impl Keeper {
             .set_response_timeout(Some(timeout))
             .set_push_sender(on_push(broken, number, on_message));
         let refused = |error: &RedisError| explain(&client, error);
-        let mut connection = greet(&client, &config, timeout).await?;
+        let mut connection = greet(&client, &config, timeout, self.greeted).await?;
+        self.greeted = true;
         let asked = Instant::now();
         let text: String = redis::cmd("INFO")
             .arg(&["server", "replication", "memory"])
