@@ -50,6 +50,8 @@ const _: () = {
 /// Handles and data: that, and can be cloned.
 const _: () = {
     handle::<Client>();
+    handle::<tenure::Credentials>();
+    handle::<tenure::FileCredentials>();
     handle::<ClientBuilder>();
     handle::<Condition>();
     handle::<Control>();
