@@ -68,12 +68,12 @@ pub struct CommonStatus {
     pub lease_duration_seconds: Option<u32>,
 
     /// Floor of fencing tokens: after a loss of Redis' data every new token is larger than this, so that protected
-    /// systems never see a token twice.
+    /// systems never see a token twice. Mostly behind the newest token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fencing_floor: Option<u64>,
 
-    /// Time at which the floor was at least as large as every fencing token, by the clock of the controller: it bounds how many
-    /// tokens may have been granted since.
+    /// Time at which the controller last knew that no token larger than the floor had been granted. After a loss of Redis' data
+    /// it computes a safe new floor from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fencing_floor_time: Option<Time>,
 }
@@ -82,7 +82,8 @@ pub struct CommonStatus {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
-    /// Id of the lease, drawn when it was asked for. It tells leases apart and gives no power over them.
+    /// Id of the lease, drawn when it was asked for. The lease cannot be adopted by it; with access to Redis it can be
+    /// ended.
     #[schemars(length(min = 1, max = 64))]
     pub token: String,
 

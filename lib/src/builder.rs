@@ -270,7 +270,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`Error::InvalidInput`] names the setting, [`Error::Authentication`] and [`Error::UnsupportedServer`] come at
-    /// once, [`Error::Unreachable`] after the timeout, with what the last try met.
+    /// once (with a provider of credentials, the former after the timeout), [`Error::Unreachable`] after the timeout, with what
+    /// the last try met.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.

@@ -241,6 +241,8 @@ impl Client {
     /// [response timeout](ClientBuilder::response_timeout): see [`Client::close_timeout`]. Call it before the process ends
     /// when others should not have to wait for leases to run out.
     ///
+    /// Leases that are still held are not given back: drop or release them first. Clones of the client can be used as before.
+    ///
     /// # Cancel safety
     /// Dropping the future only ends the waiting.
     ///

@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// Redis wants other credentials.
     #[error(
-        "Redis at {address} refuses the credentials ({reason}): check user name and password; in a URL, {ESCAPES}"
+        "Redis at {address} refuses the credentials ({reason}): check the user name and password that the client was given; in a URL, {ESCAPES}"
     )]
     Authentication {
         /// Host and port.
@@ -58,7 +58,9 @@ pub enum Error {
     },
     /// The tokio runtime in which the client was made has ended, and its connection with it: nothing works any more, and
     /// what is held ends by itself. Make another client, in a runtime that lives as long as it.
-    #[error("the client is closed: the tokio runtime in which it was made has ended; make another client")]
+    #[error(
+        "the client cannot be used any more: the tokio runtime in which it was made has ended; make another client"
+    )]
     Closed,
     /// Redis answered, but refuses the operation: no rights, no memory, keys of another program.
     #[error("Redis refuses: {reason}")]
@@ -66,8 +68,10 @@ pub enum Error {
         /// Redis' own words.
         reason: String,
     },
-    /// What Redis has of the object is not what Tenure has written: a key was overwritten or removed, by hand or by another
-    /// program. Other objects go on. Until it is mended, leases of it cannot be renewed, and end with their deadlines.
+    /// What Redis has of the object is not what Tenure has written: a key or a value was overwritten, by hand or by another
+    /// program. Other objects are not affected. Until it is mended, leases of it cannot be renewed, and end with their
+    /// deadlines. To mend it, stop its holders or let their leases run out, and then remove its keys: whoever waits may be
+    /// granted at once. The controller declares a declared object again, which then recovers for one lease.
     #[error("{object} is damaged in Redis: {reason}")]
     Damaged {
         /// Which object.

@@ -382,7 +382,7 @@ impl Lease {
             Some("gone" | "left") => {
                 let cause = match self.state() {
                     LeaseState::Lost { cause } => cause,
-                    _ => "it had been taken back".to_owned(),
+                    _ => "Redis does not have it any more".to_owned(),
                 };
                 Err(Error::Lost {
                     object: self.object().clone(),

@@ -123,8 +123,7 @@ impl Lock {
 
     /// Takes over the lease that [`Lease::detach`](crate::Lease::detach) has left, by its secret, and renews it. One command.
     ///
-    /// Of all who have the secret, one gets the lease; the others get `None`, and the client that let go of it is told that
-    /// it is lost and who has adopted it. The adopted lease has the old one's fencing token, length, longest hold, grace,
+    /// Of all who have the secret, one gets the lease; the others get `None`. The adopted lease has the old one's fencing token, length, longest hold, grace,
     /// permits and resources; only the reason is that of these options. It has a secret of its own, for the next
     /// [`Lease::detach`](crate::Lease::detach).
     ///

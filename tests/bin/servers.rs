@@ -31,7 +31,9 @@ async fn main() -> Result {
             ControlPlane::shared().await?.kubeconfig().display()
         );
     }
-    println!("# Ctrl-C stops them.");
+    println!(
+        "# Ctrl-C stops them. No controller runs: with these variables, `cargo run --bin tenure-controller` starts one."
+    );
     loop {
         std::thread::park();
     }

@@ -182,7 +182,7 @@ impl Access {
             return Ok(None);
         };
         let failed = |reason: String| Error::Unreachable {
-            reason: format!("the provider of the credentials does not answer: {reason}"),
+            reason: format!("the credentials provider failed: {reason}"),
         };
         match tokio::time::timeout(patience, provider.credentials()).await {
             Ok(Ok(credentials)) => Ok(Some(credentials)),

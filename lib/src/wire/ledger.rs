@@ -445,7 +445,10 @@ impl Ledger {
                 self.unsure(item, &unusable::error(&item.place.keys, error).to_string());
             }
             (Some(hold), _) => {
-                self.lost(hold, "it ran out before it was renewed");
+                self.lost(
+                    hold,
+                    "Redis does not have it any more: it ran out, or its keys were removed",
+                );
             }
             // Meanwhile a push may have made the place a lease, which goes by its own time.
             (None, _) if !self.waits(&item.token) => {}
@@ -550,7 +553,7 @@ impl Receiver for Ledger {
     }
 
     fn closed(&self) {
-        const CLOSED: &str = "the client is closed: the runtime in which it was made has ended";
+        const CLOSED: &str = "the client cannot be used any more: the runtime in which it was made has ended";
         for entry in lock(&self.book).entries.values_mut() {
             match entry {
                 // Whoever waits asks again, and is told.

@@ -60,7 +60,7 @@ fn reason(stem: &str, what: &str) -> String {
                 format!("{key} ")
             };
             format!(
-                "{at}{what}; to mend it, remove the keys of the object, which is made anew then: redis-cli --scan --pattern '{stem}*' | xargs redis-cli unlink"
+                "{at}{what}; to mend it, stop its holders or let their leases run out, and then remove its keys with an administrator's connection: redis-cli -u URL --scan --pattern '{stem}*' | xargs redis-cli -u URL unlink"
             )
         }
         None => what.to_owned(),
