@@ -7,8 +7,8 @@
 -- function here; what is rare makes its own when it needs them, as `pool` does.
 --
 -- No call works for longer than about a millisecond for others than its caller. It has a budget of units, counted and not
--- timed, so that every server does the same: ending a lease or a place is one unit, a grant two and one more for every
--- eight resources. Where that is used up, the call leaves the rest: it answers wake 0 to the head of the queue, or tells it
+-- timed, so that every server does the same: ending a lease or a place is one unit, a grant two, and both one more for
+-- every eight resources. Where that is used up, the call leaves the rest: it answers wake 0 to the head of the queue, or tells it
 -- by push to come `again`, and each call that comes goes on. Should the push be lost, the renewals of the places go on.
 -- What has run out and is not ended yet counts as held, but cannot be renewed, released or used by anybody.
 --
@@ -350,9 +350,17 @@ local function pool()
   -- Whether a resource is among those that a request would take.
   local function suits(o, wish, name)
     local kind, wanted = string.sub(wish, 1, 1), string.sub(wish, 2)
-    if kind == '=' then return string.find(',' .. wanted .. ',', ',' .. name .. ',', 1, true) ~= nil end
-    if kind ~= '?' then return true end
+    if kind ~= '=' and kind ~= '?' then return true end
     o.wishes = o.wishes or {}
+    if kind == '=' then
+      local names = o.wishes[wish]
+      if not names then
+        names = {}
+        for one in string.gmatch(wanted, '[^,]+') do names[one] = true end
+        o.wishes[wish] = names
+      end
+      return names[name] == true
+    end
     local pairs_wanted = o.wishes[wish]
     if not pairs_wanted then
       pairs_wanted = {}
@@ -517,12 +525,21 @@ local function pool()
         call('HSET', o.obj, cursor, (start + seen) % total)
         if asks then o.parts = math.ceil(total / math.max(1, seen)) end
       end
-      local fresh = o.fresh
-      while o.prefix and #chosen < e.permits and fresh < o.count and o.scans > 0 do
-        local name = o.prefix .. int(fresh)
-        if is_free(o, name) and may_have(name) then chosen[#chosen + 1] = name end
-        fresh = fresh + 1
-        o.scans = o.scans - 5
+      if o.prefix and #chosen < e.permits then
+        -- The same of those that were never handed out: many of them may be marked, or waited for by name.
+        local left, looked = o.count - o.fresh, 0
+        local at = math.max(o.fresh, tonumber(call('HGET', o.obj, 'scanned_fresh') or 0))
+        while #chosen < e.permits and looked < left and (o.scans > 0 or looked < e.permits) do
+          if at >= o.count then at = o.fresh end
+          local name = o.prefix .. int(at)
+          if is_free(o, name) and may_have(name) then chosen[#chosen + 1] = name end
+          at, looked = at + 1, looked + 1
+          o.scans = o.scans - 5
+        end
+        call('HSET', o.obj, 'scanned_fresh', int(at))
+        if asks and #chosen < e.permits then
+          o.parts = math.max(o.parts or 0, math.ceil(left / math.max(1, looked)))
+        end
       end
       if #chosen < e.permits then return nil end
     else
@@ -550,11 +567,20 @@ local function pool()
     return chosen
   end
 
+  -- The names that holders have. Those of a lease that cannot be read are among what is not free.
   local function held_names(o)
-    local held = {}
+    local held, whole = {}, true
     for _, token in ipairs(call('ZRANGE', o.holders, 0, -1)) do
       local e = find(o, token)
+      whole = whole and e
       for name in string.gmatch(e and e.names or '', '[^,]+') do held[name] = true end
+    end
+    local function unless_free(name)
+      if not call('ZSCORE', o.free, name) then held[name] = true end
+    end
+    if not whole then
+      for _, name in ipairs(call('HKEYS', o.resources)) do unless_free(name) end
+      for index = 0, (o.prefix and o.fresh or 0) - 1 do unless_free(o.prefix .. int(index)) end
     end
     return held
   end
@@ -736,7 +762,10 @@ local function finish(o, token, how, why)
       return 'released'
     end
     o.held = o.held - e.permits
-    if o.pool then pool().give_back(o, e.names) end
+    if o.pool then
+      budget = budget - math.floor(e.permits / 8)
+      pool().give_back(o, e.names)
+    end
   end
   local ticket = o.pool and not was_held and call('ZSCORE', o.queue, token)
   if ticket then call('ZREM', o.selectors, pool().place_in(pool().line_of(e.names), ticket, token)) end
@@ -751,7 +780,14 @@ local function finish(o, token, how, why)
     -- A notification that reached nobody goes to the next: its waiter left, or died or was dropped before it had taken up
     -- its lease.
     local unheard = not waited and (not was_held or how)
-    if unheard then notify(o, string.match(e.names, '^@[^#]*')) end
+    if unheard then
+      -- A wait that cannot be read must not leave the counters behind as they were.
+      local done, problem = pcall(notify, o, string.match(e.names, '^@[^#]*'))
+      if not done then
+        save(o)
+        error(problem)
+      end
+    end
   end
   return was_held and 'released' or 'left'
 end
@@ -821,8 +857,12 @@ local function settle(o)
   if not o.exists then return end
   local most = math.max(0, math.floor(budget))
   local due = call('ZRANGE', o.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most + 1)
-  for i = 1, math.min(#due, most) do finish(o, due[i], 'expired') end
-  o.overdue = #due > most
+  local ended = 0
+  while ended < #due and ended < most and budget > 0 do
+    ended = ended + 1
+    finish(o, due[ended], 'expired')
+  end
+  o.overdue = ended < #due
   if o.overdue then
     for _, token in ipairs(o.tokens) do
       local ends = tonumber(call('ZSCORE', o.expiry, token))

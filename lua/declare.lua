@@ -38,6 +38,7 @@ call('HSET', o.obj, 'declared', o.declared, 'run', o.run, 'recover', int(o.recov
   'max_hold', int(o.max_hold))
 
 local function generated(prefix, count)
+  local held = pool().held_names(o)
   if o.prefix ~= prefix then
     call('DEL', o.free)
     o.fresh = 0
@@ -51,7 +52,7 @@ local function generated(prefix, count)
   end
   call('DEL', o.resources)
   -- Held names are neither free nor fresh, whatever is declared now.
-  for name in pairs(pool().held_names(o)) do
+  for name in pairs(held) do
     local index = pool().index_of(o, name)
     if index and index >= o.fresh then call('HSET', o.resources, name, 'x') end
   end
@@ -59,12 +60,12 @@ local function generated(prefix, count)
 end
 
 local function named(from)
+  local held, wanted = pool().held_names(o), {}
   if o.prefix then
     call('DEL', o.resources, o.free)
     call('HDEL', o.obj, 'prefix', 'count', 'fresh')
     o.prefix, o.count, o.fresh = nil, nil, nil
   end
-  local held, wanted = pool().held_names(o), {}
   for i = from, #ARGV, 2 do
     local name, entry = ARGV[i], ARGV[i + 1]
     wanted[name] = true

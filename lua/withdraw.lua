@@ -29,7 +29,11 @@ call('HSET', o.obj, 'draining', 1)
 local left = 0
 for _, key in ipairs({ o.queue, how == 'delete' and o.holders or nil }) do
   local most = math.max(10, math.floor(budget))
-  for _, token in ipairs(call('ZRANGE', key, 0, most - 1)) do finish(o, token, 'withdrawn') end
+  for i, token in ipairs(call('ZRANGE', key, 0, most - 1)) do
+    -- One in each call, at least: a lease of many resources may use up the rest of the budget.
+    if i > 1 and budget <= 0 and most > 10 then break end
+    finish(o, token, 'withdrawn')
+  end
   left = left + call('ZCARD', key)
 end
 if o.held == 0 and left == 0 then

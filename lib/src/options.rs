@@ -84,7 +84,7 @@ impl Options {
 
     /// For how long the object stays taken after the lease has *run out* (not after a release): up to one hour, none by
     /// default. For resources that cannot check a fencing token: a holder that is late by less than this meets nobody.
-    /// Consul calls it lock-delay.
+    /// Consul calls it lock-delay. A grace does not outlast a loss of Redis' data by more than the longest lease.
     ///
     /// ```
     /// use std::time::Duration;

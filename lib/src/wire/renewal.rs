@@ -158,12 +158,18 @@ async fn renew(
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match call(link, &keys, &args).await {
         Ok((sample, outcomes)) if outcomes.len() == order.len() => {
+            // All outcomes are noted first: the readmissions, which go out together, take another round trip.
+            let mut readmitted = FuturesUnordered::new();
             for (item, outcome) in order.into_iter().zip(outcomes) {
-                let mut next = ledger.renewed(item, outcome, sample);
-                let Some(hold) = &item.hold else { continue };
-                if next == Next::Readmit {
-                    next = readmit(ledger, link, channel, item, hold).await;
+                let next = ledger.renewed(item, outcome, sample);
+                match (&item.hold, next) {
+                    (Some(hold), Next::Readmit) => readmitted
+                        .push(async move { (hold, readmit(ledger, link, channel, item, hold).await) }),
+                    (Some(hold), Next::GiveBack) => give_back(jobs, hold),
+                    _ => {}
                 }
+            }
+            while let Some((hold, next)) = readmitted.next().await {
                 if next == Next::GiveBack {
                     give_back(jobs, hold);
                 }

@@ -170,3 +170,37 @@ async fn who_waits_finds_the_one_that_suits_among_many_that_are_free_at_once() -
     waits.abort();
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_generated_pool_serves_others_though_many_of_its_resources_are_held_by_name() -> Result {
+    let memory = Memory::seeded(1);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let capacity = Capacity::Generated {
+        order: Order::LeastRecentlyUsed,
+        prefix: "r".to_owned(),
+        count: 1000,
+    };
+    let declaration = Declaration {
+        capacity,
+        ..semaphore(0)
+    };
+    a.control()
+        .declare(&object(Kind::Pool, "p")?, &declaration)
+        .await?;
+    let pool = a.lock_pool("p")?;
+    let mut held = Vec::new();
+    for number in 0..300 {
+        held.push(pool.clone().named([format!("r{number}")])?.acquire().await?);
+    }
+    let named = pool.clone().named(["r0"])?;
+    let waits = tokio::spawn(async move { named.acquire().await });
+    settle().await;
+    assert!(b.lock_pool("p")?.try_acquire().await?.is_some());
+    let many = b.lock_pool("p")?.many(200);
+    assert!(
+        timeout(SOON, many.acquire()).await.is_ok(),
+        "two hundred are free"
+    );
+    assert!(!waits.is_finished(), "r0 is held");
+    Ok(())
+}
