@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// Redis wants other credentials.
     #[error(
-        "Redis at {address} refuses the credentials ({reason}): check the user name and password that the client was given; in a URL, {ESCAPES}"
+        "Redis at {address} refuses the credentials ({reason}): check user name and password; in a URL, {ESCAPES}"
     )]
     Authentication {
         /// Host and port.

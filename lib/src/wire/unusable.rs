@@ -60,7 +60,7 @@ fn reason(stem: &str, what: &str) -> String {
                 format!("{key} ")
             };
             format!(
-                "{at}{what}; to mend it, stop its holders or let their leases run out, and then remove its keys with an administrator's connection: redis-cli -u URL --scan --pattern '{stem}*' | xargs redis-cli -u URL unlink"
+                "{at}{what}; to mend it, stop its holders or let their leases run out, and then remove its keys over an administrative connection: redis-cli -u URL --scan --pattern '{stem}*' | xargs redis-cli -u URL unlink"
             )
         }
         None => what.to_owned(),
@@ -100,7 +100,8 @@ mod tests {
         ] {
             let error = super::error(&keys(), refusal.to_owned()).to_string();
             assert!(error.starts_with(expected), "{error}");
-            let command = "redis-cli --scan --pattern 'tenure:{ml/lock/x}:*' | xargs redis-cli unlink";
+            let command =
+                "redis-cli -u URL --scan --pattern 'tenure:{ml/lock/x}:*' | xargs redis-cli -u URL unlink";
             assert!(error.ends_with(command), "{error}");
         }
         let entry = error(

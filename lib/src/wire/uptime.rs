@@ -91,11 +91,10 @@ impl Uptime {
     /// When a moment comes by tokio's clock, unless the machine is suspended until then. The same moment is always the same
     /// instant, until the machine is suspended.
     pub(crate) fn instant(&self, moment: Moment) -> Instant {
-        // The two clocks are not read at once. A suspend takes longer than that; it is rounded to the safe side.
-        let suspended = match self.suspended() {
-            jitter if jitter < Duration::from_millis(1) => Duration::ZERO,
-            suspended => Duration::from_millis(u64::try_from(suspended.as_millis() + 1).unwrap_or(u64::MAX)),
-        };
+        // The two clocks are not read at once, and whole milliseconds hide that. A timer must not fire before its moment, so
+        // that the instant is less than a millisecond late rather than early.
+        let suspended = u64::try_from(self.suspended().as_millis()).unwrap_or(u64::MAX);
+        let suspended = Duration::from_millis(suspended);
         let awake = moment.0.saturating_sub(suspended);
         self.origin.checked_add(awake).unwrap_or_else(|| later(awake))
     }
@@ -135,7 +134,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let early = Instant::now();
         let later = uptime.instant(uptime.now() + second);
-        // The clocks were not read at once: never later, and hardly earlier.
+        // The clocks were not read at once.
         let jitter = Duration::from_millis(1);
         assert!(later + jitter >= early + second, "{:?}", later - early);
         assert!(uptime.instant(first) <= Instant::now());

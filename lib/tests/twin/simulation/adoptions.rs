@@ -269,7 +269,8 @@ async fn end(worker: &mut Worker, handed: &Shared, kind: Kind, got: Arc<Got>) ->
 
 fn expected(error: &Error, weather: Weather) -> bool {
     match error {
-        Error::Unreachable { .. } => weather != Weather::Calm,
+        // Also where its time is over while a request is on its way.
+        Error::Unreachable { .. } => true,
         // Not declared, while the controller has not noticed the loss yet.
         Error::NotDeclared { .. } | Error::Lost { .. } => weather == Weather::Flood,
         _ => false,

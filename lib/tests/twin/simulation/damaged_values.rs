@@ -168,7 +168,8 @@ async fn work(mut worker: Worker) -> Result {
         let neighbour = match neighbour.acquire_timeout(patience).await {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
             Ok(None) => continue,
-            Err(Error::Unreachable { .. }) if !calm => continue,
+            // Also where its time is over while a request is on its way.
+            Err(Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{process}: a neighbour: {error}"));
                 continue;
@@ -198,7 +199,8 @@ async fn work(mut worker: Worker) -> Result {
         };
         let got = match got {
             Ok(got) => got.map(Arc::new),
-            Err(Error::Unreachable { .. }) if !calm => None,
+            // Also where its time is over while a request is on its way.
+            Err(Error::Unreachable { .. }) => None,
             Err(Error::Damaged { .. } | Error::NotDeclared { .. }) if which == "d" => None,
             // Its own entry was overwritten on the way; or its resource, and the reply comes from a repeated request.
             Err(Error::Damaged { .. }) if which == "e" || !calm => None,

@@ -216,7 +216,8 @@ async fn work(mut worker: Worker) -> Result {
         let seat = match got {
             Ok(Some(seat)) => seat,
             Ok(None) | Err(Error::TooLarge { .. } | Error::NoSuchResource { .. }) => continue,
-            Err(Error::Unreachable { .. }) if !calm => continue,
+            // Also where its time is over while a request is on its way.
+            Err(Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{process}: {error}"));
                 continue;

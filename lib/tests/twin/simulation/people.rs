@@ -158,8 +158,8 @@ async fn lose_and_declare(world: Arc<World>, objects: Vec<ObjectRef>) {
 }
 
 async fn declare_again(world: &World, object: &ObjectRef) -> Result {
-    // Larger than what was granted and never seen by its holder.
-    let floor = world.witness(|witness| witness.highest_fence(&object.to_string())) + 1000;
+    // Larger than what was granted and never seen by its holder, also under the floor before.
+    let floor = world.witness(|witness| witness.next_floor(&object.to_string()));
     let declaration = declaration(object.kind(), Some(floor));
     world.observer.control().declare(object, &declaration).await?;
     Ok(())
@@ -320,7 +320,8 @@ async fn end(world: &World, wanted: &Wanted, lease: Arc<Got>, may_end: bool, ran
 
 fn expected(error: &Error, weather: Weather) -> bool {
     match error {
-        Error::Unreachable { .. } => weather != Weather::Calm,
+        // Also where its time is over while a request is on its way.
+        Error::Unreachable { .. } => true,
         // Not declared, while the controller has not noticed the loss yet.
         Error::NotDeclared { .. } | Error::Lost { .. } => weather == Weather::Flood,
         _ => false,

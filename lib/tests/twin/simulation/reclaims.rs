@@ -121,7 +121,8 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
             {
                 continue;
             }
-            Err(Error::Unreachable { .. }) if !calm => continue,
+            // Also where its time is over while a request is on its way.
+            Err(Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{reason}: {error}, and taken back: {:?}", known()));
                 continue;

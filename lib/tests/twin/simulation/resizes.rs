@@ -111,7 +111,8 @@ async fn work(mut worker: Worker) -> Result {
         let got = match got {
             Ok(Some(got)) => Arc::new(Got::Lease(got)),
             Ok(None) | Err(Error::TooLarge { .. }) => continue,
-            Err(Error::Unreachable { .. }) if !calm => continue,
+            // Also where its time is over while a request is on its way.
+            Err(Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{process}: {error}"));
                 continue;

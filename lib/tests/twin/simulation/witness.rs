@@ -23,6 +23,8 @@ pub(super) struct Witness {
     /// By object: the largest fencing token of those that were held when their holder saw them.
     newest: HashMap<String, u64>,
     snapshots: HashMap<String, Snapshot>,
+    /// By object: the floor of the last declaration after a loss.
+    floors: HashMap<String, u64>,
     /// By object: its declaration, and the newest fencing token when that was first seen.
     declared: HashMap<String, (Option<String>, u64)>,
 }
@@ -62,6 +64,14 @@ impl Witness {
     pub(super) fn highest_fence(&self, object: &str) -> u64 {
         let fences = self.fences.get(object).and_then(|fences| fences.last_key_value());
         fences.map_or(0, |(fence, _)| *fence)
+    }
+
+    /// A floor above all tokens that may have been granted since the last one.
+    pub(super) fn next_floor(&mut self, object: &str) -> u64 {
+        let highest = self.highest_fence(object);
+        let floor = self.floors.entry(object.to_owned()).or_default();
+        *floor = highest.max(*floor) + 1000;
+        *floor
     }
 
     /// Somebody has got a lease of `permits` of `limit`.
