@@ -167,9 +167,8 @@ async fn work(mut worker: Worker) -> Result {
         let neighbour = client.lock(&own)?.with(Options::new().lease(LEASE));
         let neighbour = match neighbour.acquire_timeout(patience).await {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
-            Ok(None) => continue,
             // Also where its time is over while a request is on its way.
-            Err(Error::Unreachable { .. }) => continue,
+            Ok(None) | Err(Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{process}: a neighbour: {error}"));
                 continue;

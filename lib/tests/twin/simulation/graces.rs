@@ -103,9 +103,8 @@ async fn work(mut worker: Worker, log: Arc<Mutex<Log>>) -> Result {
         let calm = world.weather == Weather::Calm;
         let lease = match got {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
-            Ok(None) => continue,
             // Also where its time is over while a request is on its way.
-            Err(Error::Unreachable { .. }) => continue,
+            Ok(None) | Err(Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{process}: {error}"));
                 continue;

@@ -215,9 +215,11 @@ async fn work(mut worker: Worker) -> Result {
         let calm = world.weather == Weather::Calm;
         let seat = match got {
             Ok(Some(seat)) => seat,
-            Ok(None) | Err(Error::TooLarge { .. } | Error::NoSuchResource { .. }) => continue,
             // Also where its time is over while a request is on its way.
-            Err(Error::Unreachable { .. }) => continue,
+            Ok(None)
+            | Err(Error::TooLarge { .. } | Error::NoSuchResource { .. } | Error::Unreachable { .. }) => {
+                continue;
+            }
             Err(error) => {
                 world.violation(format!("{process}: {error}"));
                 continue;

@@ -67,9 +67,8 @@ async fn work(mut worker: Worker) -> Result {
         let calm = world.weather == Weather::Calm;
         let got = match got {
             Ok(Some(got)) => Arc::new(Got::Lease(got)),
-            Ok(None) => continue,
             // Also where its time is over while a request is on its way.
-            Err(Error::Unreachable { .. }) => continue,
+            Ok(None) | Err(Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{process}: {name}: {error}"));
                 continue;

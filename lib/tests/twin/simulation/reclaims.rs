@@ -114,15 +114,14 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
         let known = || lock(&reclaimed).get(&reason).copied();
         let got = match locked.acquire_timeout(ms(random.u64(20..3000))).await {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
-            Ok(None) => continue,
+            // Also where its time is over while a request is on its way.
+            Ok(None) | Err(Error::Unreachable { .. }) => continue,
             // In a storm a late copy of its request may have been taken back, too, for another cause.
             Err(Error::Lost { cause, .. })
                 if known().is_some_and(|(why, _)| !calm || cause.ends_with(told(why))) =>
             {
                 continue;
             }
-            // Also where its time is over while a request is on its way.
-            Err(Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{reason}: {error}, and taken back: {:?}", known()));
                 continue;

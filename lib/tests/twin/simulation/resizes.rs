@@ -110,9 +110,8 @@ async fn work(mut worker: Worker) -> Result {
         let calm = world.weather == Weather::Calm;
         let got = match got {
             Ok(Some(got)) => Arc::new(Got::Lease(got)),
-            Ok(None) | Err(Error::TooLarge { .. }) => continue,
             // Also where its time is over while a request is on its way.
-            Err(Error::Unreachable { .. }) => continue,
+            Ok(None) | Err(Error::TooLarge { .. } | Error::Unreachable { .. }) => continue,
             Err(error) => {
                 world.violation(format!("{process}: {error}"));
                 continue;
