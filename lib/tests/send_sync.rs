@@ -98,8 +98,8 @@ const _: () = {
 #[cfg(feature = "memory")]
 const _: () = {
     handle::<tenure::Memory>();
-    handle::<tenure::memory::Fate>();
-    handle::<tenure::memory::Passage<'static>>();
+    handle::<tenure::memory::Fault>();
+    handle::<tenure::memory::Message<'static>>();
     value::<tenure::memory::Saved>();
 };
 

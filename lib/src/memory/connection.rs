@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Fate, Memory, Passage, State, scripts};
+use super::{Fault, Memory, Message, State, scripts};
 use crate::{
     Error,
     memory::scripts::Interpreter,
@@ -105,10 +105,10 @@ enum Delivery {
 }
 
 impl State {
-    fn decide(&mut self, process: &str, passage: Passage<'_>) -> Fate {
+    fn decide(&mut self, process: &str, message: Message<'_>) -> Fault {
         self.faults
             .as_mut()
-            .map_or(Fate::Deliver, |faults| faults(process, passage))
+            .map_or(Fault::Deliver, |faults| faults(process, message))
     }
 
     pub(super) fn cut(&mut self, id: u64) {
@@ -150,21 +150,21 @@ impl State {
         calls: &mpsc::UnboundedSender<Call>,
     ) -> Result<oneshot::Receiver<Value>, RedisError> {
         let process = self.peers.get(&id).ok_or_else(reset)?.process.clone();
-        let fate = self.decide(
+        let fault = self.decide(
             &process,
-            Passage::Call {
+            Message::Call {
                 script: request.name(),
             },
         );
         let peer = self.peers.get_mut(&id).ok_or_else(reset)?;
         let (reply, answer) = oneshot::channel();
-        match fate {
-            Fate::Cut => self.cut(id),
-            Fate::Deliver | Fate::Delay(_) | Fate::Refuse(_) if !peer.silent => {
+        match fault {
+            Fault::Cut => self.cut(id),
+            Fault::Deliver | Fault::Delay(_) | Fault::Refuse(_) if !peer.silent => {
                 let call = Call {
-                    arrives: arrival(&mut peer.last_up, fate),
-                    request: match fate {
-                        Fate::Refuse(error) => Request::Refused(error),
+                    arrives: arrival(&mut peer.last_up, fault),
+                    request: match fault {
+                        Fault::Refuse(error) => Request::Refused(error),
                         _ => request,
                     },
                     reply,
@@ -217,18 +217,18 @@ impl State {
     fn deliver(&mut self, id: u64, delivery: Delivery, script: &str) {
         let Some(peer) = self.peers.get(&id) else { return };
         let process = peer.process.clone();
-        let passage = match &delivery {
-            Delivery::Push { payload, .. } => Passage::Push { payload },
-            Delivery::Reply(..) | Delivery::Cut => Passage::Reply { script },
+        let message = match &delivery {
+            Delivery::Push { payload, .. } => Message::Push { payload },
+            Delivery::Reply(..) | Delivery::Cut => Message::Reply { script },
         };
-        let fate = self.decide(&process, passage);
+        let fault = self.decide(&process, message);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        match (fate, delivery) {
-            (Fate::Cut, _) => self.cut(id),
-            (Fate::Deliver | Fate::Delay(_) | Fate::Refuse(_), delivery) if !peer.silent => {
-                let arrives = arrival(&mut peer.last_down, fate);
+        match (fault, delivery) {
+            (Fault::Cut, _) => self.cut(id),
+            (Fault::Deliver | Fault::Delay(_) | Fault::Refuse(_), delivery) if !peer.silent => {
+                let arrives = arrival(&mut peer.last_down, fault);
                 // An error means that the client has gone.
                 let _ = peer.deliveries.send((arrives, delivery));
             }
@@ -241,9 +241,9 @@ impl State {
     }
 }
 
-fn arrival(last: &mut Instant, fate: Fate) -> Instant {
-    let delay = match fate {
-        Fate::Delay(delay) => delay,
+fn arrival(last: &mut Instant, fault: Fault) -> Instant {
+    let delay = match fault {
+        Fault::Delay(delay) => delay,
         _ => Duration::ZERO,
     };
     *last = (*last).max(later(delay));
@@ -274,15 +274,15 @@ impl Memory {
         let refused = |why: &str| Error::Unreachable {
             reason: format!("in-memory twin: {why}"),
         };
-        let fate = lock(&self.shared).decide(&caller.process, Passage::Connect);
-        match fate {
-            Fate::Deliver | Fate::Refuse(_) => {}
-            Fate::Delay(delay) => tokio::time::sleep(delay).await,
-            Fate::Drop => {
+        let fault = lock(&self.shared).decide(&caller.process, Message::Connect);
+        match fault {
+            Fault::Deliver | Fault::Refuse(_) => {}
+            Fault::Delay(delay) => tokio::time::sleep(delay).await,
+            Fault::Drop => {
                 tokio::time::sleep(caller.response_timeout).await;
                 return Err(refused("timed out"));
             }
-            Fate::Cut => return Err(refused("connection refused")),
+            Fault::Cut => return Err(refused("connection refused")),
         }
         let (deliveries, delivered) = mpsc::unbounded_channel();
         let (calls, arriving) = mpsc::unbounded_channel();

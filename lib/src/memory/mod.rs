@@ -76,19 +76,19 @@ pub struct Memory {
     suspended_us: Arc<AtomicU64>,
 }
 
-/// Something on its way between a client and the twin.
+/// Message between a client and the twin.
 ///
 /// ```
-/// use tenure::memory::{Fate, Passage};
+/// use tenure::memory::{Fault, Message};
 ///
-/// let lose_grants = |_process: &str, passage: Passage<'_>| match passage {
-///     Passage::Push { payload } if payload.starts_with("granted") => Fate::Drop,
-///     _ => Fate::Deliver,
+/// let lose_grants = |_process: &str, message: Message<'_>| match message {
+///     Message::Push { payload } if payload.starts_with("granted") => Fault::Drop,
+///     _ => Fault::Deliver,
 /// };
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Passage<'a> {
+pub enum Message<'a> {
     /// A client connects.
     Connect,
     /// A call of the script that has this name in `lua/`, before it runs. `time` is the command.
@@ -108,15 +108,15 @@ pub enum Passage<'a> {
     },
 }
 
-/// What becomes of a [`Passage`].
+/// Action on a [`Message`]: it is delivered, delayed, lost, cut off or refused.
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// let slow = tenure::memory::Fate::Delay(Duration::from_millis(200));
+/// let slow = tenure::memory::Fault::Delay(Duration::from_millis(200));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum Fault {
     /// It arrives.
     Deliver,
     /// It arrives this much later (to the millisecond), and so does what follows it in the same direction.
@@ -151,7 +151,7 @@ impl fmt::Debug for Saved {
     }
 }
 
-type Faults = Box<dyn FnMut(&str, Passage<'_>) -> Fate + Send>;
+type Faults = Box<dyn FnMut(&str, Message<'_>) -> Fault + Send>;
 
 struct State {
     /// Made with the first connection.
@@ -417,25 +417,25 @@ impl Memory {
         lock(&self.shared).cut_all();
     }
 
-    /// From now on, `decide` is asked for each [`Passage`] what becomes of it. It is told the process name that the client's
+    /// From now on, `decide` is asked for each [`Message`] what becomes of it. It is told the process name that the client's
     /// [`Identity`](crate::Identity) has. It is called while the server stands still: it must not call this `Memory`.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), tenure::Error> {
-    /// use tenure::memory::{Fate, Memory, Passage};
+    /// use tenure::memory::{Fault, Memory, Message};
     ///
     /// let memory = Memory::new();
     /// // Every first reply is lost, after its script has run: the client asks again, and gets the same lease.
     /// let mut lost = false;
-    /// memory.set_faults(move |_process, passage| match passage {
-    ///     Passage::Reply { .. } if !std::mem::replace(&mut lost, true) => Fate::Cut,
-    ///     _ => Fate::Deliver,
+    /// memory.set_faults(move |_process, message| match message {
+    ///     Message::Reply { .. } if !std::mem::replace(&mut lost, true) => Fault::Cut,
+    ///     _ => Fault::Deliver,
     /// });
     /// let client = memory.client().connect().await?;
     /// client.lock("x")?.acquire().await?.release().await?;
     /// # Ok(()) }
     /// ```
-    pub fn set_faults(&self, decide: impl FnMut(&str, Passage<'_>) -> Fate + Send + 'static) {
+    pub fn set_faults(&self, decide: impl FnMut(&str, Message<'_>) -> Fault + Send + 'static) {
         lock(&self.shared).faults = Some(Box::new(decide));
     }
 
@@ -443,7 +443,7 @@ impl Memory {
     ///
     /// ```
     /// let memory = tenure::Memory::new();
-    /// memory.set_faults(|_, _| tenure::memory::Fate::Drop);
+    /// memory.set_faults(|_, _| tenure::memory::Fault::Drop);
     /// memory.clear_faults();
     /// ```
     pub fn clear_faults(&self) {

@@ -9,7 +9,7 @@ use std::{
 use tenure::{
     Client, Error, Kind, Lease, LeaseState, Memory, Options, PoolLease,
     control::{Capacity, Declaration, HolderView, Order, Resource},
-    memory::{Fate, Passage},
+    memory::{Fault, Message},
 };
 
 use super::{Result, client, declare_semaphore, lock, object, semaphore};
@@ -72,12 +72,12 @@ async fn an_adoption_whose_reply_is_lost_is_repeated() -> Result {
     let fence = lease.fencing_token();
     let secret = lease.detach();
     let mut left = 2;
-    memory.set_faults(move |process, passage| match passage {
-        Passage::Reply { .. } if process == "b" && left > 0 => {
+    memory.set_faults(move |process, message| match message {
+        Message::Reply { .. } if process == "b" && left > 0 => {
             left -= 1;
-            Fate::Cut
+            Fault::Cut
         }
-        _ => Fate::Deliver,
+        _ => Fault::Deliver,
     });
     let lease = b.lock("x")?.adopt(&secret).await?.ok_or("not adopted")?;
     assert_eq!((lease.fencing_token(), lease.state()), (fence, LeaseState::Held));
@@ -92,10 +92,10 @@ async fn an_adoption_without_an_answer_leaves_nothing_held() -> Result {
         let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
         let options = Options::new().lease(Duration::from_secs(20));
         let secret = a.lock("x")?.with(options).acquire().await?.detach();
-        memory.set_faults(move |process, passage| match passage {
-            Passage::Call { .. } if process == "b" && lost == "call" => Fate::Drop,
-            Passage::Reply { .. } if process == "b" && lost == "reply" => Fate::Drop,
-            _ => Fate::Deliver,
+        memory.set_faults(move |process, message| match message {
+            Message::Call { .. } if process == "b" && lost == "call" => Fault::Drop,
+            Message::Reply { .. } if process == "b" && lost == "reply" => Fault::Drop,
+            _ => Fault::Deliver,
         });
         let error = b.lock("x")?.adopt(&secret).await.err().ok_or("an answer")?;
         assert!(error.is_unreachable(), "{error}");
@@ -118,11 +118,11 @@ async fn the_client_that_let_go_is_told_who_has_adopted() -> Result {
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let pushes: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = pushes.clone();
-    memory.set_faults(move |process, passage| {
-        if let (Passage::Push { payload, .. }, "a") = (passage, process) {
+    memory.set_faults(move |process, message| {
+        if let (Message::Push { payload, .. }, "a") = (message, process) {
             lock(&seen).push(payload.to_owned());
         }
-        Fate::Deliver
+        Fault::Deliver
     });
     let lease = a.lock("x")?.acquire().await?;
     let id = shown(&b, &lease).await?.token;

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tenure::{
     Client, Error, Kind, Memory, Options, PoolLease,
     control::{Capacity, Declaration, Order, Resource},
-    memory::{Fate, Passage},
+    memory::{Fault, Message},
 };
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -26,9 +26,9 @@ async fn shrink(client: &Client, name: &str, permits: u64) -> Result {
 
 /// Loses every push of this kind.
 fn lose(memory: &Memory, kind: &'static str) {
-    memory.set_faults(move |_, passage| match passage {
-        Passage::Push { payload } if payload.starts_with(kind) => Fate::Drop,
-        _ => Fate::Deliver,
+    memory.set_faults(move |_, message| match message {
+        Message::Push { payload } if payload.starts_with(kind) => Fault::Drop,
+        _ => Fault::Deliver,
     });
 }
 
@@ -93,13 +93,13 @@ async fn a_repeated_request_finds_what_it_holds_although_there_is_less_now() -> 
     declare_semaphore(&a, "s", 5).await?;
     // The reply is lost, and before it is asked for again the limit goes down.
     let replies = Mutex::new(0);
-    memory.set_faults(move |process, passage| {
-        let lost = process == "b" && passage == (Passage::Reply { script: "acquire" });
+    memory.set_faults(move |process, message| {
+        let lost = process == "b" && message == (Message::Reply { script: "acquire" });
         *lock(&replies) += u32::from(lost);
         if lost && *lock(&replies) == 1 {
-            Fate::Drop
+            Fault::Drop
         } else {
-            Fate::Deliver
+            Fault::Deliver
         }
     });
     let all = b.semaphore("s")?;

@@ -11,7 +11,7 @@ use std::{
 use tenure::{
     Memory, Options,
     control::Server,
-    memory::{Fate, Passage},
+    memory::{Fault, Message},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -25,11 +25,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn count_questions(memory: &Memory) -> Arc<AtomicU64> {
     let asked: Arc<AtomicU64> = Arc::default();
     let counted = asked.clone();
-    memory.set_faults(move |_, passage| {
-        if passage == (Passage::Call { script: "time" }) {
+    memory.set_faults(move |_, message| {
+        if message == (Message::Call { script: "time" }) {
             counted.fetch_add(1, Ordering::SeqCst);
         }
-        Fate::Deliver
+        Fault::Deliver
     });
     asked
 }
@@ -74,9 +74,9 @@ async fn the_first_call_after_a_silence_is_repeated_within_one_response_timeout(
     sleep(RESPONSE_TIMEOUT / 2).await;
     // The connection that is there is dead; the next one is not.
     let mut connected = false;
-    memory.set_faults(move |_, passage| {
-        connected |= passage == Passage::Connect;
-        if connected { Fate::Deliver } else { Fate::Drop }
+    memory.set_faults(move |_, message| {
+        connected |= message == Message::Connect;
+        if connected { Fault::Deliver } else { Fault::Drop }
     });
     let asked = Instant::now();
     let lease = client.lock("x")?.try_acquire().await?.ok_or("busy")?;

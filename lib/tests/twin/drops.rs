@@ -7,7 +7,7 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use tenure::{
     Client, Kind, Memory,
-    memory::{Fate, Passage},
+    memory::{Fault, Message},
 };
 
 use super::{Result, client, declare_semaphore, object, settle};
@@ -41,9 +41,9 @@ async fn polled<F: Future>(future: F, times: usize, drop: Drop) -> Option<F::Out
 /// Calls and replies take a millisecond, and some get lost, so that there are awaits to be dropped at.
 fn on_the_way(memory: &Memory, lose: Option<u64>) {
     let mut random = fastrand::Rng::with_seed(lose.unwrap_or_default());
-    memory.set_faults(move |_, passage| match passage {
-        Passage::Reply { .. } | Passage::Call { .. } if lose.is_some() && random.u8(..3) == 0 => Fate::Cut,
-        _ => Fate::Delay(Duration::from_millis(1)),
+    memory.set_faults(move |_, message| match message {
+        Message::Reply { .. } | Message::Call { .. } if lose.is_some() && random.u8(..3) == 0 => Fault::Cut,
+        _ => Fault::Delay(Duration::from_millis(1)),
     });
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tenure::{
     Error, Lease, LeaseState, Memory, Options,
-    memory::{Fate, Passage},
+    memory::{Fault, Message},
 };
 use tokio::time::Instant;
 
@@ -19,23 +19,23 @@ fn short() -> Options {
 
 /// The first reply of this script to client `a` comes after a lease that it grants has run out.
 fn late_reply(memory: &Memory, script: &'static str) {
-    let mut late = Some(Fate::Delay(LATE));
-    memory.set_faults(move |process, passage| match passage {
-        Passage::Reply { script: name } if process == "a" && name == script => {
-            late.take().unwrap_or(Fate::Deliver)
+    let mut late = Some(Fault::Delay(LATE));
+    memory.set_faults(move |process, message| match message {
+        Message::Reply { script: name } if process == "a" && name == script => {
+            late.take().unwrap_or(Fault::Deliver)
         }
-        _ => Fate::Deliver,
+        _ => Fault::Deliver,
     });
 }
 
 /// The same for the first push of a grant.
 fn late_push(memory: &Memory) {
-    let mut late = Some(Fate::Delay(LATE));
-    memory.set_faults(move |process, passage| match passage {
-        Passage::Push { payload } if process == "a" && payload.contains("granted") => {
-            late.take().unwrap_or(Fate::Deliver)
+    let mut late = Some(Fault::Delay(LATE));
+    memory.set_faults(move |process, message| match message {
+        Message::Push { payload } if process == "a" && payload.contains("granted") => {
+            late.take().unwrap_or(Fault::Deliver)
         }
-        _ => Fate::Deliver,
+        _ => Fault::Deliver,
     });
 }
 
@@ -113,9 +113,9 @@ async fn who_does_not_wait_gets_an_error_and_leaves_nothing_behind() -> Result {
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let lock = a.lock("x")?.with(short());
     let late_replies = || {
-        memory.set_faults(|process, passage| match passage {
-            Passage::Reply { .. } if process == "a" => Fate::Delay(LATE),
-            _ => Fate::Deliver,
+        memory.set_faults(|process, message| match message {
+            Message::Reply { .. } if process == "a" => Fault::Delay(LATE),
+            _ => Fault::Deliver,
         });
     };
     late_replies();
@@ -204,11 +204,11 @@ async fn a_late_push_after_a_jump_of_the_clock_moves_no_deadline_out() -> Result
     settle().await;
     // No lease of a or b ends by it.
     memory.set_clock(memory.clock() + 5 * second);
-    memory.set_faults(move |process, passage| match passage {
-        Passage::Push { .. } if process == "a" => Fate::Delay(4 * second),
+    memory.set_faults(move |process, message| match message {
+        Message::Push { .. } if process == "a" => Fault::Delay(4 * second),
         // Its first renewal does not come into it.
-        Passage::Call { script: "renew" } if process == "a" => Fate::Delay(60 * second),
-        _ => Fate::Deliver,
+        Message::Call { script: "renew" } if process == "a" => Fault::Delay(60 * second),
+        _ => Fault::Deliver,
     });
     gate.release().await?;
     let object = super::object(tenure::Kind::Lock, "x")?;

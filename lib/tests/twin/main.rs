@@ -28,7 +28,7 @@ use std::{
 use tenure::{
     Client, Identity, Kind, Memory, ObjectRef,
     control::{Capacity, Declaration, Order, Resource},
-    memory::Fate,
+    memory::Fault,
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -87,7 +87,13 @@ fn pool(resources: &[&str]) -> Declaration {
 
 /// Nothing that this process sends arrives any more, and nothing reaches it: to the others, it has crashed.
 fn silence(memory: &Memory, process: &'static str) {
-    memory.set_faults(move |of, _| if of == process { Fate::Drop } else { Fate::Deliver });
+    memory.set_faults(move |of, _| {
+        if of == process {
+            Fault::Drop
+        } else {
+            Fault::Deliver
+        }
+    });
 }
 
 /// Lets everybody do what they can do now.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tenure::{
     Client, Error, LeaseState, Memory, Options, ReentrantLock,
-    memory::{Fate, Passage},
+    memory::{Fault, Message},
 };
 use tokio::{
     task::{JoinHandle, yield_now},
@@ -18,9 +18,9 @@ use super::{Result, client, silence};
 const SLOW: Duration = Duration::from_secs(1);
 
 fn slow_replies(memory: &Memory, of: &'static str) {
-    memory.set_faults(move |process, passage| match passage {
-        Passage::Reply { .. } if process == of => Fate::Delay(SLOW),
-        _ => Fate::Deliver,
+    memory.set_faults(move |process, message| match message {
+        Message::Reply { .. } if process == of => Fault::Delay(SLOW),
+        _ => Fault::Deliver,
     });
 }
 

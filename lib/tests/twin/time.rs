@@ -7,7 +7,7 @@ use std::{
 
 use tenure::{
     Identity, Kind, LeaseState, Memory, Options,
-    memory::{Fate, Passage},
+    memory::{Fault, Message},
 };
 use tokio::time::Instant;
 
@@ -69,11 +69,11 @@ async fn the_longest_hold_is_kept_to_the_millisecond() -> Result {
 fn record(memory: &Memory, of: &'static str, script: &'static str) -> Arc<Mutex<Vec<Instant>>> {
     let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let seen = times.clone();
-    memory.set_faults(move |process, passage| {
-        if process == of && passage == (Passage::Call { script }) {
+    memory.set_faults(move |process, message| {
+        if process == of && message == (Message::Call { script }) {
             lock(&seen).push(Instant::now());
         }
-        Fate::Deliver
+        Fault::Deliver
     });
     times
 }
@@ -162,9 +162,9 @@ async fn a_lost_push_is_found_by_the_renewal_of_the_place() -> Result {
         let lock = b.lock("x")?;
         let wait = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
         settle().await;
-        memory.set_faults(|_, passage| match passage {
-            Passage::Push { .. } => Fate::Drop,
-            _ => Fate::Deliver,
+        memory.set_faults(|_, message| match message {
+            Message::Push { .. } => Fault::Drop,
+            _ => Fault::Deliver,
         });
         let released = Instant::now();
         gate.release().await?;
@@ -188,33 +188,33 @@ async fn a_reply_that_is_lost_after_its_script_has_run_doubles_nothing() -> Resu
     let memory = Memory::seeded(7);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let semaphore = declare_semaphore(&a, "x", 3).await?;
-    for (script, fate) in [
-        ("acquire", Fate::Cut),
-        ("acquire", Fate::Drop),
-        ("release", Fate::Cut),
-        ("release", Fate::Drop),
-        ("renew", Fate::Cut),
-        ("renew", Fate::Drop),
+    for (script, fault) in [
+        ("acquire", Fault::Cut),
+        ("acquire", Fault::Drop),
+        ("release", Fault::Cut),
+        ("release", Fault::Drop),
+        ("renew", Fault::Cut),
+        ("renew", Fault::Drop),
     ] {
-        let mut once = Some(fate);
-        memory.set_faults(move |process, passage| {
-            if process == "a" && passage == (Passage::Reply { script }) {
-                return once.take().unwrap_or(Fate::Deliver);
+        let mut once = Some(fault);
+        memory.set_faults(move |process, message| {
+            if process == "a" && message == (Message::Reply { script }) {
+                return once.take().unwrap_or(Fault::Deliver);
             }
-            Fate::Deliver
+            Fault::Deliver
         });
         let lease = a.semaphore("x")?.acquire_many(2).await?;
         tokio::time::sleep(LEASE * 3).await;
-        assert_eq!(lease.state(), LeaseState::Held, "{script} {fate:?}");
+        assert_eq!(lease.state(), LeaseState::Held, "{script} {fault:?}");
         let snapshot = b.control().look(&semaphore, 10).await?.unwrap();
         assert_eq!(
             (snapshot.held, snapshot.holders.len()),
             (2, 1),
-            "{script} {fate:?}"
+            "{script} {fault:?}"
         );
         lease.release().await?;
         let snapshot = b.control().look(&semaphore, 10).await?.unwrap();
-        assert_eq!((snapshot.held, snapshot.free), (0, 3), "{script} {fate:?}");
+        assert_eq!((snapshot.held, snapshot.free), (0, 3), "{script} {fault:?}");
     }
     Ok(())
 }
@@ -262,9 +262,9 @@ async fn what_was_lost_stays_lost_when_the_renewals_reply_comes_late() -> Result
         let fence = lease.fencing_token();
         let early = if in_background { second } else { MARGIN / 2 };
         let late = LEASE.saturating_sub(early);
-        memory.set_faults(move |process, passage| match passage {
-            Passage::Reply { script: "renew" } if process == "a" => Fate::Delay(late),
-            _ => Fate::Deliver,
+        memory.set_faults(move |process, message| match message {
+            Message::Reply { script: "renew" } if process == "a" => Fault::Delay(late),
+            _ => Fault::Deliver,
         });
         let renewal = (!in_background).then(|| {
             let lease = lease.clone();
@@ -307,9 +307,9 @@ async fn what_was_lost_has_its_grace_also_when_the_renewals_reply_comes_late() -
     );
     let grace = 2 * LEASE;
     let lease = a.lock("x")?.with(Options::new().grace(grace)).acquire().await?;
-    memory.set_faults(|process, passage| match passage {
-        Passage::Reply { script: "renew" } if process == "a" => Fate::Delay(LEASE.saturating_sub(MARGIN)),
-        _ => Fate::Deliver,
+    memory.set_faults(|process, message| match message {
+        Message::Reply { script: "renew" } if process == "a" => Fault::Delay(LEASE.saturating_sub(MARGIN)),
+        _ => Fault::Deliver,
     });
     let lock = b.lock("x")?;
     let next = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
@@ -337,10 +337,10 @@ async fn a_push_over_a_connection_that_was_given_up_grants_nothing() -> Result {
     let lock = a.lock("x")?.with(Options::new().lease(second));
     let wait = tokio::spawn(async move { lock.acquire().await });
     settle().await;
-    memory.set_faults(move |process, passage| match passage {
-        Passage::Push { .. } if process == "a" => Fate::Delay(5 * second),
-        Passage::Connect if process == "a" => Fate::Cut,
-        _ => Fate::Deliver,
+    memory.set_faults(move |process, message| match message {
+        Message::Push { .. } if process == "a" => Fault::Delay(5 * second),
+        Message::Connect if process == "a" => Fault::Cut,
+        _ => Fault::Deliver,
     });
     gate.release().await?;
     // It was a's for a second, and nobody has told it.
@@ -359,10 +359,10 @@ async fn a_reply_that_is_slow_shortens_the_holders_view_and_never_lengthens_it()
     let memory = Memory::seeded(9);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let second = Duration::from_secs(1);
-    memory.set_faults(move |process, passage| match (process, passage) {
-        ("a", Passage::Reply { .. } | Passage::Push { .. }) => Fate::Delay(second * 3 / 2),
-        ("a", Passage::Call { .. }) => Fate::Delay(second / 2),
-        _ => Fate::Deliver,
+    memory.set_faults(move |process, message| match (process, message) {
+        ("a", Message::Reply { .. } | Message::Push { .. }) => Fault::Delay(second * 3 / 2),
+        ("a", Message::Call { .. }) => Fault::Delay(second / 2),
+        _ => Fault::Deliver,
     });
     let x = object(Kind::Lock, "x")?;
     for by_push in [false, true] {
@@ -461,9 +461,9 @@ async fn a_lease_that_has_run_out_is_not_let_in_again_by_a_server_that_recovers(
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let x = declare_semaphore(&a, "x", 1).await?;
     let lease = a.semaphore("x")?.acquire().await?;
-    memory.set_faults(|process, passage| match passage {
-        Passage::Connect | Passage::Call { .. } if process == "a" => Fate::Cut,
-        _ => Fate::Deliver,
+    memory.set_faults(|process, message| match message {
+        Message::Connect | Message::Call { .. } if process == "a" => Fault::Cut,
+        _ => Fault::Deliver,
     });
     let next = b.semaphore("x")?.acquire().await?;
     assert!(lease.check().is_err());

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, time::Duration};
 
-use tenure::{Client, Memory, Options, Semaphore, memory::Fate};
+use tenure::{Client, Memory, Options, Semaphore, memory::Fault};
 use tokio::time::Instant;
 
 use super::{Result, client, declare_semaphore, settle};
@@ -66,7 +66,13 @@ fn calls(a: &Client) -> Result<Vec<(&'static str, Duration, Call)>> {
 
 /// Nothing that client `a` sends arrives any more, and no connection can be made.
 fn hang(memory: &Memory) {
-    memory.set_faults(|process, _| if process == "a" { Fate::Drop } else { Fate::Deliver });
+    memory.set_faults(|process, _| {
+        if process == "a" {
+            Fault::Drop
+        } else {
+            Fault::Deliver
+        }
+    });
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +153,7 @@ async fn a_waiter_whose_server_hangs_leaves_in_the_background() -> Result {
 async fn several_locks_end_their_wait_though_no_round_trip_is_within_a_lease() -> Result {
     let memory = Memory::seeded(82);
     let a = client(&memory, "a").await?;
-    memory.set_faults(|_, _| Fate::Delay(Duration::from_millis(150)));
+    memory.set_faults(|_, _| Fault::Delay(Duration::from_millis(150)));
     let short = Options::new().lease(Duration::from_millis(100));
     let many = a.lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?.with(short);
     let within = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use std::{
 use fastrand::Rng;
 use tenure::{
     Client, Memory,
-    memory::{Fate, Passage},
+    memory::{Fault, Message},
 };
 use tokio::time::Instant;
 
@@ -55,41 +55,41 @@ struct Sky {
 }
 
 impl Sky {
-    fn decide(&mut self, process: &str, passage: Passage<'_>) -> Fate {
-        let fate = self.fate(process, passage);
-        let what = format!("{process} {passage:?} {fate:?}");
+    fn decide(&mut self, process: &str, message: Message<'_>) -> Fault {
+        let fault = self.fault(process, message);
+        let what = format!("{process} {message:?} {fault:?}");
         what.hash(&mut self.passed);
         if let Some(start) = self.trace {
             println!("{:>10.3} {what}", start.elapsed().as_secs_f64());
         }
-        fate
+        fault
     }
 
-    fn fate(&mut self, process: &str, passage: Passage<'_>) -> Fate {
+    fn fault(&mut self, process: &str, message: Message<'_>) -> Fault {
         if self.silent.contains(process) {
-            return Fate::Drop;
+            return Fault::Drop;
         }
         let random = &mut self.random;
         let ms = Duration::from_millis;
         if process == "observer" {
-            return Fate::Deliver;
+            return Fault::Deliver;
         }
-        if let (Passage::Call { .. }, Some(reply)) = (passage, self.refusal) {
+        if let (Message::Call { .. }, Some(reply)) = (message, self.refusal) {
             self.refused += 1;
-            return Fate::Refuse(reply);
+            return Fault::Refuse(reply);
         }
-        let slowest = match passage {
-            Passage::Push { .. } => self.slowest_push,
+        let slowest = match message {
+            Message::Push { .. } => self.slowest_push,
             _ => self.slowest,
         };
-        let usual = Fate::Delay(ms(random.u64(..slowest)));
+        let usual = Fault::Delay(ms(random.u64(..slowest)));
         if self.weather == Weather::Calm {
             return usual;
         }
-        match (passage, random.u32(..1000)) {
-            (Passage::Push { .. }, 0..50) | (_, 0..3) => Fate::Drop,
-            (_, 50..65) => Fate::Cut,
-            (_, 65..90) => Fate::Delay(ms(random.u64(..2500))),
+        match (message, random.u32(..1000)) {
+            (Message::Push { .. }, 0..50) | (_, 0..3) => Fault::Drop,
+            (_, 50..65) => Fault::Cut,
+            (_, 65..90) => Fault::Delay(ms(random.u64(..2500))),
             _ => usual,
         }
     }
@@ -112,7 +112,7 @@ impl World {
             trace: trace.then(Instant::now),
         }));
         let decides = sky.clone();
-        memory.set_faults(move |process, passage| lock(&decides).decide(process, passage));
+        memory.set_faults(move |process, message| lock(&decides).decide(process, message));
         Ok(Arc::new(Self {
             memory,
             weather,
