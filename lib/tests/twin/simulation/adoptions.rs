@@ -15,10 +15,10 @@ use tenure::{
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    people::{self, Got},
+    invariants::held,
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client, lock, object};
 
@@ -54,7 +54,7 @@ fn declaration(again: Option<u64>) -> Declaration {
 async fn declare(world: &World, again: bool) -> Result {
     let object = object(Kind::Semaphore, SEMAPHORE)?;
     // Larger than what was granted and never seen by its holder.
-    let floor = again.then(|| world.witness(|witness| witness.highest_fence(SEMAPHORE)) + 1000);
+    let floor = again.then(|| world.check(|invariants| invariants.highest_fence(SEMAPHORE)) + 1000);
     world
         .observer
         .control()
@@ -63,17 +63,17 @@ async fn declare(world: &World, again: bool) -> Result {
     Ok(())
 }
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     declare(world, false).await?;
     let handed = Shared::default();
     let mut background = JoinSet::new();
     background.spawn(count(world.clone()));
-    if world.weather == Weather::Flood {
+    if world.profile == FaultProfile::DataLoss {
         background.spawn(restart_and_declare(world.clone()));
     }
     let shared = handed.clone();
-    process::live(world, 3, 2, move |worker| work(worker, shared.clone())).await?;
-    world.calm_down();
+    process::run(world, 3, 2, move |worker| work(worker, shared.clone())).await?;
+    world.stop_faults();
     background.shutdown().await;
     declare(world, true).await?;
     let last = client(&world.memory, "last").await?;
@@ -88,14 +88,14 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         world.violation("not all could be had in the end");
     }
     last.close().await;
-    people::nothing_is_left(world).await;
-    world.say(|| format!("adopted: {:?}", lock(&handed).count));
+    mixed_primitives::nothing_is_left(world).await;
+    world.log(|| format!("adopted: {:?}", lock(&handed).count));
     Ok(())
 }
 
 /// What is held is what its holders have, whoever has adopted it.
 async fn count(world: Arc<World>) {
-    let mut random = world.chance();
+    let mut random = world.random();
     let control = world.observer.control();
     loop {
         sleep(ms(random.u64(1..400))).await;
@@ -112,7 +112,7 @@ async fn count(world: Arc<World>) {
 
 /// The server restarts, with its data or without, and after a while the controller declares again.
 async fn restart_and_declare(world: Arc<World>) {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(500..8000))).await;
         world.memory.restart(random.bool());
@@ -126,9 +126,9 @@ async fn restart_and_declare(world: Arc<World>) {
 async fn work(mut worker: Worker, handed: Shared) -> Result {
     for _ in 0..ROUNDS {
         sleep(ms(worker.random.u64(..600))).await;
-        let kind = match worker.world.weather {
+        let kind = match worker.world.profile {
             // What is not declared is not exclusive over a loss of data.
-            Weather::Flood => Kind::Semaphore,
+            FaultProfile::DataLoss => Kind::Semaphore,
             _ if worker.random.bool() => Kind::Semaphore,
             _ => Kind::Lock,
         };
@@ -177,11 +177,11 @@ async fn acquire(worker: &mut Worker, kind: Kind) -> Result<Option<(Kind, Arc<Go
     match got {
         Ok(Some(lease)) => {
             let got = Arc::new(Got::Lease(lease));
-            world.witness(|witness| witness.granted(name(kind), &worker.process, 1, 1, &got));
+            world.check(|invariants| invariants.granted(name(kind), &worker.process, 1, 1, &got));
             Ok(Some((kind, got)))
         }
         Ok(None) => Ok(None),
-        Err(error) if expected(&error, world.weather) => Ok(None),
+        Err(error) if expected(&error, world.profile) => Ok(None),
         Err(error) => {
             world.violation(format!("{}: {error}", worker.process));
             Ok(None)
@@ -225,13 +225,13 @@ async fn adopt_any(worker: &mut Worker, handed: &Shared) -> Result<Option<(Kind,
     let lease = match outcome {
         Ok(Some(lease)) => lease,
         Ok(None) => return Ok(None),
-        Err(error) if expected(&error, world.weather) => return Ok(None),
+        Err(error) if expected(&error, world.profile) => return Ok(None),
         Err(error) => {
             world.violation(format!("{process}: {error}"));
             return Ok(None);
         }
     };
-    world.say(|| format!("{process} has adopted {lease:?}"));
+    world.log(|| format!("{process} has adopted {lease:?}"));
     if lease.fencing_token() != fence {
         world.violation(format!("{process}: {fence} became {}", lease.fencing_token()));
     }
@@ -241,7 +241,7 @@ async fn adopt_any(worker: &mut Worker, handed: &Shared) -> Result<Option<(Kind,
     *lock(handed).count.entry(kind).or_default() += 1;
     let got = Arc::new(Got::Lease(lease));
     if held(&got) {
-        world.witness(|witness| witness.believes(name(kind), process, 1, 1, &got));
+        world.check(|invariants| invariants.believes(name(kind), process, 1, 1, &got));
     }
     Ok(Some((kind, got)))
 }
@@ -260,19 +260,19 @@ async fn end(worker: &mut Worker, handed: &Shared, kind: Kind, got: Arc<Got>) ->
     let held = held(&lease);
     match lease.release().await {
         Ok(()) => {}
-        Err(Error::Lost { .. }) if !held || world.weather != Weather::Calm => {}
-        Err(error) if expected(&error, world.weather) => {}
+        Err(Error::Lost { .. }) if !held || world.profile != FaultProfile::None => {}
+        Err(error) if expected(&error, world.profile) => {}
         Err(error) => world.violation(format!("{}: the release says {error}", worker.process)),
     }
     Ok(())
 }
 
-fn expected(error: &Error, weather: Weather) -> bool {
+fn expected(error: &Error, profile: FaultProfile) -> bool {
     match error {
         // Also where its time is over while a request is on its way.
         Error::Unreachable { .. } => true,
         // Not declared, while the controller has not noticed the loss yet.
-        Error::NotDeclared { .. } | Error::Lost { .. } => weather == Weather::Flood,
+        Error::NotDeclared { .. } | Error::Lost { .. } => profile == FaultProfile::DataLoss,
         _ => false,
     }
 }

@@ -1,6 +1,6 @@
 //! A bounded buffer in a lock with two conditions: producers wait for room and consumers for things, and each wakes one of
 //! the others. Whoever waits may be cancelled, run out of time or crash; what it was to be told goes to the next. So
-//! nobody sleeps on while there is something to do, and in calm weather nobody wakes up without having been notified.
+//! nobody sleeps on while there is something to do, and without faults nobody wakes up without having been notified.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,10 +14,10 @@ use tokio::{
 };
 
 use super::{
-    people::{self, Got, observe},
+    invariants::held,
+    mixed_primitives::{self, Got, observe},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, lock, object};
 
@@ -124,7 +124,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let buffer: Shared = Arc::new(Mutex::new(Buffer {
         things: 0,
         acted: [0, 0],
@@ -137,7 +137,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     let mut background = JoinSet::new();
     background.spawn(observe(world.clone(), vec![object(Kind::Lock, LOCK)?]));
     let shared = buffer.clone();
-    let workers = process::live(world, 3, 4, move |worker| work(worker, shared.clone()));
+    let workers = process::run(world, 3, 4, move |worker| work(worker, shared.clone()));
     tokio::select! {
         ended = workers => ended?,
         ended = watch(world, &buffer) => return ended,
@@ -147,17 +147,21 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         let buffer = lock(&buffer);
         (buffer.notified, buffer.woken)
     };
-    world.say(|| format!("{notified} notified, {woken} woken"));
-    if world.weather == Weather::Calm && woken > notified {
+    world.log(|| format!("{notified} notified, {woken} woken"));
+    if world.profile == FaultProfile::None && woken > notified {
         world.violation(format!("{woken} woke up, and {notified} were notified"));
     }
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
 /// Pays what is owed, and sees whether somebody sleeps for too long.
 async fn watch(world: &Arc<World>, buffer: &Shared) -> Result {
-    let longest = if world.weather == Weather::Calm { 10 } else { 90 };
+    let longest = if world.profile == FaultProfile::None {
+        10
+    } else {
+        90
+    };
     let locked = world.observer.lock(LOCK)?.with(Options::new().lease(ms(2000)));
     let mut awake = Instant::now();
     loop {
@@ -221,8 +225,8 @@ async fn turn(worker: &mut Worker, buffer: &Shared, role: Role) -> Result {
         };
         let got = Arc::new(Got::Lease(got));
         let (world, process) = (&worker.world, &worker.process);
-        world.say(|| format!("{process} {role:?} has {:?}", **got));
-        world.witness(|witness| witness.granted(LOCK, process, 1, 1, &got));
+        world.log(|| format!("{process} {role:?} has {:?}", **got));
+        world.check(|invariants| invariants.granted(LOCK, process, 1, 1, &got));
         if !held(&got) {
             continue;
         }
@@ -321,9 +325,9 @@ async fn leave(worker: &mut Worker, locked: &Lock, mut other: Duty<'_>, got: Arc
 
 fn unexpected(worker: &Worker, what: &str, error: &Error) {
     let (world, process) = (&worker.world, &worker.process);
-    world.say(|| format!("{process}: {what}: {error}"));
+    world.log(|| format!("{process}: {what}: {error}"));
     let usual = matches!(error, Error::Unreachable { .. } | Error::Lost { .. });
-    if world.weather == Weather::Calm || !usual {
+    if world.profile == FaultProfile::None || !usual {
         world.violation(format!("{process}: {what}: {error}"));
     }
 }

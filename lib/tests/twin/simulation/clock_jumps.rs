@@ -10,9 +10,9 @@ use tenure::Options;
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    people::{self, Got},
+    invariants::held,
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
-    witness::held,
     world::World,
 };
 use crate::{Result, lock};
@@ -28,7 +28,7 @@ struct Era {
 
 type Shared = Arc<Mutex<Era>>;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let era: Shared = Arc::new(Mutex::new(Era {
         began: SystemTime::UNIX_EPOCH,
         leases: Vec::new(),
@@ -36,19 +36,19 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     world.delay_pushes(1500);
     let mut background = JoinSet::new();
     background.spawn(jump(world.clone(), era.clone()));
-    process::live(world, 4, 1, move |worker| work(worker, era.clone())).await?;
+    process::run(world, 4, 1, move |worker| work(worker, era.clone())).await?;
     background.shutdown().await;
-    world.calm_down();
-    people::nothing_is_left(world).await;
+    world.stop_faults();
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
 async fn jump(world: Arc<World>, era: Shared) {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(..2000))).await;
         let by = ms(random.u64(500..3000));
-        world.say(|| format!("the clock jumps ahead by {by:?}"));
+        world.log(|| format!("the clock jumps ahead by {by:?}"));
         world.memory.set_clock(world.memory.clock() + by);
         *lock(&era) = Era {
             began: world.memory.clock(),
@@ -73,7 +73,7 @@ async fn work(mut worker: Worker, era: Shared) -> Result {
                 continue;
             }
         };
-        world.say(|| format!("{process} has {got:?}"));
+        world.log(|| format!("{process} has {got:?}"));
         noted(world, &era, process, &got);
         sleep(ms(worker.random.u64(..1500))).await;
         if worker.random.bool()

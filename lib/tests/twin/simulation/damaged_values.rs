@@ -13,10 +13,10 @@ use tenure::{
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    people::{self, Got},
+    invariants::held,
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client, object};
 
@@ -42,7 +42,7 @@ fn declaration(object: &ObjectRef) -> Declaration {
     }
 }
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let declared = [
         object(Kind::Semaphore, "d")?,
         object(Kind::Semaphore, "e")?,
@@ -54,9 +54,9 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     }
     let mut background = JoinSet::new();
     background.spawn(overwrite(world.clone()));
-    process::live(world, 2, 2, work).await?;
+    process::run(world, 2, 2, work).await?;
     background.shutdown().await;
-    world.calm_down();
+    world.stop_faults();
     mend(world)?;
     for object in &declared {
         control.declare(object, &declaration(object)).await?;
@@ -73,13 +73,13 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     }
     drop((d, e, r));
     last.close().await;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
 /// Overwrites something again and again, and mends what is damaged as a whole.
 async fn overwrite(world: Arc<World>) {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(..1500))).await;
         if let Err(error) = damage(&world, &mut random) {
@@ -137,13 +137,13 @@ fn damage(world: &World, random: &mut Rng) -> Result {
             name.to_owned()
         }
     };
-    world.say(|| format!("{what} becomes {garbage:?}"));
+    world.log(|| format!("{what} becomes {garbage:?}"));
     Ok(())
 }
 
 /// As the error says: all keys of the object go.
 fn mend(world: &World) -> Result {
-    world.say(|| "d is mended".to_owned());
+    world.log(|| "d is mended".to_owned());
     for key in world
         .memory
         .keys()
@@ -160,7 +160,7 @@ async fn work(mut worker: Worker) -> Result {
         let random = &mut worker.random;
         sleep(ms(random.u64(..500))).await;
         let (world, process) = (&worker.world, &worker.process);
-        let calm = world.weather == Weather::Calm;
+        let reliable = world.profile == FaultProfile::None;
         let patience = ms(random.u64(20..4000));
         let client = &worker.client;
         let own = format!("n{}", random.u8(..4));
@@ -174,7 +174,7 @@ async fn work(mut worker: Worker) -> Result {
                 continue;
             }
         };
-        world.witness(|witness| witness.granted(&own, process, 1, 1, &neighbour));
+        world.check(|invariants| invariants.granted(&own, process, 1, 1, &neighbour));
         let which = ["d", "e", "r"][random.usize(..3)];
         let got = match which {
             "r" => {
@@ -202,7 +202,7 @@ async fn work(mut worker: Worker) -> Result {
             Err(Error::Unreachable { .. }) => None,
             Err(Error::Damaged { .. } | Error::NotDeclared { .. }) if which == "d" => None,
             // Its own entry was overwritten on the way; or its resource, and the reply comes from a repeated request.
-            Err(Error::Damaged { .. }) if which == "e" || !calm => None,
+            Err(Error::Damaged { .. }) if which == "e" || !reliable => None,
             Err(error) => {
                 world.violation(format!("{process}: {which}: {error}"));
                 None
@@ -210,16 +210,16 @@ async fn work(mut worker: Worker) -> Result {
         };
         if let (Some(got), true) = (&got, which != "d") {
             let limit = if which == "e" { PERMITS } else { SEATS.len() as u64 };
-            world.witness(|witness| witness.granted(which, process, 1, limit, got));
+            world.check(|invariants| invariants.granted(which, process, 1, limit, got));
         }
         sleep(ms(worker.random.u64(..4000))).await;
-        if calm && !held(&neighbour) {
+        if reliable && !held(&neighbour) {
             world.violation(format!(
                 "{process}: a neighbour lost its lease: {:?}",
                 **neighbour
             ));
         }
-        if let (true, "r", Some(got)) = (calm, which, &got)
+        if let (true, "r", Some(got)) = (reliable, which, &got)
             && !held(got)
         {
             world.violation(format!("{process}: lost over a resource: {:?}", ***got));
@@ -229,7 +229,7 @@ async fn work(mut worker: Worker) -> Result {
         {
             match got.release().await {
                 Ok(()) | Err(Error::Lost { .. } | Error::Damaged { .. }) => {}
-                Err(Error::Unreachable { .. }) if !calm => {}
+                Err(Error::Unreachable { .. }) if !reliable => {}
                 Err(error) => world.violation(format!("{process}: {which}: the release says {error}")),
             }
         }

@@ -10,14 +10,14 @@ use tokio::{
 };
 
 use super::{
-    people,
+    mixed_primitives,
     process::ms,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client};
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
-    let mut random = world.chance();
+pub(super) async fn run(world: &Arc<World>) -> Result {
+    let mut random = world.random();
     let length = random.u64(200..1000);
     let lease = ms(length);
     // Seldom so many that work that grows with their square shows.
@@ -41,7 +41,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         }
         sleep(ms(10)).await;
     }
-    if world.weather == Weather::Storm {
+    if world.profile == FaultProfile::Network {
         sleep(ms(5000)).await; // what was lost is repeated
     }
     let locked = world.observer.lock("x")?.with(Options::new().lease(ms(10_000)));
@@ -57,7 +57,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         condition.notify_all(&held).await?;
     }
     held.release().await?;
-    let patience = if world.weather == Weather::Calm {
+    let patience = if world.profile == FaultProfile::None {
         // Where so many end that it takes several calls, the living one comes back for the rest a little later.
         lease * 4 / 3 + ms(300)
     } else {
@@ -68,7 +68,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
             if let Ok(woken) = timeout(ms(10_000), living.join_next()).await {
                 return woken;
             }
-            // Its wait may have begun, in a storm, when all had been notified.
+            // Its wait may have begun, under network faults, when all had been notified.
             let held = locked.acquire().await.ok()?;
             condition.notify_all(&held).await.ok()?;
             held.release().await.ok()?;
@@ -83,8 +83,8 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         )),
     }
     crashed.shutdown().await;
-    world.calm_down();
-    people::nothing_is_left(world).await;
+    world.stop_faults();
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 

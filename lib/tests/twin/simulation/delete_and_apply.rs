@@ -16,11 +16,11 @@ use crate::Result;
 const ROUNDS: usize = 12;
 const LEASE: Duration = Duration::from_secs(1);
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let mut keeper = Keeper::new(1, LEASE)?;
     keeper.declare(world, Duration::ZERO).await?;
     let mut changing = tokio::spawn(change(world.clone(), keeper));
-    process::live(world, 2, 2, work).await?;
+    process::run(world, 2, 2, work).await?;
     changing.abort();
     if let Ok(ended) = (&mut changing).await {
         ended?;
@@ -29,7 +29,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
 }
 
 async fn change(world: Arc<World>, mut keeper: Keeper) -> Result {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(..2500))).await;
         match random.u8(..8) {
@@ -72,8 +72,8 @@ async fn work(mut worker: Worker) -> Result {
         let (world, process) = (&worker.world, &worker.process);
         match got {
             Ok(Some(got)) => {
-                world.say(|| format!("{process} has {got:?}"));
-                world.witness(|witness| witness.grew("s", got.fencing_token()));
+                world.log(|| format!("{process} has {got:?}"));
+                world.check(|invariants| invariants.grew("s", got.fencing_token()));
                 sleep(ms(worker.random.u64(..500))).await;
                 let _ = got.release().await;
             }

@@ -16,8 +16,8 @@ const CLIENTS: usize = 16;
 /// Calls that may come within ten milliseconds of the expiry: the head's, and some that renew their place just then.
 const FEW: u64 = 6;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
-    let mut random = world.chance();
+pub(super) async fn run(world: &Arc<World>) -> Result {
+    let mut random = world.random();
     let holder = client(&world.memory, "holder").await?;
     let lease = ms(random.u64(4000..9000));
     let held = holder

@@ -8,10 +8,10 @@ use tenure::{Error, Options};
 use tokio::time::sleep;
 
 use super::{
+    invariants::held,
     keeper::{Keeper, look_now_and_then},
-    people::Got,
+    mixed_primitives::Got,
     process::{self, Worker, ms},
-    witness::held,
     world::World,
 };
 use crate::Result;
@@ -19,34 +19,34 @@ use crate::Result;
 const ROUNDS: usize = 5;
 const LEASE: Duration = Duration::from_secs(3);
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let mut keeper = Keeper::new(1, LEASE)?;
     keeper.declare(world, Duration::ZERO).await?;
     let mut failing = tokio::spawn(fail_over_and_back(world.clone(), keeper));
-    process::live(world, 3, 2, work).await?;
+    process::run(world, 3, 2, work).await?;
     failing.abort();
     if let Ok(ended) = (&mut failing).await {
         ended?;
     }
-    if world.witness(|witness| witness.grants()) == 0 {
+    if world.check(|invariants| invariants.grants()) == 0 {
         world.violation("nothing was ever granted");
     }
     Ok(())
 }
 
 async fn fail_over_and_back(world: Arc<World>, mut keeper: Keeper) -> Result {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         look_now_and_then(&world, &mut keeper, ms(random.u64(500..6000))).await?;
         let first = world.memory.save();
         world.refuse(Some("LOADING the data"));
-        world.say(|| "a failover".to_owned());
+        world.log(|| "a failover".to_owned());
         world.memory.restart(random.bool());
         keeper.declare(&world, ms(random.u64(..300))).await?;
         world.refuse(None);
         look_now_and_then(&world, &mut keeper, ms(random.u64(500..9000))).await?;
         world.refuse(Some("LOADING the data"));
-        world.say(|| "a failback".to_owned());
+        world.log(|| "a failback".to_owned());
         world.memory.restore(&first);
         if random.bool() {
             keeper.change();
@@ -76,8 +76,8 @@ async fn work(mut worker: Worker) -> Result {
                 continue;
             }
         };
-        world.say(|| format!("{process} has {:?}", **got));
-        world.witness(|witness| witness.granted("s", process, 1, 1, &got));
+        world.log(|| format!("{process} has {:?}", **got));
+        world.check(|invariants| invariants.granted("s", process, 1, 1, &got));
         sleep(ms(random.u64(..6000))).await;
         if !held(&got) {
             world.violation(format!("{process}: lost for no reason: {:?}", **got));

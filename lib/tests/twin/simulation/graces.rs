@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use super::{
-    people::{self, Got, observe},
+    mixed_primitives::{self, Got, observe},
     process::{self, Worker, ms},
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client, lock, object};
 
@@ -52,13 +52,13 @@ impl Drop for Hold {
     }
 }
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let log = Arc::new(Mutex::new(Log::default()));
     let mut background = JoinSet::new();
     background.spawn(observe(world.clone(), vec![object(Kind::Lock, "x")?]));
     let shared = log.clone();
-    process::live(world, 4, 2, move |worker| work(worker, shared.clone())).await?;
-    world.calm_down();
+    process::run(world, 4, 2, move |worker| work(worker, shared.clone())).await?;
+    world.stop_faults();
     let last = client(&world.memory, "last").await?;
     let lease = last.lock("x")?.acquire_timeout(Duration::from_secs(60)).await?;
     match lease {
@@ -71,7 +71,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     }
     last.close().await;
     background.shutdown().await;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     let log = lock(&log);
     for (fence, until) in &log.kept {
         if let Some((next, at)) = log.granted.range(fence + 1..).next()
@@ -100,7 +100,7 @@ async fn work(mut worker: Worker, log: Arc<Mutex<Log>>) -> Result {
             _ => locked.acquire().await.map(Some),
         };
         let (world, process) = (&worker.world, &worker.process);
-        let calm = world.weather == Weather::Calm;
+        let reliable = world.profile == FaultProfile::None;
         let lease = match got {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
             // Also where its time is over while a request is on its way.
@@ -110,8 +110,8 @@ async fn work(mut worker: Worker, log: Arc<Mutex<Log>>) -> Result {
                 continue;
             }
         };
-        world.say(|| format!("{process} has {:?} with a grace of {grace:?}", **lease));
-        world.witness(|witness| witness.granted("x", process, 1, 1, &lease));
+        world.log(|| format!("{process} has {:?} with a grace of {grace:?}", **lease));
+        world.check(|invariants| invariants.granted("x", process, 1, 1, &lease));
         lock(&log)
             .granted
             .insert(lease.fencing_token(), lease.acquired_at());
@@ -128,7 +128,7 @@ async fn work(mut worker: Worker, log: Arc<Mutex<Log>>) -> Result {
         if worker.random.bool()
             && let Some(lease) = hold.lease.take()
             && let Err(error) = lease.release().await
-            && calm
+            && reliable
         {
             world.violation(format!("{process}: the release says {error}"));
         }

@@ -1,4 +1,4 @@
-//! The controller's part of a scene: what it plans, tells the server, and keeps outside of it.
+//! The controller's part of a workload: what it plans, tells the server, and keeps outside of it.
 
 use std::time::{Duration, SystemTime};
 
@@ -49,7 +49,7 @@ impl Keeper {
     }
 
     pub(super) async fn withdraw(&mut self, world: &World, how: Withdrawal) -> Result {
-        world.say(|| format!("it is withdrawn: {how:?}"));
+        world.log(|| format!("it is withdrawn: {how:?}"));
         world.observer.control().withdraw(&self.object, how).await?;
         self.forget();
         Ok(())
@@ -90,7 +90,7 @@ impl Keeper {
             }
             return Ok(true);
         };
-        world.say(|| format!("planned: {plan:?}"));
+        world.log(|| format!("planned: {plan:?}"));
         self.kept = Some(Kept {
             floor: plan.floor,
             current_at: Some(plan.current_at),

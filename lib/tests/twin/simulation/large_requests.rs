@@ -10,15 +10,15 @@ use tenure::{
 
 use super::{
     process::ms,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client, object};
 
 /// More than Lua's stack has room for, with their properties.
 const MANY: u32 = 4010;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
-    let mut random = world.chance();
+pub(super) async fn run(world: &Arc<World>) -> Result {
+    let mut random = world.random();
     let pool = object(Kind::Pool, "p")?;
     let orders = [Order::LeastRecentlyUsed, Order::MostRecentlyUsed, Order::Random];
     let declaration = Declaration {
@@ -45,7 +45,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     tokio::time::sleep(ms(random.u64(10..100))).await;
     match all.release().await {
         Ok(()) => {}
-        Err(Error::Unreachable { .. } | Error::Lost { .. }) if world.weather != Weather::Calm => {}
+        Err(Error::Unreachable { .. } | Error::Lost { .. }) if world.profile != FaultProfile::None => {}
         Err(error) => world.violation(format!("the release says {error}")),
     }
     let pushed = pushed.await??;

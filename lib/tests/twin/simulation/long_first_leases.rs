@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{
     keeper::{Keeper, look_now_and_then},
-    people::Got,
+    mixed_primitives::Got,
     process::{self, Worker, ms},
     world::World,
 };
@@ -16,9 +16,9 @@ use crate::Result;
 
 const LONG: Duration = Duration::from_secs(20);
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let mut declaring = tokio::spawn(declare(world.clone()));
-    process::live(world, 3, 1, work).await?;
+    process::run(world, 3, 1, work).await?;
     declaring.abort();
     if let Ok(ended) = (&mut declaring).await {
         ended?;
@@ -27,7 +27,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
 }
 
 async fn declare(world: Arc<World>) -> Result {
-    let mut random = world.chance();
+    let mut random = world.random();
     let retained = random.bool();
     let mut keeper = Keeper::new(1, if retained { LONG } else { ms(1000) })?;
     sleep(ms(random.u64(..4000))).await;
@@ -57,7 +57,7 @@ async fn work(mut worker: Worker) -> Result {
         // Made anew where it is new; else it is not made, also not after a loss.
         let semaphore = worker.client.semaphore("s")?;
         let first = worker.number == 0 && worker.process.starts_with("process-0");
-        let semaphore = if first && worker.world.witness(|witness| witness.grants()) == 0 {
+        let semaphore = if first && worker.world.check(|invariants| invariants.grants()) == 0 {
             semaphore.or_permits(NonZeroU32::MIN)
         } else {
             semaphore
@@ -70,8 +70,8 @@ async fn work(mut worker: Worker) -> Result {
         match got {
             Ok(Some(got)) => {
                 let got = Arc::new(Got::Lease(got));
-                world.say(|| format!("{process} has {:?}", **got));
-                world.witness(|witness| witness.granted("s", process, 1, 1, &got));
+                world.log(|| format!("{process} has {:?}", **got));
+                world.check(|invariants| invariants.granted("s", process, 1, 1, &got));
                 sleep(ms(worker.random.u64(..30_000))).await;
                 if let Some(got) = Arc::into_inner(got) {
                     let _ = got.release().await;

@@ -7,19 +7,19 @@ use tenure::{Client, Error, KeyedLease, LeaseMany, LockMany, Options};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    people::{self, Got},
+    invariants::held,
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::Result;
 
 const ROUNDS: usize = 4;
 const KEYS: u64 = 5;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
-    process::live(world, 4, 2, work).await?;
-    people::nothing_is_left(world).await;
+pub(super) async fn run(world: &Arc<World>) -> Result {
+    process::run(world, 4, 2, work).await?;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
@@ -34,7 +34,7 @@ async fn work(mut worker: Worker) -> Result {
         };
         if let Err(error) = outcome {
             let usual = matches!(error, Error::Unreachable { .. } | Error::Lost { .. });
-            if worker.world.weather == Weather::Calm || !usual {
+            if worker.world.profile == FaultProfile::None || !usual {
                 worker.world.violation(format!("{}: {error}", worker.process));
             }
         }
@@ -72,10 +72,10 @@ async fn take(worker: &mut Worker, options: Options) -> std::result::Result<(), 
     for lease in got.into_leases() {
         let lease = Arc::new(Got::Keyed(lease));
         let object = lease.object().to_string();
-        world.witness(|witness| witness.granted(&object, process, 1, 1, &lease));
+        world.check(|invariants| invariants.granted(&object, process, 1, 1, &lease));
         leases.push(lease);
     }
-    world.say(|| format!("{process} has {leases:?}"));
+    world.log(|| format!("{process} has {leases:?}"));
     sleep(ms(worker.random.u64(..1500))).await;
     worker.random.shuffle(&mut leases);
     for lease in leases {
@@ -90,7 +90,7 @@ async fn nest(worker: &mut Worker, options: Options) -> std::result::Result<(), 
     let lock = worker.client.reentrant_lock("n")?.with(options);
     let outer = Arc::new(Got::Reentrant(lock.acquire().await?));
     let (world, process) = (&worker.world, &worker.process);
-    world.witness(|witness| witness.granted("n", process, 1, 1, &outer));
+    world.check(|invariants| invariants.granted("n", process, 1, 1, &outer));
     let mut inner = Vec::new();
     for _ in 0..worker.random.usize(..4) {
         let patience = ms(worker.random.u64(20..500));
@@ -117,7 +117,7 @@ async fn nest(worker: &mut Worker, options: Options) -> std::result::Result<(), 
     }
     sleep(ms(worker.random.u64(..500))).await;
     // Whatever came and went within, the lock is still held.
-    if world.weather == Weather::Calm && !held(&outer) {
+    if world.profile == FaultProfile::None && !held(&outer) {
         world.violation(format!("{process}: lost for no reason: {:?}", **outer));
     }
     match Arc::into_inner(outer) {

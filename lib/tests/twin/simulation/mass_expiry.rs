@@ -9,15 +9,15 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     process::ms,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client, declare_semaphore, object};
 
 const PERMITS: usize = 150;
 const LEASE: Duration = Duration::from_secs(2);
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
-    let mut random = world.chance();
+pub(super) async fn run(world: &Arc<World>) -> Result {
+    let mut random = world.random();
     declare_semaphore(&world.observer, "s", PERMITS as u64).await?;
     let holders = client(&world.memory, "holders").await?;
     let mut held = JoinSet::new();
@@ -53,7 +53,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         }
     }
     let took = crash.elapsed();
-    if world.weather == Weather::Calm && took > LEASE + ms(1500) {
+    if world.profile == FaultProfile::None && took > LEASE + ms(1500) {
         world.violation(format!("{living} were granted only {took:?} after the crash"));
     }
     // All at once, when all has run out and nothing of it is ended yet.
@@ -64,7 +64,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     let semaphore = waiters.semaphore("s")?;
     match semaphore.try_acquire_many(u32::try_from(PERMITS)?).await {
         Ok(Some(all)) => drop(all),
-        Ok(None) | Err(Error::Unreachable { .. }) if world.weather != Weather::Calm => {}
+        Ok(None) | Err(Error::Unreachable { .. }) if world.profile != FaultProfile::None => {}
         other => world.violation(format!("not all are free in the end: {other:?}")),
     }
     crashed.shutdown().await;

@@ -18,10 +18,10 @@ use tokio::{
 };
 
 use super::{
-    people::{self, Got},
+    invariants::held,
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client};
 
@@ -37,7 +37,7 @@ struct Members {
     left: HashMap<&'static str, u64>,
 }
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let mut members = Members {
         world: world.clone(),
         pool: world.observer.lock_pool("p")?,
@@ -47,9 +47,9 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     members.assign(&NAMES).await?;
     let mut background = JoinSet::new();
     background.spawn(change(members));
-    process::live(world, 4, 3, work).await?;
+    process::run(world, 4, 3, work).await?;
     background.shutdown().await;
-    world.calm_down();
+    world.stop_faults();
     let pool = world.observer.lock_pool("p")?;
     pool.assign(NAMES.map(resource)).await?;
     let last = client(&world.memory, "last").await?;
@@ -65,7 +65,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         world.violation(format!("not all are free in the end: {free:?}"));
     }
     pool.clear().await?;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     let keys = world.memory.keys();
     if !keys.is_empty() {
         world.violation(format!("keys left in the end: {keys:?}"));
@@ -85,7 +85,7 @@ fn some(random: &mut Rng) -> Vec<&'static str> {
 
 /// Changes the members again and again, and looks at them all the time.
 async fn change(mut members: Members) {
-    let mut random = members.world.chance();
+    let mut random = members.world.random();
     loop {
         if let Err(error) = members.change(&mut random).await {
             let what = format!("the members could not be changed: {error}");
@@ -140,7 +140,7 @@ impl Members {
     async fn changed(&mut self) -> Result {
         let newest = self.snapshot().await?.last_fence;
         self.world
-            .say(|| format!("in service up to {newest}: {:?}", self.service));
+            .log(|| format!("in service up to {newest}: {:?}", self.service));
         let service = &self.service;
         self.left.retain(|name, _| !service.contains(name));
         for name in NAMES.iter().filter(|name| !service.contains(*name)) {
@@ -212,7 +212,7 @@ async fn work(mut worker: Worker) -> Result {
             _ => timeout(patience, pool.acquire()).await.ok().transpose(),
         };
         let (world, process) = (&worker.world, &worker.process);
-        let calm = world.weather == Weather::Calm;
+        let reliable = world.profile == FaultProfile::None;
         let seat = match got {
             Ok(Some(seat)) => seat,
             // Also where its time is over while a request is on its way.
@@ -226,24 +226,24 @@ async fn work(mut worker: Worker) -> Result {
             }
         };
         let names: Vec<String> = seat.resources().iter().map(|(name, _)| name.clone()).collect();
-        world.say(|| format!("{process} has {names:?}: {seat:?}"));
+        world.log(|| format!("{process} has {names:?}: {seat:?}"));
         if !as_wished(how, &wish, &seat) {
             world.violation(format!("{process}: wish {how} for {wish:?} gave {seat:?}"));
         }
         let got = Arc::new(Got::Seat(seat));
-        world.witness(|witness| {
-            witness.granted("p", process, got.permits(), NAMES.len() as u64, &got);
+        world.check(|invariants| {
+            invariants.granted("p", process, got.permits(), NAMES.len() as u64, &got);
             for name in names.iter().filter(|_| held(&got)) {
-                witness.believes(name, process, 1, 1, &got);
+                invariants.believes(name, process, 1, 1, &got);
             }
         });
         sleep(ms(worker.random.u64(..2000))).await;
-        if calm && !held(&got) {
+        if reliable && !held(&got) {
             world.violation(format!("{process}: lost for no reason: {:?}", **got));
         }
         if let (true, Some(got)) = (worker.random.bool(), Arc::into_inner(got))
             && let Err(error) = got.release().await
-            && (calm || !matches!(error, Error::Unreachable { .. } | Error::Lost { .. }))
+            && (reliable || !matches!(error, Error::Unreachable { .. } | Error::Lost { .. }))
         {
             world.violation(format!("{process}: the release says {error}"));
         }

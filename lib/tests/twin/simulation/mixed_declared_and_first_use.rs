@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     keeper::{Keeper, look_now_and_then},
-    people::Got,
+    mixed_primitives::Got,
     process::{self, Worker, ms},
     world::World,
 };
@@ -26,16 +26,16 @@ const ROUNDS: usize = 4;
 const LEASE: Duration = Duration::from_secs(2);
 const NOT_YET: u64 = u64::MAX;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let mut keeper = Keeper::new(1, LEASE)?;
     keeper.declare(world, Duration::ZERO).await?;
-    let know = world.chance().bool();
+    let know = world.random().bool();
     // Since when it is declared after the last loss, in milliseconds of this world; `NOT_YET`: it is not.
     let declared = Arc::new(AtomicU64::new(0));
     let mut losing = tokio::spawn(lose(world.clone(), keeper, declared.clone()));
     let start = Instant::now();
     let checks = tokio::spawn(check(world.clone(), declared, start));
-    process::live(world, 3, 1, move |worker| work(worker, know)).await?;
+    process::run(world, 3, 1, move |worker| work(worker, know)).await?;
     checks.abort();
     losing.abort();
     if let Ok(ended) = (&mut losing).await {
@@ -45,12 +45,12 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
 }
 
 async fn lose(world: Arc<World>, mut keeper: Keeper, declared: Arc<AtomicU64>) -> Result {
-    let (mut random, start) = (world.chance(), Instant::now());
+    let (mut random, start) = (world.random(), Instant::now());
     // First, who is to know it gets to know it.
     sleep(ms(20_000)).await;
     loop {
         look_now_and_then(&world, &mut keeper, ms(random.u64(500..12_000))).await?;
-        world.say(|| "the server loses its data".to_owned());
+        world.log(|| "the server loses its data".to_owned());
         declared.store(NOT_YET, Ordering::Relaxed);
         if random.bool() {
             world.memory.flush_all();
@@ -69,7 +69,7 @@ async fn check(world: Arc<World>, declared: Arc<AtomicU64>, start: Instant) {
     loop {
         sleep(ms(300)).await;
         let since = declared.load(Ordering::Relaxed);
-        let believed = world.witness(|witness| witness.believed("s"));
+        let believed = world.check(|invariants| invariants.believed("s"));
         if believed > 1 && since != NOT_YET && (start + ms(since)).elapsed() > 2 * LEASE {
             world.violation(format!("{believed} of 1 held, long after the loss"));
         }
@@ -115,11 +115,11 @@ async fn hold(worker: &mut Worker, semaphore: &Semaphore, know: bool, patience: 
             return Ok(());
         }
     };
-    world.say(|| format!("{process} has {:?}", **got));
+    world.log(|| format!("{process} has {:?}", **got));
     let limit = if know { 1 } else { u64::MAX };
-    world.witness(|witness| {
-        witness.believes("s", process, 1, limit, &got);
-        witness.grew("s", got.fencing_token());
+    world.check(|invariants| {
+        invariants.believes("s", process, 1, limit, &got);
+        invariants.grew("s", got.fencing_token());
     });
     let longest = if know { 6000 } else { 15_000 };
     sleep(ms(worker.random.u64(..longest))).await;

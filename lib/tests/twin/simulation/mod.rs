@@ -1,41 +1,44 @@
-//! Seeded worlds in virtual time: clients acquire, try, give up, drop, release and crash, while what passes between them
-//! and the twin is delayed, lost and cut, and the server loses its data. What must always hold is checked all along.
+//! Deterministic simulation in virtual time. Clients acquire, try, give up, drop, release and crash, while messages between
+//! them and the twin are delayed, lost and cut, and the server loses its data. The invariants are checked all along.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | [`world`] | what all share: the twin, its weather, and the violations |
-//! | [`witness`] | what must hold, checked against what holders believe and what the server says |
-//! | [`process`] | clients that live, crash, and live again |
-//! | [`adoptions`] | leases that are handed from one process to another |
-//! | [`people`] | a scene: what clients and the controller do with locks, semaphores, pools and read-write locks |
-//! | [`buffer`] | a scene: conditions |
-//! | [`many`] | a scene: several locks at once, and locks within themselves |
-//! | [`reentrant_owners`] | a reentrant lock whose owners have several tasks |
-//! | [`registers`] | a scene: registers |
-//! | [`refusals`] | a scene: a server that answers with an error reply for a while |
-//! | [`resizes`] | a scene: a declared object that changes, and a clock that is set back |
-//! | [`members`] | a scene: a pool that programs keep, and change |
-//! | [`priorities`] | a scene: requests that stand before others |
-//! | [`keeper`] | what the controller plans, declares and keeps, in the next four |
-//! | [`failback`] | a scene: two servers' data, there and back |
-//! | [`delete_and_apply`] | a scene: a declared object that is made again and again |
-//! | [`mixed_declared_and_first_use`] | a scene: what is declared, and made by first users after a loss |
-//! | [`long_first_leases`] | a scene: long leases from before a declaration, and a loss |
-//! | [`graces`] | a scene: leases that run out, and their grace |
-//! | [`short_leases`] | a scene: leases that are as short as a round trip |
-//! | [`selectors`] | a scene: requests that wait for certain resources of a pool |
-//! | [`reclaims`] | a scene: leases and places that are taken back, for any reason that somebody may write |
-//! | [`damaged_values`] | a scene: keys and entries that somebody overwrites |
-//! | [`shrinking_limits`] | a scene: objects that only become smaller under requests that wait |
-//! | [`clock_jumps`] | a scene: a server's clock that jumps ahead, and late pushes |
-//! | [`suspends`] | a scene: clients whose machine is suspended while the server's clock goes on |
-//! | [`mass_expiry`] | a scene: many leases that run out together, with many waiting |
-//! | [`dead_condition_waiters`] | a scene: a condition for which most who wait have crashed |
-//! | [`expiring_holder`] | a scene: a holder that crashes while clients wait |
-//! | [`large_requests`] | a scene: thousands of resources at once |
-//! | [`takeovers`] | a scene: a lock that is taken from its holder |
+//! | [`world`] | state that all processes share: the twin, the fault injector, the violations |
+//! | [`invariants`] | checks of each grant against the other holders, and of the server's view |
+//! | [`process`] | clients that run, crash, and start again |
+//! | [`keeper`] | the controller's plans, declarations and status, for the workloads with a controller |
 //!
-//! `TENURE_SIMULATION_SEED=7` runs that one alone and prints what happens; `TENURE_SIMULATION_SEEDS=10000` runs as many.
+//! | workload | contents |
+//! |---|---|
+//! | [`mixed_primitives`] | locks, semaphores, pools and read-write locks, with a controller |
+//! | [`adoptions`] | leases that are handed from one process to another |
+//! | [`buffer`] | conditions |
+//! | [`many`] | several locks at once, and nested locks |
+//! | [`reentrant_owners`] | a reentrant lock whose owners have several tasks |
+//! | [`registers`] | registers |
+//! | [`refusals`] | a server that answers with an error reply for a while |
+//! | [`resizes`] | a declared object that changes, and a clock that is set back |
+//! | [`members`] | a pool that programs keep and change |
+//! | [`priorities`] | requests with different priorities |
+//! | [`failback`] | a failover to another server's data, and back |
+//! | [`delete_and_apply`] | a declared object that is deleted and applied repeatedly |
+//! | [`mixed_declared_and_first_use`] | objects that are declared, and made by first users after a loss of data |
+//! | [`long_first_leases`] | long leases from before a declaration, and a loss of data |
+//! | [`graces`] | leases that expire, and their grace periods |
+//! | [`short_leases`] | leases that are as short as a round trip |
+//! | [`selectors`] | requests that wait for certain resources of a pool |
+//! | [`reclaims`] | leases and queue entries that are reclaimed, with arbitrary reasons |
+//! | [`damaged_values`] | keys and entries that are overwritten |
+//! | [`shrinking_limits`] | objects that shrink while requests wait |
+//! | [`clock_jumps`] | a server clock that jumps ahead, and late pushes |
+//! | [`suspends`] | clients whose machine is suspended while the server's clock goes on |
+//! | [`mass_expiry`] | many leases that expire together, with many waiters |
+//! | [`dead_condition_waiters`] | a condition whose waiters have mostly crashed |
+//! | [`expiring_holder`] | a holder that crashes while clients wait |
+//! | [`large_requests`] | requests for thousands of resources |
+//! | [`takeovers`] | a lock that is taken from its holder |
+//!
+//! `TENURE_SIMULATION_SEED=7` runs one seed and prints its messages; `TENURE_SIMULATION_SEEDS=10000` sets the number of seeds.
 
 mod adoptions;
 mod buffer;
@@ -46,6 +49,7 @@ mod delete_and_apply;
 mod expiring_holder;
 mod failback;
 mod graces;
+mod invariants;
 mod keeper;
 mod large_requests;
 mod long_first_leases;
@@ -53,7 +57,7 @@ mod many;
 mod mass_expiry;
 mod members;
 mod mixed_declared_and_first_use;
-mod people;
+mod mixed_primitives;
 mod priorities;
 mod process;
 mod reclaims;
@@ -66,18 +70,17 @@ mod short_leases;
 mod shrinking_limits;
 mod suspends;
 mod takeovers;
-mod witness;
 mod world;
 
 use std::{sync::Arc, time::Duration};
 
-use self::world::{Weather, World};
+use self::world::{FaultProfile, World};
 use super::Result;
 
-/// What happens in a world.
+/// Behaviour of the clients in a run.
 #[derive(Debug, Clone, Copy)]
-enum Scene {
-    People,
+enum Workload {
+    MixedPrimitives,
     Adoptions,
     Failback,
     DeleteAndApply,
@@ -106,327 +109,328 @@ enum Scene {
     ExpiringHolder,
 }
 
-impl Scene {
-    async fn play(self, world: &Arc<World>) -> Result {
+impl Workload {
+    async fn run(self, world: &Arc<World>) -> Result {
         match self {
-            Self::People => people::live(world).await,
-            Self::Adoptions => adoptions::live(world).await,
-            Self::Failback => failback::live(world).await,
-            Self::DeleteAndApply => delete_and_apply::live(world).await,
-            Self::MixedDeclaredAndFirstUse => mixed_declared_and_first_use::live(world).await,
-            Self::LongFirstLeases => long_first_leases::live(world).await,
-            Self::Buffer => buffer::live(world).await,
-            Self::ReentrantOwners => reentrant_owners::live(world).await,
-            Self::Many => many::live(world).await,
-            Self::Registers => registers::live(world).await,
-            Self::Refusals => refusals::live(world).await,
-            Self::Resizes => resizes::live(world).await,
-            Self::Members => members::live(world).await,
-            Self::Priorities => priorities::live(world).await,
-            Self::Graces => graces::live(world).await,
-            Self::Takeovers => takeovers::live(world).await,
-            Self::ShortLeases => short_leases::live(world).await,
-            Self::Selectors => selectors::live(world).await,
-            Self::Reclaims => reclaims::live(world).await,
-            Self::DamagedValues => damaged_values::live(world).await,
-            Self::ShrinkingLimits => shrinking_limits::live(world).await,
-            Self::Suspends => suspends::live(world).await,
-            Self::ClockJumps => clock_jumps::live(world).await,
-            Self::MassExpiry => mass_expiry::live(world).await,
-            Self::DeadConditionWaiters => dead_condition_waiters::live(world).await,
-            Self::LargeRequests => large_requests::live(world).await,
-            Self::ExpiringHolder => expiring_holder::live(world).await,
+            Self::MixedPrimitives => mixed_primitives::run(world).await,
+            Self::Adoptions => adoptions::run(world).await,
+            Self::Failback => failback::run(world).await,
+            Self::DeleteAndApply => delete_and_apply::run(world).await,
+            Self::MixedDeclaredAndFirstUse => mixed_declared_and_first_use::run(world).await,
+            Self::LongFirstLeases => long_first_leases::run(world).await,
+            Self::Buffer => buffer::run(world).await,
+            Self::ReentrantOwners => reentrant_owners::run(world).await,
+            Self::Many => many::run(world).await,
+            Self::Registers => registers::run(world).await,
+            Self::Refusals => refusals::run(world).await,
+            Self::Resizes => resizes::run(world).await,
+            Self::Members => members::run(world).await,
+            Self::Priorities => priorities::run(world).await,
+            Self::Graces => graces::run(world).await,
+            Self::Takeovers => takeovers::run(world).await,
+            Self::ShortLeases => short_leases::run(world).await,
+            Self::Selectors => selectors::run(world).await,
+            Self::Reclaims => reclaims::run(world).await,
+            Self::DamagedValues => damaged_values::run(world).await,
+            Self::ShrinkingLimits => shrinking_limits::run(world).await,
+            Self::Suspends => suspends::run(world).await,
+            Self::ClockJumps => clock_jumps::run(world).await,
+            Self::MassExpiry => mass_expiry::run(world).await,
+            Self::DeadConditionWaiters => dead_condition_waiters::run(world).await,
+            Self::LargeRequests => large_requests::run(world).await,
+            Self::ExpiringHolder => expiring_holder::run(world).await,
         }
     }
 }
 
-/// That much work of one call takes a server about a millisecond. What asks for thousands of resources does more.
+/// Most work of one call: a server needs about a millisecond for it. Requests for thousands of resources do more.
 const MOST_WORK: u64 = 900;
 
-/// What passed, as a number: the same seed has to give the same one.
-async fn live(seed: u64, scene: Scene, weather: Weather, trace: bool) -> Result<u64> {
-    let world = World::new(seed, weather, trace).await?;
-    // Nobody waits for ever: a day is far more than all need together.
-    match tokio::time::timeout(Duration::from_secs(86_400), scene.play(&world)).await {
+/// Runs one seed and returns a hash of all messages, which depends on the seed alone.
+async fn run_one(seed: u64, workload: Workload, profile: FaultProfile, trace: bool) -> Result<u64> {
+    let world = World::new(seed, profile, trace).await?;
+    // A day is far more than all clients need together.
+    match tokio::time::timeout(Duration::from_secs(86_400), workload.run(&world)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => world.violation(format!("it came to a bad end: {error}")),
-        Err(_) => world.violation("somebody hangs"),
+        Ok(Err(error)) => world.violation(format!("the workload failed: {error}")),
+        Err(_) => world.violation("a client hangs"),
     }
     let most = world.memory.most_work();
-    if most > MOST_WORK && !matches!(scene, Scene::LargeRequests) {
+    if most > MOST_WORK && !matches!(workload, Workload::LargeRequests) {
         world.violation(format!("a call has done {most} units of work"));
     }
     world.verdict()
 }
 
-fn run(seed: u64, scene: Scene, weather: Weather, trace: bool) -> Result<u64> {
+fn run(seed: u64, workload: Workload, profile: FaultProfile, trace: bool) -> Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()?;
-    let outcome = runtime.block_on(live(seed, scene, weather, trace));
-    outcome
-        .map_err(|error| format!("{scene:?} in {weather:?}, TENURE_SIMULATION_SEED={seed}: {error}").into())
+    let outcome = runtime.block_on(run_one(seed, workload, profile, trace));
+    outcome.map_err(|error| {
+        format!("{workload:?} with faults {profile:?}, TENURE_SIMULATION_SEED={seed}: {error}").into()
+    })
 }
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-fn worlds(scene: Scene, weather: Weather) -> Result {
+fn run_seeds(workload: Workload, profile: FaultProfile) -> Result {
     if let Some(seed) = number("TENURE_SIMULATION_SEED") {
-        return run(seed, scene, weather, true).map(drop);
+        return run(seed, workload, profile, true).map(drop);
     }
     let seeds = number("TENURE_SIMULATION_SEEDS").unwrap_or(15);
-    (0..seeds).try_for_each(|seed| run(seed, scene, weather, false).map(drop))
+    (0..seeds).try_for_each(|seed| run(seed, workload, profile, false).map(drop))
 }
 
 #[test]
-fn in_calm_weather_no_lease_is_lost() -> Result {
-    worlds(Scene::People, Weather::Calm)
+fn without_faults_no_lease_is_lost() -> Result {
+    run_seeds(Workload::MixedPrimitives, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_nobody_holds_too_much_and_nothing_is_left() -> Result {
-    worlds(Scene::People, Weather::Storm)
+fn with_network_faults_the_limit_holds_and_nothing_is_left() -> Result {
+    run_seeds(Workload::MixedPrimitives, FaultProfile::Network)
 }
 
 #[test]
-fn while_the_server_loses_its_data_declared_objects_stay_exclusive() -> Result {
-    worlds(Scene::People, Weather::Flood)
+fn with_data_loss_declared_objects_stay_exclusive() -> Result {
+    run_seeds(Workload::MixedPrimitives, FaultProfile::DataLoss)
 }
 
 #[test]
-fn in_calm_weather_of_all_who_adopt_a_lease_one_gets_it() -> Result {
-    worlds(Scene::Adoptions, Weather::Calm)
+fn without_faults_one_of_several_adopters_gets_the_lease() -> Result {
+    run_seeds(Workload::Adoptions, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_of_all_who_adopt_a_lease_one_gets_it() -> Result {
-    worlds(Scene::Adoptions, Weather::Storm)
+fn with_network_faults_one_of_several_adopters_gets_the_lease() -> Result {
+    run_seeds(Workload::Adoptions, FaultProfile::Network)
 }
 
 #[test]
-fn while_the_server_restarts_of_all_who_adopt_a_lease_one_gets_it() -> Result {
-    worlds(Scene::Adoptions, Weather::Flood)
+fn with_data_loss_one_of_several_adopters_gets_the_lease() -> Result {
+    run_seeds(Workload::Adoptions, FaultProfile::DataLoss)
 }
 
 #[test]
-fn in_calm_weather_everybody_who_is_notified_wakes_up_and_nobody_else() -> Result {
-    worlds(Scene::Buffer, Weather::Calm)
+fn without_faults_exactly_the_notified_waiters_wake_up() -> Result {
+    run_seeds(Workload::Buffer, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_no_wake_up_is_lost() -> Result {
-    worlds(Scene::Buffer, Weather::Storm)
+fn with_network_faults_no_wake_up_is_lost() -> Result {
+    run_seeds(Workload::Buffer, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_many_locks_are_taken_at_once_and_within_one_another() -> Result {
-    worlds(Scene::Many, Weather::Calm)
+fn without_faults_many_locks_are_taken_at_once_and_within_one_another() -> Result {
+    run_seeds(Workload::Many, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_nobody_waits_in_a_circle() -> Result {
-    worlds(Scene::Many, Weather::Storm)
+fn with_network_faults_several_locks_never_deadlock() -> Result {
+    run_seeds(Workload::Many, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_who_is_in_can_always_come_in_again() -> Result {
-    worlds(Scene::ReentrantOwners, Weather::Calm)
+fn without_faults_an_owner_can_always_reenter() -> Result {
+    run_seeds(Workload::ReentrantOwners, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_who_is_in_can_always_come_in_again() -> Result {
-    worlds(Scene::ReentrantOwners, Weather::Storm)
+fn with_network_faults_an_owner_can_always_reenter() -> Result {
+    run_seeds(Workload::ReentrantOwners, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_a_register_is_as_if_used_by_one() -> Result {
-    worlds(Scene::Registers, Weather::Calm)
+fn without_faults_registers_are_linearizable() -> Result {
+    run_seeds(Workload::Registers, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_a_register_is_as_if_used_by_one() -> Result {
-    worlds(Scene::Registers, Weather::Storm)
+fn with_network_faults_registers_are_linearizable() -> Result {
+    run_seeds(Workload::Registers, FaultProfile::Network)
 }
 
 #[test]
-fn while_the_server_refuses_few_calls_are_sent_and_releases_are_tried_on() -> Result {
-    worlds(Scene::Refusals, Weather::Calm)
+fn while_the_server_refuses_few_calls_are_sent_and_releases_are_retried() -> Result {
+    run_seeds(Workload::Refusals, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_permits_become_fewer_without_being_taken_from_anybody() -> Result {
-    worlds(Scene::Resizes, Weather::Calm)
+fn without_faults_a_smaller_limit_takes_no_permit_from_a_holder() -> Result {
+    run_seeds(Workload::Resizes, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_permits_become_fewer_and_more() -> Result {
-    worlds(Scene::Resizes, Weather::Storm)
+fn with_network_faults_limits_shrink_and_grow() -> Result {
+    run_seeds(Workload::Resizes, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_no_resource_of_a_pool_that_changes_is_held_twice_or_lost() -> Result {
-    worlds(Scene::Members, Weather::Calm)
+fn without_faults_no_resource_of_a_pool_that_changes_is_held_twice_or_lost() -> Result {
+    run_seeds(Workload::Members, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_a_larger_priority_never_stands_behind_a_smaller_one() -> Result {
-    worlds(Scene::Priorities, Weather::Calm)
+fn without_faults_a_larger_priority_never_stands_behind_a_smaller_one() -> Result {
+    run_seeds(Workload::Priorities, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_nobody_is_granted_before_grace_is_over() -> Result {
-    worlds(Scene::Graces, Weather::Calm)
+fn without_faults_a_grace_period_delays_the_next_grant() -> Result {
+    run_seeds(Workload::Graces, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_who_takes_over_has_a_larger_fence_and_the_old_holder_is_told() -> Result {
-    worlds(Scene::Takeovers, Weather::Calm)
+fn without_faults_a_takeover_has_a_larger_token_and_the_old_holder_is_notified() -> Result {
+    run_seeds(Workload::Takeovers, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_no_resource_of_a_pool_that_changes_is_held_twice_or_lost() -> Result {
-    worlds(Scene::Members, Weather::Storm)
+fn with_network_faults_no_resource_of_a_pool_that_changes_is_held_twice_or_lost() -> Result {
+    run_seeds(Workload::Members, FaultProfile::Network)
 }
 
 #[test]
-fn in_a_storm_a_larger_priority_never_stands_behind_a_smaller_one() -> Result {
-    worlds(Scene::Priorities, Weather::Storm)
+fn with_network_faults_a_larger_priority_never_stands_behind_a_smaller_one() -> Result {
+    run_seeds(Workload::Priorities, FaultProfile::Network)
 }
 
 #[test]
-fn in_a_storm_nobody_is_granted_before_grace_is_over() -> Result {
-    worlds(Scene::Graces, Weather::Storm)
+fn with_network_faults_a_grace_period_delays_the_next_grant() -> Result {
+    run_seeds(Workload::Graces, FaultProfile::Network)
 }
 
 #[test]
-fn in_a_storm_who_takes_over_has_a_larger_fence() -> Result {
-    worlds(Scene::Takeovers, Weather::Storm)
+fn with_network_faults_a_takeover_has_a_larger_token() -> Result {
+    run_seeds(Workload::Takeovers, FaultProfile::Network)
 }
 
 #[test]
-fn over_slow_links_no_lease_is_returned_that_has_run_out() -> Result {
-    worlds(Scene::ShortLeases, Weather::Calm)
+fn over_slow_links_no_expired_lease_is_returned() -> Result {
+    run_seeds(Workload::ShortLeases, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_who_waits_for_certain_resources_is_served() -> Result {
-    worlds(Scene::Selectors, Weather::Calm)
+fn without_faults_requests_with_selectors_are_served() -> Result {
+    run_seeds(Workload::Selectors, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_who_waits_for_certain_resources_is_served() -> Result {
-    worlds(Scene::Selectors, Weather::Storm)
+fn with_network_faults_requests_with_selectors_are_served() -> Result {
+    run_seeds(Workload::Selectors, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_who_is_reclaimed_is_told_whatever_the_reason_says() -> Result {
-    worlds(Scene::Reclaims, Weather::Calm)
+fn without_faults_a_reclaimed_holder_is_notified_for_any_reason() -> Result {
+    run_seeds(Workload::Reclaims, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_who_is_reclaimed_is_told_whatever_the_reason_says() -> Result {
-    worlds(Scene::Reclaims, Weather::Storm)
+fn with_network_faults_a_reclaimed_holder_is_notified_for_any_reason() -> Result {
+    run_seeds(Workload::Reclaims, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_an_overwritten_value_costs_nobody_else_a_lease() -> Result {
-    worlds(Scene::DamagedValues, Weather::Calm)
+fn without_faults_an_overwritten_value_costs_no_other_lease() -> Result {
+    run_seeds(Workload::DamagedValues, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_an_overwritten_value_costs_nobody_else_for_ever() -> Result {
-    worlds(Scene::DamagedValues, Weather::Storm)
+fn with_network_faults_an_overwritten_value_blocks_no_other_object() -> Result {
+    run_seeds(Workload::DamagedValues, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_a_request_for_what_is_gone_is_refused() -> Result {
-    worlds(Scene::ShrinkingLimits, Weather::Calm)
+fn without_faults_a_request_beyond_the_limit_is_refused() -> Result {
+    run_seeds(Workload::ShrinkingLimits, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_a_request_for_what_is_gone_is_refused() -> Result {
-    worlds(Scene::ShrinkingLimits, Weather::Storm)
+fn with_network_faults_a_request_beyond_the_limit_is_refused() -> Result {
+    run_seeds(Workload::ShrinkingLimits, FaultProfile::Network)
 }
 
 #[test]
-fn after_a_suspend_nobody_goes_on_with_a_lease_that_has_ended() -> Result {
-    worlds(Scene::Suspends, Weather::Calm)
+fn after_a_suspend_ended_leases_are_lost() -> Result {
+    run_seeds(Workload::Suspends, FaultProfile::None)
 }
 
 #[test]
-fn what_is_granted_after_a_jump_of_the_clock_is_held_by_one() -> Result {
-    worlds(Scene::ClockJumps, Weather::Calm)
+fn leases_granted_after_a_clock_jump_are_exclusive() -> Result {
+    run_seeds(Workload::ClockJumps, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_all_who_live_are_granted_soon_after_a_mass_expiry() -> Result {
-    worlds(Scene::MassExpiry, Weather::Calm)
+fn without_faults_live_waiters_are_granted_soon_after_a_mass_expiry() -> Result {
+    run_seeds(Workload::MassExpiry, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_all_who_live_are_granted_after_a_mass_expiry() -> Result {
-    worlds(Scene::MassExpiry, Weather::Storm)
+fn with_network_faults_live_waiters_are_granted_after_a_mass_expiry() -> Result {
+    run_seeds(Workload::MassExpiry, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_dead_condition_waiters_cost_one_lease_together() -> Result {
-    worlds(Scene::DeadConditionWaiters, Weather::Calm)
+fn without_faults_dead_condition_waiters_cost_one_lease_together() -> Result {
+    run_seeds(Workload::DeadConditionWaiters, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_dead_condition_waiters_keep_nobody_for_ever() -> Result {
-    worlds(Scene::DeadConditionWaiters, Weather::Storm)
+fn with_network_faults_dead_condition_waiters_block_no_live_one() -> Result {
+    run_seeds(Workload::DeadConditionWaiters, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_thousands_of_resources_are_acquired_at_once() -> Result {
-    worlds(Scene::LargeRequests, Weather::Calm)
+fn without_faults_thousands_of_resources_are_acquired_at_once() -> Result {
+    run_seeds(Workload::LargeRequests, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_an_expiry_brings_back_one_client_and_not_all() -> Result {
-    worlds(Scene::ExpiringHolder, Weather::Calm)
+fn without_faults_an_expiry_brings_back_one_client_and_not_all() -> Result {
+    run_seeds(Workload::ExpiringHolder, FaultProfile::None)
 }
 
 #[test]
-fn in_a_storm_thousands_of_resources_are_acquired_at_once() -> Result {
-    worlds(Scene::LargeRequests, Weather::Storm)
+fn with_network_faults_thousands_of_resources_are_acquired_at_once() -> Result {
+    run_seeds(Workload::LargeRequests, FaultProfile::Network)
 }
 
 #[test]
-fn in_calm_weather_a_failback_lets_nobody_hold_beside_another() -> Result {
-    worlds(Scene::Failback, Weather::Calm)
+fn without_faults_a_failback_keeps_leases_exclusive() -> Result {
+    run_seeds(Workload::Failback, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_fencing_tokens_grow_when_an_object_is_deleted_and_applied_again() -> Result {
-    worlds(Scene::DeleteAndApply, Weather::Calm)
+fn without_faults_fencing_tokens_grow_when_an_object_is_deleted_and_applied_again() -> Result {
+    run_seeds(Workload::DeleteAndApply, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_first_users_do_not_stay_beside_holders_of_what_is_declared() -> Result {
-    worlds(Scene::MixedDeclaredAndFirstUse, Weather::Calm)
+fn without_faults_first_users_do_not_stay_beside_declared_holders() -> Result {
+    run_seeds(Workload::MixedDeclaredAndFirstUse, FaultProfile::None)
 }
 
 #[test]
-fn in_calm_weather_a_loss_after_an_adoption_lets_nobody_hold_beside_a_long_lease() -> Result {
-    worlds(Scene::LongFirstLeases, Weather::Calm)
+fn without_faults_a_loss_after_an_adoption_keeps_long_leases_exclusive() -> Result {
+    run_seeds(Workload::LongFirstLeases, FaultProfile::None)
 }
 
 #[test]
-fn the_same_seed_lives_the_same_life() -> Result {
-    for (scene, weather) in [
-        (Scene::People, Weather::Calm),
-        (Scene::People, Weather::Storm),
-        (Scene::People, Weather::Flood),
-        (Scene::Buffer, Weather::Storm),
-        (Scene::Members, Weather::Storm),
+fn the_same_seed_gives_the_same_run() -> Result {
+    for (workload, profile) in [
+        (Workload::MixedPrimitives, FaultProfile::None),
+        (Workload::MixedPrimitives, FaultProfile::Network),
+        (Workload::MixedPrimitives, FaultProfile::DataLoss),
+        (Workload::Buffer, FaultProfile::Network),
+        (Workload::Members, FaultProfile::Network),
     ] {
-        let live = || run(4711, scene, weather, false);
-        assert_eq!(live()?, live()?, "{scene:?} in {weather:?}");
+        let run = || run(4711, workload, profile, false);
+        assert_eq!(run()?, run()?, "{workload:?} with faults {profile:?}");
     }
     Ok(())
 }

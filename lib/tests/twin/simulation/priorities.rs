@@ -1,4 +1,4 @@
-//! A lock and a semaphore for which requests of several priorities wait: the witness sees to it that a larger one never
+//! A lock and a semaphore for which requests of several priorities wait: the invariant checker verifies that a larger one never
 //! stands behind a smaller one, nor one behind its equal that came later. Their priority is in their reason.
 
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use tokio::{
 };
 
 use super::{
-    people::{self, Got, observe},
+    invariants::held,
+    mixed_primitives::{self, Got, observe},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, declare_semaphore, object};
 
 const ROUNDS: usize = 4;
 const PERMITS: u32 = 3;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let semaphore = declare_semaphore(&world.observer, "s", PERMITS.into()).await?;
     let mut background = JoinSet::new();
     background.spawn(observe(world.clone(), vec![object(Kind::Lock, "x")?, semaphore]));
-    process::live(world, 4, 3, work).await?;
+    process::run(world, 4, 3, work).await?;
     background.shutdown().await;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
@@ -64,7 +64,7 @@ async fn work(mut worker: Worker) -> Result {
             }
         };
         let (world, process) = (&worker.world, &worker.process);
-        let calm = world.weather == Weather::Calm;
+        let reliable = world.profile == FaultProfile::None;
         let got = match got {
             Ok(Some(got)) => Arc::new(Got::Lease(got)),
             // Also where its time is over while a request is on its way.
@@ -74,10 +74,10 @@ async fn work(mut worker: Worker) -> Result {
                 continue;
             }
         };
-        world.say(|| format!("{process} has {permits}x {name} at {priority}: {:?}", **got));
-        world.witness(|witness| witness.granted(name, process, permits.into(), limit.into(), &got));
+        world.log(|| format!("{process} has {permits}x {name} at {priority}: {:?}", **got));
+        world.check(|invariants| invariants.granted(name, process, permits.into(), limit.into(), &got));
         sleep(ms(worker.random.u64(50..600))).await;
-        if calm && !held(&got) {
+        if reliable && !held(&got) {
             world.violation(format!("{process}: lost for no reason: {:?}", **got));
         }
     }

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use tenure::{Client, Identity};
 use tokio::{task::JoinSet, time::sleep};
 
-use super::world::{Weather, World};
+use super::world::{FaultProfile, World};
 use crate::Result;
 
 /// A worker: where it lives, and what is its own.
@@ -24,7 +24,7 @@ pub(super) fn ms(ms: u64) -> Duration {
 }
 
 /// Lets processes with so many workers each live to their end.
-pub(super) async fn live<F, W>(world: &Arc<World>, processes: usize, workers: usize, work: F) -> Result
+pub(super) async fn run<F, W>(world: &Arc<World>, processes: usize, workers: usize, work: F) -> Result
 where
     F: Fn(Worker) -> W + Clone + Send + 'static,
     W: Future<Output = Result> + Send + 'static,
@@ -44,7 +44,7 @@ where
     F: Fn(Worker) -> W,
     W: Future<Output = Result> + Send + 'static,
 {
-    let mut random = world.chance();
+    let mut random = world.random();
     for life in 0.. {
         let name = format!("process-{number}-{life}");
         let connect = world.memory.client().namespace("test").response_timeout(ms(500));
@@ -62,10 +62,10 @@ where
                 client: client.clone(),
                 process: name.clone(),
                 number,
-                random: world.chance(),
+                random: world.random(),
             }));
         }
-        let crashes = world.weather != Weather::Calm && life < 2;
+        let crashes = world.profile != FaultProfile::None && life < 2;
         let crash = async {
             sleep(ms(random.u64(100..8_000))).await;
             if !crashes {
@@ -76,7 +76,7 @@ where
             biased;
             () = crash => {
                 world.silence(&name);
-                world.witness(|witness| witness.crashed(&name));
+                world.check(|invariants| invariants.crashed(&name));
                 running.shutdown().await;
                 continue;
             }

@@ -14,15 +14,15 @@ use tokio::{
 };
 
 use super::{
-    people::{self, Got},
+    invariants::held,
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, lock, object};
 
 const ROUNDS: usize = 8;
-/// In calm weather a push takes less.
+/// Without faults a push takes less.
 const TOLD: u64 = 20;
 const CAUSES: [&str; 7] = [
     "",
@@ -37,18 +37,18 @@ const CAUSES: [&str; 7] = [
 /// By the reason of a request, why it was taken back, and when.
 type Reclaimed = Arc<Mutex<HashMap<String, (&'static str, Instant)>>>;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let reclaimed = Reclaimed::default();
     let mut background = JoinSet::new();
     background.spawn(reclaim(world.clone(), reclaimed.clone()));
-    process::live(world, 3, 2, move |worker| work(worker, reclaimed.clone())).await?;
+    process::run(world, 3, 2, move |worker| work(worker, reclaimed.clone())).await?;
     background.shutdown().await;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
 async fn reclaim(world: Arc<World>, reclaimed: Reclaimed) {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(..300))).await;
         if let Err(error) = reclaim_one(&world, &reclaimed, &mut random).await {
@@ -75,12 +75,12 @@ async fn reclaim_one(world: &World, reclaimed: &Reclaimed, random: &mut Rng) -> 
         lock(reclaimed).remove(&reason); // it has ended by itself
         return Ok(());
     }
-    world.say(|| format!("{reason} is taken back: {cause:?}"));
-    // In a storm, a late copy of its request may have come in again.
+    world.log(|| format!("{reason} is taken back: {cause:?}"));
+    // Under network faults, a late copy of its request may have come in again.
     let seen = control
         .look(&x, 100)
         .await?
-        .filter(|_| world.weather == Weather::Calm);
+        .filter(|_| world.profile == FaultProfile::None);
     if seen.is_some_and(|seen| tokens(&seen).iter().any(|(other, _)| other.ends_with(&token))) {
         world.violation(format!("{reason} is still there, though taken back: {cause:?}"));
     }
@@ -104,7 +104,7 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
         let random = &mut worker.random;
         sleep(ms(random.u64(..500))).await;
         let (world, process) = (&worker.world, &worker.process);
-        let calm = world.weather == Weather::Calm;
+        let reliable = world.profile == FaultProfile::None;
         let reason = format!("{process}/{}/{round}", worker.number);
         let options = Options::new()
             .lease(ms(random.u64(500..3000)))
@@ -116,9 +116,9 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
             // Also where its time is over while a request is on its way.
             Ok(None) | Err(Error::Unreachable { .. }) => continue,
-            // In a storm a late copy of its request may have been taken back, too, for another cause.
+            // Under network faults, a late copy of its request may have been taken back, too, for another cause.
             Err(Error::Lost { cause, .. })
-                if known().is_some_and(|(why, _)| !calm || cause.ends_with(told(why))) =>
+                if known().is_some_and(|(why, _)| !reliable || cause.ends_with(told(why))) =>
             {
                 continue;
             }
@@ -127,16 +127,16 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
                 continue;
             }
         };
-        world.witness(|witness| witness.granted("x", process, 1, u64::MAX, &got));
+        world.check(|invariants| invariants.granted("x", process, 1, u64::MAX, &got));
         let lost = timeout(ms(worker.random.u64(..1500)), got.lost()).await;
         match (lost, known()) {
-            (Ok(cause), Some((why, _))) if cause == told(why) || !calm => {}
-            (Ok(cause), why) if calm => {
+            (Ok(cause), Some((why, _))) if cause == told(why) || !reliable => {}
+            (Ok(cause), why) if reliable => {
                 world.violation(format!(
                     "{reason}: lost, because {cause:?}, and taken back: {why:?}"
                 ));
             }
-            (Err(_), Some((why, at))) if calm && at.elapsed() > ms(TOLD) && held(&got) => {
+            (Err(_), Some((why, at))) if reliable && at.elapsed() > ms(TOLD) && held(&got) => {
                 world.violation(format!("{reason}: taken back, and not told: {why:?}"));
             }
             _ => {}
@@ -144,8 +144,8 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
         if let (true, Some(got)) = (worker.random.bool(), Arc::into_inner(got)) {
             match got.release().await {
                 Ok(()) => {}
-                Err(Error::Lost { .. }) if !calm || known().is_some() => {}
-                Err(Error::Unreachable { .. }) if !calm => {}
+                Err(Error::Lost { .. }) if !reliable || known().is_some() => {}
+                Err(Error::Unreachable { .. }) if !reliable => {}
                 Err(error) => world.violation(format!("{reason}: the release says {error}")),
             }
         }

@@ -9,10 +9,10 @@ use tenure::{Error, Options, ReentrantLease, ReentrantLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    people::{self, Got},
+    invariants::held,
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client};
 
@@ -20,16 +20,16 @@ const TASKS: usize = 3;
 const ROUNDS: usize = 4;
 const LOCK: &str = "n";
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
-    process::live(world, 3, 1, work).await?;
-    world.calm_down();
+pub(super) async fn run(world: &Arc<World>) -> Result {
+    process::run(world, 3, 1, work).await?;
+    world.stop_faults();
     let last = client(&world.memory, "last").await?;
     let patience = Duration::from_secs(60);
     if last.lock(LOCK)?.acquire_timeout(patience).await?.is_none() {
         world.violation("it could not be had in the end");
     }
     last.close().await;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
@@ -53,7 +53,7 @@ async fn task(world: &World, process: &str, owner: &ReentrantLock, mut random: R
             1 => {
                 let got = owner.acquire_timeout(patience).await;
                 // Leaving the queue takes a round trip.
-                if world.weather == Weather::Calm && started.elapsed() > patience + ms(50) {
+                if world.profile == FaultProfile::None && started.elapsed() > patience + ms(50) {
                     world.violation(format!("{process}: {patience:?} took {:?}", started.elapsed()));
                 }
                 got
@@ -70,7 +70,7 @@ async fn task(world: &World, process: &str, owner: &ReentrantLock, mut random: R
         let first = owner.depth() == 1;
         let got = Arc::new(Got::Reentrant(lease));
         if first && held(&got) {
-            world.witness(|witness| witness.believes(LOCK, process, 1, 1, &got));
+            world.check(|invariants| invariants.believes(LOCK, process, 1, 1, &got));
         }
         sleep(ms(random.u64(..300))).await;
         inside(world, process, owner, &got).await;
@@ -105,7 +105,7 @@ fn judged(
 ) -> Option<ReentrantLease> {
     match outcome {
         Ok(lease) => lease,
-        Err(Error::Unreachable { .. } | Error::Lost { .. }) if world.weather != Weather::Calm => None,
+        Err(Error::Unreachable { .. } | Error::Lost { .. }) if world.profile != FaultProfile::None => None,
         Err(error) => {
             world.violation(format!("{process}: {error}"));
             None

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    people::{self, Got},
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
     world::World,
 };
@@ -32,20 +32,20 @@ const REPLIES: [&str; 7] = [
     "NOPERM User default has no permissions to run the 'evalsha' command",
 ];
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let mut background = JoinSet::new();
     background.spawn(refuse(world.clone()));
-    process::live(world, PROCESSES, WORKERS, work).await?;
+    process::run(world, PROCESSES, WORKERS, work).await?;
     background.shutdown().await;
     world.refuse(None);
     // What has run out stays until its keys do, where no other caller comes.
     sleep(ms(2 * LEASE)).await;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
 async fn refuse(world: Arc<World>) {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(..1500))).await;
         let reply = REPLIES[random.usize(..REPLIES.len())];
@@ -91,8 +91,8 @@ async fn work(mut worker: Worker) -> Result {
                 asked.elapsed()
             ));
         }
-        world.say(|| format!("{process} has {:?}", **got));
-        world.witness(|witness| witness.granted("x", process, 1, 1, &got));
+        world.log(|| format!("{process} has {:?}", **got));
+        world.check(|invariants| invariants.granted("x", process, 1, 1, &got));
         sleep(ms(worker.random.u64(..300))).await;
         let Some(got) = Arc::into_inner(got) else {
             return Err("another task keeps the lease".into());

@@ -12,9 +12,9 @@ use tenure::{Compare, Error, Outcome, Register, RegisterValue};
 use tokio::time::sleep;
 
 use super::{
-    people,
+    mixed_primitives,
     process::{self, Worker, ms},
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, lock};
 
@@ -171,10 +171,10 @@ impl Operation {
     }
 }
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let history = Arc::new(Mutex::new(History::default()));
     let shared = history.clone();
-    process::live(world, 3, 2, move |worker| work(worker, shared.clone())).await?;
+    process::run(world, 3, 2, move |worker| work(worker, shared.clone())).await?;
     let history = std::mem::take(&mut *lock(&history));
     if !explained(&history.events, 0, None, &mut HashSet::new()) {
         world.violation(format!("no order explains {:#?}", history.events));
@@ -182,7 +182,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     // What had no answer may still be on its way.
     sleep(ms(5000)).await;
     world.observer.register("v")?.delete().await?;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
@@ -193,10 +193,10 @@ async fn work(mut worker: Worker, history: Arc<Mutex<History>>) -> Result {
         let what = Operation::any(&mut worker.random);
         let event = lock(&history).began(what);
         let answer = what.carry_out(&register).await;
-        worker.world.say(|| format!("{event}: {what:?}: {answer:?}"));
+        worker.world.log(|| format!("{event}: {what:?}: {answer:?}"));
         match answer {
             Ok(answer) => lock(&history).ended(event, answer),
-            Err(Error::Unreachable { .. }) if worker.world.weather != Weather::Calm => {}
+            Err(Error::Unreachable { .. }) if worker.world.profile != FaultProfile::None => {}
             Err(error) => worker.world.violation(format!("{what:?}: {error}")),
         }
     }

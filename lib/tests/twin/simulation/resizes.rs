@@ -14,10 +14,10 @@ use tokio::{
 };
 
 use super::{
-    people::{Got, observe},
+    invariants::held,
+    mixed_primitives::{Got, observe},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client, object};
 
@@ -25,16 +25,16 @@ const ROUNDS: usize = 4;
 const MOST: u64 = 5;
 const LEASE: Duration = Duration::from_secs(2);
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let semaphore = object(Kind::Semaphore, "s")?;
     declare(world, &semaphore, 0, MOST).await?;
     let mut background = JoinSet::new();
     background.spawn(observe(world.clone(), vec![semaphore.clone()]));
     background.spawn(resize(world.clone(), semaphore.clone()));
     background.spawn(set_back(world.clone()));
-    process::live(world, 4, 3, work).await?;
+    process::run(world, 4, 3, work).await?;
     background.shutdown().await;
-    world.calm_down();
+    world.stop_faults();
     declare(world, &semaphore, u64::MAX, MOST).await?;
     let last = client(&world.memory, "last").await?;
     let patience = Duration::from_secs(60);
@@ -60,13 +60,13 @@ async fn declare(world: &World, semaphore: &ObjectRef, version: u64, permits: u6
         max_hold: None,
         capacity: Capacity::Permits(permits),
     };
-    world.say(|| format!("{permits} permits"));
+    world.log(|| format!("{permits} permits"));
     world.observer.control().declare(semaphore, &declaration).await?;
     Ok(())
 }
 
 async fn resize(world: Arc<World>, semaphore: ObjectRef) {
-    let mut random = world.chance();
+    let mut random = world.random();
     for version in 1.. {
         sleep(ms(random.u64(..2000))).await;
         if let Err(error) = declare(&world, &semaphore, version, random.u64(1..=MOST)).await {
@@ -76,7 +76,7 @@ async fn resize(world: Arc<World>, semaphore: ObjectRef) {
 }
 
 async fn set_back(world: Arc<World>) {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(..10_000))).await;
         let by = match random.u8(..3) {
@@ -84,7 +84,7 @@ async fn set_back(world: Arc<World>) {
             1 => ms(random.u64(..5000)),
             _ => Duration::from_secs(random.u64(..7200)),
         };
-        world.say(|| format!("the clock is set back by {by:?}"));
+        world.log(|| format!("the clock is set back by {by:?}"));
         world.memory.set_clock(world.memory.clock() - by);
     }
 }
@@ -107,7 +107,7 @@ async fn work(mut worker: Worker) -> Result {
             _ => semaphore.acquire_many(permits).await.map(Some),
         };
         let (world, process) = (&worker.world, &worker.process);
-        let calm = world.weather == Weather::Calm;
+        let reliable = world.profile == FaultProfile::None;
         let got = match got {
             Ok(Some(got)) => Arc::new(Got::Lease(got)),
             // Also where its time is over while a request is on its way.
@@ -117,15 +117,15 @@ async fn work(mut worker: Worker) -> Result {
                 continue;
             }
         };
-        world.say(|| format!("{process} has {permits}x {:?}", **got));
-        world.witness(|witness| witness.granted("s", process, permits.into(), MOST, &got));
+        world.log(|| format!("{process} has {permits}x {:?}", **got));
+        world.check(|invariants| invariants.granted("s", process, permits.into(), MOST, &got));
         sleep(ms(random.u64(..2500))).await;
-        if calm && !held(&got) {
+        if reliable && !held(&got) {
             world.violation(format!("{process}: lost for no reason: {:?}", **got));
         }
         if let (true, Some(got)) = (random.bool(), Arc::into_inner(got))
             && let Err(error) = got.release().await
-            && (calm || !matches!(error, Error::Unreachable { .. } | Error::Lost { .. }))
+            && (reliable || !matches!(error, Error::Unreachable { .. } | Error::Lost { .. }))
         {
             world.violation(format!("{process}: the release says {error}"));
         }

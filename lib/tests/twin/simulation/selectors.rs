@@ -10,10 +10,10 @@ use tenure::{
 use tokio::time::sleep;
 
 use super::{
-    people::{self, Got},
+    invariants::held,
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client, object};
 
@@ -28,7 +28,7 @@ fn name(number: usize) -> String {
     format!("r{number}")
 }
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let resource = |number: usize| {
         Resource::new(name(number))
             .property("host", format!("h{number}"))
@@ -54,10 +54,10 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         sleep(ms(300)).await;
         held.release().await
     };
-    let (lived, released) = tokio::join!(process::live(world, 2, 24, work), frees);
+    let (lived, released) = tokio::join!(process::run(world, 2, 24, work), frees);
     lived?;
     released?;
-    world.calm_down();
+    world.stop_faults();
     let last = client(&world.memory, "last").await?;
     if last
         .lock_pool("p")?
@@ -69,7 +69,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         world.violation("not all could be had in the end");
     }
     last.close().await;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
@@ -78,7 +78,7 @@ async fn work(mut worker: Worker) -> Result {
         let random = &mut worker.random;
         sleep(ms(random.u64(..200))).await;
         let (world, process) = (&worker.world, &worker.process);
-        let calm = world.weather == Weather::Calm;
+        let reliable = world.profile == FaultProfile::None;
         let number = random.usize(..RESOURCES);
         let other = (number + 1) % RESOURCES;
         let pool = worker.client.lock_pool("p")?.with(Options::new().lease(LEASE));
@@ -96,7 +96,7 @@ async fn work(mut worker: Worker) -> Result {
                 world.violation(format!("{process}: {how} {number}: not served"));
                 continue;
             }
-            Err(Error::Unreachable { .. }) if !calm => continue,
+            Err(Error::Unreachable { .. }) if !reliable => continue,
             Err(error) => {
                 world.violation(format!("{process}: {error}"));
                 continue;
@@ -107,16 +107,16 @@ async fn work(mut worker: Worker) -> Result {
         }
         let names: Vec<String> = got.resources().iter().map(|(name, _)| name.clone()).collect();
         let got = Arc::new(Got::Seat(got));
-        world.witness(|witness| {
+        world.check(|invariants| {
             for name in names.iter().filter(|_| held(&got)) {
-                witness.believes(name, process, 1, 1, &got);
+                invariants.believes(name, process, 1, 1, &got);
             }
         });
         sleep(ms(worker.random.u64(..500))).await;
         if let (true, Some(got)) = (worker.random.bool(), Arc::into_inner(got)) {
             match got.release().await {
                 Ok(()) => {}
-                Err(Error::Unreachable { .. } | Error::Lost { .. }) if !calm => {}
+                Err(Error::Unreachable { .. } | Error::Lost { .. }) if !reliable => {}
                 Err(error) => world.violation(format!("{process}: the release says {error}")),
             }
         }

@@ -7,7 +7,7 @@ use tenure::{Client, Error, LeaseState, Options};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    people::{self, Got},
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
     world::World,
 };
@@ -15,14 +15,14 @@ use crate::Result;
 
 const ROUNDS: usize = 5;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     world.slow_down(160);
-    process::live(world, 3, 1, work).await?;
-    world.calm_down();
-    if world.witness(|witness| witness.grants()) == 0 {
+    process::run(world, 3, 1, work).await?;
+    world.stop_faults();
+    if world.check(|invariants| invariants.grants()) == 0 {
         world.violation("nothing was ever granted");
     }
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
@@ -74,12 +74,12 @@ async fn work(mut worker: Worker) -> Result {
         let (object, limit, got) = take(&worker.client, options, how, within).await;
         let Some(got) = got else { continue };
         let (world, process) = (&worker.world, &worker.process);
-        world.say(|| format!("{process} has {got:?} after {:?}", started.elapsed()));
+        world.log(|| format!("{process} has {got:?} after {:?}", started.elapsed()));
         if let LeaseState::Lost { cause } = got.state() {
             world.violation(format!("{process}: {object} was returned lost: {cause}"));
         }
         let got = Arc::new(got);
-        world.witness(|witness| witness.granted(&object, process, 1, limit, &got));
+        world.check(|invariants| invariants.granted(&object, process, 1, limit, &got));
         sleep(ms(worker.random.u64(..500))).await;
         if worker.random.bool()
             && let Some(got) = Arc::into_inner(got)

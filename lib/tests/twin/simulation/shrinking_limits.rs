@@ -11,10 +11,10 @@ use tenure::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    people::Got,
+    invariants::held,
+    mixed_primitives::Got,
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, object};
 
@@ -24,7 +24,7 @@ const NAMES: [&str; MOST] = ["a", "b", "c", "d", "e"];
 /// More than all hold together, and than a place is renewed after.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     declare(world, MOST).await?;
     world
         .observer
@@ -32,7 +32,7 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
         .assign(NAMES.map(Resource::new))
         .await?;
     let mut shrinking = tokio::spawn(shrink(world.clone()));
-    process::live(world, 3, 3, work).await?;
+    process::run(world, 3, 3, work).await?;
     shrinking.abort();
     if let Ok(ended) = (&mut shrinking).await {
         ended?;
@@ -63,11 +63,11 @@ async fn declare(world: &World, permits: usize) -> Result {
 }
 
 async fn shrink(world: Arc<World>) -> Result {
-    let mut random = world.chance();
+    let mut random = world.random();
     let pool = world.observer.lock_pool("p")?;
     for left in (1..MOST).rev() {
         sleep(ms(random.u64(..2500))).await;
-        world.say(|| format!("{left} are left"));
+        world.log(|| format!("{left} are left"));
         declare(&world, left).await?;
         pool.shrink([NAMES[left]]).await?;
     }
@@ -100,13 +100,13 @@ async fn work(mut worker: Worker) -> Result {
             }
         };
         let (world, process) = (&worker.world, &worker.process);
-        let calm = world.weather == Weather::Calm;
-        world.say(|| format!("{process} {what}: {got:?}"));
+        let reliable = world.profile == FaultProfile::None;
+        world.log(|| format!("{process} {what}: {got:?}"));
         let got = match got {
             Ok(Ok(got)) => got,
             Ok(Err(Error::TooLarge { asked, limit, .. })) if asked > limit => continue,
             Ok(Err(Error::NoSuchResource { .. })) if how == 3 => continue,
-            Ok(Err(Error::Unreachable { .. })) if !calm => continue,
+            Ok(Err(Error::Unreachable { .. })) if !reliable => continue,
             Ok(Err(error)) => {
                 world.violation(format!("{process}: {what}: {error}"));
                 continue;
@@ -117,11 +117,11 @@ async fn work(mut worker: Worker) -> Result {
             }
         };
         sleep(ms(random.u64(..1500))).await;
-        if calm && !held(&got) {
+        if reliable && !held(&got) {
             world.violation(format!("{process}: lost for no reason: {what}"));
         }
         if let Err(error) = got.release().await
-            && (calm || !matches!(error, Error::Unreachable { .. } | Error::Lost { .. }))
+            && (reliable || !matches!(error, Error::Unreachable { .. } | Error::Lost { .. }))
         {
             world.violation(format!("{process}: the release of {what} says {error}"));
         }

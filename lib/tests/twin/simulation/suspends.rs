@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    people::{self, Got},
+    mixed_primitives::{self, Got},
     process::{self, Worker, ms},
     world::World,
 };
@@ -18,12 +18,12 @@ use crate::{Result, object};
 
 const ROUNDS: usize = 6;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let mut background = JoinSet::new();
     background.spawn(suspend(world.clone()));
-    process::live(world, 3, 1, work).await?;
+    process::run(world, 3, 1, work).await?;
     background.shutdown().await;
-    if world.witness(|witness| witness.grants()) == 0 {
+    if world.check(|invariants| invariants.grants()) == 0 {
         world.violation("nothing was ever granted");
     }
     let snapshot = world
@@ -34,16 +34,16 @@ pub(super) async fn live(world: &Arc<World>) -> Result {
     if snapshot.is_some_and(|snapshot| snapshot.waiting > 0) {
         world.violation("somebody waits in the end");
     }
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
 async fn suspend(world: Arc<World>) {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(..3000))).await;
         let span = ms(random.u64(..5000));
-        world.say(|| format!("the clients are suspended for {span:?}"));
+        world.log(|| format!("the clients are suspended for {span:?}"));
         world.memory.suspend(span);
     }
 }
@@ -65,8 +65,8 @@ async fn work(mut worker: Worker) -> Result {
                 continue;
             }
         };
-        world.say(|| format!("{process} has {got:?}"));
-        world.witness(|witness| witness.granted("x", process, 1, 1, &got));
+        world.log(|| format!("{process} has {got:?}"));
+        world.check(|invariants| invariants.granted("x", process, 1, 1, &got));
         let work = ms(worker.random.u64(..2000));
         let told = timeout(work, got.lost()).await.is_ok();
         // A second after it was lost at the latest, it has been told.

@@ -10,28 +10,28 @@ use tokio::{
 };
 
 use super::{
-    people::{self, Got, observe},
+    invariants::held,
+    mixed_primitives::{self, Got, observe},
     process::{self, Worker, ms},
-    witness::held,
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, lock, object};
 
 const ROUNDS: usize = 4;
-/// In calm weather a push takes less.
+/// Without faults a push takes less.
 const TOLD: u64 = 20;
-/// Stands before all who wait: the witness is to know that it does.
+/// Stands before all who wait, so that the invariant checker expects it.
 const BEFORE_ALL: &str = "127";
 
 type Holders = Arc<Mutex<Vec<Weak<Got>>>>;
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
+pub(super) async fn run(world: &Arc<World>) -> Result {
     let holders = Holders::default();
     let mut background = JoinSet::new();
     background.spawn(observe(world.clone(), vec![object(Kind::Lock, "x")?]));
-    process::live(world, 4, 2, move |worker| work(worker, holders.clone())).await?;
+    process::run(world, 4, 2, move |worker| work(worker, holders.clone())).await?;
     background.shutdown().await;
-    people::nothing_is_left(world).await;
+    mixed_primitives::nothing_is_left(world).await;
     Ok(())
 }
 
@@ -44,30 +44,30 @@ async fn work(mut worker: Worker, holders: Holders) -> Result {
         let options = Options::new().lease(ms(random.u64(400..4000))).reason(reason);
         let locked = worker.client.lock("x")?.with(options);
         let (world, process) = (&worker.world, &worker.process);
-        let newest = world.witness(|witness| witness.highest_fence("x"));
+        let newest = world.check(|invariants| invariants.highest_fence("x"));
         let got = if takes {
             locked.take_over("it hangs").await
         } else {
             locked.acquire().await.map(Some)
         };
-        let calm = world.weather == Weather::Calm;
+        let reliable = world.profile == FaultProfile::None;
         let got = match got {
             Ok(Some(got)) => Arc::new(Got::Lease(got)),
-            Err(Error::Unreachable { .. }) if !calm => continue,
+            Err(Error::Unreachable { .. }) if !reliable => continue,
             outcome => {
                 world.violation(format!("{process}: {outcome:?}"));
                 continue;
             }
         };
         let fence = got.fencing_token();
-        world.say(|| format!("{process} has {:?}, taken over: {takes}", **got));
+        world.log(|| format!("{process} has {:?}, taken over: {takes}", **got));
         if fence <= newest {
             world.violation(format!("{process}: fencing token {fence} after {newest}"));
         }
         // For as long as the word is on its way, the old holder believes in its lease: only the fence keeps it out.
-        world.witness(|witness| witness.granted("x", process, 1, u64::MAX, &got));
+        world.check(|invariants| invariants.granted("x", process, 1, u64::MAX, &got));
         lock(&holders).push(Arc::downgrade(&got));
-        if calm {
+        if reliable {
             sleep(ms(TOLD)).await;
             for old in lock(&holders).iter().filter_map(Weak::upgrade) {
                 if old.fencing_token() < fence && held(&old) {
@@ -76,7 +76,7 @@ async fn work(mut worker: Worker, holders: Holders) -> Result {
             }
         }
         let lost = timeout(ms(worker.random.u64(..1500)), got.lost()).await;
-        if let (Ok(cause), true) = (lost, calm)
+        if let (Ok(cause), true) = (lost, reliable)
             && !(cause.starts_with("taken over by ") && cause.ends_with(": it hangs"))
         {
             world.violation(format!("{process}: lost, because {cause}"));
@@ -86,10 +86,10 @@ async fn work(mut worker: Worker, holders: Holders) -> Result {
             return Err("somebody else keeps the lease".into());
         };
         match got.release().await {
-            Ok(()) if was_lost && calm => world.violation(format!("{process}: lost, and released")),
+            Ok(()) if was_lost && reliable => world.violation(format!("{process}: lost, and released")),
             // Taken over while the release was on its way.
             Ok(()) | Err(Error::Lost { .. }) => {}
-            Err(Error::Unreachable { .. }) if !calm => {}
+            Err(Error::Unreachable { .. }) if !reliable => {}
             Err(error) => world.violation(format!("{process}: the release says {error}")),
         }
     }

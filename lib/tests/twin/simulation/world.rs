@@ -1,4 +1,4 @@
-//! What all share: the twin and the weather between it and its clients.
+//! The state that all processes of a run share: the twin and the faults between it and its clients.
 
 use std::{
     collections::HashSet,
@@ -14,32 +14,32 @@ use tenure::{
 };
 use tokio::time::Instant;
 
-use super::witness::Witness;
+use super::invariants::InvariantChecker;
 use crate::{Result, client, lock};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weather {
+pub(super) enum FaultProfile {
     /// All arrives, within milliseconds.
-    Calm,
+    None,
     /// Calls, replies and pushes are late, lost and cut; clients crash.
-    Storm,
-    /// A storm in which the server restarts, with its data and without.
-    Flood,
+    Network,
+    /// Network faults, and a server that restarts, with its data and without.
+    DataLoss,
 }
 
 pub(super) struct World {
     pub(super) memory: Memory,
-    pub(super) weather: Weather,
-    /// A client that no weather touches.
+    pub(super) profile: FaultProfile,
+    /// A client without faults.
     pub(super) observer: Client,
-    witness: Mutex<Witness>,
-    sky: Arc<Mutex<Sky>>,
+    invariants: Mutex<InvariantChecker>,
+    injector: Arc<Mutex<FaultInjector>>,
     random: Mutex<Rng>,
 }
 
 /// Decides what becomes of what passes.
-struct Sky {
-    weather: Weather,
+struct FaultInjector {
+    profile: FaultProfile,
     random: Rng,
     silent: HashSet<String>,
     /// What usually arrives takes less than so many milliseconds.
@@ -54,7 +54,7 @@ struct Sky {
     trace: Option<Instant>,
 }
 
-impl Sky {
+impl FaultInjector {
     fn decide(&mut self, process: &str, message: Message<'_>) -> Fault {
         let fault = self.fault(process, message);
         let what = format!("{process} {message:?} {fault:?}");
@@ -83,7 +83,7 @@ impl Sky {
             _ => self.slowest,
         };
         let usual = Fault::Delay(ms(random.u64(..slowest)));
-        if self.weather == Weather::Calm {
+        if self.profile == FaultProfile::None {
             return usual;
         }
         match (message, random.u32(..1000)) {
@@ -96,12 +96,12 @@ impl Sky {
 }
 
 impl World {
-    pub(super) async fn new(seed: u64, weather: Weather, trace: bool) -> Result<Arc<Self>> {
+    pub(super) async fn new(seed: u64, profile: FaultProfile, trace: bool) -> Result<Arc<Self>> {
         let mut random = Rng::with_seed(seed);
         let memory = Memory::seeded(random.u64(..));
         let observer = client(&memory, "observer").await?;
-        let sky = Arc::new(Mutex::new(Sky {
-            weather,
+        let injector = Arc::new(Mutex::new(FaultInjector {
+            profile,
             random: random.fork(),
             silent: HashSet::new(),
             slowest: 4,
@@ -111,85 +111,85 @@ impl World {
             passed: DefaultHasher::new(),
             trace: trace.then(Instant::now),
         }));
-        let decides = sky.clone();
+        let decides = injector.clone();
         memory.set_faults(move |process, message| lock(&decides).decide(process, message));
         Ok(Arc::new(Self {
             memory,
-            weather,
+            profile,
             observer,
-            witness: Mutex::default(),
-            sky,
+            invariants: Mutex::default(),
+            injector,
             random: Mutex::new(random),
         }))
     }
 
     /// A source of chance of its own, for one who acts.
-    pub(super) fn chance(&self) -> Rng {
+    pub(super) fn random(&self) -> Rng {
         lock(&self.random).fork()
     }
 
     /// Nothing passes to or from this process any more: it has crashed.
     pub(super) fn silence(&self, process: &str) {
-        lock(&self.sky).silent.insert(process.to_owned());
-        self.say(|| format!("{process} crashes"));
+        lock(&self.injector).silent.insert(process.to_owned());
+        self.log(|| format!("{process} crashes"));
     }
 
     /// From now on, what usually arrives takes up to so many milliseconds.
     pub(super) fn slow_down(&self, slowest: u64) {
-        let mut sky = lock(&self.sky);
-        (sky.slowest, sky.slowest_push) = (slowest, slowest);
+        let mut injector = lock(&self.injector);
+        (injector.slowest, injector.slowest_push) = (slowest, slowest);
     }
 
     /// The same of pushes alone, and of what follows them.
     pub(super) fn delay_pushes(&self, slowest: u64) {
-        lock(&self.sky).slowest_push = slowest;
+        lock(&self.injector).slowest_push = slowest;
     }
 
     /// From now on the server answers with this error reply, or with none. Returns how many calls have got the last one.
     pub(super) fn refuse(&self, reply: Option<&'static str>) -> u64 {
         let refused = {
-            let mut sky = lock(&self.sky);
-            sky.refusal = reply;
-            std::mem::take(&mut sky.refused)
+            let mut injector = lock(&self.injector);
+            injector.refusal = reply;
+            std::mem::take(&mut injector.refused)
         };
-        self.say(|| format!("the server refuses: {reply:?}"));
+        self.log(|| format!("the server refuses: {reply:?}"));
         refused
     }
 
-    pub(super) fn calm_down(&self) {
+    pub(super) fn stop_faults(&self) {
         {
-            let mut sky = lock(&self.sky);
-            (sky.weather, sky.slowest, sky.slowest_push) = (Weather::Calm, 4, 4);
+            let mut injector = lock(&self.injector);
+            (injector.profile, injector.slowest, injector.slowest_push) = (FaultProfile::None, 4, 4);
         }
-        self.say(|| "all is calm".to_owned());
+        self.log(|| "the faults end".to_owned());
     }
 
-    pub(super) fn say(&self, what: impl Fn() -> String) {
-        if let Some(start) = lock(&self.sky).trace {
+    pub(super) fn log(&self, what: impl Fn() -> String) {
+        if let Some(start) = lock(&self.injector).trace {
             println!("{:>10.3} {}", start.elapsed().as_secs_f64(), what());
         }
     }
 
     pub(super) fn violation(&self, what: impl Into<String>) {
-        self.witness(|witness| witness.violations.push(what.into()));
+        self.check(|invariants| invariants.violations.push(what.into()));
     }
 
-    /// Tells the witness something, or asks it.
-    pub(super) fn witness<T>(&self, tell: impl FnOnce(&mut Witness) -> T) -> T {
-        let mut witness = lock(&self.witness);
-        let known = witness.violations.len();
-        let answer = tell(&mut witness);
-        for what in &witness.violations[known..] {
-            self.say(|| format!("VIOLATION: {what}"));
+    /// Updates or reads the invariant checker.
+    pub(super) fn check<T>(&self, with: impl FnOnce(&mut InvariantChecker) -> T) -> T {
+        let mut invariants = lock(&self.invariants);
+        let known = invariants.violations.len();
+        let answer = with(&mut invariants);
+        for what in &invariants.violations[known..] {
+            self.log(|| format!("VIOLATION: {what}"));
         }
         answer
     }
 
     pub(super) fn verdict(&self) -> Result<u64> {
-        let witness = lock(&self.witness);
-        match witness.violations.first() {
-            Some(first) => Err(format!("{first} (the first of {})", witness.violations.len()).into()),
-            None => Ok(lock(&self.sky).passed.finish()),
+        let invariants = lock(&self.invariants);
+        match invariants.violations.first() {
+            Some(first) => Err(format!("{first} (the first of {})", invariants.violations.len()).into()),
+            None => Ok(lock(&self.injector).passed.finish()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::people::Got;
+use super::mixed_primitives::Got;
 use tenure::{
     Lease, LeaseState,
     control::{Snapshot, WaiterView},
@@ -14,10 +14,10 @@ use tenure::{
 use tokio::time::Instant;
 
 #[derive(Default)]
-pub(super) struct Witness {
+pub(super) struct InvariantChecker {
     pub(super) violations: Vec<String>,
     /// By object, and by resource of a pool.
-    believers: BTreeMap<String, Vec<Believer>>,
+    holders: BTreeMap<String, Vec<Holder>>,
     /// By object: fencing token, and when it was granted by the server's clock.
     fences: BTreeMap<String, BTreeMap<u64, SystemTime>>,
     /// By object: the largest fencing token of those that were held when their holder saw them.
@@ -29,34 +29,34 @@ pub(super) struct Witness {
     declared: HashMap<String, (Option<String>, u64)>,
 }
 
-struct Believer {
+struct Holder {
     process: String,
     permits: u64,
     fence: u64,
-    faith: Faith,
+    state: HolderState,
 }
 
-enum Faith {
+enum HolderState {
     /// As the lease says.
-    Alive(Weak<Got>),
+    Live(Weak<Got>),
     /// It has crashed, or so it seems to the others: it might act up to its last deadline.
-    Ghost { until: Instant },
+    Crashed { until: Instant },
 }
 
 pub(super) fn held(lease: &Lease) -> bool {
     !matches!(lease.state(), LeaseState::Lost { .. })
 }
 
-impl Believer {
+impl Holder {
     fn believes(&self) -> bool {
-        match &self.faith {
-            Faith::Alive(lease) => lease.upgrade().is_some_and(|lease| held(&lease)),
-            Faith::Ghost { until } => Instant::now() < *until,
+        match &self.state {
+            HolderState::Live(lease) => lease.upgrade().is_some_and(|lease| held(&lease)),
+            HolderState::Crashed { until } => Instant::now() < *until,
         }
     }
 }
 
-impl Witness {
+impl InvariantChecker {
     pub(super) fn grants(&self) -> usize {
         self.fences.values().map(BTreeMap::len).sum()
     }
@@ -108,17 +108,17 @@ impl Witness {
 
     /// From now on, somebody believes that he holds `permits` of `limit`.
     pub(super) fn believes(&mut self, what: &str, process: &str, permits: u64, limit: u64, lease: &Arc<Got>) {
-        let believers = self.believers.entry(what.to_owned()).or_default();
-        believers.retain(Believer::believes);
-        believers.push(Believer {
+        let holders = self.holders.entry(what.to_owned()).or_default();
+        holders.retain(Holder::believes);
+        holders.push(Holder {
             process: process.to_owned(),
             permits,
             fence: lease.fencing_token(),
-            faith: Faith::Alive(Arc::downgrade(lease)),
+            state: HolderState::Live(Arc::downgrade(lease)),
         });
-        let sum: u64 = believers.iter().map(|believer| believer.permits).sum();
+        let sum: u64 = holders.iter().map(|holder| holder.permits).sum();
         if sum > limit {
-            let names: Vec<String> = believers
+            let names: Vec<String> = holders
                 .iter()
                 .map(|b| format!("{} {}x under {}", b.process, b.permits, b.fence))
                 .collect();
@@ -129,9 +129,9 @@ impl Witness {
 
     /// The permits that somebody believes to hold.
     pub(super) fn believed(&mut self, what: &str) -> u64 {
-        let believers = self.believers.entry(what.to_owned()).or_default();
-        believers.retain(Believer::believes);
-        believers.iter().map(|believer| believer.permits).sum()
+        let holders = self.holders.entry(what.to_owned()).or_default();
+        holders.retain(Holder::believes);
+        holders.iter().map(|holder| holder.permits).sum()
     }
 
     /// Somebody has been granted what only one has at a time.
@@ -146,12 +146,12 @@ impl Witness {
 
     /// A process has crashed, though it might only be paused, and do what it does until its deadlines.
     pub(super) fn crashed(&mut self, process: &str) {
-        for believer in self.believers.values_mut().flatten() {
-            if let Faith::Alive(lease) = &believer.faith
-                && believer.process == process
+        for holder in self.holders.values_mut().flatten() {
+            if let HolderState::Live(lease) = &holder.state
+                && holder.process == process
                 && let Some(lease) = lease.upgrade()
             {
-                believer.faith = Faith::Ghost {
+                holder.state = HolderState::Crashed {
                     until: lease.deadline(),
                 };
             }
@@ -226,7 +226,7 @@ impl Witness {
     }
 }
 
-/// A scene in which some stand before others writes into the reason how far.
+/// A workload in which some stand before others writes into the reason how far.
 fn priority(reason: &str) -> i8 {
     reason.parse().unwrap_or_default()
 }

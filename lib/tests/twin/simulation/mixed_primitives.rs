@@ -10,9 +10,9 @@ use tenure::{
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
+    invariants::{InvariantChecker, held},
     process::{self, Worker, ms},
-    witness::{Witness, held},
-    world::{Weather, World},
+    world::{FaultProfile, World},
 };
 use crate::{Result, client, object};
 
@@ -26,10 +26,10 @@ const SEATS: [&str; 2] = ["a", "b"];
 /// Of what is declared; locks ask for 200 ms to 4 s.
 const LEASE: Duration = Duration::from_secs(2);
 
-fn objects(weather: Weather) -> Result<Vec<ObjectRef>> {
+fn objects(profile: FaultProfile) -> Result<Vec<ObjectRef>> {
     let mut objects = vec![object(Kind::Semaphore, "s")?, object(Kind::Pool, "p")?];
     // What is not declared is not exclusive over a loss of all data.
-    if weather != Weather::Flood {
+    if profile != FaultProfile::DataLoss {
         objects.push(object(Kind::Lock, "x")?);
         objects.push(object(Kind::RwLock, "r")?);
     }
@@ -62,23 +62,23 @@ fn declaration(kind: Kind, again: Option<u64>) -> Declaration {
     }
 }
 
-pub(super) async fn live(world: &Arc<World>) -> Result {
-    let objects = objects(world.weather)?;
+pub(super) async fn run(world: &Arc<World>) -> Result {
+    let objects = objects(world.profile)?;
     for object in objects.iter().filter(|object| declared(object)) {
         let declaration = declaration(object.kind(), None);
         world.observer.control().declare(object, &declaration).await?;
     }
     let mut background = JoinSet::new();
     background.spawn(observe(world.clone(), objects.clone()));
-    if world.weather == Weather::Flood {
+    if world.profile == FaultProfile::DataLoss {
         background.spawn(lose_and_declare(world.clone(), objects.clone()));
     }
-    process::live(world, CLIENTS, WORKERS, work).await?;
+    process::run(world, CLIENTS, WORKERS, work).await?;
     background.shutdown().await;
-    if world.witness(|witness| witness.grants()) == 0 {
+    if world.check(|invariants| invariants.grants()) == 0 {
         world.violation("nothing was ever granted");
     }
-    world.calm_down();
+    world.stop_faults();
     for object in objects.iter().filter(|object| declared(object)) {
         declare_again(world, object).await?;
     }
@@ -115,12 +115,12 @@ pub(super) async fn nothing_is_left(world: &World) {
     if !keys.iter().all(declared) {
         world.violation(format!("keys left in the end: {keys:?}"));
     }
-    world.witness(Witness::fences_grow);
+    world.check(InvariantChecker::fences_grow);
 }
 
 /// Looks at everything, all the time.
 pub(super) async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
-    let mut random = world.chance();
+    let mut random = world.random();
     let control = world.observer.control();
     loop {
         sleep(ms(random.u64(1..400))).await;
@@ -128,9 +128,9 @@ pub(super) async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
             let looked = control.look(object, 100).await;
             match looked {
                 Ok(Some(snapshot)) if snapshot.digest.is_some() || !declared(object) => {
-                    world.witness(|witness| witness.seen(&object.to_string(), snapshot));
+                    world.check(|invariants| invariants.seen(&object.to_string(), snapshot));
                 }
-                _ => world.witness(|witness| witness.forgotten(&object.to_string())),
+                _ => world.check(|invariants| invariants.forgotten(&object.to_string())),
             }
         }
     }
@@ -138,11 +138,11 @@ pub(super) async fn observe(world: Arc<World>, objects: Vec<ObjectRef>) {
 
 /// The server restarts, with its data or without, and after a while the controller declares again.
 async fn lose_and_declare(world: Arc<World>, objects: Vec<ObjectRef>) {
-    let mut random = world.chance();
+    let mut random = world.random();
     loop {
         sleep(ms(random.u64(500..15_000))).await;
         let how = random.u8(..3);
-        world.say(|| format!("the server loses its data: {how}"));
+        world.log(|| format!("the server loses its data: {how}"));
         match how {
             0 => world.memory.flush_all(),
             1 => world.memory.restart(false),
@@ -159,7 +159,7 @@ async fn lose_and_declare(world: Arc<World>, objects: Vec<ObjectRef>) {
 
 async fn declare_again(world: &World, object: &ObjectRef) -> Result {
     // Larger than what was granted and never seen by its holder, also under the floor before.
-    let floor = world.witness(|witness| witness.next_floor(&object.to_string()));
+    let floor = world.check(|invariants| invariants.next_floor(&object.to_string()));
     let declaration = declaration(object.kind(), Some(floor));
     world.observer.control().declare(object, &declaration).await?;
     Ok(())
@@ -235,7 +235,7 @@ async fn work(worker: Worker) -> Result {
         let got = match got {
             Ok(Some(got)) => got,
             Ok(None) => continue,
-            Err(error) if expected(&error, world.weather) => continue,
+            Err(error) if expected(&error, world.profile) => continue,
             Err(error) => {
                 world.violation(format!("{process}: {}: {error}", wanted.object));
                 continue;
@@ -243,16 +243,16 @@ async fn work(worker: Worker) -> Result {
         };
         let got = Arc::new(got);
         let resource = got.resource();
-        world.say(|| {
+        world.log(|| {
             format!(
                 "{process} has {}x {} {resource:?}: {:?}",
                 wanted.permits, wanted.object, **got
             )
         });
-        world.witness(|witness| {
-            witness.granted(&wanted.object, &process, wanted.permits, wanted.limit, &got);
+        world.check(|invariants| {
+            invariants.granted(&wanted.object, &process, wanted.permits, wanted.limit, &got);
             if let Some(name) = resource.filter(|_| held(&got)) {
-                witness.believes(&format!("{} {name}", wanted.object), &process, 1, 1, &got);
+                invariants.believes(&format!("{} {name}", wanted.object), &process, 1, 1, &got);
             }
         });
         sleep(ms(random.u64(..3000))).await;
@@ -276,17 +276,17 @@ async fn downgraded(world: &World, process: &str, got: Arc<Got>, random: &mut Rn
     match write.downgrade().await {
         Ok(read) => {
             let read = Arc::new(Got::Lease(read));
-            world.say(|| format!("{process} reads on: {:?}", **read));
+            world.log(|| format!("{process} reads on: {:?}", **read));
             if read.fencing_token() != fence {
                 world.violation(format!("{object}: {fence} became {}", read.fencing_token()));
             }
             if held(&read) {
-                world.witness(|witness| witness.believes(&object, process, 1, READERS, &read));
+                world.check(|invariants| invariants.believes(&object, process, 1, READERS, &read));
             }
             sleep(ms(random.u64(..1000))).await;
             Some(read)
         }
-        Err(Error::Lost { .. } | Error::Unreachable { .. }) if world.weather != Weather::Calm => None,
+        Err(Error::Lost { .. } | Error::Unreachable { .. }) if world.profile != FaultProfile::None => None,
         Err(error) => {
             world.violation(format!("{object}: the downgrade says {error}"));
             None
@@ -300,8 +300,8 @@ async fn end(world: &World, wanted: &Wanted, lease: Arc<Got>, may_end: bool, ran
         return world.violation("somebody else keeps the lease");
     };
     let object = &wanted.object;
-    let calm = world.weather == Weather::Calm;
-    if calm && !may_end && !held(&lease) {
+    let reliable = world.profile == FaultProfile::None;
+    if reliable && !may_end && !held(&lease) {
         world.violation(format!("{object}: lost for no reason: {:?}", *lease));
     }
     let held = held(&lease);
@@ -310,20 +310,20 @@ async fn end(world: &World, wanted: &Wanted, lease: Arc<Got>, may_end: bool, ran
         // Given up while it is on its way.
         3 => drop(tokio::time::timeout(ms(random.u64(..5)), lease.release()).await),
         _ => match lease.release().await {
-            Ok(()) | Err(Error::Lost { .. }) if !calm || may_end => {}
+            Ok(()) | Err(Error::Lost { .. }) if !reliable || may_end => {}
             Ok(()) if held => {}
-            Err(error) if expected(&error, world.weather) => {}
+            Err(error) if expected(&error, world.profile) => {}
             outcome => world.violation(format!("{object}: the release says {outcome:?}")),
         },
     }
 }
 
-fn expected(error: &Error, weather: Weather) -> bool {
+fn expected(error: &Error, profile: FaultProfile) -> bool {
     match error {
         // Also where its time is over while a request is on its way.
         Error::Unreachable { .. } => true,
         // Not declared, while the controller has not noticed the loss yet.
-        Error::NotDeclared { .. } | Error::Lost { .. } => weather == Weather::Flood,
+        Error::NotDeclared { .. } | Error::Lost { .. } => profile == FaultProfile::DataLoss,
         _ => false,
     }
 }
@@ -334,7 +334,7 @@ async fn acquire(
     options: Options,
     random: &mut Rng,
 ) -> Result<(Wanted, std::result::Result<Option<Got>, Error>)> {
-    let kinds = objects(world.weather)?;
+    let kinds = objects(world.profile)?;
     let object = random.choice(&kinds).ok_or("there is nothing to acquire")?;
     let patience = ms(random.u64(20..6000));
     let how = random.u8(..4);
