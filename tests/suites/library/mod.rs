@@ -1,27 +1,35 @@
-//! The library on a real Redis: the design's promises, and what bad input is told.
+//! The library on real servers. `docs/promises.md` has the wording of the promises.
 //!
-//! | module | the promise that it breaks on purpose |
+//! | module | promise |
 //! |---|---|
-//! | [`p01_one_command`] | one command to acquire, one to release, one to renew many; at most 2.5 when contended |
-//! | [`p02_direct_handoff`] | a release wakes the next alone, without polling; lost connections cost little |
-//! | [`p03_first_come`] | first come, first served; large requests do not starve |
-//! | [`p04_clock`] | the holder stops before the server's expiry |
-//! | [`p05_fencing`] | fencing tokens strictly grow |
-//! | [`p06_loss_of_data`] | exclusion survives the loss of Redis' data |
-//! | [`p07_retries`] | whatever is sent twice is done once |
-//! | [`p08_cancel`] | a dropped future leaves nothing behind |
-//! | [`p09_lost`] | a lost lease is told |
-//! | [`p10_crash`] | a crash costs one lease in total |
-//! | [`p12_who_holds`] | who holds and who waits can be read |
+//! | [`command_counts`] | 1: one command to acquire, one to release, one to renew many; at most 2.5 under contention |
+//! | [`handoff`] | 2: a release grants and notifies only the next waiter, without polling |
+//! | [`fairness`] | 3: first come, first served; large requests do not starve |
+//! | [`deadlines`] | 4: the holder stops before the server's expiry |
+//! | [`fencing`] | 5: fencing tokens strictly grow |
+//! | [`data_loss`] | 6: declared objects stay exclusive over a loss of Redis' data |
+//! | [`retries`] | 7: a repeated request takes effect once |
+//! | [`cancellation`] | 8: a dropped future leaves nothing behind |
+//! | [`lost_leases`] | 9: the holder is notified of a lost lease |
+//! | [`crashes`] | 10: a crash costs at most one lease in total |
+//! | [`visibility`] | 12: holders and waiters can be read |
 //!
-//! And what the primitives do beyond acquiring:
+//! Promise 11 (one hash tag an object) has a unit test in `lib/src/object.rs`, promise 13 is tested in
+//! `tests/suites/controller/outages.rs`.
 //!
-//! | module | |
+//! The primitives beyond acquiring:
+//!
+//! | module | contents |
 //! |---|---|
-//! | [`keyed_lock`] | locks that parameters name, one and many |
+//! | [`bad_input`] | errors for invalid arguments |
+//! | [`condition`] | waiting and notifying |
+//! | [`keyed_lock`] | locks that parameters name, one and several |
+//! | [`options`] | grace, priority, hand-over between processes, replicas |
+//! | [`pool`] | selectors and resources |
+//! | [`reentrant_lock`], [`rw_lock`] | the primitives of these names |
 //! | [`register`] | conditional writes, the fence, and repeats of both |
 //!
-//! What servers and networks do to all of them:
+//! Faults of servers and networks:
 //!
 //! | module | |
 //! |---|---|
@@ -34,33 +42,29 @@
 //! | [`versions`] | objects that another version of the protocol has written |
 //! | [`silence`] | connections that die without a word, and frozen servers |
 //! | [`servers`] | full, evicting, read-only and old servers; Valkey |
-//!
-//! The eleventh (one hash tag an object) is a unit test in `lib/src/object.rs`, the thirteenth stands in
-//! `controller.rs`.
 
 mod bad_input;
+mod cancellation;
 mod cluster;
+mod command_counts;
 mod condition;
+mod crashes;
 mod credentials;
 mod cutter;
 mod damaged;
+mod data_loss;
+mod deadlines;
+mod fairness;
+mod fencing;
+mod handoff;
 mod keyed_lock;
+mod lost_leases;
 mod options;
-mod p01_one_command;
-mod p02_direct_handoff;
-mod p03_first_come;
-mod p04_clock;
-mod p05_fencing;
-mod p06_loss_of_data;
-mod p07_retries;
-mod p08_cancel;
-mod p09_lost;
-mod p10_crash;
-mod p12_who_holds;
 mod pool;
 mod reentrant_lock;
 mod refusals;
 mod register;
+mod retries;
 mod rw_lock;
 mod security;
 mod sentinel;
@@ -68,3 +72,4 @@ mod servers;
 mod silence;
 mod support;
 mod versions;
+mod visibility;

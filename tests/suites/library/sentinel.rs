@@ -1,5 +1,5 @@
 //! Redis behind Sentinel: leases and waiters go on at whoever is the master. Promises 2, 5, 6 and 9 over real failovers;
-//! `p05_fencing.rs` and `p06_loss_of_data.rs` have the same on one server.
+//! `fencing.rs` and `data_loss.rs` have the same on one server.
 
 use std::{sync::Arc, time::Duration};
 
