@@ -1,6 +1,6 @@
-//! What `kubectl get` shows of each kind.
+//! Columns of `kubectl get` for both kinds.
 //!
-//! The columns stand here, and not at the types, for both kinds have most of them: kube's derive takes literals alone.
+//! The kinds share most columns, and kube's derive accepts only literals, so the columns are not declared at the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceColumnDefinition, CustomResourceDefinition,
@@ -20,7 +20,7 @@ pub(crate) fn of_a_pool(crd: CustomResourceDefinition) -> CustomResourceDefiniti
         "Order",
         "string",
         ".spec.order",
-        "Which free resource is granted first",
+        "Order in which free resources are granted",
     );
     with(crd, "Resources", total, vec![order])
 }
@@ -31,14 +31,14 @@ pub(crate) fn of_a_semaphore(crd: CustomResourceDefinition) -> CustomResourceDef
     with(crd, "Permits", total, Vec::new())
 }
 
-/// `things` are what is held; `own` are the columns of this kind alone, which are wide.
+/// Adds the columns: `things` names resources or permits; `own` are the wide columns of this kind alone.
 fn with(
     mut crd: CustomResourceDefinition,
     things: &str,
     total: CustomResourceColumnDefinition,
     own: Vec<CustomResourceColumnDefinition>,
 ) -> CustomResourceDefinition {
-    let held = format!("{things} that are held; more than there are while a smaller number drains");
+    let held = format!("{things} that are held; more than the total while a smaller spec drains");
     let free = format!("{things} that can be granted now");
     let ready = |field| format!("{READY}.{field}");
     let narrow = [
@@ -48,7 +48,7 @@ fn with(
             "Held by",
             "string",
             ".status.heldBy",
-            "Who holds, the longest hold first, and how many more hold",
+            "Holders, the longest hold first, and the number of further holders",
         ),
         column(
             "Oldest",
@@ -60,19 +60,24 @@ fn with(
             "Until",
             "string",
             ".status.holders[0].expiresAt",
-            "When the lease of the longest hold ends unless it is renewed",
+            "Time at which the lease of the longest hold ends unless it is renewed",
         ),
         column(
             "Ready",
             "string",
             &ready("status"),
-            "Whether Redis has what the spec says and grants it",
+            "True when the spec is in force in Redis and is granted",
         ),
         column("Age", "date", ".metadata.creationTimestamp", "Age of this object"),
     ];
     let limits = [
         column("Free", "integer", ".status.free", &free),
-        column("Next", "string", ".status.waiters[0].pod", "Who is granted next"),
+        column(
+            "Next",
+            "string",
+            ".status.waiters[0].pod",
+            "Waiter that is granted next",
+        ),
         column(
             "Lease",
             "integer",
@@ -91,14 +96,19 @@ fn with(
             "Fencing floor",
             "integer",
             ".status.fencingFloor",
-            "Every new fencing token is larger after a loss of Redis' data",
+            "Lower bound of new fencing tokens after a loss of Redis' data",
         ),
-        column("Reason", "string", &ready("reason"), "Why it is ready or not"),
+        column(
+            "Reason",
+            "string",
+            &ready("reason"),
+            "Reason of the condition Ready",
+        ),
         column(
             "Message",
             "string",
             &ready("message"),
-            "What is the matter and what to do",
+            "Problem and action, from the condition Ready",
         ),
     ];
     let wide = limits

@@ -2,15 +2,15 @@
 //!
 //! These types are the one source of the YAML in `crds/yaml`, which the program `crdgen` writes.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `lockpool` | a pool of named resources: what a user declares and what is reported |
-//! | `semaphore` | a number of permits: what a user declares and what is reported |
-//! | `lease` | the part of a spec that both kinds share: how long a lease runs and how it ends |
+//! | `lockpool` | a pool of named resources: spec and status |
+//! | `semaphore` | a number of permits: spec and status |
+//! | `lease` | the part of a spec that both kinds share: length and end of leases |
 //! | `status` | the part of a status that both kinds share: counts, holders, waiters |
 //! | `condition` | types and reasons of conditions, and their merge |
-//! | `columns` | what `kubectl get` shows of both kinds |
-//! | `schema` | what turns the derived schemas into the ones that an API server is given |
+//! | `columns` | the columns of `kubectl get` for both kinds |
+//! | `schema` | the changes to the derived schemas before they are installed |
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -46,7 +46,7 @@ pub const VERSION: &str = "v1alpha1";
 
 /// Every custom resource definition of Tenure, as it is installed.
 ///
-/// `LockPool::crd()` and `Semaphore::crd()` are the raw derivations; what is installed is this.
+/// Use this instead of `LockPool::crd()` and `Semaphore::crd()`, which are the raw derivations.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
     [

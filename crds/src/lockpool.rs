@@ -12,7 +12,7 @@ use crate::{
     status::{CommonStatus, Holder},
 };
 
-/// What a user declares of a pool.
+/// Desired state of the pool.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[kube(
     group = "tenure.dev",
@@ -30,8 +30,8 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [source_rule(), schema::max_hold_rule()]))]
 pub struct LockPoolSpec {
-    /// Resources of the pool by name, 1 to 1024; excludes `generate`. One that is taken out while it is held drains: its
-    /// holder keeps it and nobody gets it next.
+    /// Resources of the pool by name, 1 to 1024; excludes `generate`. A resource that is removed while it is held drains: its
+    /// holder keeps it, and it is not granted again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = 1024),
@@ -43,12 +43,12 @@ pub struct LockPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generate: Option<Generate>,
 
-    /// Which free resource is granted first: `LeastRecentlyUsed` spreads the load, `MostRecentlyUsed` keeps caches warm,
-    /// `Random` depends on nothing.
+    /// Order in which free resources are granted, default `LeastRecentlyUsed`: it spreads the load; `MostRecentlyUsed` keeps
+    /// caches warm; `Random` picks any.
     #[serde(default)]
     pub order: Order,
 
-    /// How long leases run and how they end.
+    /// Length and end of leases.
     #[serde(flatten)]
     pub lease: LeasePolicy,
 }
@@ -61,13 +61,13 @@ pub struct PoolResource {
     #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = [resource_name_rule()]))]
     pub name: String,
 
-    /// What a holder gets to know about the resource, at most 16 entries with keys up to 63 and values up to 256
-    /// characters, like `host: gpu-1`.
+    /// Properties that a holder can read, at most 16 entries with keys of 1 to 63 and values of up to 256 characters,
+    /// like `host: gpu-1`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::properties")]
     pub properties: BTreeMap<String, String>,
 
-    /// Whether the resource is out of service: its holder keeps it and nobody gets it next.
+    /// Takes the resource out of service, default false: its holder keeps it, and it is not granted again.
     #[serde(default)]
     pub disabled: bool,
 }
@@ -76,17 +76,17 @@ pub struct PoolResource {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Generate {
-    /// Beginning of every name, 1 to 56 characters; `seat-` makes seat-0, seat-1 and so on. Another prefix makes other
-    /// resources: those that are held drain.
+    /// Beginning of every name, 1 to 56 characters; `seat-` generates seat-0, seat-1 and so on. A changed prefix generates other
+    /// resources, and held ones drain.
     #[schemars(length(min = 1, max = 56), extend("x-kubernetes-validations" = [prefix_rule()]))]
     pub prefix: String,
 
-    /// Number of resources, 1 to 1000000. A smaller one drains those with the highest numbers.
+    /// Number of resources, 1 to 1000000. A smaller number drains the resources with the highest numbers.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub count: u32,
 }
 
-/// Which free resource of a pool is granted first.
+/// Order in which the free resources of a pool are granted.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum Order {
     /// The one that has been free the longest.
@@ -98,7 +98,7 @@ pub enum Order {
     Random,
 }
 
-/// What is reported of a pool.
+/// Observed state of the pool.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LockPoolStatus {
@@ -106,7 +106,7 @@ pub struct LockPoolStatus {
     #[serde(flatten)]
     pub common: CommonStatus,
 
-    /// Who holds which resource, at most 32 resources, the longest hold first.
+    /// Held resources and their holders, at most 32 resources, the longest hold first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),
@@ -123,7 +123,7 @@ pub struct ResourceHolder {
     #[schemars(length(min = 1, max = 63))]
     pub resource: String,
 
-    /// Who has the lease.
+    /// Holder of the lease.
     #[serde(flatten)]
     pub holder: Holder,
 }

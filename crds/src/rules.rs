@@ -26,7 +26,7 @@ impl Case {
         ["accepted".to_owned(), "refused".to_owned()]
     }
 
-    /// What the rules of the definition say about the accepted and the refused object.
+    /// Validates the accepted and the refused object against the rules of the definition.
     fn run(&self) -> [Result<(), ValidationErrors>; 2] {
         let crd = all()
             .into_iter()

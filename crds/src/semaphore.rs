@@ -10,8 +10,8 @@ use crate::{
     status::{CommonStatus, Holder},
 };
 
-// The scale subresource has no label selector: what holds are pods of any workload, or no pods at all.
-/// What a user declares of a semaphore.
+// The scale subresource has no label selector: holders are pods of any workload, or no pods at all.
+/// Desired state of the semaphore.
 #[derive(Clone, CustomResource, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[kube(
     group = "tenure.dev",
@@ -30,17 +30,17 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [schema::max_hold_rule()]))]
 pub struct SemaphoreSpec {
-    /// Number of permits, 0 to 1000000; 0 grants nothing. A smaller number drains: holders keep what they have and
-    /// nobody gets it next.
+    /// Number of permits, 0 to 1000000; 0 grants nothing. A smaller number drains: holders keep their permits, and the excess
+    /// is not granted again.
     #[schemars(range(max = 1_000_000))]
     pub permits: u32,
 
-    /// How long leases run and how they end.
+    /// Length and end of leases.
     #[serde(flatten)]
     pub lease: LeasePolicy,
 }
 
-/// What is reported of a semaphore.
+/// Observed state of the semaphore.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SemaphoreStatus {
@@ -48,7 +48,7 @@ pub struct SemaphoreStatus {
     #[serde(flatten)]
     pub common: CommonStatus,
 
-    /// Who holds how many permits, at most 32 holders, the longest hold first.
+    /// Holders and the number of their permits, at most 32 holders, the longest hold first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),
@@ -61,11 +61,11 @@ pub struct SemaphoreStatus {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PermitHolder {
-    /// Number of permits that it holds.
+    /// Number of permits of the holder.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub permits: u32,
 
-    /// Who has the lease.
+    /// Holder of the lease.
     #[serde(flatten)]
     pub holder: Holder,
 }

@@ -412,11 +412,11 @@ async fn kubectl_explain_describes_every_field() -> Result {
         ),
         (
             "lockpool.spec",
-            "enum: OnPodEnd, OnExpiry What ends a lease early",
+            "enum: OnPodEnd, OnExpiry Event that ends a lease early",
         ),
         (
             "lockpool.spec.resources",
-            "disabled <boolean> Whether the resource is out of service",
+            "disabled <boolean> Takes the resource out of service",
         ),
         (
             "lockpool.status.holders",
