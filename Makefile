@@ -103,8 +103,9 @@ features: cargo ## Does the library build with each set of its features?
 scripts: ## Do shellcheck and luacheck find nothing?
 	@.ci/scripts
 
-spelling: $(TYPOS) ## Does typos find nothing?
+spelling: $(TYPOS) ## Do typos and the count of hard English find nothing?
 	$(TYPOS)
+	@.ci/english
 
 drift: cargo ## Are the generated files what the types say?
 	cargo run --bin crdgen -- --check
