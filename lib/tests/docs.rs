@@ -84,7 +84,7 @@ fn the_protocol_names_every_script_and_every_field() {
     }
 }
 
-/// What a script reads and writes in the hash `obj`: the quoted words behind it, but for `t:<token>`.
+/// Fields that a script reads and writes in the hash `obj`: the quoted strings after it, but for `t:<token>`.
 fn fields(script: &str) -> Vec<String> {
     let mut found = Vec::new();
     for call in script.split("call('H").skip(1) {
@@ -116,7 +116,7 @@ struct Item {
     documentation: String,
 }
 
-/// The public items of the crate, by their lines. What is not to be seen from outside is `pub(crate)`: a lint sees to it.
+/// The public items of the crate, by their lines. Items that are hidden from outside are `pub(crate)`: a lint sees to it.
 fn items() -> Vec<Item> {
     let mut items = Vec::new();
     for file in files(&root().join("src"), "rs") {
@@ -239,7 +239,7 @@ fn every_line_of_the_predecessors_is_answered_by_a_test_that_is_there() {
     }
 }
 
-/// Whether a file of that name has a test of that name: under an attribute, listed for both servers, or in a table.
+/// True if a file of that name has a test of that name: under an attribute, listed for both servers, or in a table.
 fn is_there(sources: &[(String, String)], test: &str) -> bool {
     let (module, name) = test.split_once("::").unwrap();
     let call = format!("fn {name}(");

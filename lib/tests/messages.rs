@@ -1,5 +1,5 @@
-//! What servers that refuse, and proxies that cannot, are answered with: at once, with the cause, once, and without a secret.
-//! The servers here are scripted, for a proxy without RESP3 cannot be had.
+//! Errors for servers that refuse, and proxies that cannot: at once, with the cause, once, and without a secret. The
+//! servers here are scripted, for a proxy without RESP3 cannot be had.
 
 #![allow(clippy::unwrap_used)] // in helpers of tests, too
 
@@ -12,7 +12,7 @@ use std::{
 
 use tenure::{Client, ClientBuilder, Error, Kind, ObjectRef};
 
-/// What is answered to a command, in upper case; none: the connection is closed.
+/// The reply to a command in upper case; none: the connection is closed.
 type Script = fn(&str) -> Option<String>;
 
 /// Serves until the test ends. Returns host and port.
@@ -39,7 +39,7 @@ fn serve_one(stream: &TcpStream, script: Script) {
     }
 }
 
-/// The words of a command, which come as an array of bulk strings.
+/// The arguments of a command, which come as an array of bulk strings.
 fn command(from: &mut impl BufRead) -> Option<String> {
     let number = |from: &mut dyn BufRead| {
         let mut line = String::new();

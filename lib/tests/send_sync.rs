@@ -1,4 +1,5 @@
-//! What is `Send`, `Sync` and `Unpin`, said once and checked by the compiler. The docs of the crate have the same table.
+//! Types that are `Send`, `Sync` and `Unpin`, listed once and checked by the compiler. The docs of the crate have the same
+//! table.
 
 #![allow(dead_code)] // nothing here runs
 

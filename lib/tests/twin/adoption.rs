@@ -84,7 +84,7 @@ async fn an_adoption_whose_reply_is_lost_is_repeated() -> Result {
     Ok(())
 }
 
-/// Redis does not answer in time: whatever became of the adoption, nobody holds for ever.
+/// Redis does not answer in time: whatever the outcome of the adoption, no lease stays held.
 #[tokio::test(start_paused = true)]
 async fn an_adoption_without_an_answer_leaves_nothing_held() -> Result {
     for lost in ["call", "reply"] {
@@ -111,7 +111,8 @@ async fn an_adoption_without_an_answer_leaves_nothing_held() -> Result {
     Ok(())
 }
 
-/// What detaches knows that it has let go; a client that goes on all the same is told by whom the lease was adopted.
+/// A client that detaches knows that it does not hold any more; a client that continues anyway receives the adopter's
+/// identity.
 #[tokio::test(start_paused = true)]
 async fn the_client_that_let_go_is_told_who_has_adopted() -> Result {
     let memory = Memory::seeded(5);
@@ -135,7 +136,8 @@ async fn the_client_that_let_go_is_told_who_has_adopted() -> Result {
     Ok(())
 }
 
-/// Whatever can be detached can be adopted, with its permits and resources, and nobody else gets them meanwhile.
+/// Every lease that can be detached can be adopted, with its permits and resources, and no other client gets them
+/// meanwhile.
 #[tokio::test(start_paused = true)]
 async fn every_kind_is_adopted_with_what_it_holds() -> Result {
     let memory = Memory::seeded(6);
@@ -188,7 +190,7 @@ fn seats() -> Declaration {
     }
 }
 
-/// The longest hold counts from the grant, and the grace comes after the end, whoever holds then.
+/// The longest hold counts from the grant, and the grace follows the end, for any holder.
 #[tokio::test(start_paused = true)]
 async fn an_adopted_lease_keeps_its_terms() -> Result {
     let memory = Memory::seeded(7);
@@ -224,7 +226,7 @@ async fn an_adopted_lease_keeps_its_terms() -> Result {
     Ok(())
 }
 
-/// In its grace nobody holds it, so there is nothing to adopt.
+/// In its grace period the object has no holder, so there is nothing to adopt.
 #[tokio::test(start_paused = true)]
 async fn what_has_run_out_is_not_adopted() -> Result {
     let memory = Memory::seeded(8);
@@ -239,7 +241,7 @@ async fn what_has_run_out_is_not_adopted() -> Result {
     Ok(())
 }
 
-/// After a loss of data the adopter shows the fencing token of the lease, and is let in again on its terms.
+/// After a loss of data the adopter sends the fencing token of the lease, and is readmitted on its terms.
 #[tokio::test(start_paused = true)]
 async fn an_adopted_lease_of_a_declared_object_survives_a_loss_of_data() -> Result {
     let memory = Memory::seeded(9);
@@ -338,7 +340,7 @@ async fn a_secret_is_read_however_it_is_written_and_what_is_none_is_refused() ->
     Ok(())
 }
 
-/// Nobody reads it off a log.
+/// It does not appear in a log.
 #[tokio::test(start_paused = true)]
 async fn a_secret_is_in_no_debug_output() -> Result {
     let memory = Memory::seeded(13);

@@ -1,5 +1,5 @@
-//! What can never be served any more, and what is large: the queue moves on, nothing stays held by nobody, and no call does
-//! an unbounded amount of work.
+//! Requests that can never be served any more, and large ones: the queue moves on, nothing stays held without a holder, and
+//! no call does an unbounded amount of work.
 
 use std::{
     sync::{Arc, Mutex},
@@ -64,7 +64,7 @@ async fn a_waiter_for_more_than_there_is(lost: bool) -> Result {
     assert!(shrunk.elapsed() <= PLACE / 3, "{:?}", shrunk.elapsed());
     drop(held);
     small.await??.release().await?;
-    // Where all is given up, who asks waits for better times.
+    // With a limit of 0 a request waits for a larger one.
     shrink(&a, "s", 0).await?;
     let patience = Duration::from_secs(30);
     assert!(

@@ -21,7 +21,7 @@ use super::{Result, client, silence};
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// How often the server is asked for its time.
+/// Number of requests for the server's time.
 fn count_questions(memory: &Memory) -> Arc<AtomicU64> {
     let asked: Arc<AtomicU64> = Arc::default();
     let counted = asked.clone();

@@ -40,7 +40,7 @@ async fn an_overwritten_key_costs_the_lease_of_its_object_alone() -> Result {
             let deadline = leases[7].deadline();
             sleep(LEASE + LEASE / 2).await;
             for (number, lease) in leases.iter().enumerate() {
-                // A holder by itself needs no queue; and what fits in its type is not damaged for all.
+                // A single holder needs no queue; and what fits in its type is not damaged for all.
                 let spared = key == "queue" || key == "waits" || key != "obj" && overwrite == "ZADD";
                 match lease.state() {
                     LeaseState::Held if number != 7 || spared => {}
@@ -65,7 +65,7 @@ async fn an_overwritten_key_costs_the_lease_of_its_object_alone() -> Result {
                     if object.name() == "x7" && reason.contains(&name) && reason.contains("redis-cli")),
                 "{what}: {refused:?}"
             );
-            // As the message says.
+            // As the message recommends.
             for key in memory
                 .keys()
                 .iter()
@@ -118,7 +118,7 @@ async fn an_entry_that_cannot_be_read_costs_its_lease_alone_and_goes_with_it() -
         memory.command(&["HSET", key, &format!("t:{}", holders[0]), value])?;
         let seen = client.control().look(s.object(), 10).await?.ok_or("gone")?;
         assert_eq!((seen.held, seen.holders.len()), (3, 3), "{value:?}: {seen:?}");
-        // While it may run, nobody else has its permit.
+        // While it may run, no other client has its permit.
         assert!(s.try_acquire().await?.is_none(), "{value:?}");
         let cause = first.lost().await;
         assert!(cause.contains("cannot be read"), "{value:?}: {cause}");
@@ -129,7 +129,7 @@ async fn an_entry_that_cannot_be_read_costs_its_lease_alone_and_goes_with_it() -
         );
         assert!(s.try_acquire().await?.is_some(), "{value:?}");
         settle().await;
-        // What is given back by several tokens at once, one of which cannot be read, is given back.
+        // A release of several tokens, one of which cannot be read, releases the others.
         let holders = memory.command(&["ZRANGE", "tenure:{test/semaphore/s}:holders", "0", "-1"])?;
         memory.command(&["HSET", key, &format!("t:{}", holders[0]), value])?;
         let taken = client

@@ -1,5 +1,5 @@
-//! Promise 8, at each await: a future is dropped after every number of polls up to its end, and nothing is left. What is
-//! dropped in this way stands in the table of [`operations`].
+//! Promise 8, at each await: a future is dropped after every number of polls up to its end, and nothing is left. The
+//! dropped operations are listed in the table of [`operations`].
 
 mod operations;
 
@@ -16,7 +16,7 @@ use super::{Result, client, declare_semaphore, object, settle};
 enum Drop {
     /// Right after the poll.
     AtOnce,
-    /// When it is woken again: what it waited for has come, and nobody looks at it.
+    /// When it is woken again: its result has arrived, and is not polled.
     WhenWoken,
 }
 
@@ -47,8 +47,8 @@ fn on_the_way(memory: &Memory, lose: Option<u64>) {
     });
 }
 
-/// Tries `attempt` with every number of polls, in a world of its own each, until it comes to its end. Somebody else may
-/// hold what it wants, and gives that back in the midst of it.
+/// Tries `attempt` with every number of polls, in a world of its own each, until it comes to its end. Another client may
+/// hold the object, and releases it during the attempt.
 async fn at_every_await<F>(attempt: impl Fn(Client) -> F) -> Result
 where
     F: Future<Output = Result>,
@@ -78,7 +78,7 @@ where
                 match ended {
                     None => {}
                     Some(Ok(())) => break,
-                    // What does not wait does not wait for Redis either.
+                    // A call that does not wait does not wait for Redis either.
                     Some(Err(error)) if lose.is_some() && unreachable(&*error) => break,
                     Some(Err(error)) => return Err(format!("{how}: {error}").into()),
                 }
@@ -94,7 +94,7 @@ fn unreachable(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool 
         .is_some_and(tenure::Error::is_unreachable)
 }
 
-/// What the attempts use.
+/// State that the attempts use.
 async fn take_all(client: &Client) -> Result<impl Sized + use<>> {
     Ok((
         client.lock("x")?.acquire().await?,
@@ -104,8 +104,8 @@ async fn take_all(client: &Client) -> Result<impl Sized + use<>> {
     ))
 }
 
-/// Of leases and places in queues, far sooner than any would have ended by itself. A pool that a program keeps and a value
-/// stay until they are taken away.
+/// Of leases and places in queues, far sooner than any would have expired. A pool that a program keeps and a value stay
+/// until they are taken away.
 async fn nothing_is_left(memory: &Memory, other: &Client, how: &str) -> Result {
     // A client that has lost one connection after the other waits for a second before the next.
     tokio::time::sleep(Duration::from_secs(3)).await;

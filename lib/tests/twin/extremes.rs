@@ -1,5 +1,5 @@
-//! Every parameter of every public function with the extremes of its type: the outcome is a value, or an error that names what
-//! is wrong and how to mend it. Nothing panics, hangs, is cut without a word, or fails in the words of a script.
+//! Every parameter of every public function with the extremes of its type: the outcome is a value, or an error that names
+//! what is wrong and how to mend it. Nothing panics, hangs, is cut silently, or fails with a raw script error.
 
 mod functions;
 
@@ -12,7 +12,7 @@ use tenure::{
 
 use super::{Result, client, declare_semaphore, object, semaphore};
 
-/// What every attempt finds: a semaphore of 3 permits, a pool of 2 resources, and nobody else.
+/// Initial state of every attempt: a semaphore of 3 permits, a pool of 2 resources, and no other client.
 #[derive(Clone)]
 struct World {
     memory: Memory,
@@ -41,7 +41,7 @@ impl World {
 
 /// More than enough for anything that is not to wait for ever.
 const LONG: Duration = Duration::from_secs(3600);
-/// An error that shows a mebibyte helps nobody.
+/// An error with a mebibyte of input is useless.
 const LONGEST_TEXT: usize = 1000;
 
 /// The beginning, on one line.
@@ -83,7 +83,7 @@ fn panic_of(panicked: tokio::task::JoinError) -> String {
     format!("it panics: {}", text.unwrap_or("with no text"))
 }
 
-/// What is wrong with an error as an answer to extreme input.
+/// Problem of an error as a reaction to extreme input.
 fn judged(error: &Error) -> Option<String> {
     let text = error.to_string();
     if text.len() > LONGEST_TEXT {
@@ -93,7 +93,7 @@ fn judged(error: &Error) -> Option<String> {
         return Some(format!("its error has control characters: {text:?}"));
     }
     match error {
-        // A script's or the server's own words, or those of this test.
+        // A raw message of a script, of the server, or of this test.
         Error::Refused { .. } | Error::Protocol { .. } | Error::Damaged { .. } => Some(text),
         Error::InvalidInput { field, problem, fix } if [*field, problem, fix].contains(&"") => {
             Some(format!("its error names no field, problem or fix: {text}"))

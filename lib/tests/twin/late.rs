@@ -125,12 +125,12 @@ async fn who_does_not_wait_gets_an_error_and_leaves_nothing_behind() -> Result {
         assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
         assert!(started.elapsed() <= within + 2 * LATE, "{:?}", started.elapsed());
     }
-    // What was given up is given back.
+    // An abandoned lease is released.
     settle().await;
     let error = lock.try_acquire().await.unwrap_err();
     assert!(error.to_string().contains("longer lease"), "{error}");
 
-    // What is taken over late is given back, and not taken over twice.
+    // A lease that is taken over late is released, and not taken over twice.
     let held = b.lock("y")?.acquire().await?;
     let outcome = a.lock("y")?.with(short()).take_over("urgent").await;
     assert!(outcome.is_err(), "{outcome:?}");
@@ -192,7 +192,7 @@ async fn the_end_of_a_wait_for_a_condition_returns_no_lease_that_has_run_out() -
     Ok(())
 }
 
-/// The server's clock jumps ahead while a client waits, which is then granted, and told late: the jump hides the delay.
+/// The server's clock jumps ahead while a client waits, which is then granted, and notified late: the jump hides the delay.
 #[tokio::test(start_paused = true)]
 async fn a_late_push_after_a_jump_of_the_clock_moves_no_deadline_out() -> Result {
     let memory = Memory::seeded(65);

@@ -96,7 +96,7 @@ fn silence(memory: &Memory, process: &'static str) {
     });
 }
 
-/// Lets everybody do what they can do now.
+/// Runs all tasks until none can make progress.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }

@@ -35,7 +35,7 @@ const WAYS: [&str; 15] = [
     "pool, by push",
 ];
 
-/// Takes a lease in this way, and says of which object.
+/// Acquires a lease in this way, and returns its object.
 #[allow(clippy::too_many_lines)] // one arm for each way
 async fn take(way: &str, a: &Client, b: &Client, options: Options) -> Result<(ObjectRef, Taken)> {
     let lock = a.lock("x")?.with(options.clone());
@@ -69,7 +69,7 @@ async fn take(way: &str, a: &Client, b: &Client, options: Options) -> Result<(Ob
             )
         }
         "condition, notified" | "condition, time over" => {
-            // What it waits with has none of the options.
+            // The queue entry has none of the options.
             let held = a.lock("x")?.acquire().await?;
             let condition = lock.condition("ready")?;
             let other = b.lock("x")?;
@@ -205,7 +205,7 @@ async fn replicas_count_in_each_way_to_acquire() -> Result {
     Ok(())
 }
 
-/// Who is notified, or has waited long enough, stands in the lock's queue where its priority says.
+/// A waiter that is notified, or whose timeout has passed, enters the lock's queue at its priority.
 #[tokio::test(start_paused = true)]
 async fn priority_counts_after_a_wait_for_a_condition() -> Result {
     for notified in [true, false] {

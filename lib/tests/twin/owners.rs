@@ -104,7 +104,7 @@ async fn when_the_one_that_asks_is_dropped_the_next_one_asks() -> Result {
     other.release().await?;
     let second = second.await??;
     assert_eq!(second.state(), LeaseState::Held);
-    // And when none is on its way, an attempt asks by itself.
+    // And when none is on its way, the attempt sends a request of its own.
     second.release().await?;
     assert!(owner.try_acquire().await?.is_some());
     Ok(())
@@ -146,7 +146,7 @@ async fn no_attempt_outlasts_a_response_that_does_not_come() -> Result {
     Ok(())
 }
 
-/// Up to its deadline the lease is ours, whether Redis says so again or not.
+/// Up to its deadline the lease is held, with or without another reply of Redis.
 #[tokio::test(start_paused = true)]
 async fn what_is_held_is_taken_again_while_redis_does_not_answer() -> Result {
     let (memory, a, _) = two().await?;
@@ -186,7 +186,7 @@ async fn a_lost_lease_is_not_taken_again_until_its_owner_has_let_go() -> Result 
     Ok(())
 }
 
-/// A second one that is let in waits for nobody: it does not stand behind a task that waits for its reply.
+/// A second entry of the owner does not wait: it does not stand behind a task that waits for its reply.
 #[tokio::test(start_paused = true)]
 async fn tasks_come_in_again_beside_one_another() -> Result {
     let (memory, a, _) = two().await?;

@@ -1,4 +1,4 @@
-//! A client that outlives the runtime in which it was made: every call says so at once, from whatever runtime it is made.
+//! A client that outlives the runtime in which it was made: every call fails at once, from any runtime.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn runtime() -> Result<Runtime> {
         .build()?)
 }
 
-/// The call ends at once, and says that the client is closed.
+/// The call fails at once with the error that the client is closed.
 async fn closed<T>(what: &str, call: impl Future<Output = std::result::Result<T, Error>>) -> Result {
     match timeout(AT_ONCE, call).await {
         Err(_) => Err(format!("{what} hangs").into()),
@@ -123,7 +123,7 @@ fn every_call_of_a_client_that_outlives_its_runtime_ends_at_once() -> Result {
     })
 }
 
-/// What was made in a runtime that ends may be dropped anywhere, and at any time.
+/// Objects that were made in a runtime that has ended may be dropped anywhere, and at any time.
 #[test]
 fn nothing_panics_that_is_dropped_after_its_runtime() -> Result {
     let memory = Memory::new();

@@ -26,7 +26,8 @@ async fn a_suspend_that_outlasts_the_lease_loses_it_at_once() -> Result {
     Ok(())
 }
 
-/// Who waits for a loss is told soon, and a longer lease is renewed at once, though no timer has counted the suspend.
+/// A task that waits for a loss is notified soon, and a longer lease is renewed at once, though no timer has counted the
+/// suspend.
 #[tokio::test(start_paused = true)]
 async fn a_suspend_is_noticed_within_a_second_of_the_wake_up() -> Result {
     let memory = Memory::seeded(71);

@@ -16,7 +16,7 @@ use super::{Result, client, declare_semaphore, lock, object, semaphore, settle, 
 const LEASE: Duration = Duration::from_secs(30);
 /// A place in the queue lives this long unless renewed.
 const PLACE: Duration = Duration::from_secs(10);
-/// What a holder stops earlier than the server: a millisecond, and a thousandth of the lease.
+/// Time by which a holder stops earlier than the server: a millisecond, and a thousandth of the lease.
 const MARGIN: Duration = Duration::from_millis(31);
 
 #[tokio::test(start_paused = true)]
@@ -294,7 +294,7 @@ async fn what_was_lost_stays_lost_when_the_renewals_reply_comes_late() -> Result
     Ok(())
 }
 
-/// What is given back has no grace; so what its holder may not have noticed to be lost is not given back, and runs out.
+/// A released lease has no grace; so what its holder may not have noticed to be lost is not given back, and runs out.
 #[tokio::test(start_paused = true)]
 async fn what_was_lost_has_its_grace_also_when_the_renewals_reply_comes_late() -> Result {
     let memory = Memory::seeded(33);
@@ -343,7 +343,7 @@ async fn a_push_over_a_connection_that_was_given_up_grants_nothing() -> Result {
         _ => Fault::Deliver,
     });
     gate.release().await?;
-    // It was a's for a second, and nobody has told it.
+    // It was a's for a second, without a notification.
     let next = b.lock("x")?.acquire().await?;
     memory.clear_faults();
     memory.set_clock(memory.clock() - 60 * second);
@@ -454,7 +454,7 @@ async fn a_loss_of_all_data_keeps_known_holders_and_grants_nothing_new_for_one_l
 }
 
 /// Its renewal is on its way when the deadline passes; then the server comes back with its data, in which the lease has
-/// ended and somebody else has one.
+/// ended and another client has one.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_has_run_out_is_not_let_in_again_by_a_server_that_recovers() -> Result {
     let memory = Memory::seeded(13);
@@ -488,7 +488,7 @@ async fn a_long_wait_outlasts_a_loss_of_data_until_the_object_is_declared_again(
     let held = a.semaphore("x")?.acquire().await?;
     let waiter = b.semaphore("x")?;
     let wait = tokio::spawn(async move { waiter.acquire().await });
-    // Longer than anybody waits for a declaration that has never been there.
+    // Longer than any client waits for a declaration that has never existed.
     tokio::time::sleep(Duration::from_secs(20)).await;
     memory.flush_all();
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -509,7 +509,7 @@ async fn what_is_taken_away_before_its_future_has_looked_is_lost_from_the_start(
     let mut waiting = std::pin::pin!(lock.acquire());
     let early = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
     assert!(early.is_err(), "it was not held: {early:?}");
-    // Granted by push, and taken over, while nobody polls the one who waits.
+    // Granted by push, and taken over, while the waiter is not polled.
     held.release().await?;
     let taken = other.take_over("urgent").await?.ok_or("not taken")?;
     settle().await;

@@ -9,7 +9,7 @@ use super::{Result, client, declare_semaphore, settle};
 
 const RESPONSE: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_millis(700);
-/// What is promised.
+/// Promised tolerance.
 const SLACK: Duration = Duration::from_millis(50);
 
 type Call = Pin<Box<dyn Future<Output = bool> + Send>>;
@@ -96,7 +96,7 @@ async fn on_a_server_that_hangs_no_call_outlives_its_timeout() -> Result {
         );
     }
     memory.clear_faults();
-    // What waits in the background is given back, and nothing is left but what is declared.
+    // Pending releases in the background complete, and only declared objects are left.
     assert!(a.close_timeout(Duration::from_secs(120)).await);
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert!(

@@ -280,7 +280,7 @@ async fn adopting_ends_in_a_lease_that_is_given_back() -> Result {
     Ok(())
 }
 
-/// What the primitives let a program await.
+/// The futures of the primitives.
 #[test]
 fn every_operation_stands_in_the_table() -> Result {
     let table = include_str!("operations.rs");

@@ -632,7 +632,7 @@ fn every_public_function_that_takes_something_is_in_the_table() -> Result {
     Ok(())
 }
 
-/// What takes a closure, a file, a value that another row has made, or what is read before anything is sent.
+/// Functions that take a closure, a file, or a value that another row has made, and getters that send nothing.
 const SAME: &[&str] = &[
     "builder::credentials",
     "builder::sentinel_credentials_provider",

@@ -1,6 +1,6 @@
 //! Leases that are handed from one process to another by their secret: of all who try to adopt one, one gets it, a shown
-//! token adopts nothing, and nobody else holds meanwhile. Secrets are tried again long after they were used, by processes that
-//! crash in the midst of it.
+//! token adopts nothing, and no other client holds meanwhile. Secrets are tried again long after they were used, by
+//! processes that crash in the midst of it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,9 +32,9 @@ const LEASE: Duration = Duration::from_secs(2);
 struct Handed {
     /// Secrets, the object and the fencing token of their lease.
     secrets: Vec<(String, Kind, u64)>,
-    /// What has been adopted. A lease that an adopter has not heard of may be missing.
+    /// Adopted leases. A lease that an adopter has not heard of may be missing.
     adopted: HashSet<String>,
-    /// How often.
+    /// Number of times.
     count: HashMap<Kind, usize>,
 }
 
@@ -93,7 +93,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     Ok(())
 }
 
-/// What is held is what its holders have, whoever has adopted it.
+/// The held permits are those of the holders, adopters included.
 async fn count(world: Arc<World>) {
     let mut random = world.random();
     let control = world.observer.control();
@@ -127,7 +127,7 @@ async fn work(mut worker: Worker, handed: Shared) -> Result {
     for _ in 0..ROUNDS {
         sleep(ms(worker.random.u64(..600))).await;
         let kind = match worker.world.profile {
-            // What is not declared is not exclusive over a loss of data.
+            // An undeclared object is not exclusive over a loss of data.
             FaultProfile::DataLoss => Kind::Semaphore,
             _ if worker.random.bool() => Kind::Semaphore,
             _ => Kind::Lock,

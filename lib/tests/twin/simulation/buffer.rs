@@ -1,6 +1,6 @@
 //! A bounded buffer in a lock with two conditions: producers wait for room and consumers for things, and each wakes one of
-//! the others. Whoever waits may be cancelled, run out of time or crash; what it was to be told goes to the next. So
-//! nobody sleeps on while there is something to do, and without faults nobody wakes up without having been notified.
+//! the others. A waiter may be cancelled, time out or crash; its notification goes to the next waiter. So no waiter keeps
+//! sleeping while there is work, and without faults no waiter wakes up without a notification.
 
 use std::{
     sync::{Arc, Mutex},
@@ -23,7 +23,7 @@ use crate::{Result, lock, object};
 
 const LOCK: &str = "x";
 const ROOM: usize = 2;
-/// What is produced, and consumed, in all.
+/// Total number of items.
 const THINGS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,16 +48,16 @@ impl Role {
     }
 }
 
-/// What the lock protects, and what is known of those who use it.
+/// State that the lock protects, and the state of its users.
 struct Buffer {
     things: usize,
-    /// How often a role has acted.
+    /// Number of actions of a role.
     acted: [usize; 2],
     last: Instant,
     waiting: [usize; 2],
     notified: u64,
     woken: u64,
-    /// Whom somebody should have notified who was not able to.
+    /// Waiters whose notification could not be sent.
     owed: Vec<Role>,
 }
 
@@ -86,7 +86,7 @@ impl Buffer {
         can
     }
 
-    /// Somebody sleeps who has something to do.
+    /// A waiter with work sleeps.
     fn stuck(&self, role: Role) -> bool {
         self.waiting[role as usize] > 0 && self.can(role) && !self.done(role)
     }
@@ -94,7 +94,7 @@ impl Buffer {
 
 type Shared = Arc<Mutex<Buffer>>;
 
-/// That one of a role has to be notified: by whoever has changed the buffer, or was notified and has not looked yet.
+/// That one of a role has to be notified: by a worker that has changed the buffer, or was notified and has not checked yet.
 struct Duty<'a> {
     buffer: &'a Shared,
     of: Role,
@@ -155,7 +155,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     Ok(())
 }
 
-/// Pays what is owed, and sees whether somebody sleeps for too long.
+/// Sends owed notifications, and checks that no waiter sleeps for too long.
 async fn watch(world: &Arc<World>, buffer: &Shared) -> Result {
     let longest = if world.profile == FaultProfile::None {
         10
@@ -248,7 +248,7 @@ async fn turn(worker: &mut Worker, buffer: &Shared, role: Role) -> Result {
             return Err("somebody else keeps the lease".into());
         };
         if done {
-            // What was for us is for those who still have something to do; here, to find that there is nothing.
+            // A notification for this worker belongs to those that still have work; here, to find that there is nothing.
             drop(got);
             return Ok(());
         }
@@ -270,7 +270,7 @@ async fn wait(
         1 => {
             let Ok(outcome) = timeout(patience, condition.wait(lease)).await else {
                 drop(waiting);
-                // Not here to do what it may have been told to do.
+                // Not available for a task that it may have been notified of.
                 sleep(ms(worker.random.u64(..10_000))).await;
                 return None;
             };
@@ -291,7 +291,7 @@ async fn wait(
     }
 }
 
-/// Tells one of the others, and the last one tells all of his own that there is nothing more to do.
+/// Notifies one waiter of the other role, and the last worker notifies all of its own role that no work is left.
 async fn leave(worker: &mut Worker, locked: &Lock, mut other: Duty<'_>, got: Arc<Got>) -> Result {
     let (buffer, role) = (other.buffer, other.of.other());
     sleep(ms(worker.random.u64(..100))).await;
@@ -310,7 +310,7 @@ async fn leave(worker: &mut Worker, locked: &Lock, mut other: Duty<'_>, got: Arc
         }
     }
     if ended {
-        // Who has gone to sleep without having been told, because the last one could not, is told by the watch.
+        // A waiter that missed a notification, because the last worker could not send it, is notified by the watch.
         let waiting = lock(buffer).waiting[role as usize];
         lock(buffer).owed.extend(vec![role; waiting]);
     }

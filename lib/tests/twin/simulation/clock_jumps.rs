@@ -86,7 +86,7 @@ async fn work(mut worker: Worker, era: Shared) -> Result {
     Ok(())
 }
 
-/// A new lease, beside which nobody may hold one that was granted since the last jump.
+/// Notes a new lease; no other lease that was granted since the last jump may be held.
 fn noted(world: &World, era: &Shared, process: &str, got: &Arc<Got>) {
     let mut era = lock(era);
     if got.acquired_at() < era.began {

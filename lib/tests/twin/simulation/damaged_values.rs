@@ -1,5 +1,5 @@
-//! Keys and entries that are overwritten while they are held and waited for. What is overwritten may be lost; its
-//! neighbours, renewed by the same commands, may not, and nobody holds beside a lease whose entry cannot be read.
+//! Keys and entries that are overwritten while they are held and waited for. An overwritten lease may be lost; its
+//! neighbours, renewed by the same commands, may not, and no client holds beside a lease whose entry cannot be read.
 //!
 //! `d` loses whole keys, of `e` only entries of leases and places, of the pool `r` only resources; the locks `n` nothing.
 
@@ -61,7 +61,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     for object in &declared {
         control.declare(object, &declaration(object)).await?;
     }
-    // Longer than any lease: then all is to be had again.
+    // Longer than any lease: then everything can be acquired again.
     sleep(LEASE * 3).await;
     let last = client(&world.memory, "last").await?;
     let patience = Duration::from_secs(60);
@@ -141,7 +141,7 @@ fn damage(world: &World, random: &mut Rng) -> Result {
     Ok(())
 }
 
-/// As the error says: all keys of the object go.
+/// As the error recommends: all keys of the object go.
 fn mend(world: &World) -> Result {
     world.log(|| "d is mended".to_owned());
     for key in world

@@ -58,7 +58,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     }
     held.release().await?;
     let patience = if world.profile == FaultProfile::None {
-        // Where so many end that it takes several calls, the living one comes back for the rest a little later.
+        // If so many waiters end that several calls are needed, the live one calls again for the rest a little later.
         lease * 4 / 3 + ms(300)
     } else {
         ms(60_000)

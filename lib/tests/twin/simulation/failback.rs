@@ -1,6 +1,6 @@
-//! A declared semaphore of one permit on two servers: a failover leads all clients to a second server, which has the data or
-//! not, and a failback to the first one, which has lived on under its run id and with its data. Clients are kept waiting until
-//! the controller has looked. Nobody holds beside another, no lease is lost, and the fencing tokens grow.
+//! A declared semaphore of one permit on two servers: a failover leads all clients to a second server, which has the data
+//! or not, and a failback to the first one, which has lived on under its run id and with its data. Clients are kept waiting
+//! until the controller has looked. Leases are exclusive, no lease is lost, and the fencing tokens grow.
 
 use std::{sync::Arc, time::Duration};
 
@@ -83,7 +83,7 @@ async fn work(mut worker: Worker) -> Result {
             world.violation(format!("{process}: lost for no reason: {:?}", **got));
         }
         if let Some(got) = Arc::into_inner(got) {
-            // Whatever it says: the server may be on its way.
+            // Any outcome is valid: the server may be on its way.
             let _ = got.release().await;
         }
     }

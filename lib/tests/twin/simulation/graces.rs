@@ -1,5 +1,5 @@
-//! Leases that end by running out, because their holder crashes or lets go without a word: until their grace is over nobody
-//! else is granted. Leases that are given back have none.
+//! Leases that end by running out, because their holder crashes or abandons them: until their grace is over no other client
+//! is granted. Leases that are given back have none.
 
 use std::{
     collections::BTreeMap,
@@ -26,11 +26,11 @@ const ROUNDS: usize = 4;
 struct Log {
     /// By fencing token, when it was granted by the server's clock.
     granted: BTreeMap<u64, SystemTime>,
-    /// By fencing token, until when nobody else may be.
+    /// By fencing token: the time before which no other client may be.
     kept: Vec<(u64, SystemTime)>,
 }
 
-/// A lease that, unless it is taken out, ends by itself.
+/// A lease that, unless it is taken out, expires.
 struct Hold {
     lease: Option<Lease>,
     grace: Duration,

@@ -1,4 +1,4 @@
-//! What must hold: checked at each grant against what holders believe, and again and again against what the server says.
+//! Invariants: checked at each grant against the other holders, and repeatedly against the server's view.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -37,7 +37,7 @@ struct Holder {
 }
 
 enum HolderState {
-    /// As the lease says.
+    /// As reported by the lease.
     Live(Weak<Got>),
     /// It has crashed, or so it seems to the others: it might act up to its last deadline.
     Crashed { until: Instant },
@@ -74,7 +74,7 @@ impl InvariantChecker {
         *floor
     }
 
-    /// Somebody has got a lease of `permits` of `limit`.
+    /// Notes a lease of `permits` of `limit`.
     pub(super) fn granted(
         &mut self,
         object: &str,
@@ -106,7 +106,7 @@ impl InvariantChecker {
         *newest = fence.max(*newest);
     }
 
-    /// From now on, somebody believes that he holds `permits` of `limit`.
+    /// Notes that a process considers itself the holder of `permits` of `limit`.
     pub(super) fn believes(&mut self, what: &str, process: &str, permits: u64, limit: u64, lease: &Arc<Got>) {
         let holders = self.holders.entry(what.to_owned()).or_default();
         holders.retain(Holder::believes);
@@ -127,14 +127,14 @@ impl InvariantChecker {
         }
     }
 
-    /// The permits that somebody believes to hold.
+    /// Number of permits whose holders consider themselves holders.
     pub(super) fn believed(&mut self, what: &str) -> u64 {
         let holders = self.holders.entry(what.to_owned()).or_default();
         holders.retain(Holder::believes);
         holders.iter().map(|holder| holder.permits).sum()
     }
 
-    /// Somebody has been granted what only one has at a time.
+    /// Notes a grant of an exclusive object.
     pub(super) fn grew(&mut self, object: &str, fence: u64) {
         let newest = self.newest.entry(object.to_owned()).or_default();
         if fence <= *newest {
@@ -174,7 +174,7 @@ impl InvariantChecker {
         }
     }
 
-    /// What the server says of an object.
+    /// Checks a snapshot of an object.
     pub(super) fn seen(&mut self, object: &str, now: Snapshot) {
         let sum: u64 = now.holders.iter().map(|holder| holder.permits).sum();
         let mut wrong = Vec::new();
@@ -231,8 +231,8 @@ fn priority(reason: &str) -> i8 {
     reason.parse().unwrap_or_default()
 }
 
-/// Who was granted, or has moved ahead, past somebody who waited before and waits still, though not for a larger priority.
-/// A place is one from when it was taken; who lost his place and asked again has another. Who was let in again has an old
+/// Requests that were granted, or have moved ahead, past an earlier request that still waits, without a larger priority. A
+/// place is one from when it was taken; who lost his place and asked again has another. A readmitted holder has an old
 /// fencing token.
 fn overtaken(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let was = |w: &WaiterView| {
@@ -258,7 +258,7 @@ fn overtaken(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     if let Some((head, at)) = now.waiters.iter().find_map(|w| Some((w, was(w)?))) {
         let place = |token| before.waiters.iter().position(|w| w.token == token);
         for holder in now.holders.iter().filter(|h| h.fence > before.last_fence) {
-            // What is in its grace was granted under the token that it was waited for.
+            // A lease in its grace was granted under the token of its queue entry.
             let token = holder.token.trim_start_matches("grace-");
             let overtook = match place(token) {
                 Some(place) => place > at,

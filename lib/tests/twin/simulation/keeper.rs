@@ -1,4 +1,4 @@
-//! The controller's part of a workload: what it plans, tells the server, and keeps outside of it.
+//! The controller's part of a workload: its plans, its declarations, and the status that it keeps outside of the server.
 
 use std::time::{Duration, SystemTime};
 
@@ -120,7 +120,7 @@ impl Keeper {
     }
 }
 
-/// What the controller is doing all the time.
+/// Loop of the controller.
 pub(super) async fn look_now_and_then(world: &World, keeper: &mut Keeper, within: Duration) -> Result {
     let end = Instant::now() + within;
     while Instant::now() < end {

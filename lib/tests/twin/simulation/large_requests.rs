@@ -1,5 +1,5 @@
 //! Thousands of resources of a pool are acquired at once, by reply and by push, and thousands of leases are taken back at
-//! once: each is done whole, and nothing is left held by nobody.
+//! once: each is done whole, and nothing stays held without a holder.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! A semaphore whose first users have leases that are longer than those of the custom resource which then declares it, or
-//! which `Retain` left; and then the server loses its data. Nobody holds beside another.
+//! which `Retain` left; and then the server loses its data. Leases are exclusive.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ async fn declare(world: Arc<World>) -> Result {
         look_now_and_then(&world, &mut keeper, ms(random.u64(300..20_000))).await?;
         match random.u8(..3) {
             0 => world.memory.restart(random.bool()),
-            // Nobody is told.
+            // No client is notified.
             _ => world.memory.flush_all(),
         }
         keeper.declare(&world, ms(random.u64(..50))).await?;

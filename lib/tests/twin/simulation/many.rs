@@ -1,5 +1,5 @@
-//! Several keyed locks at once, in any company: each key has one holder, nobody waits for another in a circle, and those
-//! who get not all get nothing. And locks within themselves: an inner lease is the outer one.
+//! Several keyed locks at once, in any company: each key has one holder, no deadlock occurs, and a request that does not
+//! get all keys gets none. And locks within themselves: an inner lease is the outer one.
 
 use std::sync::Arc;
 

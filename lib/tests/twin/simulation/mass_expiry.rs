@@ -25,7 +25,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
         held.spawn(acquire(holders.clone(), 1));
     }
     while let Some(lease) = held.join_next().await {
-        // It ends by itself.
+        // It expires.
         drop(lease??.detach());
     }
     let dead = client(&world.memory, "dead").await?;

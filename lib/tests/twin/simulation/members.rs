@@ -1,5 +1,5 @@
-//! A pool that programs keep, whose members come and go while they are held and waited for: no resource has two holders,
-//! what was taken away while it was held goes to nobody else, and in the end all that is in service is free again.
+//! A pool that programs keep, whose members come and go while they are held and waited for: no resource has two holders, a
+//! resource that was removed while held is not granted again, and at the end all resources in service are free.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -29,7 +29,7 @@ const ROUNDS: usize = 4;
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const IN_B: [&str; 3] = ["b", "d", "f"];
 
-/// What is in service, and of the rest the newest fencing token under which it may still be held.
+/// Resources in service, and for each other resource the newest fencing token under which it may still be held.
 struct Members {
     world: Arc<World>,
     pool: LockPool,
@@ -255,7 +255,7 @@ fn as_wished(how: u8, wish: &[&str], seat: &PoolLease) -> bool {
     let got = seat.resources();
     match how {
         0 => got.len() == wish.len() && got.iter().all(|(name, _)| wish.contains(&&**name)),
-        // What has left meanwhile has left its properties behind.
+        // A resource that has left meanwhile has lost its properties.
         1 => got.len() == 1 && IN_B.contains(&&*got[0].0),
         3 => got.len() == 2,
         _ => got.len() == 1,

@@ -1,6 +1,6 @@
-//! A declared semaphore that its clients would also make as first users, on a server that loses its data. A client that knows
-//! that it is declared does not make it: nobody holds beside another. Where clients that do not know make it before it is
-//! declared again, the next fencing tokens are larger all the same, and soon nobody holds beside another any more.
+//! A declared semaphore that its clients would also make as first users, on a server that loses its data. A client that
+//! knows that it is declared does not make it: leases are exclusive. If clients without knowledge of the declaration make
+//! it before it is declared again, the next fencing tokens are larger nevertheless, and leases are soon exclusive again.
 
 use std::{
     num::NonZeroU32,

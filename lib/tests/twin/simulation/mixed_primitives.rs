@@ -1,4 +1,4 @@
-//! What clients, their observer and the controller do.
+//! Workload with clients, their observer and the controller.
 
 use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ const LEASE: Duration = Duration::from_secs(2);
 
 fn objects(profile: FaultProfile) -> Result<Vec<ObjectRef>> {
     let mut objects = vec![object(Kind::Semaphore, "s")?, object(Kind::Pool, "p")?];
-    // What is not declared is not exclusive over a loss of all data.
+    // An undeclared object is not exclusive over a loss of all data.
     if profile != FaultProfile::DataLoss {
         objects.push(object(Kind::Lock, "x")?);
         objects.push(object(Kind::RwLock, "r")?);
@@ -82,7 +82,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     for object in objects.iter().filter(|object| declared(object)) {
         declare_again(world, object).await?;
     }
-    // Whatever happened: soon everything is to be had again.
+    // Whatever happened: everything can soon be acquired again.
     let last = client(&world.memory, "last").await?;
     let patience = Duration::from_secs(60);
     let all = last.semaphore("s")?.acquire_many_timeout(3, patience).await?;
@@ -165,7 +165,7 @@ async fn declare_again(world: &World, object: &ObjectRef) -> Result {
     Ok(())
 }
 
-/// What is acquired, and how much of it there is.
+/// An acquired object, and its limit.
 struct Wanted {
     object: String,
     permits: u64,
@@ -343,7 +343,7 @@ async fn acquire(
         Kind::Pool => (1, SEATS.len() as u64),
         Kind::RwLock if random.u8(..3) == 0 => (READERS, READERS),
         Kind::RwLock => (1, READERS),
-        // Nobody holds a register.
+        // A register has no holder.
         Kind::Lock | Kind::Register => (1, 1),
     };
     let wanted = Wanted {

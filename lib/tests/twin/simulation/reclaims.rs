@@ -1,5 +1,5 @@
-//! Leases and places in the queue that are taken back, for reasons that read like words of the protocol: whoever had one is
-//! told, in these very words, and a lease that was taken back has no grace.
+//! Leases and queue entries that are reclaimed, for reasons that look like keywords of the protocol: each holder receives
+//! exactly this reason, and a reclaimed lease has no grace.
 
 use std::{
     collections::HashMap,
@@ -69,7 +69,7 @@ async fn reclaim_one(world: &World, reclaimed: &Reclaimed, random: &mut Rng) -> 
         return Ok(());
     }
     let cause = CAUSES[random.usize(..CAUSES.len())];
-    // Before it is told.
+    // Before it is notified.
     lock(reclaimed).insert(reason.clone(), (cause, Instant::now()));
     if control.reclaim(&x, std::slice::from_ref(&token), cause).await? == 0 {
         lock(reclaimed).remove(&reason); // it has ended by itself

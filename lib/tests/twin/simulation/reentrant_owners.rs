@@ -1,5 +1,5 @@
-//! Owners of a reentrant lock with several tasks each, which come in, come in again, try, give up and are dropped side by side:
-//! whoever is in can always come in again, and two owners are never in at once.
+//! Owners of a reentrant lock with several tasks each, which come in, come in again, try, give up and are dropped side by
+//! side: an owner that holds can always enter again, and two owners never hold at once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -84,7 +84,7 @@ async fn task(world: &World, process: &str, owner: &ReentrantLock, mut random: R
     Ok(())
 }
 
-/// Who is in comes in again, whatever its other tasks do.
+/// An owner can enter again, whatever its other tasks do.
 async fn inside(world: &World, process: &str, owner: &ReentrantLock, outer: &Got) {
     if owner.depth() == 0 {
         world.violation(format!("{process}: in, and not deep"));

@@ -38,7 +38,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     process::run(world, PROCESSES, WORKERS, work).await?;
     background.shutdown().await;
     world.refuse(None);
-    // What has run out stays until its keys do, where no other caller comes.
+    // An expired lease stays until its keys expire, if no other call comes.
     sleep(ms(2 * LEASE)).await;
     mixed_primitives::nothing_is_left(world).await;
     Ok(())
@@ -53,7 +53,7 @@ async fn refuse(world: Arc<World>) {
         world.refuse(Some(reply));
         sleep(ms(span)).await;
         let calls = world.refuse(None);
-        // What is refused to one call alone, or to one kind of call, is repeated by each caller by itself.
+        // A refusal of one call, or of one kind of call, is repeated by each caller independently.
         if ["TRYAGAIN", "OOM", "NOPERM"]
             .iter()
             .any(|code| reply.starts_with(code))
@@ -80,7 +80,7 @@ async fn work(mut worker: Worker) -> Result {
         let got = loop {
             match lock.acquire().await {
                 Ok(lease) => break Arc::new(Got::Lease(lease)),
-                // It is full, or has taken our rights away: an acquisition is told so.
+                // It is full, or has taken our rights away: an acquisition returns the refusal.
                 Err(Error::Refused { .. }) => sleep(ms(200)).await,
                 Err(error) => return Err(error.into()),
             }
@@ -101,7 +101,7 @@ async fn work(mut worker: Worker) -> Result {
             let deadline = got.deadline();
             match got.release().await {
                 Ok(()) => {}
-                // What was handed over and not confirmed since is short.
+                // A lease that was handed over and not confirmed since is short.
                 Err(Error::Unreachable { .. } | Error::Lost { .. } | Error::Refused { .. })
                     if Instant::now() >= deadline => {}
                 Err(error) => world.violation(format!("{process}: the release says {error}")),

@@ -1,6 +1,6 @@
 //! A register that several write and read at once: what each of them sees is what could be seen if all had been done one
-//! after another, in an order in which what had ended before something else began stands before it. What had no answer
-//! may have been done, once, at any time since.
+//! after another, in an order in which what had ended before something else began stands before it. An operation without an
+//! answer may have taken effect, once, at any time since.
 
 use std::{
     collections::HashSet,
@@ -44,7 +44,7 @@ enum Operation {
     DeleteIf(Condition),
 }
 
-/// What an operation says.
+/// Result of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Done,
@@ -59,7 +59,7 @@ struct Event {
     ended: Option<(usize, Answer)>,
 }
 
-/// What has happened, and how many beginnings and ends there were.
+/// History of operations, and the number of starts and ends.
 #[derive(Default)]
 struct History {
     events: Vec<Event>,
@@ -179,7 +179,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     if !explained(&history.events, 0, None, &mut HashSet::new()) {
         world.violation(format!("no order explains {:#?}", history.events));
     }
-    // What had no answer may still be on its way.
+    // An operation without an answer may still be in flight.
     sleep(ms(5000)).await;
     world.observer.register("v")?.delete().await?;
     mixed_primitives::nothing_is_left(world).await;
@@ -203,7 +203,7 @@ async fn work(mut worker: Worker, history: Arc<Mutex<History>>) -> Result {
     Ok(())
 }
 
-/// Whether there is an order for what is not in `placed`, beginning with this value.
+/// True if there is an order for the operations that are not in `placed`, beginning with this value.
 fn explained(
     events: &[Event],
     placed: u64,

@@ -1,6 +1,6 @@
 //! A declared semaphore whose permits become more and fewer while they are held and waited for, on a server whose clock is
-//! set back again and again: what is too much drains, and nothing is granted meanwhile; a clock set back frees nothing
-//! that is held, and keeps nobody for ever.
+//! set back again and again: what is too much drains, and nothing is granted meanwhile; a clock that is set back frees no
+//! held permit, and blocks no client forever.
 
 use std::{sync::Arc, time::Duration};
 

@@ -26,7 +26,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     Ok(())
 }
 
-/// None: not in time. An acquisition that waits may say so, and so may one that does not.
+/// None: not in time. Both waiting and non-waiting acquisitions may report that.
 async fn take(client: &Client, options: Options, how: u8, within: u64) -> (String, u64, Option<Got>) {
     let within = ms(within);
     let lease = |got: std::result::Result<Option<tenure::Lease>, Error>| match got {
@@ -49,7 +49,7 @@ async fn take(client: &Client, options: Options, how: u8, within: u64) -> (Strin
         _ => {
             let write = r.write_timeout(within).await;
             let read = match write {
-                // A downgrade that is too late says so.
+                // A downgrade that is too late returns an error.
                 Ok(Some(write)) => match write.downgrade().await {
                     Ok(read) => Ok(Some(Got::Lease(read))),
                     Err(Error::Lost { .. }) => Ok(None),

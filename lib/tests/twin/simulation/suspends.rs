@@ -1,5 +1,5 @@
-//! The machine of all clients is suspended again and again, while the server's clock goes on: nobody goes on with a lease
-//! that the server has ended meanwhile.
+//! The machine of all clients is suspended again and again, while the server's clock goes on: no client continues with a
+//! lease that the server has ended meanwhile.
 
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ async fn work(mut worker: Worker) -> Result {
         world.check(|invariants| invariants.granted("x", process, 1, 1, &got));
         let work = ms(worker.random.u64(..2000));
         let told = timeout(work, got.lost()).await.is_ok();
-        // A second after it was lost at the latest, it has been told.
+        // The holder is notified within a second after the loss.
         if !told
             && matches!(got.state(), LeaseState::Lost { .. })
             && timeout(ms(1001), got.lost()).await.is_err()

@@ -1,5 +1,5 @@
-//! A lock that is taken from its holder again and again: the old holder is told who did it and why, the new one has a
-//! larger fencing token, and those who wait keep their places.
+//! A lock that is taken from its holder again and again: the old holder receives the new holder and the reason, the new one
+//! has a larger fencing token, and waiters keep their positions.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -64,7 +64,7 @@ async fn work(mut worker: Worker, holders: Holders) -> Result {
         if fence <= newest {
             world.violation(format!("{process}: fencing token {fence} after {newest}"));
         }
-        // For as long as the word is on its way, the old holder believes in its lease: only the fence keeps it out.
+        // While the push is in flight, the old holder considers its lease held: only the fence keeps it out.
         world.check(|invariants| invariants.granted("x", process, 1, u64::MAX, &got));
         lock(&holders).push(Arc::downgrade(&got));
         if reliable {

@@ -37,18 +37,18 @@ pub(super) struct World {
     random: Mutex<Rng>,
 }
 
-/// Decides what becomes of what passes.
+/// Chooses the fault of each message.
 struct FaultInjector {
     profile: FaultProfile,
     random: Rng,
     silent: HashSet<String>,
-    /// What usually arrives takes less than so many milliseconds.
+    /// Largest usual delay of a message in milliseconds.
     slowest: u64,
     /// The same of pushes.
     slowest_push: u64,
     /// The error reply to all calls.
     refusal: Option<&'static str>,
-    /// How many calls have got it.
+    /// Number of calls that received it.
     refused: u64,
     passed: DefaultHasher,
     trace: Option<Instant>,
@@ -134,7 +134,7 @@ impl World {
         self.log(|| format!("{process} crashes"));
     }
 
-    /// From now on, what usually arrives takes up to so many milliseconds.
+    /// Sets the largest usual delay of a message in milliseconds.
     pub(super) fn slow_down(&self, slowest: u64) {
         let mut injector = lock(&self.injector);
         (injector.slowest, injector.slowest_push) = (slowest, slowest);
