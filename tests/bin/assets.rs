@@ -1,10 +1,10 @@
-//! Says where the programs of others are that the suites run, and gets those that are missing.
+//! Prints the paths of the external programs that the suites run, and gets those that are missing.
 
 use clap::Parser;
 use tenure_tests::Result;
 use tenure_tests::assets::{ASSETS, find};
 
-/// Finds, installs or builds the programs that the suites run, and says where they are.
+/// Finds, installs or builds the programs that the suites run, and prints their paths.
 #[derive(Debug, Parser)]
 struct Args {
     /// Programs to look for; all that are known if there is none.

@@ -18,7 +18,7 @@ const SAMPLES: [&str; 2] = [
 ];
 /// For whatever should take a moment.
 const SOON: Duration = Duration::from_secs(30);
-/// The workers' leases are shorter than the samples say, so that nobody has to wait long for a dead one.
+/// The workers' leases are shorter than those of the samples, so that a dead one does not delay the others long.
 const LEASE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
@@ -77,7 +77,7 @@ impl Demo {
             .await
     }
 
-    /// Runs kubectl as a user would, and shows both the command and what it says.
+    /// Runs kubectl as a user would, and shows the command and its output.
     async fn show(&self, args: &[&str]) -> Result {
         println!("\n   $ kubectl {}", args.join(" "));
         let said = alive("waiting", self.kubectl(args)).await?;
@@ -192,7 +192,7 @@ impl Demo {
     }
 }
 
-/// Held and waiting of each object, as one word.
+/// Held and waiting of each object, as one string.
 const COUNTS: &str = "jsonpath={range .items[*]}{.status.held}/{.status.waiting}{\"\\n\"}{end}";
 
 /// A worker process, and the name that it goes by.
@@ -219,7 +219,7 @@ impl Worker {
         })
     }
 
-    /// The line that says what it got.
+    /// The line with the acquired resource.
     fn granted(&self) -> Result<Option<String>> {
         let output = self.process.output()?;
         Ok(output

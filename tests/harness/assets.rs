@@ -24,7 +24,7 @@ pub struct Asset {
     pub name: &'static str,
     /// The oldest version that is good enough.
     minimum: (u32, u32),
-    /// How it is asked for its version.
+    /// Arguments that print its version.
     version: &'static [&'static str],
     source: Source,
 }
@@ -41,7 +41,7 @@ enum Source {
     /// A Go package, built in a folder of `tests/assets` that pins the versions of all modules.
     Go {
         folder: &'static str,
-        /// That folder's `go.mod`; it also says our program's version.
+        /// That folder's `go.mod`; it also prints the program's version.
         go_mod: &'static str,
         module: &'static str,
         package: &'static str,
@@ -132,13 +132,13 @@ pub const ASSETS: [Asset; 7] = [
 /// A program that was found.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What it says of its version.
+    /// Its printed version.
     pub version: String,
 }
 
-/// Where the program `name` is. Gets it if it is nowhere, which may take minutes and shows its progress.
+/// Path of the program `name` is. Gets it if it is nowhere, which may take minutes and shows its progress.
 pub fn path(name: &str) -> Result<PathBuf> {
     Ok(find(name)?.path)
 }
@@ -212,7 +212,7 @@ impl Asset {
         }
     }
 
-    /// The version's first two numbers, and the version as the program tells it.
+    /// The version's first two numbers, and the version as the program prints it.
     fn ask_version(&self, path: &Path) -> Result<((u32, u32), String)> {
         let output = Command::new(path).args(self.version).output();
         let output = output.with_context(|| format!("running {}", path.display()))?;

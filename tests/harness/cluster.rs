@@ -18,15 +18,15 @@ mod migration;
 
 pub use migration::Move;
 
-/// How many slots a cluster has.
+/// Number of slots of a cluster.
 pub const SLOTS: u16 = 16_384;
-/// How many masters it has at the start.
+/// Number of masters at the start.
 pub const MASTERS: usize = 3;
 
 const FORMING: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How to start a cluster: see [`Cluster::builder`].
+/// Settings of a cluster: see [`Cluster::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     node_timeout: Duration,
@@ -36,7 +36,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// How long a node may be silent; 1.5 s by default.
+    /// Time for which a node may be silent; 1.5 s by default.
     #[must_use]
     pub fn node_timeout(mut self, node_timeout: Duration) -> Self {
         self.node_timeout = node_timeout;
@@ -132,13 +132,13 @@ struct View {
     slots: BTreeMap<(u16, u16), usize>,
     /// Index of each replica, and of its master.
     replicas: BTreeMap<usize, usize>,
-    /// How many nodes it knows by their own names.
+    /// Number of nodes that it knows by their own names.
     known: usize,
 }
 
 impl Cluster {
-    /// The cluster that all tests of this run share: nobody may move its slots or stop its nodes. It is patient with a busy
-    /// machine.
+    /// The cluster that all tests of this run share: a test must not move its slots or stop its nodes. It is patient with a
+    /// busy machine.
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<Cluster> = OnceCell::const_new();
         let patient = || Self::builder().node_timeout(Duration::from_secs(15)).start();
@@ -197,14 +197,14 @@ impl Cluster {
         Ok(slot.trim().parse()?)
     }
 
-    /// Which node serves a slot, as all running nodes say.
+    /// The node that serves a slot, on which all running nodes agree.
     pub async fn owner(&self, slot: u16) -> Result<usize> {
         let view = self.agreed().await?;
         view.owner(slot)
             .with_context(|| format!("slot {slot} is not served"))
     }
 
-    /// Which node serves a key.
+    /// The node that serves a key.
     pub async fn owner_of(&self, key: &str) -> Result<usize> {
         self.owner(self.slot(key).await?).await
     }
@@ -214,12 +214,12 @@ impl Cluster {
         Ok(self.agreed().await?.slots_of(index))
     }
 
-    /// The nodes that serve slots, as all running nodes say.
+    /// The nodes that serve slots, on which all running nodes agree.
     pub async fn masters(&self) -> Result<BTreeSet<usize>> {
         Ok(self.agreed().await?.slots.into_values().collect())
     }
 
-    /// The replica of a master, as all running nodes say.
+    /// The replica of a master, on which all running nodes agree.
     pub async fn replica_of(&self, master: usize) -> Result<usize> {
         let view = self.agreed().await?;
         let replica = view.replicas.iter().find(|&(_, of)| *of == master);
@@ -328,7 +328,7 @@ impl Cluster {
         all.filter(|(index, _)| !self.silent.contains(index))
     }
 
-    /// What all running nodes say who serves which slots.
+    /// The owners of all slots, on which all running nodes agree.
     async fn agreed(&self) -> Result<View> {
         let mut agreed: Option<View> = None;
         for (index, _) in self.running() {
@@ -411,7 +411,7 @@ impl Cluster {
             }
         }
         self.settled().await?;
-        // Until everybody knows it, a replica would not be asked for its vote, nor shown to clients.
+        // Until all nodes know it, a replica would not be asked for its vote, nor shown to clients.
         eventually("the replicas to be known", PATIENCE, async || {
             for index in 0..self.nodes.len() {
                 let replicas = self.view(index).await?.replicas.len();

@@ -1,7 +1,7 @@
 //! A real etcd and kube-apiserver.
 //!
-//! There is no controller-manager, no scheduler and no kubelet: Pods can be created and deleted but do not run,
-//! nobody collects garbage, and a deleted namespace stays `Terminating`.
+//! There is no controller-manager, no scheduler and no kubelet: Pods can be created and deleted but do not run, no garbage
+//! is collected, and a deleted namespace stays `Terminating`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -151,7 +151,7 @@ impl ControlPlane {
         Ok(Client::try_from(config)?)
     }
 
-    /// Runs kubectl as an administrator and returns what it printed. If it fails, the error is what it said.
+    /// Runs kubectl as an administrator and returns what it printed. If it fails, the error is its output.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
         Kubectl {
             program: &self.kubectl,

@@ -49,7 +49,7 @@ impl Controller {
     /// Starts the program with these arguments and nothing more, for tests of a start that fails.
     pub fn spawn(plane: &ControlPlane, args: &[&str]) -> Result<Process> {
         let mut command = Command::new(binaries::find("tenure-controller")?);
-        // First, so that a test's own arguments come last. The environment of who runs the tests has no say.
+        // First, so that a test's own arguments come last. The environment of the test run has no effect.
         command
             .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
             .args(args);
@@ -87,11 +87,11 @@ impl Controller {
     }
 }
 
-/// The address in the line that says where its server listens.
+/// The address in the line about its listening server.
 fn listening(log: &str) -> Option<String> {
     log.lines().find_map(|line| {
         let event: Value = serde_json::from_str(line).ok()?;
-        // The formatter of tracing-subscriber nests an event's fields unless told to flatten them.
+        // The formatter of tracing-subscriber nests an event's fields unless it is configured to flatten them.
         let fields = event.get("fields").unwrap_or(&event);
         let says = fields.get("message")?.as_str()? == "listening";
         says.then(|| fields.get("address")?.as_str().map(str::to_owned))?

@@ -50,5 +50,5 @@ pub use sentinel::Sentinel;
 pub use suspend::Suspender;
 pub use wait::eventually;
 
-/// What the harness returns, and what a test may return. The error carries its causes and the logs' tails.
+/// Result of the harness and of tests. The error carries its causes and the logs' tails.
 pub type Result<T = ()> = anyhow::Result<T>;

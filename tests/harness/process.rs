@@ -1,9 +1,9 @@
 //! Child processes, folders and ports that do not outlive the run, whatever kills it.
 //!
-//! The first of them starts a *reaper*: a shell in a process group of its own, which reads from a pipe that only
-//! this process can write to. Nobody ever writes. The read ends when this process ends, by whatever cause,
-//! `kill -9` and Ctrl-C included; then the reaper kills every process group that is named in `groups/` and removes
-//! the run's folder. That is also the ordinary end of a test run, as statics are never dropped.
+//! The first of them starts a *reaper*: a shell in a process group of its own, which reads from a pipe that only this
+//! process can write to. No writer exists. The read ends when this process ends, by whatever cause, `kill -9` and Ctrl-C
+//! included; then the reaper kills every process group that is named in `groups/` and removes the run's folder. That is
+//! also the ordinary end of a test run, as statics are never dropped.
 //!
 //! A child waits for a line on its standard input before it becomes the program that it was started for. The line
 //! comes after its group is noted, so that there is no moment in which the reaper does not know of it.
@@ -76,7 +76,7 @@ pub fn folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A name that nobody else uses, fit for a Kubernetes namespace: `name` with a random end.
+/// A unique name, valid for a Kubernetes namespace: `name` with a random end.
 #[must_use]
 pub fn unique(name: &str) -> String {
     let name: String = name
@@ -94,7 +94,7 @@ pub fn unique(name: &str) -> String {
     format!("{}-{}", name.trim_matches('-'), &random[..8])
 }
 
-/// A loopback port that is free and that this process is not told again.
+/// A loopback port that is free and that this process does not get again.
 ///
 /// It lies below the ports that Linux gives to outgoing connections: one of those could take it while its server
 /// is down.

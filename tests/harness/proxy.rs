@@ -1,8 +1,8 @@
 //! A proxy between clients and Redis that loses on purpose what networks lose by accident.
 //!
-//! It understands as much of RESP as it takes to tell one frame from the next, a push from a reply, and which reply
-//! answers which request. Each connection has a number; faults that stand for a broken connection hit those that are
-//! there, while later ones work, as after a firewall has forgotten its state.
+//! It understands as much of RESP as it takes to distinguish one frame from the next, a push from a reply, and which reply
+//! answers which request. Each connection has a number; faults that stand for a broken connection hit those that are there,
+//! while later ones work, as after a firewall has forgotten its state.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Result;
 
-/// Which way of a connection goes dead.
+/// Direction of a connection that goes dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dead {
-    /// What the client sends is taken and lost.
+    /// Data from the client is accepted and lost.
     Requests,
-    /// What the server sends is taken and lost.
+    /// Data from the server is accepted and lost.
     Replies,
     /// Both.
     Both,
@@ -39,7 +39,7 @@ struct Rules {
     /// Connections with smaller numbers are dead in the ways named.
     dead_below: u64,
     dead: Option<Dead>,
-    /// What connections with smaller numbers send is kept back.
+    /// Data from connections with smaller numbers is kept back.
     held_below: u64,
 }
 
@@ -49,7 +49,7 @@ struct Shared {
     target: AtomicU16,
     /// Number of the next connection.
     next: AtomicU64,
-    /// Which EVALSHA from now on gets no reply; 0: all do.
+    /// Number of the EVALSHA from now on that gets no reply; 0: all do.
     lose: AtomicU64,
     lost: AtomicU64,
     dropped: AtomicU64,
@@ -96,19 +96,19 @@ impl Proxy {
         self.shared.rules.send_modify(|rules| rules.drop_pushes = drop);
     }
 
-    /// How many pushes have been lost.
+    /// Number of lost pushes.
     #[must_use]
     pub fn dropped_pushes(&self) -> u64 {
         self.shared.dropped.load(Ordering::SeqCst)
     }
 
     /// Of the scripts that are called from now on, the `nth` (1: the next) is executed, and its connection is cut before
-    /// the reply gets through. What comes in its place when the script was not known is a reply too.
+    /// the reply gets through. The error in its place when the script was not known is a reply too.
     pub fn lose_reply(&self, nth: u64) {
         self.shared.lose.store(nth, Ordering::SeqCst);
     }
 
-    /// How many replies have been lost.
+    /// Number of lost replies.
     #[must_use]
     pub fn lost_replies(&self) -> u64 {
         self.shared.lost.load(Ordering::SeqCst)
@@ -129,14 +129,14 @@ impl Proxy {
         });
     }
 
-    /// What is sent from now on over the connections that there are is kept back, also when its client has closed its end;
+    /// Data that is sent from now on over the present connections is kept back, also when its client has closed its end;
     /// new connections work. Until [`Proxy::pass_on`].
     pub fn hold_back(&self) {
         let next = self.shared.next.load(Ordering::SeqCst);
         self.shared.rules.send_modify(|rules| rules.held_below = next);
     }
 
-    /// What was kept back arrives now, as far as the server still listens to it.
+    /// Data that was kept back arrives now, as far as the server still reads it.
     pub fn pass_on(&self) {
         self.shared.rules.send_modify(|rules| rules.held_below = 0);
     }
@@ -151,7 +151,7 @@ impl Proxy {
         self.shared.target.store(target, Ordering::SeqCst);
     }
 
-    /// How many connections there have been.
+    /// Number of connections so far.
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.shared.next.load(Ordering::SeqCst) - 1
@@ -298,7 +298,7 @@ fn dead(shared: &Shared, number: u64, way: Dead) -> bool {
     number < rules.dead_below && rules.dead.is_some_and(|dead| dead == way || dead == Dead::Both)
 }
 
-/// Where the first frame of the buffer ends, if all of it is there.
+/// End of the first frame of the buffer, if the frame is complete.
 fn frame(buffer: &[u8]) -> Option<usize> {
     let line = buffer.windows(2).position(|pair| pair == b"\r\n")? + 2;
     let count = || -> i64 {

@@ -19,7 +19,7 @@ use crate::{Result, assets, eventually};
 /// Also holds for a big append-only file on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
-/// What a Redis keeps over a restart.
+/// Persistence of a Redis over a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Persistence {
     /// Nothing.
@@ -31,7 +31,7 @@ pub enum Persistence {
     Aof,
 }
 
-/// How to start a Redis: see [`Redis::builder`].
+/// Settings of a Redis: see [`Redis::builder`].
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     password: Option<String>,
@@ -50,7 +50,7 @@ impl Builder {
         self
     }
 
-    /// What it keeps over a restart; nothing by default.
+    /// Its persistence over a restart; nothing by default.
     #[must_use]
     pub fn persistence(mut self, persistence: Persistence) -> Self {
         self.persistence = persistence;
@@ -218,7 +218,7 @@ impl Redis {
         Ok(text)
     }
 
-    /// A field of what it says about itself in `INFO`.
+    /// A field of its `INFO`.
     pub async fn info(&self, field: &str) -> Result<String> {
         let about = self.cli(&["INFO"]).await?;
         let line = |line: &str| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim_end().to_owned());
@@ -226,8 +226,8 @@ impl Redis {
         found.with_context(|| format!("INFO has no {field}"))
     }
 
-    /// Waits until this replica has all that its master has written by now. What the master says in reply to `WAIT` is not
-    /// enough: Valkey counts replicas to which it has sent nothing yet.
+    /// Waits until this replica has all that its master has written by now. The master's reply to `WAIT` is not enough:
+    /// Valkey counts replicas to which it has sent nothing yet.
     pub async fn follows(&self, master: &Self) -> Result {
         let number = async |redis: &Self, field| Ok::<u64, anyhow::Error>(redis.info(field).await?.parse()?);
         let written = number(master, "master_repl_offset").await?;
@@ -310,8 +310,8 @@ impl Redis {
     }
 }
 
-/// What makes the dynamic linker put libfaketime before the clock. The allocator that Redis is linked with asks for the
-/// time before libfaketime is ready, so that the C library's own has to stand before it.
+/// Environment that makes the dynamic linker put libfaketime before the clock. The allocator that Redis is linked with asks
+/// for the time before libfaketime is ready, so that the C library's own has to stand before it.
 fn faketime() -> Result<String> {
     let program = assets::path("faketime")?;
     let output = Command::new(program)

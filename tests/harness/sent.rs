@@ -1,10 +1,10 @@
-//! What clients have sent to a Redis, counted by itself.
+//! Commands that clients have sent to a Redis, counted by Redis.
 
 use std::collections::BTreeMap;
 
 use crate::{Redis, Result};
 
-/// What only scripts call here.
+/// Commands that only scripts call here.
 const INSIDE: [&str; 23] = [
     "time", "set", "mget", "hmget", "hset", "hget", "hdel", "hlen", "hkeys", "zadd", "zrem", "zrange",
     "zscore", "zcard", "zrank", "zpopmin", "zpopmax", "exists", "pexpire", "persist", "unlink", "del",
@@ -13,10 +13,10 @@ const INSIDE: [&str; 23] = [
 /// The harness' own, by which the counts are read.
 const OURS: [&str; 3] = ["info", "hello", "client|setinfo"];
 
-/// How often each command has been sent.
+/// Number of each sent command.
 pub type Sent = BTreeMap<String, u64>;
 
-/// How often clients have sent each command since the server's start, without what scripts call inside of it.
+/// Number of each command that clients have sent since the server's start, without the calls of scripts.
 pub async fn sent(redis: &Redis) -> Result<Sent> {
     let stats = redis.cli(&["INFO", "commandstats"]).await?;
     let line = |line: &str| {
@@ -27,7 +27,7 @@ pub async fn sent(redis: &Redis) -> Result<Sent> {
     Ok(stats.lines().filter_map(line).collect())
 }
 
-/// What was sent between two counts.
+/// Commands between two counts.
 #[must_use]
 pub fn difference(before: &Sent, after: &Sent) -> Sent {
     let grown = |(name, calls): (&String, &u64)| {

@@ -1,7 +1,7 @@
 //! Real Sentinels around a master and its replicas: servers that change their roles while clients use them.
 //!
 //! Servers and Sentinels are plain [`Redis`] processes, each on a port of its own. A server is named by its index; 0 is the
-//! master at the start, and nobody knows without asking later.
+//! master at the start; later it has to be asked for.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use crate::{Redis, Result, eventually};
 
-/// What the Sentinels call the master.
+/// The Sentinels' name of the master.
 pub const SERVICE: &str = "primary";
 
 /// An election takes up to three times the failover timeout when the votes are split.
@@ -21,7 +21,7 @@ const FORMED: Duration = Duration::from_secs(60);
 const SENTINELS: usize = 3;
 const QUORUM: usize = 2;
 
-/// How to start a master with its replicas and Sentinels: see [`Sentinel::builder`].
+/// Settings of a master with its replicas and Sentinels: see [`Sentinel::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     replicas: usize,
@@ -32,14 +32,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// How many replicas there are; one by default.
+    /// Number of replicas; one by default.
     #[must_use]
     pub fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// How long the master may be silent; a second by default.
+    /// Time for which the master may be silent; a second by default.
     #[must_use]
     pub fn down_after(mut self, down_after: Duration) -> Self {
         self.down_after = down_after;
@@ -132,7 +132,7 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Those that all tests of this run share: nobody may stop one of them, or hand over. They are patient with a busy
+    /// Those that all tests of this run share: a test must not stop one of them, or hand over. They are patient with a busy
     /// machine.
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<Sentinel> = OnceCell::const_new();
@@ -186,7 +186,7 @@ impl Sentinel {
         &self.sentinels
     }
 
-    /// The master, as all running Sentinels say, and as it says itself.
+    /// The master, on which all running Sentinels and the server itself agree.
     pub async fn master(&self) -> Result<usize> {
         let mut named = BTreeSet::new();
         for sentinel in self.running_sentinels() {
@@ -256,8 +256,8 @@ impl Sentinel {
         self.servers[index].kill9()
     }
 
-    /// Starts a killed server again, without data. A former master takes itself for one until the Sentinels have told it
-    /// otherwise: see [`Sentinel::demoted`].
+    /// Starts a killed server again, without data. A former master considers itself master until the Sentinels have
+    /// reconfigured it: see [`Sentinel::demoted`].
     pub async fn start_again(&mut self, index: usize) -> Result {
         self.servers[index].start_again().await?;
         self.silent.remove(&index);
@@ -300,8 +300,8 @@ impl Sentinel {
             .await
     }
 
-    /// Lets master and replica change places by hand, and tells the Sentinels: nobody closes a connection, so that the old
-    /// master answers READONLY to those that stay with it.
+    /// Swaps master and replica by hand, and reconfigures the Sentinels: no connection is closed, so that the old master
+    /// answers READONLY to clients that stay connected.
     pub async fn swap(&self, new: usize) -> Result {
         let old = self.master().await?;
         let port = self.servers[new].port().to_string();

@@ -37,7 +37,7 @@ int clock_gettime(clockid_t id, struct timespec *time) {
 }
 "#;
 
-/// What suspends processes that were started with it.
+/// Handle that suspends the processes that were started with it.
 #[derive(Debug)]
 pub struct Suspender {
     library: PathBuf,

@@ -25,7 +25,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new one, which nobody knows.
+    /// A new one, which is not trusted.
     pub fn new() -> Result<Self> {
         let mut params = CertificateParams::new([])?;
         params.distinguished_name = common_name("authority");
@@ -48,7 +48,7 @@ impl Authority {
     pub fn sign(&self, name: &str) -> Result<(String, String)> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new([name.to_owned()])?;
-        // By default everybody has the same name, and what is signed looks as if it had signed itself.
+        // By default all certificates have the same name, and a signed one looks self-signed.
         params.distinguished_name = common_name(name);
         let signed = params.signed_by(&key, &self.issuer)?;
         Ok((signed.pem(), key.serialize_pem()))
@@ -85,7 +85,7 @@ pub async fn cluster(authority: &Authority) -> Result<(Redis, u16)> {
     Ok((redis, port))
 }
 
-/// A Sentinel that does so, and says that the service `main` is at this port of `localhost`.
+/// A Sentinel that does so, and reports that the service `main` is at this port of `localhost`.
 pub async fn sentinel(authority: &Authority, master: u16) -> Result<(Redis, u16)> {
     let config = format!(
         "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\nsentinel monitor main localhost {master} 1\n"

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::Result;
 
-/// Calls `probe` until it succeeds and returns what it returned; fails when `deadline` has passed, with the
-/// probe's last error, which should say the value that was seen.
+/// Calls `probe` until it succeeds and returns what it returned; fails when `deadline` has passed, with the probe's last
+/// error, which should contain the observed value.
 ///
 /// ```
 /// # use tenure_tests::{Result, ensure, eventually};

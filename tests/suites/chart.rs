@@ -1,4 +1,4 @@
-//! The Helm chart: what it refuses, what it renders in each mode, and what a real API server says to that.
+//! The Helm chart: its refusals, its manifests in each mode, and the answer of a real API server to them.
 
 use std::{
     collections::BTreeSet,
@@ -60,7 +60,7 @@ async fn the_api_server_takes_each_mode_without_a_warning() -> Result {
     Ok(())
 }
 
-/// The test above would not notice if nobody warned.
+/// The test above would pass without any warnings.
 #[tokio::test]
 async fn the_api_server_warns_of_a_pod_that_may_do_too_much() -> Result {
     let plane = ControlPlane::shared().await?;
@@ -265,7 +265,7 @@ async fn the_definitions_are_the_generated_ones_and_outlive_the_release() -> Res
     Ok(())
 }
 
-/// What the controller may do is what its documentation lists, which a test of the controller proves to be enough.
+/// The controller's rights are those that its documentation lists, which a test of the controller proves to be enough.
 #[tokio::test]
 async fn the_controllers_role_is_the_documented_one() -> Result {
     let documented: BTreeSet<(String, String, String)> = include_str!("../../controller/src/main.rs")
@@ -380,7 +380,7 @@ fn objects(manifest: &str) -> Result<Vec<Value>> {
     Ok(objects.into_iter().flatten().collect())
 }
 
-/// What a program wrote.
+/// Output of a program.
 struct Said {
     stdout: String,
     stderr: String,
@@ -406,7 +406,7 @@ async fn dry_run(plane: &ControlPlane, manifest: &str) -> Result<Said> {
     run("kubectl", &kubectl, &args, &[("KUBECONFIG", config)]).await
 }
 
-/// Runs a program with folders of its own; if it fails, the error is what it said.
+/// Runs a program with folders of its own; if it fails, the error is its output.
 async fn run(name: &str, program: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<Said> {
     let folder = folder(&unique(name))?;
     let mut command = Command::new(program);
@@ -437,7 +437,7 @@ async fn run(name: &str, program: &Path, args: &[&str], env: &[(&str, &str)]) ->
 fn triples(groups: &[String], resources: &[String], verbs: &[String]) -> BTreeSet<(String, String, String)> {
     let mut triples = BTreeSet::new();
     for group in groups {
-        // The documentation's word for the group without a name.
+        // The documentation's name of the unnamed group.
         let group = if group.is_empty() { "core" } else { group };
         for resource in resources {
             for verb in verbs {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`reporting`] | what is declared can be held, and what is held is seen within a second; quiet otherwise |
 //! | [`deleting`] | each deletion policy, and deletions that cannot be carried out |
-//! | [`outages`] | Redis away, emptied, or refusing; the controller killed: nobody's lease changes |
+//! | [`outages`] | Redis away, emptied, or refusing; the controller killed: no lease changes |
 //! | [`permissions`] | it needs what it lists, and nothing else |
 //! | [`pods`] | the end of a pod frees what it had |
 //! | [`topologies`] | declared objects on Redis Cluster and behind Sentinels, while slots and masters change |

@@ -1,4 +1,4 @@
-//! The programs of `examples/`, as anybody would run them.
+//! The programs of `examples/`, as any user would run them.
 
 use std::{process::Command, time::Duration};
 
@@ -114,7 +114,7 @@ async fn gather_stats_measures_real_load_and_every_promise_holds() -> Result {
     Ok(())
 }
 
-/// Somebody who may do so takes leases away, and they are granted to others while their holders go on.
+/// An administrator reclaims leases, and they are granted to others while their holders continue.
 #[tokio::test]
 async fn gather_stats_sees_when_two_hold_at_the_same_time() -> Result {
     let (service, url) = gather().await?;

@@ -1,4 +1,4 @@
-//! What the other suites rely on.
+//! Properties that the other suites rely on.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -48,7 +48,7 @@ async fn nothing_outlives_a_killed_run() -> Result {
         .lines()
         .find_map(|line| line.strip_prefix("process_id:"))
         .context("no process id")?;
-    // Its program, as an ended process stays in the table until somebody asks for its exit status.
+    // Its program, as an ended process stays in the table until its exit status is collected.
     let (process, data) = (Path::new("/proc").join(pid).join("exe"), Path::new(&setting[1]));
     assert!(process.exists() && data.exists());
 
@@ -244,7 +244,7 @@ fn a_program_that_cannot_be_got_is_named_with_the_command_that_gets_it() -> Resu
     Ok(())
 }
 
-/// A folder with a redis-server that tells this version and can do nothing else.
+/// A folder with a redis-server that prints this version and can do nothing else.
 fn fake_redis(version: &str) -> Result<PathBuf> {
     let folder = folder("fake")?;
     let program = folder.join("redis-server");
@@ -256,7 +256,8 @@ fn fake_redis(version: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// What `assets redis-server` prints when there is nothing in PATH, hence no apt-get, and this in `TENURE_TEST_ASSETS`.
+/// The output of `assets redis-server` when there is nothing in PATH, hence no apt-get, and this in
+/// `TENURE_TEST_ASSETS`.
 fn find_redis(folders: &str) -> Result<String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_assets"));
     command.arg("redis-server").env("TENURE_TEST_ASSETS", folders);

@@ -20,12 +20,12 @@ use crate::{
 
 const HOLD: Duration = Duration::from_millis(2);
 
-/// What came of waiters that take a lock in turns.
+/// Result of waiters that take a lock in turns.
 struct Run {
     commands: u64,
     /// From each call of release to the next holder's return from acquire.
     handoffs: Vec<Duration>,
-    /// Who held, one after the other.
+    /// Holders in their order.
     holders: Vec<usize>,
 }
 
@@ -153,8 +153,8 @@ async fn round_trips(raw: Raw) -> Result<Vec<Duration>> {
     Ok(times)
 }
 
-/// The same number of acquisitions by ten and by a thousand that wait, each with a connection of its own. Nobody holds for
-/// long, so that no place in the queue comes due for renewal: that depends on the time and not on how many wait.
+/// The same number of acquisitions by ten and by a thousand that wait, each with a connection of its own. No client holds
+/// for long, so that no queue entry comes due for renewal: that depends on the time and not on how many wait.
 pub(crate) async fn queues(report: &mut Report) -> Result {
     const ACQUISITIONS: usize = 1000;
     let mut commands = [0; 2];

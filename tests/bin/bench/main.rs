@@ -1,13 +1,13 @@
 //! `make bench`: what Tenure costs, on a real Redis of its own, as ratios and counts.
 //!
-//! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken
-//! in turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also
-//! says what they were made of. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`) as
-//! arguments, only those run, and the file stays as it is.
+//! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken in
+//! turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also has
+//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`) as arguments, only
+//! those run, and the file stays as it is.
 //!
 //! | module | figures |
 //! |---|---|
-//! | [`uncontended`] | acquire and release with nobody else, one by one and 64 at once; small and large pools |
+//! | [`uncontended`] | acquire and release without other clients, one by one and 64 at once; small and large pools |
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
 //! | [`many`] | ten thousand locks of one client: renewal, connections |
 //! | [`twin`] | the in-memory twin |

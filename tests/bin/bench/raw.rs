@@ -1,5 +1,5 @@
-//! What the library is compared with, called by hash over a connection like the client's: a script that does nothing, and
-//! the library's own two scripts without the library.
+//! The script that the library is compared with, called by hash over a connection like the client's: a script that does
+//! nothing, and the library's own two scripts without the library.
 
 use std::{sync::Arc, time::Duration};
 

@@ -83,7 +83,7 @@ pub(crate) async fn on_worker<T: Send + 'static>(
     tokio::spawn(work).await?
 }
 
-/// How long it takes.
+/// Duration.
 pub(crate) async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<Duration> {
     let start = Instant::now();
     work.await?;

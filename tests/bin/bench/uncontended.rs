@@ -1,4 +1,4 @@
-//! Nobody else wants the same.
+//! No other client requests the same object.
 
 use std::{sync::Arc, time::Duration};
 
@@ -142,7 +142,7 @@ pub(crate) async fn pipelined(report: &mut Report) -> Result {
     Ok(())
 }
 
-/// How often each of those that work together does it.
+/// Number of repeats of each concurrent task.
 const EACH: u64 = 100;
 
 /// A task for each of them.

@@ -48,7 +48,7 @@ impl Cluster {
         self.run(&self.helm, &in_namespace(args)).await
     }
 
-    /// Runs a command as a user would, and shows both the command and what it says.
+    /// Runs a command as a user would, and shows the command and its output.
     pub(crate) async fn show_kubectl(&self, args: &[&str]) -> Result {
         println!("\n   $ kubectl {}", args.join(" "));
         show(&self.kubectl(args).await?);
@@ -80,7 +80,7 @@ impl Cluster {
             .await
     }
 
-    /// What the program has written to standard output. Fails if the program fails, or is warned of anything.
+    /// Standard output of the program. Fails if the program fails, or is warned of anything.
     async fn run(&self, program: &Path, args: &[&str]) -> Result<String> {
         let mut words = self.prefix.split_whitespace();
         let mut command = match words.next() {

@@ -1,4 +1,4 @@
-//! What must not be: a password that can be read, and people who may do too much or too little.
+//! Violations: a password that can be read, and people who may do too much or too little.
 
 use serde_json::json;
 use tenure_tests::{Result, ensure, eventually};
@@ -28,7 +28,7 @@ pub(crate) async fn password(cluster: &Cluster) -> Result {
     Ok(())
 }
 
-/// Who may see and change objects in a namespace may see and change ours, and nobody may write a status.
+/// A user that may see and change objects in a namespace may see and change ours, and no user may write a status.
 pub(crate) async fn roles(cluster: &Cluster) -> Result {
     for (role, user) in [("view", "--user=viewer"), ("edit", "--user=editor")] {
         cluster

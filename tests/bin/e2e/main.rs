@@ -1,5 +1,5 @@
-//! `make e2e`: the chart on a real cluster, from `helm install` to the end of the definitions. What is said and done is
-//! in this file; [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be.
+//! `make e2e`: the chart on a real cluster, from `helm install` to the end of the definitions. The steps are in this file;
+//! [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be.
 //!
 //! The cluster is the one that KUBECONFIG names; it must not have Tenure, and the images must be there. On kind:
 //!
@@ -9,9 +9,9 @@
 //! $ make e2e
 //! ```
 //!
-//! Where kubectl and helm work in some surroundings only, such as a network namespace, `--prefix` is the command that
-//! leads there. Where nothing can be pulled, `--redis-image` names an image that was loaded. Where no volumes are
-//! provisioned, `--volume` names a folder of the node that belongs to the user 999. `.ci/e2e` does all of that.
+//! If kubectl and helm work only in a certain environment, such as a network namespace, `--prefix` is the command that
+//! leads there. If no image can be pulled, `--redis-image` names an image that was loaded. If no volumes are provisioned,
+//! `--volume` names a folder of the node that belongs to the user 999. `.ci/e2e` does all of that.
 //!
 //! At the end the cluster is as it was. After a failure everything stays, to be looked at.
 
@@ -35,7 +35,7 @@ mod objects;
 
 /// For whatever should take a moment.
 const SOON: Duration = Duration::from_secs(60);
-/// What the Jobs contend for.
+/// Object that the Jobs contend for.
 const LICENCE: [&str; 2] = ["pool", POOL];
 /// A lock is not declared, so nothing but the file of Redis brings it back.
 const LOCK: [&str; 4] = ["lock", "nightly", "--lease-ms", "15000"];
@@ -76,7 +76,7 @@ struct E2e {
     cluster: Cluster,
 }
 
-/// Who has the licence.
+/// Holder of the licence.
 #[derive(Debug, PartialEq)]
 struct Holder {
     pod: String,
@@ -537,7 +537,7 @@ fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
         .find(|condition| condition["type"] == name)
 }
 
-/// Whether a worker says that it has lost its lease.
+/// True if a worker reports the loss of its lease.
 fn lost(log: &str) -> bool {
     log.lines().any(|line| line.starts_with("lost "))
 }

@@ -1,4 +1,4 @@
-//! What is applied.
+//! Applied objects.
 
 use std::path::Path;
 

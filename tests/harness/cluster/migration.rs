@@ -9,13 +9,12 @@ use redis::{Cmd, Pipeline, cmd, pipe};
 use super::Cluster;
 use crate::Result;
 
-/// Slots that are on their way together. What is asked for at a node, whose keys have not all arrived at one place, is
-/// answered with ASK or TRYAGAIN.
+/// Slots that are on their way together. A request for keys that are not all on one node is answered with ASK or TRYAGAIN.
 const TOGETHER: usize = 100;
 /// Milliseconds for the keys of one object.
 const MIGRATE: u64 = 10_000;
 
-/// Slots on their way to another node: see [`Cluster::begin_move`]. Does not end by itself.
+/// Slots on their way to another node: see [`Cluster::begin_move`]. Does not end on its own.
 #[derive(Debug)]
 #[must_use = "the slots stay on their way until it is finished"]
 pub struct Move<'a> {
@@ -98,7 +97,7 @@ impl Move<'_> {
             .arg(MIGRATE)
             .arg("KEYS")
             .arg(keys);
-        // What is gone by now needs no carrying: NOKEY is as good as OK.
+        // A key that has expired meanwhile needs no migration: NOKEY is as good as OK.
         Ok(migrate.exec_async(&mut self.source).await?)
     }
 
@@ -142,7 +141,7 @@ impl Move<'_> {
     }
 }
 
-/// What decides about a key's slot, if it has a tag.
+/// The part of a key that decides about its slot, if it has a tag.
 fn tag(key: &str) -> String {
     let tag = key
         .split_once('{')

@@ -1,4 +1,4 @@
-//! What the chart runs in the pod of Redis, as it renders it, against a real Redis in each state that it can be in.
+//! The chart's rendered probes of Redis against a real Redis in each of its states.
 
 use std::{ffi::OsString, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
 
@@ -148,7 +148,7 @@ impl Pod {
         Ok(Self { container, path })
     }
 
-    /// `Ok` or what the probe says.
+    /// `Ok` or the output of the probe.
     async fn liveness(&self) -> Result<std::result::Result<(), String>> {
         self.run("/livenessProbe/exec/command", PASSWORD).await
     }

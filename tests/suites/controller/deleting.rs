@@ -195,7 +195,7 @@ async fn deleted_while_the_controller_was_dead_is_deleted_when_it_is_back() -> R
     Ok(())
 }
 
-/// What a namespace's deletion does to the objects in it; without a controller-manager nothing else would.
+/// The effect of a namespace's deletion on its objects; without a controller-manager nothing else would.
 #[tokio::test]
 async fn objects_of_a_namespace_that_ends_end_too() -> Result {
     let world = World::new("ending").await?;
@@ -218,7 +218,7 @@ async fn objects_of_a_namespace_that_ends_end_too() -> Result {
             "--wait=false",
         ])
         .await?;
-    // No events can be made in such a namespace, and nothing may hang on them.
+    // No events can be made in such a namespace, and nothing may depend on them.
     world
         .until_gone::<Semaphore>("calls", Duration::from_secs(10))
         .await?;

@@ -1,4 +1,4 @@
-//! Redis away, emptied, or refusing; the controller killed. Nobody's lease changes, and everything is mended by itself.
+//! Redis away, emptied, or refusing; the controller killed. No lease changes, and everything recovers without intervention.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,7 +33,7 @@ async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
     assert!(code == 503 && text.starts_with("redis: "), "{code}: {text}");
     world.until_metric("tenure_redis_connected", 0.0).await?;
 
-    // It tries on meanwhile, and has nothing to tell of that.
+    // It retries meanwhile, and emits no event about that.
     let failures = "tenure_reconcile_failures_total{kind=\"Semaphore\",class=\"redis_unreachable\"}";
     eventually("three tries", SOON, async || {
         let tries = world.metric(failures).await?.unwrap_or_default();
@@ -112,7 +112,7 @@ async fn a_frozen_redis_is_told_within_seconds_and_what_happened_meanwhile_is_se
     Ok(())
 }
 
-/// The controller's connection alone is dead, and nothing tells either side.
+/// The controller's connection alone is dead, and neither side gets a signal.
 #[tokio::test]
 async fn a_status_does_not_stay_stale_over_a_connection_that_died_silently() -> Result {
     let redis = Redis::start().await?;
@@ -255,7 +255,7 @@ async fn a_long_lease_from_before_the_declaration_keeps_others_out_after_a_loss(
     let longest = world.api::<Semaphore>().get("calls").await?.common();
     assert_eq!(longest.lease_duration_seconds, Some(60));
     world.redis.cli(&["FLUSHALL"]).await?;
-    // Who asks for it makes the controller look.
+    // A request for it makes the controller observe it.
     let asked = world
         .client("other")
         .await?
@@ -283,7 +283,7 @@ async fn a_lease_that_was_shortened_before_a_loss_of_data_keeps_others_out_all_t
     world.semaphore("calls", 1, "leaseDurationSeconds: 60").await?;
     let client = world.client("holder").await?;
     let lease = client.semaphore("calls")?.acquire().await?;
-    // Nobody but the status knows then that leases of a minute are running.
+    // Only the status knows then that leases of a minute are running.
     world.controller.kill9()?;
     world
         .apply_semaphore("calls", 1, "leaseDurationSeconds: 1")
@@ -451,7 +451,7 @@ async fn a_wrong_password_is_told_once_in_the_log_and_in_each_object_with_the_fi
     assert!(!logs.contains("wrong\"") && !logs.contains("right"), "{logs}");
     let (code, text) = world.controller.get("/readyz").await?;
     assert!(code == 503 && text.contains("credentials"), "{code}: {text}");
-    // The Secret is mended: nobody restarts the controller.
+    // The Secret is mended: the controller is not restarted.
     std::fs::write(&path, "right\n")?;
     let ready = world.until::<Semaphore>("calls", "ready", SOON, |s| expect(s, "Ready", "True", "Synced"));
     ready.await?;

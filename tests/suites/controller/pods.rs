@@ -28,7 +28,7 @@ async fn pod(world: &World, name: &str) -> Result<String> {
     pod.uid().context("a pod without uid")
 }
 
-/// Ends a pod as a kubelet does that is told to delete it: the final phase is reported before the object goes.
+/// Ends a pod as a kubelet does for a deletion: the final phase is reported before the object goes.
 async fn end(world: &World, name: &str) -> Result {
     let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
     let over = Patch::Merge(json!({"status": {"phase": "Failed"}}));
@@ -78,7 +78,7 @@ async fn a_deleted_pod_gives_back_what_it_held_and_leaves_the_queue() -> Result 
         world.client_of("two", Some(two)).await?,
     );
     let lease = first.lock_pool("seats")?.acquire().await?;
-    // In the queue: the second pod, then nobody's pod.
+    // In the queue: the second pod, then a client without a pod.
     let (behind, last) = (
         second.lock_pool("seats")?,
         world.client("last").await?.lock_pool("seats")?,
@@ -177,7 +177,7 @@ async fn nothing_is_taken_from_a_pod_never_seen_nor_from_one_whose_lease_is_to_e
     let taken = here.semaphore("ends")?.acquire().await?;
     end(&world, "here").await?;
     timeout(EARLY, taken.lost()).await?;
-    // What the same end of a pod might have taken by mistake is still there.
+    // Leases that the same end of a pod might have taken by mistake are still there.
     let settled = world.until::<Semaphore>("ends", "held once", SOON, |s| {
         ensure!(s.common().held == 1, "held");
         Ok(())

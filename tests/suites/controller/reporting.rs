@@ -1,4 +1,4 @@
-//! What is declared can be held, and what is held is seen within a second. Nothing is written while nothing changes.
+//! A declared object can be held, and a hold is reported within a second. Nothing is written while nothing changes.
 
 use std::time::{Duration, Instant};
 

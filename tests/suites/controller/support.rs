@@ -1,4 +1,4 @@
-//! What the modules of this topic share: a Redis, a namespace and a controller of a test's own.
+//! Helpers that the modules of this topic share: a Redis, a namespace and a controller of a test's own.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -8,7 +8,7 @@ use tenure::Identity;
 use tenure_crds::{CommonStatus, Condition, LockPool, Semaphore};
 use tenure_tests::{Context, ControlPlane, Controller, Redis, Result, ensure, eventually};
 
-/// How long anything may take that has no bound of its own.
+/// Time limit of everything without a bound of its own.
 pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// `R`: one server, or several that are one to their clients.

@@ -1,7 +1,7 @@
-//! Two controllers at once, as while one takes over from another: nobody elects a leader, and nothing is wrong.
+//! Two controllers at once, as while one takes over from another: no leader is elected, and nothing goes wrong.
 //!
 //! Both compute the same from the same. Each status is written for the resource version that it was computed from, so of
-//! two that differ one is refused, and computed anew; and what Redis is told twice changes nothing.
+//! two that differ one is refused, and computed anew; and a repeated call to Redis changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tenure_tests::{Controller, Result, ensure};
 
 use super::support::{SOON, Watched, World, expect, metric, version};
 
-/// How many statuses both have written.
+/// Number of statuses that both have written.
 async fn writes(world: &World, other: &Controller) -> Result<u64> {
     let series = "tenure_status_writes_total{kind=\"Semaphore\"}";
     let one = world.metric(series).await?.unwrap_or_default();
@@ -49,7 +49,7 @@ async fn two_controllers_write_no_more_than_one() -> Result {
     let after = writes(&world, &other).await?;
     ensure!(after == before, "{before} writes, and after a rest {after}");
 
-    // What is shown of a renewed lease is brought up to date by one of them.
+    // The displayed end of a renewed lease is updated by one of them.
     let shown = |s: &Semaphore| {
         let holders = s.status.as_ref().map(|status| &status.holders[..]);
         holders.and_then(|holders| Some(holders.first()?.holder.expires_at.0))

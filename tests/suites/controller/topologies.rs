@@ -39,7 +39,7 @@ async fn hands_over<R>(
     let seen = world.until::<Semaphore>("calls", "held and waited for", SOON, shows("first", 1));
     seen.await?;
     upset(world, &held).await?;
-    // Nobody has given anything back yet: that somebody renews has to be enough to have it declared again.
+    // Nothing has been released yet: a renewal has to be enough to have it declared again.
     let object = ObjectRef::new(Kind::Semaphore, &world.namespace, "calls")?;
     eventually("the object to be declared again", SOON, async || {
         let snapshot = second.control().look(&object, 1).await?;

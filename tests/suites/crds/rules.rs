@@ -1,4 +1,4 @@
-//! What the API server takes and refuses, and what it says then.
+//! Objects that the API server accepts and refuses, and its messages.
 
 use kube::Client;
 use kube::api::{Patch, PatchParams, PostParams, Request};

@@ -1,4 +1,4 @@
-//! What is stored of an object, and what kubectl shows of it.
+//! Stored fields of an object, and the output of kubectl.
 
 use std::collections::BTreeMap;
 
@@ -242,7 +242,7 @@ async fn holders_stay_in_the_order_in_which_they_are_applied() -> Result {
     Ok(())
 }
 
-/// The words of the first line, each with what stands below it in the line of `name`.
+/// The column titles of the first line, each with its value in the line of `name`.
 fn table(output: &str, name: &str) -> Result<Vec<(String, String)>> {
     let head = output.lines().next().context("no output")?;
     let row = output
@@ -359,7 +359,7 @@ async fn kubectl_get_shows_who_holds_what_until_when() -> Result {
     for (what, name, cells) in [("lp", "gpu-seats", pool), ("sem", "api-callers", semaphore)] {
         let output = get(what, &[]).await?;
         let mut shown = table(&output, name)?;
-        // What moves with the clock is only there.
+        // Values that change with the clock appear only there.
         for column in ["OLDEST", "AGE"] {
             let at = shown
                 .iter()

@@ -34,7 +34,7 @@ async fn sentinels_do_without_one_of_them_and_hand_over_when_they_are_told() -> 
     let new = sentinel.fail_over().await?;
     assert_eq!(new, 1);
     sentinel.demoted(0).await?;
-    // A master that only sleeps takes itself for one until it is told otherwise.
+    // A master that only sleeps considers itself master until it is reconfigured.
     sentinel.pause(1)?;
     assert_eq!(sentinel.promoted(1).await?, 0);
     sentinel.resume(1)?;

@@ -75,7 +75,7 @@ async fn a_redis_that_is_not_there_yet_is_waited_for() -> Result {
     Ok(())
 }
 
-/// A server that says it is an old one: such a one is not among the packages that this suite can install.
+/// A server that reports an old version: such a one is not among the packages that this suite can install.
 async fn old_server(version: &'static str) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("redis://{}", listener.local_addr()?);
@@ -118,7 +118,7 @@ async fn what_is_not_declared_says_how_to_declare_it(world: World) -> Result {
     assert!(matches!(error, Error::NotDeclared { .. }), "{error}");
     let expected = format!("apply a LockPool named seats in namespace {}", world.namespace);
     assert!(error.to_string().contains(&expected), "{error}");
-    // Who waits anyway gets it when it is declared a moment later.
+    // A waiting request gets it when it is declared a moment later.
     let late = client.semaphore("late")?;
     let late = tokio::spawn(async move { late.acquire().await });
     let mut events = world

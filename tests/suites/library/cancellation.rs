@@ -7,7 +7,7 @@ use tenure_tests::{Redis, Result};
 
 use super::support::{World, gone, got, on_both, scaled, waiting};
 
-/// Drops the future after every possible number of polls up to its end, with and without somebody holding.
+/// Drops the future after every possible number of polls up to its end, with and without another holder.
 #[tokio::test]
 async fn an_acquisition_dropped_at_any_await_leaves_nothing() -> Result {
     let redis = Redis::start().await?;

@@ -64,7 +64,7 @@ impl Traffic {
         let clients: [Client; 2] = [world.client().await?, world.client().await?];
         let stop = Arc::new(AtomicBool::new(false));
         let rounds = Arc::new(AtomicU64::new(0));
-        // The newest fencing token of each lock; whoever holds the lock finds it free.
+        // The newest fencing token of each lock; each holder of the lock finds it free.
         let inside: Vec<_> = names.iter().map(|_| Arc::new(Mutex::new(0))).collect();
         let mut tasks = Vec::new();
         for i in 0..count {

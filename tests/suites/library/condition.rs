@@ -25,7 +25,7 @@ async fn waiter(world: &World, woken: &Arc<Mutex<Vec<usize>>>, id: usize) -> Res
         lease.release().await?;
         Ok(())
     });
-    // It has given the lock back when somebody else can take it, and then it waits.
+    // It has released the lock when another client can take it, and then it waits.
     lock.acquire().await?.release().await?;
     Ok(task)
 }
@@ -54,7 +54,7 @@ async fn notify_wakes_as_many_as_it_says_longest_first(world: World) -> Result {
     for task in tasks {
         task.await??;
     }
-    // C9, C10: nobody waits, nothing is kept.
+    // C9, C10: there is no waiter, and nothing is kept.
     let lease = lock.acquire().await?;
     assert_eq!(condition.notify(&lease, 5).await?, 0);
     let (lease, notified) = condition.wait_timeout(lease, Duration::from_millis(50)).await?;
@@ -98,7 +98,7 @@ async fn the_lock_is_held_again_after_a_timeout_too(world: World) -> Result {
     let (lock, condition) = pair(&client)?;
     let lease = lock.acquire().await?;
     let waiting = tokio::spawn(async move { condition.wait_timeout(lease, Duration::from_millis(50)).await });
-    // Somebody else holds when the time is over: it has to wait for its turn.
+    // Another client holds when the timeout passes: it has to wait for its turn.
     let other = world.client().await?.lock("x")?.acquire().await?;
     super::support::waiting(&client, &world.object(Kind::Lock, "x")?, 1).await?;
     assert!(!waiting.is_finished());
@@ -138,7 +138,7 @@ async fn a_notification_to_one_that_was_dropped_or_has_died_goes_to_the_next(wor
     doomed.crash();
     dropped.abort();
     lease.release().await?;
-    // One of the two notifications reaches the third; the other finds nobody and ends.
+    // One of the two notifications reaches the third; the other finds no waiter and ends.
     tokio::time::timeout(SOON, next).await???;
     assert_eq!(*woken.lock().await, [2]);
     gone(&client, &world.object(Kind::Lock, "x")?).await
@@ -166,7 +166,7 @@ async fn a_wait_outlives_its_connection_and_its_place_is_renewed() -> Result {
     Ok(())
 }
 
-/// Producers and consumers over a queue of one: each item is taken once, and nobody hangs.
+/// Producers and consumers over a queue of one: each item is taken once, and no client hangs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn producers_and_consumers_lose_and_double_nothing() -> Result {
     const ITEMS: usize = 60;

@@ -13,8 +13,8 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-/// Stands before a server. Once armed, it swallows the next reply, cuts the connection, and lets nobody in again until
-/// it is opened.
+/// Stands before a server. Once armed, it swallows the next reply, cuts the connection, and refuses connections until it is
+/// opened.
 pub(crate) struct Cutter {
     pub(crate) url: String,
     armed: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! Keys that somebody overwrites: what they are of is named, and nothing else is touched.
+//! Overwritten keys: the error names their object, and no other object is affected.
 
 use std::time::Duration;
 

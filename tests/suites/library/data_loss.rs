@@ -1,6 +1,6 @@
-//! Promise 6: exclusion survives the loss of Redis' data for declared objects. Nothing new is granted for one lease,
-//! while holders that renew with their token are let in again under the same fencing token. And a restart with the data
-//! loses nothing.
+//! Promise 6: exclusion survives the loss of Redis' data for declared objects. Nothing new is granted for one lease, while
+//! holders that renew with their token are readmitted under the same fencing token. And a restart with the data loses
+//! nothing.
 
 use std::time::Duration;
 

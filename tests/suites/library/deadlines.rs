@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::support::{Doomed, SOON, World, gone, got, look, on_both, waiting};
 
-/// The local deadline against the server's expiry, which is no later than the answer's arrival plus what it says is left.
+/// The local deadline against the server's expiry, which is no later than the answer's arrival plus the remaining time in
+/// the answer.
 async fn stops_before_the_server(client: &Client, lease: &Lease) -> Result {
     let deadline = lease.deadline();
     let snapshot = look(client, lease.object()).await?;
@@ -134,7 +135,7 @@ async fn a_clock_set_back_does_not_keep_a_dead_holders_lease_alive() -> Result {
     let mut doomed = Doomed::start(&world).await?;
     for (name, waits) in [("waited-for", true), ("asked-for", false)] {
         let lock = doomed.client()?.lock(name)?.with(short.clone());
-        // Nobody renews what is detached: its holder might as well be dead.
+        // A detached lease is not renewed: its holder might as well be dead.
         drop(
             doomed
                 .spawn(async move { lock.acquire().await.map(tenure::Lease::detach) })?
@@ -183,7 +184,7 @@ async fn a_clock_set_back_takes_nothing_from_live_holders_and_waiters() -> Resul
     stops_before_the_server(&client, &lease).await?;
     ensure!(!wait.is_finished(), "two holders");
     lease.release().await?;
-    // It comes by push, and its deadline is not reckoned with what the clock said before.
+    // It comes by push, and its deadline does not depend on the clock's earlier time.
     let lease = tokio::time::timeout(SOON, wait).await???;
     lease.check()?;
     stops_before_the_server(&client, &lease).await?;

@@ -67,7 +67,7 @@ async fn a_declared_object_counts_on_from_its_floor_whatever_redis_forgot() -> R
     Ok(())
 }
 
-/// What a controller keeps of an object outside of Redis.
+/// State that a controller keeps of an object outside of Redis.
 #[derive(Default)]
 struct Floor(Option<Kept>);
 
@@ -266,7 +266,7 @@ async fn a_failover_to_a_lagging_replica_keeps_holders_and_fencing_tokens() -> R
     Ok(())
 }
 
-/// An object that nobody declares has only the clock to count on from, and loses what the replica did not know.
+/// An undeclared object counts on from the clock only, and loses leases that the replica did not have.
 #[tokio::test]
 async fn a_failover_loses_an_undeclared_lock_and_its_fencing_tokens_grow_on() -> Result {
     let mut master = Redis::start().await?;
@@ -282,7 +282,7 @@ async fn a_failover_loses_an_undeclared_lock_and_its_fencing_tokens_grow_on() ->
     proxy.point_to(replica.port());
     proxy.cut_all();
     let cause = tokio::time::timeout(SOON, lease.lost()).await?;
-    // Told by the first renewal on the new master, not by the end of the lease.
+    // Notified by the first renewal on the new master, not by the end of the lease.
     ensure!(granted.elapsed() < Duration::from_secs(10), "{cause}");
     let next = client.lock("x")?.acquire().await?;
     ensure!(

@@ -1,4 +1,4 @@
-//! Promise 2: the release grants the head waiter and tells that client alone, by push on its one connection. A lost
+//! Promise 2: the release grants the head waiter and notifies that client alone, by push on its one connection. A lost
 //! connection costs a bounded delay, never a hold or a hang.
 
 use std::time::Duration;
@@ -81,8 +81,8 @@ async fn waiters_outlive_their_connections() -> Result {
         let lock = waiter.clone();
         let wait = tokio::spawn(async move { lock.acquire().await?.release().await });
         waiting(&holder, &world.object(Kind::Lock, "x")?, 1).await?;
-        // Cuts everybody, the holder too: the release goes over a new connection, and so does the grant's push or, if it
-        // came too early, the question what has become of the place.
+        // Cuts all connections, also the holder's: the release goes over a new connection, and so does the grant's push or,
+        // if it came too early, the question what has become of the place.
         redis
             .cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
             .await?;
@@ -104,7 +104,7 @@ async fn a_waiter_finds_out_by_itself_when_the_holder_is_dead(world: World) -> R
         .with(Options::new().lease(Duration::from_millis(500)));
     let lease = doomed.spawn(async move { lock.acquire().await })?.await??;
     doomed.crash_with(lease);
-    // No renewal, no release, nobody else: the waiter's own clock has to bring it back to Redis.
+    // No renewal, no release, no other client: the waiter's own clock has to bring it back to Redis.
     let lease = client.lock("x")?.acquire_timeout(Duration::from_secs(5)).await?;
     got(lease)?.release().await?;
     Ok(())

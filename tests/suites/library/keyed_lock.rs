@@ -1,5 +1,5 @@
-//! Keyed locks, one and many. K1 to K12 are what Superset's lock does; the module's head in `lib/src/keyed_lock.rs` says
-//! what Tenure does about it. The keys themselves are tested in `lib/src/params.rs`.
+//! Keyed locks, one and many. K1 to K12 are what Superset's lock does; the module's head in `lib/src/keyed_lock.rs`
+//! describes Tenure's behaviour. The keys themselves are tested in `lib/src/params.rs`.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ async fn k1_the_guard_shows_the_key_and_the_lock_can_be_read(world: World) -> Re
     let lease = lock.acquire().await?;
     assert_eq!(lease.key().to_string(), SUPERSET_KEY);
     assert_eq!(lock.key(), lease.key());
-    // What Superset 6.1 calls its entry, without the first word.
+    // Superset 6.1's name of its entry, without the prefix.
     let name = format!("refresh_oauth2_token:{SUPERSET_KEY}");
     assert_eq!(lease.object(), &world.object(Kind::Lock, &name)?);
     let snapshot = look(&client, lock.object()).await?;
@@ -182,7 +182,7 @@ async fn k12_an_outage_does_not_look_like_a_lock_that_is_taken() -> Result {
     ] {
         assert!(error.is_unreachable(), "{error}");
     }
-    // Who waits also waits for Redis.
+    // A waiting request also waits for Redis.
     let waiter = tokio::spawn(async move { many.acquire().await });
     redis.start_again().await?;
     waiter.await??.release().await?;
@@ -297,7 +297,7 @@ async fn what_is_lost_while_many_wait_is_taken_again(world: World) -> Result {
     let again = look(&other, locks[0].object()).await?.holders[0].clone();
     assert!(again.fence > first.fence);
 
-    // And what is lost when all are held is told.
+    // A loss while all are held is reported.
     let lost = tokio::spawn(async move { (leases.lost().await, leases.check()) });
     other
         .control()

@@ -1,4 +1,4 @@
-//! Promise 9: a lost lease is told to its holder. `max_hold` caps renewals, so that a hung holder lets go.
+//! Promise 9: the holder is notified of a lost lease. `max_hold` caps renewals, so that a hung holder lets go.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ async fn over_a_slow_connection_no_acquisition_returns_a_lease_that_is_lost() ->
     Ok(())
 }
 
-/// A server that is stopped answers nobody, and its kernel takes what is sent.
+/// A stopped server does not answer, and its kernel accepts the data.
 #[tokio::test]
 async fn on_a_stopped_server_no_call_waits_for_longer_than_its_timeout() -> Result {
     let redis = Redis::start().await?;
@@ -266,7 +266,7 @@ async fn a_slow_connection_makes_no_lease_be_lost() -> Result {
     Ok(())
 }
 
-/// A process that is stopped cannot be told. When it goes on it must know before it does anything.
+/// A stopped process cannot be notified. When it goes on it must know before it does anything.
 #[tokio::test]
 async fn a_stopped_process_knows_at_once_when_it_wakes_up() -> Result {
     let world = World::shared("stopped-process").await?;

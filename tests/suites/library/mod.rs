@@ -40,7 +40,7 @@
 //! | [`security`] | TLS, and the smallest rights that work |
 //! | [`sentinel`] | Redis behind Sentinel: masters that change |
 //! | [`versions`] | objects that another version of the protocol has written |
-//! | [`silence`] | connections that die without a word, and frozen servers |
+//! | [`silence`] | connections that die silently, and frozen servers |
 //! | [`servers`] | full, evicting, read-only and old servers; Valkey |
 
 mod bad_input;

@@ -1,4 +1,4 @@
-//! What all acquisitions share: grace after expiry, priority, hand-over between processes.
+//! Options of all acquisitions: grace after expiry, priority, hand-over between processes.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -67,7 +67,7 @@ async fn a_larger_priority_stands_before_all_smaller_ones_and_behind_its_equals(
     Ok(())
 }
 
-/// Where there is room for a small one while a large one waits at the head, nobody else has to come by for it.
+/// If there is room for a small request while a large one waits at the head, it is granted without another call.
 async fn a_larger_priority_that_fits_is_granted_at_once(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_semaphore(&client, "x", 3).await?;
@@ -230,7 +230,7 @@ async fn what_is_taken_over_is_given_back_when_too_few_replicas_have_it() -> Res
 
     let replica = replica_of(&redis).await?;
     let hung = holder.lock("x")?.acquire().await?;
-    // Who waits for longer is not disappointed by a busy machine; the answer comes as soon as the replica's does.
+    // A longer wait does not fail on a busy machine; the answer comes as soon as the replica's does.
     let patient = world.builder().response_timeout(SOON).connect().await?;
     let lock = patient.lock("x")?.with(Options::new().replicas(1));
     let lease = got(lock.take_over("ticket 4711").await?)?;
@@ -291,7 +291,7 @@ async fn a_lease_that_too_few_replicas_have_is_given_back() -> Result {
     );
     gone(&client, lock.object()).await?;
     let replica = replica_of(&redis).await?;
-    // Who waits for longer is not disappointed by a busy machine; the answer comes as soon as the replica's does.
+    // A longer wait does not fail on a busy machine; the answer comes as soon as the replica's does.
     let patient = world.builder().response_timeout(SOON).connect().await?;
     let lease = patient
         .lock("x")?
@@ -318,7 +318,7 @@ async fn a_semaphore_that_its_first_user_makes_has_that_ones_permits_and_goes_wi
     one.release().await?;
     other.release().await?;
     gone(&client, semaphore.object()).await?;
-    // Declared, it has what the declaration says.
+    // A declared object has the values of the declaration.
     world.declare_semaphore(&client, "x", 1).await?;
     let held = semaphore.acquire().await?;
     assert!(semaphore.try_acquire().await?.is_none());

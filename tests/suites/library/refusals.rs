@@ -66,7 +66,7 @@ impl Refusal {
         }
     }
 
-    /// How many commands it has refused.
+    /// Number of commands that it has refused.
     async fn count(self, redis: &Redis) -> Result<u64> {
         let about = redis.cli(&["INFO", "errorstats"]).await?;
         let prefix = format!("errorstat_{}:count=", self.code());

@@ -1,5 +1,5 @@
 //! Registers. R9 to R11 are what redis-allocator's conditional operations do; the module's head in `lib/src/register.rs`
-//! says what Tenure does about it.
+//! describes Tenure's behaviour.
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -61,7 +61,7 @@ async fn r9_every_condition_compares_the_argument_with_what_is_stored(world: Wor
             let case = format!("{argument} {name} 50");
             let of = || condition(RegisterValue::Int(argument));
             x.set(50).await?;
-            // What is written need not be what was compared; zero is as good as any.
+            // The written value need not be the compared one; zero is as good as any.
             let outcome = x.set_if(of(), 0).await?;
             assert_eq!(
                 outcome,
@@ -179,7 +179,7 @@ async fn r10_nan_is_refused_with_the_fields_name(world: World) -> Result {
     Ok(())
 }
 
-/// How a whole number compares with a floating one, in exact arithmetic.
+/// Comparison of an integer with a floating-point number, in exact arithmetic.
 fn exact(int: i64, float: f64) -> Ordering {
     if float.abs() > 1e30 {
         return 0.0_f64.total_cmp(&float);
@@ -277,7 +277,7 @@ async fn r11_a_write_keeps_the_time_to_live_unless_told_otherwise(world: World) 
     x.advance(4).await?;
     let second = got(left().await?)?;
     assert!(second <= first, "{second:?} after {first:?}");
-    // What does not apply does not touch it either.
+    // A write that does not apply does not change it either.
     let never = x.clone().with(Expiry::Never);
     assert_eq!(never.set_if(Compare::gt(1), 5).await?, kept(4));
     assert!(left().await?.is_some());
@@ -401,7 +401,7 @@ async fn every_operation_is_one_command_and_leaves_nothing_but_the_value() -> Re
     x.advance(5).await?;
     x.delete().await?;
     assert_eq!(scripts_called(&redis).await? - before, 7);
-    // What was done is remembered for 10 s and two timeouts, with an end from the start.
+    // A write is remembered for 10 s and two timeouts, with an end from the start.
     let done = format!("tenure:{{{}}}:done", x.object());
     assert_eq!(redis.cli(&["KEYS", "*"]).await?.trim(), done);
     let left: i64 = redis.cli(&["PTTL", &done]).await?.trim().parse()?;
@@ -411,7 +411,7 @@ async fn every_operation_is_one_command_and_leaves_nothing_but_the_value() -> Re
     x.advance(9).await?;
     x.advance(9).await?;
     assert_eq!(redis.cli(&["ZCARD", &done]).await?.trim(), "5");
-    // What is too old is forgotten at the next write, though the key lives on.
+    // Old entries are removed at the next write, though the key stays.
     redis.cli(&["ZADD", &done, "1", "an-old-token"]).await?;
     x.set(1).await?;
     assert_eq!(redis.cli(&["ZCARD", &done]).await?.trim(), "6");
@@ -488,7 +488,7 @@ async fn a_repeat_after_a_lost_reply_says_what_the_first_did_and_changes_nothing
     let here = client.register("x")?;
     here.get().await?; // loads the script
 
-    // Somebody else writes between the first and its repeat.
+    // Another client writes between the first and its repeat.
     let found = async |expected: Option<RegisterValue>| {
         let found = there.get().await?;
         ensure!(found == expected, "{found:?} in place of {expected:?}");
@@ -552,7 +552,7 @@ async fn a_repeat_after_a_lost_reply_says_what_the_first_did_and_changes_nothing
         "{refused}"
     );
 
-    // What did not apply looks again: its answer is one of its own time.
+    // A write that did not apply reads again: its answer is one of its own time.
     let set_if = here.set_if(Compare::eq(0), 1);
     let outcome = cutter
         .lose_reply_of(set_if, async || Ok(there.set(0).await?))

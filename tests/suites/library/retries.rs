@@ -78,7 +78,7 @@ async fn cut_connections_neither_double_nor_lose_a_lease() -> Result {
     gone(&world.client().await?, &world.object(Kind::Lock, "x")?).await
 }
 
-/// How many of the next script calls lose their reply, one after the other: the first may be answered that the server
+/// Number of the next script calls that lose their reply, one after the other: the first may be answered that the server
 /// does not know the script, and is then called again.
 const LOSSES: u64 = 3;
 
@@ -185,7 +185,7 @@ async fn a_notification_whose_reply_is_lost_wakes_nobody_else() -> Result {
         waits.push(tokio::spawn(async move {
             condition.wait(lease).await?.release().await
         }));
-        // It waits when somebody else can take the lock.
+        // It waits when another client can take the lock.
         lock.acquire().await?.release().await?;
     }
     let lease = lock.acquire().await?;

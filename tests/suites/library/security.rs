@@ -1,4 +1,4 @@
-//! TLS, and the smallest rights that work: what `docs/redis.md` tells to set is what runs here.
+//! TLS, and the smallest rights that work: what `docs/redis.md` recommends is tested here.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
         "connected under another name"
     );
 
-    // What cannot be used is said before anything is sent.
+    // Unusable files are reported before anything is sent.
     for (builder, field) in [
         (hasty.clone().tls_ca("no PEM"), "tls_ca"),
         (
@@ -230,7 +230,7 @@ async fn pod_works(world: &World) -> Result {
     );
     ensure!(register.get_with_expiry().await?.is_some(), "it is gone");
     ensure!(register.delete().await?, "it was gone");
-    // Durability: there is no replica, and that is what it has to say.
+    // Durability: there is no replica, and the error has to report that.
     let durable = one.lock("durable")?.with(Options::new().replicas(1));
     let few = durable.try_acquire().await;
     ensure!(matches!(few, Err(Error::NotReplicated { .. })), "{few:?}");
@@ -281,7 +281,7 @@ async fn controller_works(world: &World, user: &str) -> Result {
         .look(&world.object(Kind::Pool, "kept")?, 1)
         .await?
         .context("it is gone")?;
-    // What it takes back goes to whoever waits.
+    // A reclaimed lease goes to the waiter.
     for name in ["least", "most", "random", "generated", "fresh"] {
         let mut pool = holder.lock_pool(name)?;
         if name == "fresh" {
@@ -379,7 +379,7 @@ async fn what_a_user_may_not_do_is_said() -> Result {
     let error = client.lock("x")?.acquire().await.unwrap_err();
     ensure!(matches!(error, Error::Refused { .. }), "{error}");
     ensure!(error.to_string().contains("NOPERM"), "{error}");
-    // Without a channel of its own a client would never be told anything.
+    // Without a channel of its own a client would never receive a push.
     set_user(&redis, "pod", &["~*", "+@all"]).await?;
     let error = connect(&world, "pod").await.unwrap_err().to_string();
     ensure!(

@@ -1,4 +1,4 @@
-//! Redis behind Sentinel: leases and waiters go on at whoever is the master. Promises 2, 5, 6 and 9 over real failovers;
+//! Redis behind Sentinel: leases and waiters continue at the current master. Promises 2, 5, 6 and 9 over real failovers;
 //! `fencing.rs` and `data_loss.rs` have the same on one server.
 
 use std::{sync::Arc, time::Duration};
@@ -68,7 +68,7 @@ async fn a_database_is_chosen_behind_the_service() -> Result {
     Ok(())
 }
 
-/// What the replica knows goes on under the same fencing token, and the queue with it.
+/// Leases that the replica has continue under the same fencing token, and the queue with it.
 #[tokio::test]
 async fn a_lease_and_its_queue_outlive_a_killed_master() -> Result {
     let mut sentinel = Sentinel::start().await?;
@@ -91,7 +91,7 @@ async fn a_lease_and_its_queue_outlive_a_killed_master() -> Result {
     let seen = look(&client, lease.object()).await?;
     ensure!(seen.holders[0].fence == lease.fencing_token(), "{seen:?}");
     ensure!(seen.waiting == 1 && !next.is_finished(), "{seen:?}");
-    // The old one comes back, empty, takes itself for the master until it is told otherwise, and nobody listens to it.
+    // The old one comes back, empty, considers itself master until it is reconfigured, and no client uses it.
     sentinel.start_again(0).await?;
     sentinel.demoted(0).await?;
     lease.renew().await?;
@@ -118,7 +118,7 @@ async fn kill_and_promote(sentinel: &mut Sentinel) -> Result {
     Ok(())
 }
 
-/// Promises 5 and 9. An object that nobody declares has no more than what the replica knew.
+/// Promises 5 and 9. An undeclared object has only the state of the replica.
 #[tokio::test]
 async fn a_lease_that_no_replica_knew_is_told_lost_and_fencing_tokens_grow_on() -> Result {
     let mut sentinel = Sentinel::start().await?;
@@ -166,7 +166,7 @@ async fn a_declared_semaphore_lets_its_holders_in_again_and_nobody_else_meanwhil
     recovers_both(&client, declared, (known, unknown), &other, FAILED_OVER).await
 }
 
-/// Promise 2: nobody hangs, and the turns stay the same.
+/// Promise 2: no client hangs, and the order stays the same.
 #[tokio::test]
 async fn ten_waiters_get_their_turns_at_the_new_master() -> Result {
     let mut sentinel = Sentinel::builder().replicas(2).start().await?;
@@ -200,7 +200,7 @@ async fn ten_waiters_get_their_turns_at_the_new_master() -> Result {
     Ok(())
 }
 
-/// The old master keeps its connections, and answers READONLY to whoever stays with it.
+/// The old master keeps its connections, and answers READONLY to clients that stay connected.
 #[tokio::test]
 async fn a_master_that_has_become_a_replica_is_left_without_being_told() -> Result {
     let sentinel = Sentinel::builder()
@@ -299,7 +299,7 @@ async fn a_sleeping_master_is_left_and_does_no_harm_when_it_wakes_up() -> Result
     ensure!(seen.holders[0].fence == lease.fencing_token(), "{seen:?}");
 
     sentinel.resume(0)?;
-    // Whoever asks now may be told of either.
+    // A request at this time may be answered with either.
     let late = quick(&world).await?.lock("x")?;
     ensure!(late.try_acquire().await?.is_none(), "held by two");
     sentinel.demoted(0).await?;

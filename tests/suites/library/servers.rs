@@ -35,7 +35,7 @@ async fn a_full_server_refuses_new_leases_and_serves_those_that_there_are() -> R
     gone(&client, &world.object(Kind::Lock, "x")?).await
 }
 
-/// Not supported, and the client warns of it when it connects. What happens: the lease is gone, and its holder is told.
+/// Not supported, and the client warns of it when it connects. Effect: the lease is gone, and its holder is notified.
 #[tokio::test]
 async fn an_evicted_lease_is_lost_and_its_holder_is_told() -> Result {
     let redis = Redis::builder()

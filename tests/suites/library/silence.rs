@@ -1,4 +1,4 @@
-//! Connections that die without a word, as when a load balancer forgets them, and servers that are frozen.
+//! Connections that die silently, as when a load balancer drops them, and servers that are frozen.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ async fn a_frozen_master_behind_sentinels_is_noticed_by_an_idle_client() -> Resu
     Ok(())
 }
 
-/// The connection dies with the runtime in which the client was made: a call in another one says so at once.
+/// The connection dies with the runtime in which the client was made: a call in another one fails at once.
 #[tokio::test]
 async fn a_client_that_outlives_its_runtime_says_so() -> Result {
     let redis = Redis::start().await?;

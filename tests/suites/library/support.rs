@@ -1,5 +1,5 @@
-//! What the library's suites share: clients in a namespace of the test's own, and objects declared as the controller
-//! would.
+//! Helpers that the library's suites share: clients in a namespace of the test's own, and objects declared as the
+//! controller would.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{task::JoinHandle, time::timeout};
 /// Longer than anything here takes, on a machine that does much else.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// How much of a long test is run: `small` times `TENURE_TEST_SCALE`, which is 1 unless set.
+/// Scale of long tests: `small` times `TENURE_TEST_SCALE`, which is 1 unless set.
 pub(crate) fn scaled(small: usize) -> Result<usize> {
     match std::env::var("TENURE_TEST_SCALE") {
         Err(_) => Ok(small),
@@ -229,8 +229,8 @@ pub(crate) async fn handed_over(
     Ok(())
 }
 
-/// After a failover to a replica that knows one of two holders of a semaphore with two permits: declared again, it lets both
-/// in, and then somebody else only in the place of one of them.
+/// After a failover to a replica that knows one of two holders of a semaphore with two permits: declared again, it admits
+/// both, and then another client only in place of one of them.
 pub(crate) async fn recovers_both(
     client: &Client,
     declared: Declaration,
@@ -278,7 +278,7 @@ pub(crate) async fn gone(client: &Client, object: &ObjectRef) -> Result {
     .await
 }
 
-/// How many scripts the server was sent.
+/// Number of scripts that the server received.
 pub(crate) async fn scripts_called(redis: &Redis) -> Result<u64> {
     let stats = redis.cli(&["INFO", "commandstats"]).await?;
     let calls = stats
@@ -294,7 +294,7 @@ pub(crate) fn got<L>(lease: Option<L>) -> Result<L> {
     lease.context("busy, where a lease was expected")
 }
 
-/// Drops everything that a client has without a word to Redis, as a crash would: its runtime ends under it.
+/// Drops everything that a client has without a message to Redis, as a crash would: its runtime ends under it.
 pub(crate) struct Doomed {
     runtime: Option<tokio::runtime::Runtime>,
     client: Option<Client>,

@@ -48,7 +48,7 @@ async fn a_watched_object_tells_its_next_change_once(world: World) -> Result {
     control.observe(&object, 0).await?;
     let one = client.semaphore("x")?.acquire().await?;
     let two = client.semaphore("x")?.acquire().await?;
-    // The shared server carries other tests' events too, and the word of the first connection may come late.
+    // The shared server carries other tests' events too, and the event of the first connection may come late.
     let mut next = async || loop {
         match events.next().await {
             Some(Event::Reconnected) => {}

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::library::support::{declaration, look, recovers_both, waiting};
 
-/// A client with a lease at each master, and somebody who waits for the one at the first.
+/// A client with a lease at each master, and a waiter for the one at the first.
 struct Held {
     client: Client,
     leases: Vec<Lease>,
@@ -70,7 +70,7 @@ impl Held {
 /// Promise 5 too: what the replica knew goes on, and fencing tokens grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_masters_leases_go_on_at_its_replica_and_other_masters_work_meanwhile() -> Result {
-    // Otherwise all nodes would say that the cluster is down until the replica has taken over.
+    // Otherwise all nodes would report the cluster as down until the replica has taken over.
     let mut cluster = Cluster::builder().partial_coverage().start().await?;
     let world = World::at(cluster.url_of_all(), "killed-master");
     let held = Held::start(&cluster, &world).await?;
@@ -88,14 +88,14 @@ async fn a_killed_masters_leases_go_on_at_its_replica_and_other_masters_work_mea
         "the others have waited for the dead one, {others_took:?}"
     );
     held.goes_on().await?;
-    // Who comes now finds the dead node first in its URL.
+    // A new client finds the dead node first in its URL.
     let late = world.client().await?.lock(&held.names[0][0])?;
     ensure!(late.try_acquire().await?.is_none(), "held by two");
     traffic.end().await?;
     held.end().await
 }
 
-/// All nodes say CLUSTERDOWN from when the death is known until the replica has taken over: an acquire waits for that.
+/// All nodes reply CLUSTERDOWN from when the death is known until the replica has taken over: an acquire waits for that.
 #[tokio::test]
 async fn a_cluster_that_is_down_for_a_while_is_waited_for() -> Result {
     let mut cluster = Cluster::start().await?;
@@ -121,7 +121,7 @@ async fn a_cluster_that_is_down_for_a_while_is_waited_for() -> Result {
     held.end().await
 }
 
-/// Nothing is lost in an orderly handover, so that nobody may notice it.
+/// Nothing is lost in an orderly handover, so that no client may notice it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orderly_handover_disturbs_nobody() -> Result {
     let cluster = Cluster::start().await?;
@@ -153,7 +153,7 @@ async fn a_sleeping_master_is_left_and_does_no_harm_when_it_wakes_up() -> Result
     cluster.promoted(replica).await?;
     held.goes_on().await?;
     cluster.resume(0)?;
-    // Whoever asks now may be told of either.
+    // A request at this time may be answered with either.
     let late = world.client_with_timeout(Duration::from_millis(700)).await?;
     let late = late.lock(&held.names[0][0])?.try_acquire().await?;
     ensure!(late.is_none(), "held by two");
@@ -198,7 +198,8 @@ async fn a_declared_semaphore_recovers_at_the_replica() -> Result {
     recovers_both(&client, declared, (known, unknown), &other, FAILED_OVER).await
 }
 
-/// Nobody takes over from the dead node: what is unreachable is said in time, and what is served goes on if it may.
+/// No replica takes over from the dead node: calls for unreachable objects fail in time, and calls for served ones continue
+/// if they may.
 #[tokio::test]
 async fn what_is_not_served_is_unreachable_in_time() -> Result {
     const PATIENCE: Duration = Duration::from_secs(2);

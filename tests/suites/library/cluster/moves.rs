@@ -31,7 +31,7 @@ fn semaphore(client: &Client) -> Result<Semaphore> {
     Ok(client.semaphore("x")?.or_permits(NonZeroU32::MIN).with(options))
 }
 
-/// How often a node has answered so.
+/// Number of such answers of a node.
 async fn answers(cluster: &Cluster, index: usize, answer: &str) -> Result<u64> {
     let stats = cluster.node(index).cli(&["INFO", "errorstats"]).await?;
     let line = stats.lines().find_map(|line| {
@@ -110,7 +110,7 @@ async fn a_semaphore_whose_keys_are_at_two_places_is_waited_for() -> Result {
         Ok(())
     })
     .await?;
-    // Whether it is free cannot be known: that is another answer than busy.
+    // Its state is unknown: that is another answer than busy.
     let error = other
         .acquire_timeout(Duration::from_millis(300))
         .await
@@ -128,7 +128,7 @@ async fn a_semaphore_whose_keys_are_at_two_places_is_waited_for() -> Result {
     Ok(())
 }
 
-/// What does not exist yet has no place of its own while its slot is on the way.
+/// An object that does not exist yet belongs to neither node while its slot migrates.
 #[tokio::test]
 async fn what_is_new_in_a_moving_slot_is_made_when_it_has_arrived() -> Result {
     let cluster = own().await?;
@@ -206,7 +206,7 @@ async fn a_declared_semaphore_keeps_its_holders_when_its_slot_moves() -> Result 
     Ok(())
 }
 
-/// No two at once, no error, nobody hangs, and what waits hears of it from the new node.
+/// No two at once, no error, no client hangs, and waiters are notified by the new node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_slots_of_a_master_move_away_while_locks_are_taken_and_given_back() -> Result {
     let cluster = own().await?;
@@ -224,7 +224,7 @@ async fn all_slots_of_a_master_move_away_while_locks_are_taken_and_given_back() 
     traffic.end().await
 }
 
-/// The controller has to declare it at its new node, and would not look at what nobody changes.
+/// The controller has to declare it at its new node, and would not observe an object that does not change.
 #[tokio::test]
 async fn the_controller_is_told_of_a_declared_semaphore_that_has_moved_while_nobody_held_it() -> Result {
     let cluster = own().await?;

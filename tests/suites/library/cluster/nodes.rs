@@ -1,4 +1,4 @@
-//! A client and the nodes: how many connections it has, what it sends, and what it is told about a wrong URL.
+//! A client and the nodes: the number of its connections, its commands, and the error for a wrong URL.
 
 use tenure::{Error, Options};
 use tenure_tests::{Redis, eventually, sent::sent};
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::library::support::waiting;
 
-/// How many connections of this ACL user a node has.
+/// Number of connections of this ACL user at a node.
 async fn connections(node: &Redis, user: &str) -> Result<usize> {
     let clients = node.cli(&["CLIENT", "LIST"]).await?;
     let user = format!(" user={user} ");
@@ -85,7 +85,7 @@ async fn the_leases_of_all_nodes_are_renewed() -> Result {
     Ok(())
 }
 
-/// Promises 1 and 2: whoever waits asks nothing, and the grant comes as a push, from whichever node.
+/// Promises 1 and 2: a waiter sends nothing, and the grant comes as a push, from any node.
 #[tokio::test]
 async fn waiters_of_all_nodes_are_pushed_and_do_not_ask() -> Result {
     const EACH: usize = 10;
@@ -117,7 +117,7 @@ async fn waiters_of_all_nodes_are_pushed_and_do_not_ask() -> Result {
         Ok(scripts)
     };
     let before = scripts().await?;
-    // What is looked at is that nothing happens, for longer than any poll would pause.
+    // The test observes that nothing happens, for longer than any poll interval.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let polls = scripts().await? - before;
     ensure!(polls == 0, "{polls} scripts while everybody waits");

@@ -110,7 +110,7 @@ async fn a_pool() -> Result {
     Ok(())
 }
 
-/// Their locks lie at several nodes, so that no script sees all of them: nobody may hold some and wait for others' in
+/// Their locks lie at several nodes, so that no script sees all of them: no client may hold some and wait for others' in
 /// another order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keyed_locks_of_several_nodes_are_held_together_or_not_at_all() -> Result {
@@ -173,7 +173,7 @@ async fn a_register() -> Result {
     Ok(())
 }
 
-/// What a controller does, for objects of all nodes over one client: declare, watch, hear, take back.
+/// The calls of a controller, for objects of all nodes over one client: declare, watch, hear, take back.
 #[tokio::test]
 async fn a_controller_hears_of_the_objects_of_all_nodes() -> Result {
     let world = world("controller").await?;

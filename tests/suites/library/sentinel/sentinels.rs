@@ -32,7 +32,7 @@ async fn a_sentinel_that_does_not_answer_is_passed_over() -> Result {
     Ok(())
 }
 
-/// Cut off together with an old master, which still takes writes: whoever believed it would hold what others hold.
+/// Cut off together with an old master, which still takes writes: a client that believed it would hold leases of others.
 #[tokio::test]
 async fn a_sentinel_that_was_cut_off_with_an_old_master_is_outvoted() -> Result {
     let sentinel = Sentinel::shared().await?;
