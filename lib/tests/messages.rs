@@ -203,7 +203,7 @@ async fn no_cause_is_said_twice() {
 
 /// Nothing declares them: what no resource can mend asks for none.
 #[test]
-fn what_no_resource_declares_is_not_to_be_applied() {
+fn an_undeclared_object_is_not_applied() {
     for kind in [Kind::Lock, Kind::RwLock, Kind::Register] {
         let object = ObjectRef::new(kind, "ml", "z").unwrap();
         let text = Error::NotDeclared { object }.to_string();

@@ -124,7 +124,7 @@ impl Demo {
                 done(&format!("{}: {line}", worker.name));
             }
         }
-        done("The others wait: nobody polls, they are told when it is their turn.");
+        done("The others wait without polling: each is notified when it is granted.");
         self.show(&["get", "lockpools,semaphores"]).await?;
         self.show(&[
             "get",
@@ -143,7 +143,7 @@ impl Demo {
             .pool
             .iter()
             .position(|worker| worker.granted().is_ok_and(|line| line.is_some()));
-        let mut dead = workers.pool.swap_remove(at.context("nobody holds a seat")?);
+        let mut dead = workers.pool.swap_remove(at.context("no seat is held")?);
         let before = workers.granted_seats()?;
         dead.process.kill9()?;
         let killed = Instant::now();
@@ -155,7 +155,7 @@ impl Demo {
         let next = eventually("the next waiter to be granted", SOON, async || {
             let mut news = workers.granted_seats()?;
             news.retain(|seat| !before.contains(seat));
-            news.pop().context("nobody new holds a seat")
+            news.pop().context("no new holder of a seat")
         });
         let next = alive("waiting", next).await?;
         done(&format!("After {:.1} s {next}", killed.elapsed().as_secs_f32()));
@@ -181,7 +181,7 @@ impl Demo {
 
     async fn delete(&self) -> Result {
         say("6. The workers are stopped, and the person deletes what was declared.");
-        done("What they held runs out first: the deletion policy of the samples is to drain.");
+        done("Their leases run out first: the deletion policy of the samples is to drain.");
         self.show(&["delete", "lockpool/gpu-seats", "semaphore/api-callers"])
             .await?;
         let keys = self.redis.cli(&["KEYS", "*"]).await?;

@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_found_in_what_each_program_prints() {
+    fn a_version_is_found_in_the_output_of_each_program() {
         for (text, number, version) in [
             (
                 "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0",

@@ -27,7 +27,7 @@ async fn lint_finds_nothing() -> Result {
 }
 
 #[tokio::test]
-async fn each_mode_renders_what_its_snapshot_says() -> Result {
+async fn each_mode_renders_its_snapshot() -> Result {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(Path::new(&chart()).join("tests/snapshots"));
     settings.set_prepend_module_to_snapshot(false);

@@ -133,7 +133,7 @@ async fn gather_stats_sees_when_two_hold_at_the_same_time() -> Result {
         let (name, _) = name.context("there is no lock")?;
         let lock = ObjectRef::new(Kind::Lock, &service.namespace, name)?;
         let seen = control.look(&lock, 1).await?.context("it is gone")?;
-        let holder = seen.holders.first().context("nobody holds it")?.token.clone();
+        let holder = seen.holders.first().context("there is no holder")?.token.clone();
         Ok((lock, holder))
     })
     .await?;

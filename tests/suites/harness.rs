@@ -64,7 +64,7 @@ async fn nothing_outlives_a_killed_run() -> Result {
 }
 
 #[tokio::test]
-async fn a_process_that_does_not_start_says_why() -> Result {
+async fn a_process_that_does_not_start_reports_why() -> Result {
     let error = Redis::builder()
         .args(&["--no-such-setting", "1"])
         .start()
@@ -87,7 +87,7 @@ async fn a_process_that_does_not_start_says_why() -> Result {
 }
 
 #[tokio::test]
-async fn a_condition_that_does_not_come_says_what_was_seen() {
+async fn an_unmet_condition_reports_the_observed_value() {
     let brief = Duration::from_millis(30);
     let error = eventually("the count to be 2", brief, async || -> Result {
         tenure_tests::bail!("the count is 1");
@@ -118,7 +118,7 @@ async fn all_tests_share_one_redis() -> Result {
 }
 
 #[tokio::test]
-async fn what_a_redis_keeps_over_its_death_depends_on_its_persistence() -> Result {
+async fn a_killed_redis_keeps_the_data_of_its_persistence() -> Result {
     for (persistence, after_kill, after_stop) in [
         (Persistence::None, "", ""),
         (Persistence::Rdb, "", "a\n"),
@@ -171,7 +171,7 @@ async fn a_paused_redis_is_silent_and_forgets_nothing() -> Result {
 }
 
 #[tokio::test]
-async fn a_redis_with_a_password_refuses_who_does_not_have_it() -> Result {
+async fn a_redis_with_a_password_refuses_clients_without_it() -> Result {
     let redis = Redis::builder().password("sesame").start().await?;
     assert_eq!(redis.cli(&["PING"]).await?, "PONG\n");
     let stranger = redis::Client::open(format!("redis://127.0.0.1:{}/", redis.port()))?;

@@ -24,15 +24,15 @@ async fn ended(lease: &Lease) -> Result<String> {
 async fn shown(client: &Client, lease: &Lease) -> Result<HolderView> {
     let snapshot = client.control().look(lease.object(), 10).await?;
     let snapshot = snapshot.ok_or("there is no such object")?;
-    Ok(snapshot.holders.into_iter().next().ok_or("nobody holds")?)
+    Ok(snapshot.holders.into_iter().next().ok_or("there is no holder")?)
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_holder_is_shown_as_adopts_nothing() -> Result {
+async fn a_shown_token_adopts_nothing() -> Result {
     let memory = Memory::seeded(1);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let lease = a.lock("x")?.acquire().await?;
-    let id = b.lock("x")?.holder().await?.ok_or("nobody holds")?.token;
+    let id = b.lock("x")?.holder().await?.ok_or("there is no holder")?.token;
     assert!(
         b.lock("x")?.adopt(&id).await?.is_none(),
         "a lease that runs was taken"
@@ -47,7 +47,7 @@ async fn what_the_holder_is_shown_as_adopts_nothing() -> Result {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_who_adopt_one_lease_one_gets_it() -> Result {
+async fn one_of_many_adopters_gets_the_lease() -> Result {
     let memory = Memory::seeded(2);
     let a = client(&memory, "a").await?;
     let secret = a.lock("x")?.acquire().await?.detach();
@@ -114,7 +114,7 @@ async fn an_adoption_without_an_answer_leaves_nothing_held() -> Result {
 /// A client that detaches knows that it does not hold any more; a client that continues anyway receives the adopter's
 /// identity.
 #[tokio::test(start_paused = true)]
-async fn the_client_that_let_go_is_told_who_has_adopted() -> Result {
+async fn the_client_that_detached_is_notified_of_the_adopter() -> Result {
     let memory = Memory::seeded(5);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let pushes: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -139,7 +139,7 @@ async fn the_client_that_let_go_is_told_who_has_adopted() -> Result {
 /// Every lease that can be detached can be adopted, with its permits and resources, and no other client gets them
 /// meanwhile.
 #[tokio::test(start_paused = true)]
-async fn every_kind_is_adopted_with_what_it_holds() -> Result {
+async fn every_kind_is_adopted_with_its_permits_and_resources() -> Result {
     let memory = Memory::seeded(6);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     declare_semaphore(&a, "s", 3).await?;
@@ -228,7 +228,7 @@ async fn an_adopted_lease_keeps_its_terms() -> Result {
 
 /// In its grace period the object has no holder, so there is nothing to adopt.
 #[tokio::test(start_paused = true)]
-async fn what_has_run_out_is_not_adopted() -> Result {
+async fn an_expired_lease_is_not_adopted() -> Result {
     let memory = Memory::seeded(8);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let options = Options::new().lease(Duration::from_secs(1)).grace(LEASE);
@@ -321,7 +321,7 @@ async fn a_lease_that_a_notification_brought_is_adopted_and_the_notification_wit
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_is_read_however_it_is_written_and_what_is_none_is_refused() -> Result {
+async fn a_secret_is_read_in_any_form_and_other_texts_are_refused() -> Result {
     let memory = Memory::seeded(12);
     let a = client(&memory, "a").await?;
     let lock = a.lock("x")?;

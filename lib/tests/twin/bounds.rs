@@ -87,7 +87,7 @@ async fn a_waiter_that_does_not_hear_that_it_is_refused_finds_out() -> Result {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repeated_request_finds_what_it_holds_although_there_is_less_now() -> Result {
+async fn a_repeated_request_finds_its_lease_after_the_limit_shrank() -> Result {
     let memory = Memory::seeded(1);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     declare_semaphore(&a, "s", 5).await?;

@@ -181,7 +181,7 @@ async fn a_counter_that_is_no_number_is_named_and_never_counts_as_nothing() -> R
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resource_that_cannot_be_read_keeps_nobody_from_the_others() -> Result {
+async fn an_unreadable_resource_blocks_no_other_resource() -> Result {
     for entry in ["1{", "1[1]", r#"1{"zone":5}"#, "1null", "garbage", r#"1"zone""#] {
         for order in [Order::LeastRecentlyUsed, Order::MostRecentlyUsed, Order::Random] {
             let memory = Memory::new();
@@ -232,7 +232,7 @@ async fn a_resource_that_cannot_be_read_keeps_nobody_from_the_others() -> Result
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_lease_that_cannot_be_read_has_is_not_granted_when_the_pool_changes() -> Result {
+async fn resources_of_an_unreadable_lease_are_not_granted_when_the_pool_changes() -> Result {
     let memory = Memory::seeded(1);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let named = |names: &[&str]| Capacity::Resources {
@@ -270,7 +270,7 @@ async fn what_a_lease_that_cannot_be_read_has_is_not_granted_when_the_pool_chang
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_cannot_be_read_leaves_no_permit_held_by_nobody() -> Result {
+async fn an_unreadable_wait_leaves_no_permit_held_without_a_holder() -> Result {
     let memory = Memory::seeded(1);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let lock = a.lock("x")?.with(Options::new().lease(Duration::from_secs(3)));

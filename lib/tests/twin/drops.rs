@@ -177,7 +177,7 @@ async fn a_notification_to_a_dropped_waiter_goes_to_the_next() -> Result {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_acquisition_of_what_is_declared_late() -> Result {
+async fn an_acquisition_of_an_object_that_is_declared_late() -> Result {
     for drop in [Drop::AtOnce, Drop::WhenWoken] {
         for times in 1.. {
             let memory = Memory::seeded(1);

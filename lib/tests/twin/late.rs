@@ -108,7 +108,7 @@ async fn a_grant_that_is_taken_up_too_late_is_asked_for_again() -> Result {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_wait_gets_an_error_and_leaves_nothing_behind() -> Result {
+async fn an_attempt_gets_an_error_and_leaves_nothing_behind() -> Result {
     let memory = Memory::seeded(62);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let lock = a.lock("x")?.with(short());

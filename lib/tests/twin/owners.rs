@@ -69,7 +69,7 @@ async fn an_attempt_while_the_owner_comes_in_again_comes_in_too() -> Result {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_while_the_owner_stands_in_the_queue_is_told_so_at_once() -> Result {
+async fn an_attempt_while_the_owner_is_queued_returns_at_once() -> Result {
     let (_memory, a, b) = two().await?;
     let owner = a.reentrant_lock("x")?;
     let other = b.lock("x")?.acquire().await?;
@@ -148,7 +148,7 @@ async fn no_attempt_outlasts_a_response_that_does_not_come() -> Result {
 
 /// Up to its deadline the lease is held, with or without another reply of Redis.
 #[tokio::test(start_paused = true)]
-async fn what_is_held_is_taken_again_while_redis_does_not_answer() -> Result {
+async fn a_held_lock_is_reentered_while_redis_does_not_answer() -> Result {
     let (memory, a, _) = two().await?;
     let owner = a.reentrant_lock("x")?;
     let outer = owner.acquire().await?;

@@ -70,7 +70,7 @@ async fn a_request_behind_many_that_wait_for_something_else_is_served_at_once() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_different_requests_each_is_served_when_there_is_what_it_waits_for() -> Result {
+async fn of_many_different_requests_each_is_served_when_its_resources_are_free() -> Result {
     let memory = Memory::seeded(2);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let pool = declared(&a, (0..200).map(resource).collect()).await?;
@@ -124,7 +124,7 @@ async fn generated_resources_have_no_properties_to_be_asked_for() -> Result {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_wait_finds_the_one_that_suits_among_many_that_are_free() -> Result {
+async fn an_attempt_finds_the_matching_resource_among_many_free_ones() -> Result {
     let memory = Memory::seeded(4);
     let client = client(&memory, "a").await?;
     let pool = declared(&client, (0..3000).map(resource).collect()).await?;
@@ -154,7 +154,7 @@ async fn who_does_not_wait_finds_the_one_that_suits_among_many_that_are_free() -
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_finds_the_one_that_suits_among_many_that_are_free_at_once() -> Result {
+async fn a_waiting_request_finds_the_matching_resource_among_many_free_ones_at_once() -> Result {
     let memory = Memory::seeded(5);
     let client = client(&memory, "a").await?;
     let pool = declared(&client, (0..3000).map(resource).collect()).await?;

@@ -247,7 +247,7 @@ async fn a_server_that_is_away_makes_the_holder_unsure_and_in_the_end_lost() -> 
 
 /// Its renewal has arrived in time, and the reply has not: the server has the lease still, and its holder had to stop.
 #[tokio::test(start_paused = true)]
-async fn what_was_lost_stays_lost_when_the_renewals_reply_comes_late() -> Result {
+async fn a_lost_lease_stays_lost_when_the_renewals_reply_is_late() -> Result {
     let memory = Memory::seeded(31);
     let second = Duration::from_secs(1);
     for in_background in [true, false] {
@@ -296,7 +296,7 @@ async fn what_was_lost_stays_lost_when_the_renewals_reply_comes_late() -> Result
 
 /// A released lease has no grace; so what its holder may not have noticed to be lost is not given back, and runs out.
 #[tokio::test(start_paused = true)]
-async fn what_was_lost_has_its_grace_also_when_the_renewals_reply_comes_late() -> Result {
+async fn a_lost_lease_has_its_grace_also_when_the_renewals_reply_is_late() -> Result {
     let memory = Memory::seeded(33);
     let mut patient = Identity::from_env();
     "a".clone_into(&mut patient.process);
@@ -392,7 +392,7 @@ async fn a_reply_that_is_slow_shortens_the_holders_view_and_never_lengthens_it()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_clock_that_jumps_ahead_ends_leases_and_tells_their_holders() -> Result {
+async fn a_server_clock_that_jumps_ahead_ends_leases_and_notifies_their_holders() -> Result {
     let memory = Memory::seeded(10);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     declare_semaphore(&a, "x", 1).await?;
@@ -411,7 +411,7 @@ async fn a_server_clock_that_jumps_ahead_ends_leases_and_tells_their_holders() -
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_clock_that_jumps_back_lets_nobody_in_beside_a_live_holder() -> Result {
+async fn a_server_clock_that_jumps_back_keeps_live_holders_exclusive() -> Result {
     let memory = Memory::seeded(11);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let x = declare_semaphore(&a, "x", 1).await?;
@@ -502,7 +502,7 @@ async fn a_long_wait_outlasts_a_loss_of_data_until_the_object_is_declared_again(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_taken_away_before_its_future_has_looked_is_lost_from_the_start() -> Result {
+async fn a_lease_that_is_ended_before_its_future_is_polled_is_lost_from_the_start() -> Result {
     let memory = Memory::seeded(29);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let (held, lock, other) = (a.lock("x")?.acquire().await?, a.lock("x")?, b.lock("x")?);

@@ -73,7 +73,7 @@ pub(crate) async fn waited_for(report: &mut Report) -> Result {
             for i in (0..LOCKS).rev() {
                 let lock = object(Kind::Lock, &format!("x{i}"))?;
                 let seen = holder.control().look(&lock, 0).await?.context("no lock")?;
-                ensure!(seen.waiting == 1, "nobody waits for {lock}");
+                ensure!(seen.waiting == 1, "no client waits for {lock}");
             }
             Ok(())
         },

@@ -523,7 +523,9 @@ fn holder(pool: &Value) -> Result<Holder> {
     let status = &pool["status"];
     let first = &status["holders"][0];
     let (pod, token) = (first["pod"].as_str(), first["fencingToken"].as_u64());
-    let pod = pod.with_context(|| format!("nobody holds: {status}"))?.to_owned();
+    let pod = pod
+        .with_context(|| format!("there is no holder: {status}"))?
+        .to_owned();
     Ok(Holder {
         pod,
         token: token.context("no fencing token")?,

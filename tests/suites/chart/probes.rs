@@ -83,7 +83,7 @@ async fn a_redis_that_is_kept_busy_by_a_script_is_alive_and_not_ready() -> Resul
 async fn a_redis_that_is_not_there_or_hangs_is_neither_alive_nor_ready() -> Result {
     let nowhere = Pod::rendered(free_port()?).await?;
     for answer in [nowhere.liveness().await?, nowhere.readiness().await?] {
-        let refusal = answer.err().context("nobody is ready")?;
+        let refusal = answer.err().context("the probe succeeds")?;
         ensure!(refusal.contains("Connection refused"), "{refusal}");
     }
     let redis = Redis::builder().password(PASSWORD).start().await?;

@@ -140,7 +140,7 @@ async fn retain_leaves_the_leases_and_the_keys_for_a_day_and_a_new_object_takes_
 }
 
 #[tokio::test]
-async fn a_deletion_while_redis_is_away_ends_and_says_how_to_clean_up() -> Result {
+async fn a_deletion_without_redis_ends_and_describes_the_cleanup() -> Result {
     let mut world = World::with("away", Redis::start().await?, &["--cleanup-timeout", "2s"]).await?;
     world.semaphore("calls", 1, "").await?;
     world.redis.kill9()?;

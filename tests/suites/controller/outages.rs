@@ -70,7 +70,7 @@ async fn an_outage_of_redis_is_one_write_in_and_one_out() -> Result {
 
 /// A frozen server closes nothing: an idle controller has to ask.
 #[tokio::test]
-async fn a_frozen_redis_is_told_within_seconds_and_what_happened_meanwhile_is_seen_after_it() -> Result {
+async fn a_frozen_redis_is_reported_within_seconds_and_changes_are_observed_after_it() -> Result {
     let world = World::new("frozen").await?;
     world.semaphore("calls", 2, "").await?;
     let lease = world
@@ -368,7 +368,7 @@ async fn a_redis_killed_without_its_data_is_mended_too() -> Result {
         expect(s, "Ready", "True", "Synced")?;
         ensure!(
             s.status.as_ref().is_some_and(|s| !s.holders.is_empty()),
-            "nobody holds"
+            "there is no holder"
         );
         Ok(())
     });
@@ -427,7 +427,7 @@ async fn the_controller_may_be_killed_at_any_time() -> Result {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_once_in_the_log_and_in_each_object_with_the_fix() -> Result {
+async fn a_wrong_password_is_reported_once_in_the_log_and_in_each_object_with_the_fix() -> Result {
     let redis = Redis::builder().password("right").start().await?;
     let (_file, path) = file("wrong\n")?;
     let bare = format!("redis://127.0.0.1:{}", redis.port());

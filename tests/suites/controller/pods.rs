@@ -67,7 +67,7 @@ async fn a_pod_that_was_deleted_by_force_keeps_its_lease_for_its_processes_may_g
 }
 
 #[tokio::test]
-async fn a_deleted_pod_gives_back_what_it_held_and_leaves_the_queue() -> Result {
+async fn a_deleted_pod_releases_its_leases_and_leaves_the_queue() -> Result {
     let world = World::new("deleted").await?;
     world
         .pool("seats", "resources: [{name: a}], leaseDurationSeconds: 60")
@@ -118,7 +118,7 @@ async fn a_deleted_pod_gives_back_what_it_held_and_leaves_the_queue() -> Result 
 }
 
 #[tokio::test]
-async fn a_pod_that_succeeded_gives_back_what_it_held_also_if_the_controller_was_dead_by_then() -> Result {
+async fn a_pod_that_succeeded_releases_its_leases_also_if_the_controller_was_down() -> Result {
     let mut world = World::new("succeeded").await?;
     world.semaphore("calls", 1, "leaseDurationSeconds: 60").await?;
     let uid = pod(&world, "job").await?;

@@ -195,7 +195,7 @@ async fn nothing_is_written_while_leases_are_renewed_and_waiters_wait() -> Resul
 }
 
 #[tokio::test]
-async fn a_burst_of_changes_is_told_a_few_times_a_second() -> Result {
+async fn a_burst_of_changes_is_published_a_few_times_a_second() -> Result {
     let world = World::new("burst").await?;
     world.semaphore("calls", 1, "").await?;
     let semaphore = world.client("busy").await?.semaphore("calls")?;
@@ -226,7 +226,7 @@ async fn a_burst_of_changes_is_told_a_few_times_a_second() -> Result {
 }
 
 #[tokio::test]
-async fn a_smaller_semaphore_drains_and_takes_nothing_from_anybody() -> Result {
+async fn a_smaller_semaphore_drains_and_takes_nothing_from_its_holders() -> Result {
     let world = World::new("shrink").await?;
     world.semaphore("calls", 3, "").await?;
     let client = world.client("holder").await?;

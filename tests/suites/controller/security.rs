@@ -6,7 +6,7 @@ use tenure_tests::{Result, ensure, tls};
 use super::support::{SOON, World, condition, expect, file};
 
 #[tokio::test]
-async fn a_redis_that_asks_for_a_certificate_is_shown_it_and_anybody_else_is_told_so() -> Result {
+async fn a_redis_that_requires_a_certificate_gets_it_and_a_missing_one_is_reported() -> Result {
     let authority = tls::Authority::new()?;
     let (redis, port) = tls::redis(&authority).await?;
     let (certificate, key) = authority.sign("controller")?;

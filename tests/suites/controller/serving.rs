@@ -72,7 +72,7 @@ async fn probes_and_metrics_tell_how_it_is() -> Result {
 }
 
 #[tokio::test]
-async fn without_its_definitions_it_waits_unready_and_says_what_to_install() -> Result {
+async fn without_its_definitions_it_waits_unready_and_names_the_fix() -> Result {
     let plane = ControlPlane::start().await?;
     plane.kubectl(&["delete", "crd", "--all"]).await?;
     let redis = Redis::start().await?;
@@ -133,7 +133,7 @@ async fn sigterm_ends_it_in_order() -> Result {
 }
 
 #[tokio::test]
-async fn a_bad_flag_is_named_with_the_fix_and_no_password_is_told() -> Result {
+async fn a_bad_flag_is_named_with_the_fix_and_without_a_password() -> Result {
     let plane = ControlPlane::shared().await?;
     for (args, expected) in [
         (["--redis-url", "http://:hunter2@redis"], "--redis-url: url"),

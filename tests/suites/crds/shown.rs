@@ -299,7 +299,7 @@ fn some_status() -> (CommonStatus, Vec<Holder>) {
 }
 
 #[tokio::test]
-async fn kubectl_get_shows_who_holds_what_until_when() -> Result {
+async fn kubectl_get_shows_holders_resources_and_expiry() -> Result {
     let plane = ControlPlane::shared().await?;
     let namespace = plane.namespace("columns").await?;
     let client = plane.client().await?;

@@ -24,7 +24,7 @@ async fn sentinels_put_a_replica_in_the_place_of_a_dead_master() -> Result {
 }
 
 #[tokio::test]
-async fn sentinels_do_without_one_of_them_and_hand_over_when_they_are_told() -> Result {
+async fn sentinels_do_without_one_of_them_and_fail_over_on_request() -> Result {
     let mut sentinel = Sentinel::builder()
         .password("sesame")
         .sentinel_password("simsim")
@@ -139,7 +139,7 @@ async fn slots_move_key_by_key_and_all_at_once() -> Result {
 }
 
 #[tokio::test]
-async fn a_cluster_without_a_node_goes_down_or_goes_on_as_it_was_told() -> Result {
+async fn a_cluster_without_a_node_goes_down_or_continues_as_configured() -> Result {
     for partial in [false, true] {
         let builder = Cluster::builder()
             .no_replicas()

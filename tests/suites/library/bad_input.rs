@@ -12,7 +12,7 @@ use tokio::{
 use super::support::{SOON, World, on_both};
 
 #[tokio::test]
-async fn an_unusable_url_names_what_is_expected_and_not_the_password() -> Result {
+async fn an_unusable_url_names_the_expected_form_and_not_the_password() -> Result {
     for url in [
         "",
         "127.0.0.1:6379",
@@ -102,7 +102,7 @@ async fn old_server(version: &'static str) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_too_old_is_named_with_what_is_needed() -> Result {
+async fn a_redis_that_is_too_old_is_named_with_the_required_version() -> Result {
     let error = Client::connect(&old_server("6.2.0").await?).await.unwrap_err();
     assert!(matches!(error, Error::UnsupportedServer { .. }), "{error}");
     assert!(
@@ -112,7 +112,7 @@ async fn a_redis_that_is_too_old_is_named_with_what_is_needed() -> Result {
     Ok(())
 }
 
-async fn what_is_not_declared_says_how_to_declare_it(world: World) -> Result {
+async fn an_undeclared_object_is_refused_with_the_way_to_declare_it(world: World) -> Result {
     let client = world.client().await?;
     let error = client.lock_pool("seats")?.try_acquire().await.unwrap_err();
     assert!(matches!(error, Error::NotDeclared { .. }), "{error}");
@@ -212,6 +212,6 @@ async fn a_port_where_nothing_listens_is_named() -> Result {
 }
 
 on_both! {
-    what_is_not_declared_says_how_to_declare_it,
+    an_undeclared_object_is_refused_with_the_way_to_declare_it,
     names_and_durations_are_checked_before_anything_is_sent,
 }

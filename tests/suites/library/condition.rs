@@ -30,7 +30,7 @@ async fn waiter(world: &World, woken: &Arc<Mutex<Vec<usize>>>, id: usize) -> Res
     Ok(task)
 }
 
-async fn notify_wakes_as_many_as_it_says_longest_first(world: World) -> Result {
+async fn notify_wakes_the_returned_number_longest_first(world: World) -> Result {
     let (lock, condition) = pair(&world.client().await?)?;
     let woken = Arc::default();
     let mut tasks = Vec::new();
@@ -229,7 +229,7 @@ async fn producers_and_consumers_lose_and_double_nothing() -> Result {
 }
 
 on_both! {
-    notify_wakes_as_many_as_it_says_longest_first,
+    notify_wakes_the_returned_number_longest_first,
     only_the_holder_of_the_lock_may_notify,
     the_lock_is_held_again_after_a_timeout_too,
     a_notification_to_one_that_was_dropped_or_has_died_goes_to_the_next,

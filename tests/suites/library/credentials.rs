@@ -145,7 +145,7 @@ async fn a_closure_is_asked_for_a_token_at_each_connect() -> Result {
 }
 
 #[tokio::test]
-async fn a_wrong_file_is_told_after_the_time_to_connect() -> Result {
+async fn a_wrong_file_is_reported_after_the_time_to_connect() -> Result {
     let redis = Redis::builder().password("right").start().await?;
     let secret = file("wrong")?;
     let builder = Client::builder(&bare(&redis)).connect_timeout(Duration::from_millis(500));

@@ -71,7 +71,7 @@ async fn of_twenty_leases_the_one_whose_key_is_overwritten_is_lost_alone() -> Re
 }
 
 #[tokio::test]
-async fn what_is_damaged_is_named_with_the_command_that_mends_it() -> Result {
+async fn a_damaged_key_is_named_with_the_command_that_repairs_it() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "damaged");
     let client = world.client().await?;

@@ -61,7 +61,7 @@ async fn known_holders_are_let_in_again_and_nothing_new_is_granted_meanwhile() -
         assert_eq!(snapshot.holders[0].resources, [seat.resource()]);
         assert!(
             snapshot.recovering_until.is_some(),
-            "and nobody new yet: {snapshot:?}"
+            "and no new holder yet: {snapshot:?}"
         );
     })?;
     // When the recovery is over the free resource is granted, and not the held one.
@@ -141,7 +141,7 @@ async fn a_killed_redis_that_kept_its_data_keeps_holders_and_waiters() -> Result
 }
 
 #[tokio::test]
-async fn a_killed_redis_without_its_data_loses_what_is_not_declared_and_says_so() -> Result {
+async fn a_killed_redis_without_its_data_loses_undeclared_objects_and_reports_it() -> Result {
     let mut redis = Redis::start().await?;
     let world = World::on(&redis, "wiped");
     let client = world.client().await?;

@@ -96,7 +96,7 @@ async fn a_timeout_leaves_the_queue_at_once(world: World) -> Result {
     Ok(())
 }
 
-async fn a_pool_grants_the_least_recently_used_and_drains_what_is_taken_away(world: World) -> Result {
+async fn a_pool_grants_the_least_recently_used_and_drains_removed_resources(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_pool(&client, "x", &["a", "b", "c"]).await?;
     let pool = client.lock_pool("x")?;
@@ -193,6 +193,6 @@ on_both! {
     trying_does_not_overtake_and_small_requests_do_not_starve_a_large_one,
     more_than_there_is_fails_at_once_and_a_semaphore_of_zero_waits,
     a_timeout_leaves_the_queue_at_once,
-    a_pool_grants_the_least_recently_used_and_drains_what_is_taken_away,
+    a_pool_grants_the_least_recently_used_and_drains_removed_resources,
     a_generated_pool_of_a_million_shrinks_and_grows,
 }

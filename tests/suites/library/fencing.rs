@@ -12,7 +12,7 @@ use tenure_tests::{Context, Proxy, Redis, Result, ensure, eventually, redis::Per
 use super::support::{SOON, World, declaration, got, look, named};
 
 #[tokio::test]
-async fn a_lock_that_nobody_keeps_still_counts_on() -> Result {
+async fn an_unheld_lock_still_counts_on() -> Result {
     let redis = Redis::start().await?;
     let client = World::on(&redis, "lock").client().await?;
     let lock = client.lock("x")?;
@@ -34,7 +34,7 @@ async fn a_lock_that_nobody_keeps_still_counts_on() -> Result {
 }
 
 #[tokio::test]
-async fn a_declared_object_counts_on_from_its_floor_whatever_redis_forgot() -> Result {
+async fn a_declared_object_counts_on_from_its_floor_after_any_loss_of_data() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "floor");
     let client = world.client().await?;

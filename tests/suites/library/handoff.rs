@@ -33,7 +33,7 @@ async fn a_client_has_one_connection_however_many_locks() -> Result {
 }
 
 #[tokio::test]
-async fn only_the_head_of_the_queue_hears_of_a_release() -> Result {
+async fn only_the_head_of_the_queue_is_notified_of_a_release() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "herd");
     let first = world.client().await?;

@@ -56,7 +56,7 @@ async fn k7_of_many_that_try_at_once_one_gets_it(world: World) -> Result {
     Ok(())
 }
 
-async fn k8_taken_is_said_at_once_or_waited_for(world: World) -> Result {
+async fn k8_a_taken_lock_is_reported_at_once_or_waited_for(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
     let lease = one.keyed_lock("report", [("year", 2024)])?.acquire().await?;
     let lock = other.keyed_lock("report", [("year", 2024)])?;
@@ -139,7 +139,7 @@ async fn k10_not_reentrant_and_others_are_independent(world: World) -> Result {
     Ok(())
 }
 
-async fn k11_giving_back_what_is_lost_is_told_and_does_not_touch_the_next_holder(world: World) -> Result {
+async fn k11_releasing_a_lost_lease_is_an_error_and_does_not_affect_the_next_holder(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
     let lock = one.keyed_lock("report", [("year", 2024)])?;
     let lease = lock.acquire().await?;
@@ -274,7 +274,7 @@ async fn many_in_any_order_never_wait_for_one_another(world: World) -> Result {
     Ok(())
 }
 
-async fn what_is_lost_while_many_wait_is_taken_again(world: World) -> Result {
+async fn a_lock_that_is_lost_while_many_wait_is_acquired_again(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
     let many = one.lock_many(accounts(&[1, 2, 3]))?;
     let final_key = many.keys().last();
@@ -367,12 +367,12 @@ async fn many_dropped_at_any_await_leave_nothing() -> Result {
 on_both! {
     k1_the_guard_shows_the_key_and_the_lock_can_be_read,
     k7_of_many_that_try_at_once_one_gets_it,
-    k8_taken_is_said_at_once_or_waited_for,
+    k8_a_taken_lock_is_reported_at_once_or_waited_for,
     k9_a_lease_is_thirty_seconds_and_renewed_and_a_dead_holders_ends,
     k10_not_reentrant_and_others_are_independent,
-    k11_giving_back_what_is_lost_is_told_and_does_not_touch_the_next_holder,
+    k11_releasing_a_lost_lease_is_an_error_and_does_not_affect_the_next_holder,
     many_are_all_or_nothing,
     many_need_at_least_one_key_and_good_options,
     many_in_any_order_never_wait_for_one_another,
-    what_is_lost_while_many_wait_is_taken_again,
+    a_lock_that_is_lost_while_many_wait_is_acquired_again,
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::support::{SOON, World, gone, got, look, on_both, waiting};
 
-async fn a_lease_taken_back_is_told_by_push_with_the_cause(world: World) -> Result {
+async fn a_reclaimed_lease_is_reported_by_push_with_the_cause(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_semaphore(&client, "x", 1).await?;
     let lease = client.semaphore("x")?.acquire().await?;
@@ -148,7 +148,7 @@ async fn the_longest_hold_ends_a_lease_that_is_still_renewed(world: World) -> Re
     Ok(())
 }
 
-async fn a_deleted_object_tells_its_holders_and_waiters(world: World) -> Result {
+async fn a_deleted_object_notifies_its_holders_and_waiters(world: World) -> Result {
     use tenure::control::Withdrawal;
     let client = world.client().await?;
     let object = world.declare_semaphore(&client, "x", 1).await?;
@@ -210,9 +210,9 @@ async fn a_broken_connection_makes_no_lease_be_lost() -> Result {
 }
 
 on_both! {
-    a_lease_taken_back_is_told_by_push_with_the_cause,
+    a_reclaimed_lease_is_reported_by_push_with_the_cause,
     the_longest_hold_ends_a_lease_that_is_still_renewed,
-    a_deleted_object_tells_its_holders_and_waiters,
+    a_deleted_object_notifies_its_holders_and_waiters,
 }
 
 /// Nothing is refused, and nothing comes any more: the client gives the connection up in time to keep the lease.

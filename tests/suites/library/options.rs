@@ -137,7 +137,7 @@ async fn a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out(worl
     Ok(())
 }
 
-async fn a_semaphore_knows_what_is_available(world: World) -> Result {
+async fn a_semaphore_reports_its_available_permits(world: World) -> Result {
     let client = world.client().await?;
     assert!(client.semaphore("x")?.available_permits().await.is_err());
     world.declare_semaphore(&client, "x", 5).await?;
@@ -157,7 +157,7 @@ async fn a_semaphore_knows_what_is_available(world: World) -> Result {
     Ok(())
 }
 
-async fn a_takeover_tells_the_holder_who_and_why_and_passes_the_queue(world: World) -> Result {
+async fn a_takeover_notifies_the_holder_with_the_reason_and_passes_the_queue(world: World) -> Result {
     let client = world.client().await?;
     let lock = client.lock("x")?;
     assert_eq!(lock.status(Duration::ZERO).await?, LockStatus::Free);
@@ -196,7 +196,7 @@ async fn replica_of(redis: &Redis) -> Result<Redis> {
 }
 
 #[tokio::test]
-async fn what_is_taken_over_is_given_back_when_too_few_replicas_have_it() -> Result {
+async fn a_takeover_is_released_when_too_few_replicas_have_it() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "replicas-takeover");
     let hasty = world
@@ -247,7 +247,7 @@ async fn what_is_taken_over_is_given_back_when_too_few_replicas_have_it() -> Res
 
 /// `WAIT` holds up its connection: others' calls go over another one.
 #[tokio::test]
-async fn who_waits_for_replicas_holds_nobody_else_up() -> Result {
+async fn waiting_for_replicas_delays_no_other_call() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "replicas-wait");
     let client = world.client_with_timeout(Duration::from_secs(12)).await?;
@@ -332,7 +332,7 @@ on_both! {
     a_larger_priority_that_fits_is_granted_at_once,
     a_takeover_respects_the_grace,
     a_detached_lease_is_taken_over_under_its_fencing_token_or_runs_out,
-    a_semaphore_knows_what_is_available,
-    a_takeover_tells_the_holder_who_and_why_and_passes_the_queue,
+    a_semaphore_reports_its_available_permits,
+    a_takeover_notifies_the_holder_with_the_reason_and_passes_the_queue,
     a_semaphore_that_its_first_user_makes_has_that_ones_permits_and_goes_with_the_last,
 }

@@ -77,7 +77,7 @@ async fn resources_by_their_properties(world: World) -> Result {
     Ok(())
 }
 
-async fn who_waits_for_certain_resources_lets_others_pass_to_the_rest_alone(world: World) -> Result {
+async fn a_request_for_certain_resources_lets_others_pass_only_to_the_rest(world: World) -> Result {
     let client = world.client().await?;
     let object = world.declare_pool(&client, "x", &["a", "b", "c"]).await?;
     let pool = client.lock_pool("x")?;
@@ -255,7 +255,7 @@ async fn a_named_resource_of_a_generated_pool_is_granted_once(world: World) -> R
 on_both! {
     named_resources_several_at_once_and_preferred_ones,
     resources_by_their_properties,
-    who_waits_for_certain_resources_lets_others_pass_to_the_rest_alone,
+    a_request_for_certain_resources_lets_others_pass_only_to_the_rest,
     a_pool_that_programs_keep_grows_shrinks_and_goes,
     a_declared_pool_is_the_custom_resources_alone_and_bad_resources_are_named,
     a_hundred_thousand_resources_are_assigned_in_pieces_with_nothing_lost_on_failure,

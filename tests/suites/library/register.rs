@@ -33,7 +33,7 @@ fn kept(stored: impl Into<RegisterValue>) -> Outcome {
 
 const NOTHING: Outcome = Outcome::Kept { stored: None };
 
-async fn what_is_set_is_read_back_and_deleted_once(world: World) -> Result {
+async fn a_set_value_is_read_back_and_deleted_once(world: World) -> Result {
     let x = register(&world).await?;
     assert_eq!(x.get().await?, None);
     assert!(!x.delete().await?);
@@ -53,7 +53,7 @@ async fn what_is_set_is_read_back_and_deleted_once(world: World) -> Result {
     Ok(())
 }
 
-async fn r9_every_condition_compares_the_argument_with_what_is_stored(world: World) -> Result {
+async fn r9_every_condition_compares_the_argument_with_the_stored_value(world: World) -> Result {
     let x = register(&world).await?;
     for (name, condition, holds) in CONDITIONS {
         for argument in [49, 50, 51] {
@@ -86,7 +86,7 @@ async fn r9_every_condition_compares_the_argument_with_what_is_stored(world: Wor
     Ok(())
 }
 
-async fn r9_a_missing_value_meets_no_condition_unless_told_so(world: World) -> Result {
+async fn r9_a_missing_value_meets_no_condition_unless_requested(world: World) -> Result {
     let x = register(&world).await?;
     for (name, condition, _) in CONDITIONS {
         let of = || condition(RegisterValue::Int(5));
@@ -260,7 +260,7 @@ async fn r11_numbers_are_exact(world: World) -> Result {
     Ok(())
 }
 
-async fn r11_a_write_keeps_the_time_to_live_unless_told_otherwise(world: World) -> Result {
+async fn r11_a_write_keeps_the_time_to_live_by_default(world: World) -> Result {
     let x = register(&world).await?;
     let left = async || {
         x.get_with_expiry()
@@ -341,7 +341,7 @@ async fn a_fence_refuses_a_holder_whose_lease_is_lost(world: World) -> Result {
     Ok(())
 }
 
-async fn what_many_count_and_compare_at_once_is_right(world: World) -> Result {
+async fn concurrent_counts_and_comparisons_are_exact(world: World) -> Result {
     let mut tasks = Vec::new();
     for id in 0..4 {
         let client = world.client().await?;
@@ -419,7 +419,7 @@ async fn every_operation_is_one_command_and_leaves_nothing_but_the_value() -> Re
 }
 
 #[tokio::test]
-async fn what_is_not_a_register_is_refused() -> Result {
+async fn a_key_that_is_not_a_register_is_refused() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "foreign");
     let client = world.client().await?;
@@ -460,7 +460,7 @@ async fn without_memory_nothing_is_written_but_reading_and_deleting_go_on() -> R
 }
 
 #[tokio::test]
-async fn an_outage_is_told() -> Result {
+async fn an_outage_is_reported() -> Result {
     let mut redis = Redis::start().await?;
     let client = Client::builder(&redis.url())
         .response_timeout(Duration::from_millis(300))
@@ -475,7 +475,7 @@ async fn an_outage_is_told() -> Result {
 }
 
 #[tokio::test]
-async fn a_repeat_after_a_lost_reply_says_what_the_first_did_and_changes_nothing() -> Result {
+async fn a_repeat_after_a_lost_reply_returns_the_first_result_and_changes_nothing() -> Result {
     let redis = Redis::start().await?;
     let cutter = Cutter::start(&redis).await?;
     let world = World::on(&redis, "repeat");
@@ -564,13 +564,13 @@ async fn a_repeat_after_a_lost_reply_says_what_the_first_did_and_changes_nothing
 
 on_both! {
     a_fence_refuses_a_holder_whose_lease_is_lost,
-    what_many_count_and_compare_at_once_is_right,
-    what_is_set_is_read_back_and_deleted_once,
-    r9_every_condition_compares_the_argument_with_what_is_stored,
-    r9_a_missing_value_meets_no_condition_unless_told_so,
+    concurrent_counts_and_comparisons_are_exact,
+    a_set_value_is_read_back_and_deleted_once,
+    r9_every_condition_compares_the_argument_with_the_stored_value,
+    r9_a_missing_value_meets_no_condition_unless_requested,
     r9_texts_are_equal_or_not_and_have_no_order,
     r10_equality_is_exact,
     r10_nan_is_refused_with_the_fields_name,
     r11_numbers_are_exact,
-    r11_a_write_keeps_the_time_to_live_unless_told_otherwise,
+    r11_a_write_keeps_the_time_to_live_by_default,
 }

@@ -171,7 +171,7 @@ async fn a_renewal_whose_reply_is_lost_keeps_the_lease() -> Result {
 }
 
 #[tokio::test]
-async fn a_notification_whose_reply_is_lost_wakes_nobody_else() -> Result {
+async fn a_notification_whose_reply_is_lost_wakes_no_other_waiter() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "lost-notify");
     let (proxy, far) = world.behind_proxy(&redis).await?;

@@ -74,7 +74,7 @@ async fn a_writer_that_downgrades_lets_readers_in_and_no_writer_between(world: W
     Ok(())
 }
 
-async fn a_downgrade_of_a_lost_lease_says_so(world: World) -> Result {
+async fn a_downgrade_of_a_lost_lease_is_an_error(world: World) -> Result {
     let client = world.client().await?;
     let writing = client.rw_lock("x")?.write().await?;
     let object = world.object(Kind::RwLock, "x")?;
@@ -97,5 +97,5 @@ on_both! {
     readers_share_and_a_writer_is_alone,
     a_waiting_writer_is_not_overtaken_and_the_readers_behind_it_come_in_together,
     a_writer_that_downgrades_lets_readers_in_and_no_writer_between,
-    a_downgrade_of_a_lost_lease_says_so,
+    a_downgrade_of_a_lost_lease_is_an_error,
 }

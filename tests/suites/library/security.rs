@@ -371,7 +371,7 @@ async fn the_documented_rights_suffice_and_each_of_them_is_needed() -> Result {
 }
 
 #[tokio::test]
-async fn what_a_user_may_not_do_is_said() -> Result {
+async fn missing_rights_are_reported() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "forbidden");
     set_user(&redis, "pod", &["~other:*", "&*", "+@all"]).await?;

@@ -120,7 +120,7 @@ async fn kill_and_promote(sentinel: &mut Sentinel) -> Result {
 
 /// Promises 5 and 9. An undeclared object has only the state of the replica.
 #[tokio::test]
-async fn a_lease_that_no_replica_knew_is_told_lost_and_fencing_tokens_grow_on() -> Result {
+async fn a_lease_that_no_replica_had_is_reported_lost_and_fencing_tokens_keep_growing() -> Result {
     let mut sentinel = Sentinel::start().await?;
     let world = World::at(sentinel.url(), "unknown-lease");
     let client = world.client().await?;
@@ -141,7 +141,7 @@ async fn a_lease_that_no_replica_knew_is_told_lost_and_fencing_tokens_grow_on() 
 
 /// Promise 6: exclusion of what is declared survives, also where the replica did not know of it.
 #[tokio::test]
-async fn a_declared_semaphore_lets_its_holders_in_again_and_nobody_else_meanwhile() -> Result {
+async fn a_declared_semaphore_readmits_only_its_holders() -> Result {
     let mut sentinel = Sentinel::start().await?;
     let world = World::at(sentinel.url(), "declared");
     let client = world.client().await?;
@@ -202,7 +202,7 @@ async fn ten_waiters_get_their_turns_at_the_new_master() -> Result {
 
 /// The old master keeps its connections, and answers READONLY to clients that stay connected.
 #[tokio::test]
-async fn a_master_that_has_become_a_replica_is_left_without_being_told() -> Result {
+async fn a_master_that_has_become_a_replica_is_left_without_a_signal() -> Result {
     let sentinel = Sentinel::builder()
         .down_after(Duration::from_secs(15))
         .start()

@@ -37,7 +37,7 @@ async fn a_full_server_refuses_new_leases_and_serves_those_that_there_are() -> R
 
 /// Not supported, and the client warns of it when it connects. Effect: the lease is gone, and its holder is notified.
 #[tokio::test]
-async fn an_evicted_lease_is_lost_and_its_holder_is_told() -> Result {
+async fn an_evicted_lease_is_lost_and_its_holder_is_notified() -> Result {
     let redis = Redis::builder()
         .args(&["--maxmemory-policy", "allkeys-lru"])
         .start()
@@ -58,7 +58,7 @@ async fn an_evicted_lease_is_lost_and_its_holder_is_told() -> Result {
 }
 
 #[tokio::test]
-async fn a_replica_is_named_as_what_it_is_and_waited_for() -> Result {
+async fn a_replica_is_named_as_such_and_waited_for() -> Result {
     let master = Redis::start().await?;
     let replica = Redis::builder().replica_of(&master).start().await?;
     let world = World::on(&replica, "replica");
@@ -177,7 +177,7 @@ async fn valkey_does_what_redis_does() -> Result {
         .condition("changed")?
         .wait_timeout(lock.acquire().await?, Duration::from_millis(50))
         .await?;
-    ensure!(!woken, "woken by nobody");
+    ensure!(!woken, "woken without a notification");
     lease.release().await?;
     client
         .rw_lock("y")?

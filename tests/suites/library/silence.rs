@@ -124,7 +124,7 @@ async fn a_frozen_master_behind_sentinels_is_noticed_by_an_idle_client() -> Resu
 
 /// The connection dies with the runtime in which the client was made: a call in another one fails at once.
 #[tokio::test]
-async fn a_client_that_outlives_its_runtime_says_so() -> Result {
+async fn a_client_that_outlives_its_runtime_reports_it() -> Result {
     let redis = Redis::start().await?;
     let cluster = Cluster::builder().no_replicas().start().await?;
     for world in [

@@ -223,7 +223,7 @@ pub(crate) async fn handed_over(
 ) -> Result {
     let fence = lease.fencing_token();
     lease.release().await?;
-    let next = timeout(within, next).await.context("nobody took over")???;
+    let next = timeout(within, next).await.context("no client took over")???;
     ensure!(next.fencing_token() > fence, "{next:?} after {fence}");
     next.release().await?;
     Ok(())

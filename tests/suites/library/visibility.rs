@@ -5,7 +5,7 @@ use tenure_tests::Result;
 
 use super::support::{World, look, on_both, waiting};
 
-async fn holders_and_waiters_are_listed_with_who_what_for_and_since_when(world: World) -> Result {
+async fn holders_and_waiters_are_listed_with_identity_reason_and_time(world: World) -> Result {
     let client = world.client().await?;
     let object = world.object(Kind::Lock, "x")?;
     let lease = client
@@ -38,7 +38,7 @@ async fn holders_and_waiters_are_listed_with_who_what_for_and_since_when(world: 
     Ok(())
 }
 
-async fn a_watched_object_tells_its_next_change_once(world: World) -> Result {
+async fn a_watched_object_publishes_its_next_change_once(world: World) -> Result {
     use tenure::control::Event;
     let watcher = world.builder().with_events().connect().await?;
     let control = watcher.control();
@@ -78,6 +78,6 @@ async fn a_watched_object_tells_its_next_change_once(world: World) -> Result {
 }
 
 on_both! {
-    holders_and_waiters_are_listed_with_who_what_for_and_since_when,
-    a_watched_object_tells_its_next_change_once,
+    holders_and_waiters_are_listed_with_identity_reason_and_time,
+    a_watched_object_publishes_its_next_change_once,
 }

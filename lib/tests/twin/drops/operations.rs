@@ -62,7 +62,7 @@ table! {
     lock_looks: async |a: Client| {
         let lock = a.lock("x")?;
         let _lease = lock.acquire().await?;
-        lock.holder().await?.ok_or("nobody holds")?;
+        lock.holder().await?.ok_or("there is no holder")?;
         lock.is_locked().await?;
         lock.status(SHORT).await?;
         Ok(())
@@ -172,7 +172,7 @@ table! {
         let lock = a.lock("x")?;
         let lease = lock.acquire().await?;
         let (_lease, notified) = lock.condition("c")?.wait_timeout(lease, SHORT).await?;
-        if notified { Err("nobody has notified".into()) } else { Ok(()) }
+        if notified { Err("no notification was sent".into()) } else { Ok(()) }
     };
     pool_acquire: async |a: Client| {
         let pool = a.lock_pool("p")?;

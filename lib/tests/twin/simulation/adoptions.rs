@@ -249,7 +249,7 @@ async fn adopt_any(worker: &mut Worker, handed: &Shared) -> Result<Option<(Kind,
 /// Hands the lease on, or gives it back.
 async fn end(worker: &mut Worker, handed: &Shared, kind: Kind, got: Arc<Got>) -> Result {
     let Some(Got::Lease(lease)) = Arc::into_inner(got) else {
-        return Err("somebody else keeps the lease".into());
+        return Err("another reference keeps the lease".into());
     };
     let world = &worker.world;
     if worker.random.u8(..3) > 0 {

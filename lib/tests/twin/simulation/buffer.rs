@@ -245,7 +245,7 @@ async fn turn(worker: &mut Worker, buffer: &Shared, role: Role) -> Result {
             return leave(worker, &locked, other, got).await;
         }
         let Some(Got::Lease(got)) = Arc::into_inner(got) else {
-            return Err("somebody else keeps the lease".into());
+            return Err("another reference keeps the lease".into());
         };
         if done {
             // A notification for this worker belongs to those that still have work; here, to find that there is nothing.

@@ -64,7 +64,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
             drop(lease);
         }
         _ => world.violation(format!(
-            "nobody was granted within {patience:?} of the expiry, behind {dead} dead"
+            "no client was granted within {patience:?} of the expiry, behind {dead} dead"
         )),
     }
     waiting.shutdown().await;

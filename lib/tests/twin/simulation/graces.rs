@@ -116,7 +116,7 @@ async fn work(mut worker: Worker, log: Arc<Mutex<Log>>) -> Result {
             .granted
             .insert(lease.fencing_token(), lease.acquired_at());
         let Some(Got::Lease(lease)) = Arc::into_inner(lease) else {
-            return Err("somebody else keeps the lease".into());
+            return Err("another reference keeps the lease".into());
         };
         let mut hold = Hold {
             lease: Some(lease),

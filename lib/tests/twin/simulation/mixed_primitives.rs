@@ -269,7 +269,7 @@ async fn downgraded(world: &World, process: &str, got: Arc<Got>, random: &mut Rn
         return Some(got);
     }
     let Some(Got::Write(write)) = Arc::into_inner(got) else {
-        world.violation("somebody else keeps the lease");
+        world.violation("another reference keeps the lease");
         return None;
     };
     let (object, fence) = (write.object().to_string(), write.fencing_token());
@@ -297,7 +297,7 @@ async fn downgraded(world: &World, process: &str, got: Arc<Got>, random: &mut Rn
 /// Gives a lease back, in one of the ways there are.
 async fn end(world: &World, wanted: &Wanted, lease: Arc<Got>, may_end: bool, random: &mut Rng) {
     let Some(lease) = Arc::into_inner(lease) else {
-        return world.violation("somebody else keeps the lease");
+        return world.violation("another reference keeps the lease");
     };
     let object = &wanted.object;
     let reliable = world.profile == FaultProfile::None;

@@ -75,7 +75,7 @@ async fn task(world: &World, process: &str, owner: &ReentrantLock, mut random: R
         sleep(ms(random.u64(..300))).await;
         inside(world, process, owner, &got).await;
         let release = Arc::into_inner(got)
-            .ok_or("somebody else keeps the lease")?
+            .ok_or("another reference keeps the lease")?
             .release();
         if random.bool() {
             drop(judged(world, process, release.await.map(|()| None)));

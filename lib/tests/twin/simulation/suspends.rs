@@ -32,7 +32,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
         .look(&object(Kind::Lock, "x")?, 10)
         .await?;
     if snapshot.is_some_and(|snapshot| snapshot.waiting > 0) {
-        world.violation("somebody waits in the end");
+        world.violation("a client still waits at the end");
     }
     mixed_primitives::nothing_is_left(world).await;
     Ok(())

@@ -83,7 +83,7 @@ async fn work(mut worker: Worker, holders: Holders) -> Result {
         }
         let was_lost = matches!(got.state(), LeaseState::Lost { .. });
         let Some(got) = Arc::into_inner(got) else {
-            return Err("somebody else keeps the lease".into());
+            return Err("another reference keeps the lease".into());
         };
         match got.release().await {
             Ok(()) if was_lost && reliable => world.violation(format!("{process}: lost, and released")),

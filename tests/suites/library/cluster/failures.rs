@@ -123,7 +123,7 @@ async fn a_cluster_that_is_down_for_a_while_is_waited_for() -> Result {
 
 /// Nothing is lost in an orderly handover, so that no client may notice it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_orderly_handover_disturbs_nobody() -> Result {
+async fn an_orderly_handover_disturbs_no_client() -> Result {
     let cluster = Cluster::start().await?;
     let world = World::at(cluster.url(), "handover");
     let held = Held::start(&cluster, &world).await?;
@@ -201,7 +201,7 @@ async fn a_declared_semaphore_recovers_at_the_replica() -> Result {
 /// No replica takes over from the dead node: calls for unreachable objects fail in time, and calls for served ones continue
 /// if they may.
 #[tokio::test]
-async fn what_is_not_served_is_unreachable_in_time() -> Result {
+async fn an_unserved_object_is_unreachable_in_time() -> Result {
     const PATIENCE: Duration = Duration::from_secs(2);
     for partial in [false, true] {
         let builder = Cluster::builder().no_replicas();

@@ -68,7 +68,10 @@ async fn a_semaphore_whose_keys_are_there_before_their_slot_is_asked_for_where_t
         seen.holders[0].fence == lease.fencing_token() && seen.waiting == 1,
         "{seen:?}"
     );
-    ensure!(answers(&cluster, from, "ASK").await? > 0, "nobody was sent on");
+    ensure!(
+        answers(&cluster, from, "ASK").await? > 0,
+        "no client was redirected"
+    );
     moving.finish().await?;
 
     lease.renew().await?;
@@ -130,7 +133,7 @@ async fn a_semaphore_whose_keys_are_at_two_places_is_waited_for() -> Result {
 
 /// An object that does not exist yet belongs to neither node while its slot migrates.
 #[tokio::test]
-async fn what_is_new_in_a_moving_slot_is_made_when_it_has_arrived() -> Result {
+async fn a_new_object_in_a_migrating_slot_is_made_after_the_migration() -> Result {
     let cluster = own().await?;
     let world = World::at(cluster.url(), "new");
     let client = world.client().await?;
@@ -226,7 +229,7 @@ async fn all_slots_of_a_master_move_away_while_locks_are_taken_and_given_back() 
 
 /// The controller has to declare it at its new node, and would not observe an object that does not change.
 #[tokio::test]
-async fn the_controller_is_told_of_a_declared_semaphore_that_has_moved_while_nobody_held_it() -> Result {
+async fn the_controller_is_notified_of_a_declared_semaphore_that_has_moved_without_a_holder() -> Result {
     let cluster = own().await?;
     let world = World::at(cluster.url(), "moved-idle");
     let (client, controller) = (

@@ -120,7 +120,7 @@ async fn waiters_of_all_nodes_are_pushed_and_do_not_ask() -> Result {
     // The test observes that nothing happens, for longer than any poll interval.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let polls = scripts().await? - before;
-    ensure!(polls == 0, "{polls} scripts while everybody waits");
+    ensure!(polls == 0, "{polls} scripts while all clients wait");
     for gate in gates {
         gate.release().await?;
     }
@@ -173,7 +173,7 @@ async fn any_node_leads_to_all_of_them() -> Result {
 }
 
 #[tokio::test]
-async fn a_cluster_has_one_database_and_a_server_as_many_as_it_says() -> Result {
+async fn a_cluster_has_one_database_and_a_server_as_many_as_configured() -> Result {
     for url in [
         format!("{}2", Cluster::shared().await?.url()),
         format!("{}99", Redis::shared().await?.url()),

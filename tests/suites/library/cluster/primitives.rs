@@ -13,7 +13,7 @@ async fn world(test: &str) -> Result<World> {
 }
 
 #[tokio::test]
-async fn a_lock_on_each_node_is_handed_to_who_waits() -> Result {
+async fn a_lock_on_each_node_is_handed_to_its_waiter() -> Result {
     let world = world("lock").await?;
     let (client, other) = (world.client().await?, world.client().await?);
     for name in names(Cluster::shared().await?, &world, Kind::Lock, 2)
@@ -89,7 +89,7 @@ async fn a_condition() -> Result {
     });
     // It waits when the lock can be had.
     let lease = lock.acquire().await?;
-    ensure!(condition.notify_all(&lease).await? == 1, "nobody waits");
+    ensure!(condition.notify_all(&lease).await? == 1, "there is no waiter");
     lease.release().await?;
     timeout(SOON, woken).await???;
     Ok(())

@@ -57,7 +57,7 @@ async fn a_sentinel_that_was_cut_off_with_an_old_master_is_outvoted() -> Result 
 
 /// It names a dead server for ever.
 #[tokio::test]
-async fn a_sentinel_that_names_a_dead_master_keeps_nobody_away() -> Result {
+async fn a_sentinel_that_names_a_dead_master_blocks_no_client() -> Result {
     let sentinel = Sentinel::shared().await?;
     let mut dead = Redis::start().await?;
     let stray = Sentinel::stray(&dead).await?;
@@ -70,7 +70,7 @@ async fn a_sentinel_that_names_a_dead_master_keeps_nobody_away() -> Result {
 }
 
 #[tokio::test]
-async fn without_sentinels_a_client_goes_on_and_a_new_one_is_told_who_does_not_answer() -> Result {
+async fn without_sentinels_a_client_continues_and_a_new_one_names_those_that_do_not_answer() -> Result {
     let mut sentinel = Sentinel::start().await?;
     let world = World::at(sentinel.url(), "no-sentinels");
     let client = world.client().await?;
@@ -101,7 +101,7 @@ async fn without_sentinels_a_client_goes_on_and_a_new_one_is_told_who_does_not_a
 }
 
 #[tokio::test]
-async fn a_service_that_nobody_knows_is_named() -> Result {
+async fn an_unknown_service_is_named() -> Result {
     let sentinel = Sentinel::shared().await?;
     let client = Client::builder(&sentinel.url_of("no-such-service"));
     let error = client
@@ -114,7 +114,7 @@ async fn a_service_that_nobody_knows_is_named() -> Result {
 }
 
 #[tokio::test]
-async fn a_url_that_names_no_service_is_refused_and_its_password_is_not_told() -> Result {
+async fn a_url_that_names_no_service_is_refused_without_its_password() -> Result {
     for url in [
         "redis+sentinel://:sesame@127.0.0.1",
         "redis+sentinel://:sesame@127.0.0.1/",
