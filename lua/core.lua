@@ -81,7 +81,8 @@ local now = math.floor(now_us / 1000)
 local budget = 64
 
 -- Most leases of first-user objects are given back before anybody else asks. Until then such a lease lies in obj alone, as
--- a string: "v1 expires fence", and acquire's arguments from the token to the holder. All but the fast lanes unfold it first.
+-- a string: "v1 expires fence", and acquire's arguments from the token to the holder. The fencing token is the time of the
+-- grant in microseconds. All but the fast lanes unfold it first.
 -- It is MGET that reads it, because that finds nothing in a hash, where GET fails.
 local function unfold(at, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
@@ -89,7 +90,9 @@ local function unfold(at, alone)
   local ends, fence, token, permits, lease, limit, place, channel, holder =
     string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
   if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
-  local value = format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(place, lease), ends - lease, channel, holder)
+  -- Its fencing token is the time of its grant, which renewals leave as it is.
+  local value = format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(place, lease), math.floor(fence / 1000), channel,
+    holder)
   call('UNLINK', KEYS[at + 1])
   call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', lease,
     'protocol', PROTOCOL, 't:' .. token, value)
@@ -970,13 +973,16 @@ local function close(o)
     for i = o.at + 1, o.at + o.width do call('PEXPIREAT', KEYS[i], int(o.retained)) end
   elseif not (o.declared or o.kept) then
     -- Leases end by themselves; the keys of an object that nobody touches again must, too.
-    local ttl = int(o.ttl * 2 + 1000)
-    call('PEXPIRE', o.obj, ttl)
-    call('PEXPIRE', o.holders, ttl)
-    call('PEXPIRE', o.expiry, ttl)
-    if o.ticket > 0 then
-      call('PEXPIRE', o.queue, ttl)
-      if o.waits then call('PEXPIRE', o.waits, ttl) end
+    -- They still outlive all that is in them where nothing was added and more than the longest span is left.
+    if o.changed or call('PTTL', o.obj) <= o.ttl then
+      local ttl = int(o.ttl * 2 + 1000)
+      call('PEXPIRE', o.obj, ttl)
+      call('PEXPIRE', o.holders, ttl)
+      call('PEXPIRE', o.expiry, ttl)
+      if o.ticket > 0 then
+        call('PEXPIRE', o.queue, ttl)
+        if o.waits then call('PEXPIRE', o.waits, ttl) end
+      end
     end
   end
   -- A declared object that has come to another server of a cluster, alive, waits for the controller to declare it there.

@@ -13,17 +13,83 @@
 --       failed     error 0  an error of this object alone: DAMAGED (it, or what it has of this lease, is not as Tenure
 --                  left it) or VERSION. Other objects are renewed all the same
 -- What has run out is gone: a renewal never revives. A declared lease that was shortened counts from here. O(log n) a token.
----- core.lua
-local reply = { int(now) }
-local function say(state, expires, wakes)
-  reply[#reply + 1] = state
-  reply[#reply + 1] = type(expires) == 'string' and expires or int(expires or 0)
-  reply[#reply + 1] = int(wakes or 0)
+
+-- What each object of the call asks for, and where its outcomes stand in the reply.
+local reply, groups = { 0 }, {}
+do
+  local key, arg, last = 0, 3, 1
+  while arg <= #ARGV do
+    local width, count, seen = tonumber(ARGV[arg]), string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
+    count = tonumber(count)
+    groups[#groups + 1] = { key = key, width = width, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
+    for i = last + 1, last + 3 * count do reply[i] = 0 end
+    key, arg, last = key + width, arg + 2 + count, last + 3 * count
+  end
 end
 
-local function renew(key, width, tokens, seen)
-  local o = open(key, width, ARGV[1], ARGV[2], tokens)
-  if seen then outdated(o, seen) end
+-- Two fast lanes, before core.lua's functions are made: most leases lie in obj alone (see `unfold`), and most places are
+-- the only one of their object. They do nothing else, so all that has run out, may be granted, or is not ordinary goes the
+-- slow way; and so does a command that fails, for the slow way says why.
+local function ask(...)
+  local got = redis.pcall(...)
+  return not (type(got) == 'table' and got.err) and got or nil
+end
+
+local function renew_alone(group, alone, at)
+  local ends, fence, token, permits, lease, rest = string.match(alone, '^v1 (%d+) (%d+) (%S+) (%d+) (%d+) (.*)$')
+  if token ~= ARGV[group.arg] or tonumber(ends) <= at or math.floor(fence / 1000) > at then return false end
+  ends = at + lease
+  alone = string.format('v1 %d %s %s %s %s %s', ends, fence, token, permits, lease, rest)
+  if not ask('SET', KEYS[group.key + 1], alone, 'PX', lease * 2 + 1000) then return false end
+  reply[group.at], reply[group.at + 1] = 'held', ends
+  return true
+end
+
+local function renew_place(group, at)
+  local obj, queue, expiry, token = KEYS[group.key + 1], KEYS[group.key + 3], KEYS[group.key + 4], ARGV[group.arg]
+  if group.width == 7 or ask('ZRANK', queue, token) ~= 0 then return false end
+  local got = ask('HMGET', obj, 'limit', 'held', 'last', 'ticket', 'ttl', 't:' .. token, 'protocol', 'declared', 'draining',
+    'retained')
+  if not got or got[7] ~= '1' or got[8] or got[9] or got[10] then return false end
+  for i = 1, 5 do
+    if not string.match(got[i] or '', '^%d+$') then return false end
+  end
+  local permits, place = string.match(got[6] or '', '^(%d+) %d+ (%d+) %d+ %d+ %d+ %S+ %- ')
+  local limit, ttl = tonumber(got[1]), tonumber(got[5])
+  if not permits or tonumber(got[2]) < limit or tonumber(permits) > limit then return false end
+  local first, last = ask('ZRANGE', expiry, 0, 1, 'WITHSCORES'), ask('ZRANGE', expiry, -1, -1, 'WITHSCORES')
+  local due = not (first and first[2] and last) or tonumber(first[2]) <= at
+  if due or tonumber(last[2]) > at + ttl + 1000 or (ask('PTTL', obj) or 0) <= ttl then return false end
+  local ends = at + place
+  if not ask('ZADD', expiry, string.format('%d', ends), token) then return false end
+  local others = first[1] == token and first[4] or first[1] ~= token and first[2] or ends
+  reply[group.at], reply[group.at + 1] = 'waiting', ends
+  reply[group.at + 2] = math.min(others, ends) - at
+  return true
+end
+
+-- A longer call than clients send would not fit on Lua's stack.
+if string.sub(ARGV[2], 1, 2) == '1@' and #groups <= 1000 then
+  local objects, others = {}, {}
+  for i, group in ipairs(groups) do objects[i] = KEYS[group.key + 1] end
+  local alone, clock = redis.call('MGET', unpack(objects)), redis.call('TIME')
+  local at = math.floor(clock[1] * 1000 + clock[2] / 1000)
+  for i, group in ipairs(groups) do
+    local plain = group.count == 1 and not group.seen
+    local renewed = plain and (alone[i] and renew_alone(group, alone[i], at) or not alone[i] and renew_place(group, at))
+    if not renewed then others[#others + 1] = group end
+  end
+  groups, reply[1] = others, at
+  if #groups == 0 then return reply end
+end
+
+---- core.lua
+
+local function renew(group)
+  local tokens, at = {}, group.at
+  for i = group.arg, group.arg + group.count - 1 do tokens[#tokens + 1] = ARGV[i] end
+  local o = open(group.key, group.width, ARGV[1], ARGV[2], tokens)
+  if group.seen then outdated(o, group.seen) end
   settle(o)
   if not o.exists then missing(o) end
   local waiting = {}
@@ -31,9 +97,9 @@ local function renew(key, width, tokens, seen)
     local value = value_of(o, token)
     local e = value and parse(value)
     if not o.exists then
-      say('missing')
+      reply[at] = 'missing'
     elseif not value then
-      say(recovering(o) and 'recovering' or 'gone')
+      reply[at] = recovering(o) and 'recovering' or 'gone'
     elseif call('ZSCORE', o.holders, token) then
       if e then
         e.lease = bounded(o, e.lease, 0)
@@ -43,43 +109,40 @@ local function renew(key, width, tokens, seen)
         if unheard then e.names = '-' end -- its client has woken up: the notification is heard
         if set_back then e.since = now end -- the server's clock was: the longest hold counts from here
         if unheard or set_back then store(o, token, e) end
-        say('held', ends)
+        reply[at], reply[at + 1] = 'held', ends
       else
         local _, problem = pcall(own, o, token)
-        say('failed', type(problem) == 'table' and problem.err or problem)
+        reply[at], reply[at + 1] = 'failed', type(problem) == 'table' and problem.err or problem
       end
     elseif e then
       local refused = refusal(o, e.permits, e.names)
       if refused then
         finish(o, token, 'refused', refused)
         advance(o)
-        say('gone')
+        reply[at] = 'gone'
       else
         call('ZADD', o.expiry, now + e.place, token)
-        say('waiting', now + e.place)
-        waiting[#reply] = { token, e }
+        reply[at], reply[at + 1] = 'waiting', now + e.place
+        waiting[at + 2] = { token, e }
       end
     else
       -- A place that cannot be read is taken anew.
       finish(o, token)
-      say('gone')
+      reply[at] = 'gone'
     end
+    at = at + 3
   end
   if next(waiting) then
     local soonest = wake(o)
-    for at, place in pairs(waiting) do reply[at] = wake_at(o, soonest, position(o, place[1], place[2])) end
+    for wakes, place in pairs(waiting) do reply[wakes] = tonumber(wake_at(o, soonest, position(o, place[1], place[2]))) end
   end
   close(o)
 end
 
-local key, arg = 0, 3
-while arg <= #ARGV do
-  local width, count, seen = tonumber(ARGV[arg]), string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
-  count = tonumber(count)
-  local tokens = {}
-  for i = arg + 2, arg + 1 + count do tokens[#tokens + 1] = ARGV[i] end
-  local said = #reply
-  local whole, problem = pcall(renew, key, width, tokens, tonumber(seen))
+-- Not before what the lanes have renewed: clients count from here.
+reply[1] = now
+for _, group in ipairs(groups) do
+  local whole, problem = pcall(renew, group)
   if not whole then
     -- Redis' own pcall gives the text of an error that is a table.
     local text = type(problem) == 'table' and problem.err or problem
@@ -87,9 +150,9 @@ while arg <= #ARGV do
       if not string.find(text, 'user_script:', 1, true) then error({ err = text }) end
       text = 'DAMAGED - its parts do not fit together: ' .. text
     end
-    for i = #reply, said + 1, -1 do reply[i] = nil end
-    for _ = 1, count do say('failed', text) end
+    for at = group.at, group.at + 3 * (group.count - 1), 3 do
+      reply[at], reply[at + 1], reply[at + 2] = 'failed', text, 0
+    end
   end
-  key, arg = key + width, arg + 2 + count
 end
 return reply

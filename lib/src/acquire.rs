@@ -81,8 +81,6 @@ pub(crate) struct Handle {
     pub(crate) in_queue: Option<Arc<watch::Sender<bool>>>,
 }
 
-/// A place in the queue lives this long unless renewed; a lease handed to its holder lives no longer until confirmed.
-pub(crate) const PLACE_MS: u64 = 10_000;
 /// An object that is not declared may be about to be: whoever waits anyway waits this long for it.
 const DECLARE_GRACE: Duration = Duration::from_secs(5);
 const DECLARE_POLL: Duration = Duration::from_millis(100);
@@ -342,7 +340,11 @@ impl Claim {
     /// One command, whatever it is answered.
     async fn ask(&self, request: &Request, wait: Wait) -> Result<(Acquired, Asked), Error> {
         let inner = &self.client.inner;
-        let place_ms = if matches!(wait, Wait::Not) { 0 } else { PLACE_MS };
+        let place_ms = if matches!(wait, Wait::Not) {
+            0
+        } else {
+            inner.ledger.place_ms()
+        };
         let until = match wait {
             Wait::Not => later(inner.link.response_timeout()),
             Wait::Until(at) => at,

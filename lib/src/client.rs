@@ -278,7 +278,7 @@ impl Client {
         tokio::time::timeout(timeout, wait).await.is_ok()
     }
 
-    pub(crate) fn keys(&self, object: &ObjectRef) -> Vec<String> {
+    pub(crate) fn keys(&self, object: &ObjectRef) -> Vec<Arc<str>> {
         object.keys(&self.inner.prefix)
     }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     Error, Lease,
-    acquire::{AGES, Claim, Handle, Heard, PLACE_MS, Wait, took_nothing},
+    acquire::{AGES, Claim, Handle, Heard, Wait, took_nothing},
     lock::acquired,
     object::check_name,
     wire::{
@@ -206,11 +206,12 @@ impl Condition {
         claim.open = true;
         // From here on the lease is the script's to give back; should the call fail, dropping it does.
         lease.retire();
+        let inner = &claim.client.inner;
+        let place_ms = inner.ledger.place_ms();
         let numbers =
-            [request.lease_ms, request.max_hold_ms, PLACE_MS, request.grace_ms].map(|n| n.to_string());
+            [request.lease_ms, request.max_hold_ms, place_ms, request.grace_ms].map(|n| n.to_string());
         let [lease_ms, max_hold, place, grace] = numbers.each_ref().map(String::as_str);
         let priority = request.priority.to_string();
-        let inner = &claim.client.inner;
         let token = &*claim.token;
         let args = [
             lease.token(),

@@ -149,7 +149,7 @@ impl ObjectRef {
 
     /// The object's keys, in the order in which every script expects them. They share one hash tag, so that Redis
     /// Cluster keeps them on one node.
-    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<Arc<str>> {
         let parts: &[&str] = match self.kind {
             Kind::Lock => &["obj", "holders", "queue", "expiry", "waits"],
             Kind::RwLock | Kind::Semaphore => &["obj", "holders", "queue", "expiry"],
@@ -166,7 +166,7 @@ impl ObjectRef {
         };
         parts
             .iter()
-            .map(|part| format!("{prefix}:{{{self}}}:{part}"))
+            .map(|part| format!("{prefix}:{{{self}}}:{part}").into())
             .collect()
     }
 }
@@ -245,7 +245,7 @@ mod tests {
     fn names_with_slashes_do_not_collide_and_read_back() {
         let one = ObjectRef::new(Kind::Lock, "a", "b/c").unwrap();
         assert_eq!(ObjectRef::parse(&one.to_string()), Some(one.clone()));
-        assert_eq!(one.keys("tenure")[0], "tenure:{a/lock/b/c}:obj");
+        assert_eq!(&*one.keys("tenure")[0], "tenure:{a/lock/b/c}:obj");
         assert_eq!(ObjectRef::parse("a/cow/b"), None);
     }
 

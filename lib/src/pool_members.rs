@@ -1,6 +1,6 @@
 //! The resources of a pool: listing those of any pool, and changing those of a pool that programs keep.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use redis::Value;
 
@@ -243,7 +243,7 @@ impl LockPool {
         let id = self.handle.client.inner.link.draw().simple().to_string();
         let obj = &self.handle.place.keys[0];
         let stem = obj.strip_suffix("obj").unwrap_or(obj);
-        let aside = [format!("{stem}staged-{id}"), format!("{stem}staged-free-{id}")];
+        let aside = [format!("{stem}staged-{id}"), format!("{stem}staged-free-{id}")].map(Arc::from);
         for piece in pairs.chunks(PIECE * 2) {
             self.change("stage", piece.len() / 2, piece, &aside).await?;
         }
@@ -267,11 +267,17 @@ impl LockPool {
         self.change("clear", 0, &[], &[]).await.map(drop)
     }
 
-    async fn change(&self, how: &str, count: usize, what: &[String], aside: &[String]) -> Result<u64, Error> {
+    async fn change(
+        &self,
+        how: &str,
+        count: usize,
+        what: &[String],
+        aside: &[Arc<str>],
+    ) -> Result<u64, Error> {
         let count = count.to_string();
         let mut args = vec![how, self.order.as_str(), &count];
         args.extend(what.iter().map(String::as_str));
-        let keys = [&self.handle.place.keys, aside].concat();
+        let keys = [&*self.handle.place.keys, aside].concat();
         let reply = self.call(&script::MEMBERS, &keys, &args).await?;
         redis::from_redis_value_ref(&reply).map_err(|_| Error::protocol(&reply))
     }
@@ -310,7 +316,7 @@ impl LockPool {
         ))
     }
 
-    async fn call(&self, script: &'static Script, keys: &[String], args: &[&str]) -> Result<Value, Error> {
+    async fn call(&self, script: &'static Script, keys: &[Arc<str>], args: &[&str]) -> Result<Value, Error> {
         let link = &self.handle.client.inner.link;
         let until = later(link.response_timeout());
         Ok(link.call(script, keys, args, until).await?.value)

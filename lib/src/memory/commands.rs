@@ -87,7 +87,13 @@ impl Database {
                 Ok(flag(store.end_at(key, ends, self.now_us / 1000)))
             }
             ("PEXPIREAT", [key, at]) => Ok(flag(store.end_at(key, integer(at)?, self.now_us / 1000))),
-            ("GET" | "MGET" | "SET", [key, rest @ ..]) => self.string(name, key, rest),
+            // What is no string is nothing to it.
+            ("MGET", [_, ..]) => {
+                let found =
+                    |key: &Bytes| maybe(store.read::<Text>(key).ok().flatten().and_then(Option::as_ref));
+                Ok(Value::Array(args.iter().map(found).collect()))
+            }
+            ("GET" | "SET", [key, rest @ ..]) => self.string(name, key, rest),
             (_, [key, rest @ ..]) if name.starts_with('H') => self.hash(name, key, rest),
             (_, [key, rest @ ..]) if name.starts_with('Z') => self.sorted(name, key, rest),
             _ => Err(unknown(name, args.len())),
@@ -98,11 +104,6 @@ impl Database {
         let store = &mut self.store;
         match (name, args) {
             ("GET", []) => Ok(maybe(store.read::<Text>(key)?.and_then(Option::as_ref))),
-            // What is no string is nothing to it.
-            ("MGET", []) => {
-                let found = store.read::<Text>(key).unwrap_or_default();
-                Ok(Value::Array(vec![maybe(found.and_then(Option::as_ref))]))
-            }
             ("SET", [value, options @ ..]) => {
                 let words: Vec<&[u8]> = options.iter().map(Vec::as_slice).collect();
                 let now = self.now_us / 1000;

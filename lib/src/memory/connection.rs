@@ -361,12 +361,12 @@ impl Connection {
     pub(crate) async fn call(
         &self,
         script: &'static Script,
-        keys: &[String],
+        keys: &[Arc<str>],
         args: impl Iterator<Item = &str>,
     ) -> Result<Value, RedisError> {
         let request = Request::Script {
             script,
-            keys: keys.to_vec(),
+            keys: keys.iter().map(|key| key.to_string()).collect(),
             args: args.map(str::to_owned).collect(),
         };
         self.send(request).await

@@ -36,12 +36,12 @@ pub(crate) type Token = Arc<str>;
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) object: ObjectRef,
-    pub(crate) keys: Vec<String>,
+    pub(crate) keys: Vec<Arc<str>>,
     newest: AtomicU64,
 }
 
 impl Place {
-    pub(crate) fn new(object: ObjectRef, keys: Vec<String>) -> Self {
+    pub(crate) fn new(object: ObjectRef, keys: Vec<Arc<str>>) -> Self {
         Self {
             object,
             keys,
@@ -200,6 +200,10 @@ const COALESCE: Duration = Duration::from_millis(50);
 const LOOK_FOR_SUSPEND: Duration = Duration::from_secs(1);
 /// Two clocks cannot be read at the same instant: a smaller difference is none.
 const SHORTEST_SUSPEND: Duration = Duration::from_millis(50);
+/// How long a queue entry lives unless it is renewed, in milliseconds. A lease that is handed to a waiter lives no longer
+/// until its client has renewed it.
+const SHORTEST_PLACE_MS: u64 = 10_000;
+const LONGEST_PLACE_MS: u64 = 30_000;
 /// While Redis does not answer, or does not know the object, a renewal is tried this often.
 const RETRY: Duration = Duration::from_millis(200);
 /// Nothing is renewed more often, however little time is left.
@@ -247,6 +251,13 @@ impl Ledger {
         book.schedule.unset(token);
         book.entries.insert(token.clone(), entry);
         heard
+    }
+
+    /// How long a new queue entry lives unless it is renewed, in milliseconds. A client with more than 10,000 leases and queue
+    /// entries asks for a millisecond each, up to 30 s, so that renewals do not take up the server.
+    pub(crate) fn place_ms(&self) -> u64 {
+        let entries = lock(&self.book).entries.len() as u64;
+        entries.clamp(SHORTEST_PLACE_MS, LONGEST_PLACE_MS)
     }
 
     /// Notes when a place in the queue has to be renewed, after the server has said that it is one.

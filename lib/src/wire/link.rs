@@ -104,7 +104,7 @@ impl Link {
     }
 
     /// The slot of an object in a cluster. What lies in different ones cannot go into one command.
-    pub(crate) fn slot(&self, keys: &[String]) -> Option<u16> {
+    pub(crate) fn slot(&self, keys: &[Arc<str>]) -> Option<u16> {
         self.0
             .routes
             .cluster(|_| keys.first().map(|key| cluster::slot(key)))
@@ -117,7 +117,7 @@ impl Link {
     }
 
     /// The version of the server that has the object with these keys, where that answers.
-    pub(crate) fn health_of(&self, keys: &[String]) -> Result<Arc<str>, Error> {
+    pub(crate) fn health_of(&self, keys: &[Arc<str>]) -> Result<Arc<str>, Error> {
         self.0.routes.find(keys, None).map(|(_, session)| session.version)
     }
 
@@ -167,7 +167,7 @@ impl Link {
     pub(crate) async fn call(
         &self,
         script: &'static Script,
-        keys: &[String],
+        keys: &[Arc<str>],
         args: &[&str],
         until: Instant,
     ) -> Result<Reply, Error> {
@@ -188,7 +188,7 @@ impl Link {
     pub(crate) async fn repeat(
         &self,
         script: &'static Script,
-        keys: &[String],
+        keys: &[Arc<str>],
         args: &[&str],
         until: Instant,
     ) -> Result<Reply, Error> {
@@ -281,7 +281,7 @@ impl Link {
     pub(crate) async fn replicated(
         &self,
         script: &'static Script,
-        keys: &[String],
+        keys: &[Arc<str>],
         args: &[&str],
         replicas: u8,
         until: Instant,
@@ -347,7 +347,7 @@ impl Link {
 async fn admitted(
     node: &Node,
     class: Class,
-    keys: &[String],
+    keys: &[Arc<str>],
     until: Instant,
 ) -> Result<Option<Ticket>, Error> {
     let turn = node.admission.enter(class, admission::cost(keys.len()));
@@ -359,7 +359,7 @@ async fn admitted(
 
 /// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own, or say that the object
 /// is damaged, or of another version.
-fn refusal(keys: &[String], error: &RedisError) -> Error {
+fn refusal(keys: &[Arc<str>], error: &RedisError) -> Error {
     let reason = words(error);
     unusable::error(keys, reason)
 }

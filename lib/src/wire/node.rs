@@ -292,7 +292,7 @@ impl Session {
     pub(crate) async fn send(
         &self,
         script: &'static Script,
-        keys: &[String],
+        keys: &[Arc<str>],
         before: &str,
         args: &[&str],
         asking: bool,
@@ -306,7 +306,7 @@ impl Session {
     pub(super) async fn evaluate(
         &self,
         script: &'static Script,
-        keys: &[String],
+        keys: &[Arc<str>],
         before: &str,
         args: &[&str],
         asking: bool,
@@ -325,7 +325,7 @@ impl Session {
         command
             .arg(script.hash())
             .arg(keys.len())
-            .arg(keys)
+            .arg(keys.iter().map(|key| &**key).collect::<Vec<_>>())
             .arg(&*self.run_id)
             .arg(before)
             .arg(args);

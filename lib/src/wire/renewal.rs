@@ -1,6 +1,6 @@
 //! Renews what the ledger says is due: many leases and places in one command, over many objects.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{sync::mpsc, time::Instant};
@@ -141,21 +141,22 @@ async fn renew(
     for item in &batch {
         by_object.entry(&item.place.object).or_default().push(item);
     }
-    let (mut keys, mut args, mut order) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
+    let (mut keys, mut order) = (Vec::new(), Vec::with_capacity(batch.len()));
+    let mut args: Vec<Cow<'_, str>> = Vec::with_capacity(3 * batch.len());
     for items in by_object.into_values() {
         let object_keys = &items[0].place.keys;
         keys.extend_from_slice(object_keys);
         let newest = items.iter().map(|item| item.place.newest()).max();
         args.extend([
-            object_keys.len().to_string(),
-            count_and_newest(items.len(), newest.unwrap_or_default()),
+            Cow::Owned(object_keys.len().to_string()),
+            Cow::Owned(count_and_newest(items.len(), newest.unwrap_or_default())),
         ]);
         for item in items {
-            args.push(item.token.to_string());
+            args.push(Cow::Borrowed(&*item.token));
             order.push(item);
         }
     }
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let args: Vec<&str> = args.iter().map(|arg| &**arg).collect();
     match call(link, &keys, &args).await {
         Ok((sample, outcomes)) if outcomes.len() == order.len() => {
             // All outcomes are noted first: the readmissions, which go out together, take another round trip.
@@ -187,7 +188,7 @@ async fn renew(
     }
 }
 
-async fn call(link: &Link, keys: &[String], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
+async fn call(link: &Link, keys: &[Arc<str>], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
     let reply = link.repeat(&script::RENEW, keys, args, soon(link)).await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
     Ok((reply.asked.told(server_ms), outcomes))

@@ -4,7 +4,7 @@
 //! and `WAIT` go over one that nothing else uses, made when it is first needed. One write at a time: a write that does not
 //! get its turn in time has reached no replica, as far as its caller knows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::{AsyncConnectionConfig, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{sync::Mutex, time::Instant};
@@ -45,7 +45,7 @@ impl Replicating {
         &self,
         session: &Session,
         script: &'static Script,
-        keys: &[String],
+        keys: &[Arc<str>],
         (before, args): (&str, &[&str]),
         (replicas, until): (u8, Instant),
         (sent, uptime): (&mut Moment, &Uptime),

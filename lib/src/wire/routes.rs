@@ -55,7 +55,7 @@ impl Routes {
     }
 
     /// The server that has the object with these keys, or the one at `via`, and its session when there is one.
-    pub(crate) fn find(&self, keys: &[String], via: Option<&str>) -> Result<(Arc<Node>, Session), Error> {
+    pub(crate) fn find(&self, keys: &[Arc<str>], via: Option<&str>) -> Result<(Arc<Node>, Session), Error> {
         let node = match &mut *lock(&self.map) {
             Map::One(node) => node.clone(),
             Map::Cluster(cluster) => match via {

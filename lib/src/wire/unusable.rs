@@ -1,6 +1,8 @@
 //! Reads what a script says of an object that it can do nothing with, because it is damaged or of another version, and says
 //! what to do about it.
 
+use std::sync::Arc;
+
 use super::script::PROTOCOL;
 use crate::{Error, ObjectRef};
 
@@ -10,14 +12,14 @@ const CODE: &str = "DAMAGED ";
 const IN_LUA: &str = "user_script:";
 
 /// What the refusal of a call with these keys says.
-pub(crate) fn error(keys: &[String], refusal: String) -> Error {
+pub(crate) fn error(keys: &[Arc<str>], refusal: String) -> Error {
     newer(keys, &refusal)
         .or_else(|| damaged(keys, &refusal))
         .unwrap_or(Error::Refused { reason: refusal })
 }
 
 /// `VERSION`, the key, the version that it was written in, and the one of the script.
-fn newer(keys: &[String], refusal: &str) -> Option<Error> {
+fn newer(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
     let mut words = refusal.strip_prefix("VERSION ")?.split(' ');
     let key = words.next()?;
     let (_, object) = named(key).or_else(|| named(keys.first()?))?;
@@ -28,7 +30,7 @@ fn newer(keys: &[String], refusal: &str) -> Option<Error> {
     })
 }
 
-fn damaged(keys: &[String], refusal: &str) -> Option<Error> {
+fn damaged(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
     let what = match refusal.strip_prefix(CODE) {
         Some(what) => what.to_owned(),
         // Refusals of the server itself, such as OOM, name the line of the script as well.
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
     use crate::Kind;
 
-    fn keys() -> Vec<String> {
+    fn keys() -> Vec<Arc<str>> {
         ObjectRef::new(Kind::Lock, "ml", "x").unwrap().keys("tenure")
     }
 

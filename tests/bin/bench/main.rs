@@ -2,19 +2,21 @@
 //!
 //! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken in
 //! turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also has
-//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`) as arguments, only
-//! those run, and the file stays as it is.
+//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `load`) as
+//! arguments, only those run, and the file stays as it is.
 //!
 //! | module | figures |
 //! |---|---|
 //! | [`uncontended`] | acquire and release without other clients, one by one and 64 at once; small and large pools |
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
+//! | [`load`] | only by its name: 100,000 leases held and as many waited for, for five minutes |
 //! | [`many`] | ten thousand locks of one client: renewal, connections |
 //! | [`twin`] | the in-memory twin |
 //! | [`raw`] | what it is compared with: a script that does nothing |
 //! | [`report`] | the table and the file |
 
 mod contended;
+mod load;
 mod many;
 mod raw;
 mod report;
@@ -54,6 +56,9 @@ async fn main() -> Result {
     }
     if wanted("twin") {
         twin::pairs(&mut report).await?;
+    }
+    if only.iter().any(|only| only == "load") {
+        load::held_and_waited_for(&mut report).await?;
     }
     if only.is_empty() {
         report.write()?;

@@ -14,7 +14,11 @@ use std::{
 use fastrand::Rng;
 use redis::Value;
 
-use super::{commands::Database, scripts::Interpreter, store::Store};
+use super::{
+    commands::Database,
+    scripts::Interpreter,
+    store::{Hash, SortedSet, Store},
+};
 use crate::wire::{
     lock,
     script::{self, Script},
@@ -46,14 +50,21 @@ impl Side {
         }
     }
 
+    /// The work of the last call.
+    fn work(&self) -> u64 {
+        lock(&self.database).work
+    }
+
     fn run(&mut self, script: &'static Script, call: &Call, now_us: u64) -> (Value, Vec<(String, String)>) {
         self.interpreter.run(script, &call.keys, &call.args, now_us)
     }
 
-    /// All keys, with what every other script would find in them. That leaves no trace.
+    /// All keys, with what every other script would find in them. That leaves no trace. When keys end is their own affair, if
+    /// it is after all that is in them.
     fn keys(&mut self, objects: &[Keys], now_us: u64) -> Vec<String> {
         let before = lock(&self.database).store.clone();
         for keys in objects {
+            self.last_past_their_leases(keys);
             let args = ["run", "1@tenure:events", "0", "0"].map(str::to_owned).to_vec();
             let look = Call {
                 script: &script::OBSERVE,
@@ -65,6 +76,28 @@ impl Side {
         let mut database = lock(&self.database);
         let seen = std::mem::replace(&mut database.store, before);
         seen.dump()
+    }
+
+    fn last_past_their_leases(&self, keys: &Keys) {
+        let mut database = lock(&self.database);
+        let store = &mut database.store;
+        let obj = store.read::<Hash>(keys[0].as_bytes()).ok().flatten();
+        let lasting = obj.is_none_or(|obj| {
+            [&b"drained"[..], b"retained"]
+                .iter()
+                .any(|field| obj.contains_key(*field))
+        });
+        if lasting {
+            return;
+        }
+        let expiry = store.read::<SortedSet>(keys[3].as_bytes()).ok().flatten();
+        let latest = expiry.and_then(|set| set.iter().last().map(|(_, ends)| ends));
+        for key in keys {
+            if let (Some(ends), Some(latest)) = (store.end_of(key.as_bytes()), latest) {
+                assert!(ends as f64 >= latest, "{key} ends before a lease in it");
+            }
+            store.set_end(key.as_bytes(), None);
+        }
     }
 
     /// How many objects lie in one string.

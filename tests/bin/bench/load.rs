@@ -1,0 +1,123 @@
+//! A hundred thousand leases of one client for minutes, while it waits for as many. Only on demand: it takes six minutes.
+
+use std::{fs, time::Duration};
+
+use tenure::{Client, Lease, Options};
+use tenure_tests::{Context, Redis, Result, ensure};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    connect,
+    report::{Goal, Report, ratio},
+};
+
+/// How many are held, and how many waited for.
+const LOCKS: usize = 100_000;
+const SPAN: Duration = Duration::from_secs(300);
+
+/// The locks that are waited for are held with leases that need no renewal before the end.
+pub(crate) async fn held_and_waited_for(report: &mut Report) -> Result {
+    let redis = Redis::start().await?;
+    let holder = connect(&redis).await?;
+    let start = Instant::now();
+    let long = Options::new().lease(10 * SPAN);
+    let others = take(&holder, "waited", &long).await?;
+    let client = connect(&redis).await?;
+    let held = take(&client, "held", &Options::new()).await?;
+    println!("all are held after {:.1} s", start.elapsed().as_secs_f64());
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { take(&client, "waited", &Options::new()).await }
+    });
+    // Every request has been sent once the script has queued it; until then the server is busy with them.
+    let last = format!("waited{}", LOCKS - 1);
+    let last = crate::object(tenure::Kind::Lock, &last)?;
+    while holder
+        .control()
+        .look(&last, 0)
+        .await?
+        .is_none_or(|seen| seen.waiting == 0)
+    {
+        sleep(Duration::from_millis(100)).await;
+    }
+    println!("all are waited for after {:.1} s", start.elapsed().as_secs_f64());
+    let (begin, own, server) = (
+        Instant::now(),
+        cpu("self")?,
+        cpu(&redis.info("process_id").await?)?,
+    );
+    sleep(SPAN).await;
+    let took = begin.elapsed();
+    let own = cpu("self")? - own;
+    let server = cpu(&redis.info("process_id").await?)? - server;
+    let lost = held
+        .iter()
+        .chain(&others)
+        .filter(|lease| lease.check().is_err())
+        .count();
+    report.figure(
+        "lost_of_100000_held_and_waited_for",
+        crate::report::each(lost as u64, 1),
+        Goal::Exactly(0.0),
+        &format!("leases of 30 s, for {SPAN:?}, while the client waits for {LOCKS} more"),
+    );
+    report.figure(
+        "client_cpu_of_a_core",
+        ratio(own, took),
+        Goal::AtMost(0.2),
+        "of the process, meanwhile",
+    );
+    report.figure(
+        "server_cpu_of_a_core",
+        ratio(server, took),
+        Goal::None,
+        "of the server, meanwhile",
+    );
+    // All that is waited for is granted in the end.
+    drop(others);
+    holder.close().await;
+    let granted = waiting.await??;
+    ensure!(
+        granted.len() == LOCKS,
+        "{} of {LOCKS} were granted",
+        granted.len()
+    );
+    let lost = held
+        .iter()
+        .chain(&granted)
+        .filter(|lease| lease.check().is_err())
+        .count();
+    report.figure(
+        "lost_when_100000_are_granted",
+        crate::report::each(lost as u64, 1),
+        Goal::Exactly(0.0),
+        "when the holder of all that is waited for closes",
+    );
+    Ok(())
+}
+
+async fn take(client: &Client, prefix: &str, options: &Options) -> Result<Vec<Lease>> {
+    let mut tasks = JoinSet::new();
+    for i in 0..LOCKS {
+        let lock = client.lock(&format!("{prefix}{i}"))?.with(options.clone());
+        tasks.spawn(async move { lock.acquire().await });
+    }
+    let mut leases = Vec::with_capacity(LOCKS);
+    while let Some(done) = tasks.join_next().await {
+        leases.push(done??);
+    }
+    Ok(leases)
+}
+
+/// The processor time that a process has used, in user mode and in the kernel.
+fn cpu(pid: &str) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).context("no /proc")?;
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    // Fields 14 and 15, in hundredths of a second on every Linux that we know.
+    let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
