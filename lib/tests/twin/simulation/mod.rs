@@ -72,7 +72,7 @@ mod suspends;
 mod takeovers;
 mod world;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use self::world::{FaultProfile, World};
 use super::Result;
@@ -173,6 +173,12 @@ fn run(seed: u64, workload: Workload, profile: FaultProfile, trace: bool) -> Res
     })
 }
 
+/// `1000`: that many, from 0 on; `500..1000`: these.
+fn range(text: &str) -> Option<Range<u64>> {
+    let (from, to) = text.split_once("..").unwrap_or(("0", text));
+    Some(from.parse().ok()?..to.parse().ok()?)
+}
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -181,8 +187,11 @@ fn run_seeds(workload: Workload, profile: FaultProfile) -> Result {
     if let Some(seed) = number("TENURE_SIMULATION_SEED") {
         return run(seed, workload, profile, true).map(drop);
     }
-    let seeds = number("TENURE_SIMULATION_SEEDS").unwrap_or(15);
-    (0..seeds).try_for_each(|seed| run(seed, workload, profile, false).map(drop))
+    let mut seeds = match std::env::var("TENURE_SIMULATION_SEEDS") {
+        Ok(text) => range(&text).ok_or("TENURE_SIMULATION_SEEDS is a number, or two as in 500..1000")?,
+        Err(_) => 0..15,
+    };
+    seeds.try_for_each(|seed| run(seed, workload, profile, false).map(drop))
 }
 
 #[test]
