@@ -366,7 +366,7 @@ impl Connection {
     ) -> Result<Value, RedisError> {
         let request = Request::Script {
             script,
-            keys: keys.iter().map(|key| key.to_string()).collect(),
+            keys: keys.iter().map(ToString::to_string).collect(),
             args: args.map(str::to_owned).collect(),
         };
         self.send(request).await

@@ -9,14 +9,14 @@ use crate::{Result, client, declare_semaphore, object, semaphore, settle};
 
 const LEASE: Duration = Duration::from_secs(3);
 
-/// The keys of an object, with all of them there.
+/// Leases that lie in all keys of their objects: one that asks for nothing special would lie in one of them.
 async fn holding(memory: &Memory, count: usize) -> Result<(tenure::Client, Vec<tenure::Lease>)> {
     let client = client(memory, "a").await?;
     let mut leases = Vec::new();
     for number in 0..count {
         let lock = client
             .lock(&format!("x{number}"))?
-            .with(Options::new().lease(LEASE));
+            .with(Options::new().lease(LEASE).priority(1));
         leases.push(lock.acquire().await?);
     }
     Ok((client, leases))
@@ -28,7 +28,7 @@ async fn an_overwritten_key_costs_the_lease_of_its_object_alone() -> Result {
         for overwrite in ["SET", "HSET", "ZADD"] {
             let memory = Memory::new();
             let (client, leases) = holding(&memory, 20).await?;
-            sleep(LEASE / 2).await; // renewed, so that they lie in all their keys
+            sleep(LEASE / 2).await;
             let name = format!("tenure:{{test/lock/x7}}:{key}");
             memory.command(&["UNLINK", &name])?;
             match overwrite {

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     connect,
-    report::{Goal, Report, ratio},
+    report::{Goal, Report, each},
 };
 
 /// How many are held, and how many waited for.
@@ -44,35 +44,30 @@ pub(crate) async fn held_and_waited_for(report: &mut Report) -> Result {
         sleep(Duration::from_millis(100)).await;
     }
     println!("all are waited for after {:.1} s", start.elapsed().as_secs_f64());
-    let (begin, own, server) = (
-        Instant::now(),
-        cpu("self")?,
-        cpu(&redis.info("process_id").await?)?,
-    );
+    let server = redis.info("process_id").await?;
+    let (begin, own_before, server_before) = (Instant::now(), cpu("self")?, cpu(&server)?);
     sleep(SPAN).await;
-    let took = begin.elapsed();
-    let own = cpu("self")? - own;
-    let server = cpu(&redis.info("process_id").await?)? - server;
-    let lost = held
-        .iter()
-        .chain(&others)
-        .filter(|lease| lease.check().is_err())
-        .count();
+    let took = begin.elapsed().as_secs_f64();
+    let share = |before: f64, after: f64| (after - before) / took;
+    let (own, server) = (
+        share(own_before, cpu("self")?),
+        share(server_before, cpu(&server)?),
+    );
     report.figure(
         "lost_of_100000_held_and_waited_for",
-        crate::report::each(lost as u64, 1),
+        lost(held.iter().chain(&others)),
         Goal::Exactly(0.0),
         &format!("leases of 30 s, for {SPAN:?}, while the client waits for {LOCKS} more"),
     );
     report.figure(
         "client_cpu_of_a_core",
-        ratio(own, took),
+        own,
         Goal::AtMost(0.2),
         "of the process, meanwhile",
     );
     report.figure(
         "server_cpu_of_a_core",
-        ratio(server, took),
+        server,
         Goal::None,
         "of the server, meanwhile",
     );
@@ -85,14 +80,9 @@ pub(crate) async fn held_and_waited_for(report: &mut Report) -> Result {
         "{} of {LOCKS} were granted",
         granted.len()
     );
-    let lost = held
-        .iter()
-        .chain(&granted)
-        .filter(|lease| lease.check().is_err())
-        .count();
     report.figure(
         "lost_when_100000_are_granted",
-        crate::report::each(lost as u64, 1),
+        lost(held.iter().chain(&granted)),
         Goal::Exactly(0.0),
         "when the holder of all that is waited for closes",
     );
@@ -112,12 +102,15 @@ async fn take(client: &Client, prefix: &str, options: &Options) -> Result<Vec<Le
     Ok(leases)
 }
 
-/// The processor time that a process has used, in user mode and in the kernel.
-fn cpu(pid: &str) -> Result<Duration> {
+fn lost<'a>(leases: impl Iterator<Item = &'a Lease>) -> f64 {
+    each(leases.filter(|lease| lease.check().is_err()).count() as u64, 1)
+}
+
+/// The processor time that a process has used, in user mode and in the kernel, in seconds.
+fn cpu(pid: &str) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).context("no /proc")?;
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     // Fields 14 and 15, in hundredths of a second on every Linux that we know.
-    let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 10))
+    Ok(each(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?, 100))
 }

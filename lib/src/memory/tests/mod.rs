@@ -94,7 +94,9 @@ impl Side {
         let latest = expiry.and_then(|set| set.iter().last().map(|(_, ends)| ends));
         for key in keys {
             if let (Some(ends), Some(latest)) = (store.end_of(key.as_bytes()), latest) {
-                assert!(ends as f64 >= latest, "{key} ends before a lease in it");
+                #[allow(clippy::cast_precision_loss)] // milliseconds of our time
+                let ends = ends as f64;
+                assert!(ends >= latest, "{key} ends before a lease in it");
             }
             store.set_end(key.as_bytes(), None);
         }
