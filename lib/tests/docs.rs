@@ -94,7 +94,7 @@ fn fields(script: &str) -> Vec<String> {
         let Some(rest) = call.strip_prefix("o.obj,").or_else(|| call.strip_prefix("obj,")) else {
             continue;
         };
-        // The call goes on for as long as lines end with a comma.
+        // The call extends as long as lines end with a comma.
         let lines = rest.split_inclusive('\n');
         let more = lines.scan(true, |goes_on, line| {
             std::mem::replace(goes_on, line.trim_end().ends_with(',')).then_some(line)

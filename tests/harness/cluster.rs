@@ -276,7 +276,7 @@ impl Cluster {
         self.nodes[index].pause()
     }
 
-    /// Lets it go on after [`pause`](Self::pause), with the role that it had.
+    /// Resumes it after [`pause`](Self::pause), with the role that it had.
     pub fn resume(&mut self, index: usize) -> Result {
         self.silent.remove(&index);
         self.nodes[index].resume()

@@ -281,7 +281,7 @@ impl Redis {
         self.process.signal(Signal::STOP)
     }
 
-    /// Lets it go on after [`pause`](Self::pause).
+    /// Resumes it after [`pause`](Self::pause).
     pub fn resume(&self) -> Result<()> {
         self.process.signal(Signal::CONT)
     }

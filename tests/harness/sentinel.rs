@@ -270,7 +270,7 @@ impl Sentinel {
         self.servers[index].pause()
     }
 
-    /// Lets it go on after [`pause`](Self::pause), with the role that it had.
+    /// Resumes it after [`pause`](Self::pause), with the role that it had.
     pub fn resume(&mut self, index: usize) -> Result {
         self.silent.remove(&index);
         self.servers[index].resume()
@@ -288,7 +288,7 @@ impl Sentinel {
         self.sentinels[index].pause()
     }
 
-    /// One more Sentinel, which calls this server the master, and hears of no other: as one does that was cut off together
+    /// One more Sentinel, which calls this server the master, and knows no other: as one does that was cut off together
     /// with an old master.
     pub async fn stray(master: &Redis) -> Result<Redis> {
         let port = master.port();

@@ -1,4 +1,4 @@
-//! A lease that one client lets go of and another one adopts: by the secret that `detach` returned and by nothing that is
+//! A lease that one client detaches and another one adopts: by the secret that `detach` returned and by nothing that is
 //! shown, once, under the same fencing token and on the same terms.
 
 use std::{
@@ -16,7 +16,7 @@ use super::{Result, client, declare_semaphore, lock, object, semaphore};
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Not for ever: virtual time would never end.
+/// Not forever: virtual time would never end.
 async fn ended(lease: &Lease) -> Result<String> {
     Ok(tokio::time::timeout(Duration::from_secs(3600), lease.lost()).await?)
 }
@@ -38,7 +38,7 @@ async fn a_shown_token_adopts_nothing() -> Result {
         "a lease that runs was taken"
     );
     assert_eq!(lease.state(), LeaseState::Held);
-    // Not even when its holder has let go of it.
+    // Not even when its holder has detached it.
     let secret = lease.detach();
     assert_ne!(secret, id);
     assert!(b.lock("x")?.adopt(&id).await?.is_none());
@@ -288,7 +288,7 @@ async fn nothing_is_adopted_while_an_object_recovers() -> Result {
     Ok(())
 }
 
-/// A woken waiter has heard its notification, and may hand on the lease that came with it.
+/// A woken waiter has received its notification, and may hand on the lease that came with it.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_a_notification_brought_is_adopted_and_the_notification_with_it() -> Result {
     let memory = Memory::seeded(11);

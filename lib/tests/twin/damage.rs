@@ -1,4 +1,4 @@
-//! One object of which a key was overwritten, or a lease's entry: the others of the same client go on.
+//! One object of which a key was overwritten, or a lease's entry: the others of the same client continue.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The machine of the clients is suspended while the server's clock goes on.
+//! The machine of the clients is suspended while the server's clock keeps running.
 
 use std::time::Duration;
 

@@ -294,7 +294,7 @@ async fn a_lost_lease_stays_lost_when_the_renewals_reply_is_late() -> Result {
     Ok(())
 }
 
-/// A released lease has no grace; so what its holder may not have noticed to be lost is not given back, and runs out.
+/// A released lease has no grace; so what its holder may not have noticed to be lost is not released, and runs out.
 #[tokio::test(start_paused = true)]
 async fn a_lost_lease_has_its_grace_also_when_the_renewals_reply_is_late() -> Result {
     let memory = Memory::seeded(33);

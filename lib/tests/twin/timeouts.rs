@@ -1,4 +1,4 @@
-//! A server that hangs: no call outlives its timeout, and what it may have taken is given back in the background.
+//! A server that hangs: no call outlives its timeout, and what it may have taken is released in the background.
 
 use std::{pin::Pin, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Many want one lock.
+//! Contention: many clients acquire one lock.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -89,7 +89,7 @@ async fn run(redis: &Redis, gate: &Client, waiters: Vec<Lock>, rounds: usize, ho
     })
 }
 
-/// Loads the scripts, which is no part of what is counted.
+/// Loads the scripts, which is not counted.
 async fn warmed_up(redis: &Redis) -> Result<Client> {
     let client = connect(redis).await?;
     client.lock("warm-up")?.acquire().await?.release().await?;
@@ -143,7 +143,7 @@ pub(crate) async fn twenty(report: &mut Report) -> Result {
     Ok(())
 }
 
-/// At the pace of a contended lock: a machine that has rested for a while answers later than one that is kept awake.
+/// At the pace of a contended lock, because an idle machine answers later than a busy one.
 async fn round_trips(raw: Raw) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     for _ in 0..500 {

@@ -1,4 +1,4 @@
-//! The figures: a table for people, a file for programs.
+//! The figures: a table on the terminal, and a JSON file.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
     Exactly(f64),
-    /// None: for comparing one version with another on the same machine.
+    /// No goal: for the comparison of two versions on the same machine.
     None,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Notes a figure and prints its line: the value, what it should be, and what it was made of.
+    /// Notes a figure and prints its line: the value, its goal, and its inputs.
     pub(crate) fn figure(&mut self, name: &str, value: f64, goal: Goal, made_of: &str) {
         if self.figures.is_empty() {
             println!("{:<40} {:>8}  {:<8}     made of", "figure", "value", "goal");

@@ -61,7 +61,7 @@ pub(crate) async fn pairs(report: &mut Report) -> Result {
         "uncontended_pair_over_bare_scripts",
         ratio(ours, scripts),
         Goal::AtMost(1.25),
-        &format!("p50 {ours:.1?} over {scripts:.1?}: what is not the scripts, but the library"),
+        &format!("p50 {ours:.1?} over {scripts:.1?}: the cost of the library without the scripts"),
     );
 
     let before = sent(&redis).await?;
@@ -78,10 +78,10 @@ pub(crate) async fn pairs(report: &mut Report) -> Result {
     Ok(())
 }
 
-/// 64 at once over one connection, a lock each, in turns with 64 that call the raw scripts. Here the server is what is
-/// short, so what is compared with has to do the same work on it. Calls of a script that does nothing are shown too, but are
-/// no goal: two of them are little more than a third of the server's instructions for the simplest lock with a token (SET
-/// NX, and a script that deletes what is still ours).
+/// 64 at once over one connection, a lock each, in turns with 64 that call the raw scripts. Here the server is the
+/// bottleneck, so the compared scripts have to do the same work on it. Calls of a script that does nothing are shown too,
+/// but are no goal: two of them are little more than a third of the server's instructions for the simplest lock with a
+/// token (SET NX, and a script that deletes what is still ours).
 pub(crate) async fn pipelined(report: &mut Report) -> Result {
     const AT_ONCE: usize = 64;
     const TURNS: usize = 15;

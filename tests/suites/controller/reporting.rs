@@ -177,7 +177,7 @@ async fn nothing_is_written_while_leases_are_renewed_and_waiters_wait() -> Resul
             .await?,
         writes
     );
-    // It looks again and again all the same: what is shown of a renewed lease is brought up to date in time.
+    // It looks again and again nevertheless: what is shown of a renewed lease is brought up to date in time.
     let shown = |s: &Semaphore| {
         s.status
             .as_ref()

@@ -23,7 +23,7 @@ mod moves;
 mod nodes;
 mod primitives;
 
-/// Longer than what it takes to find out that a master is dead, to agree on another, and to hear of it.
+/// Longer than what it takes to find out that a master is dead, to agree on another, and to be informed of it.
 const FAILED_OVER: Duration = Duration::from_secs(60);
 
 /// The object's slot.
@@ -90,7 +90,7 @@ impl Traffic {
         Ok(Self { stop, rounds, tasks })
     }
 
-    /// Waits until so many more leases have been taken and given back.
+    /// Waits until so many more leases have been taken and released.
     async fn rounds(&self, more: u64) -> Result {
         let wanted = self.rounds.load(Ordering::SeqCst) + more;
         tenure_tests::eventually("the traffic to go on", FAILED_OVER, async || {

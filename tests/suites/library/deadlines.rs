@@ -230,7 +230,7 @@ async fn a_recovery_ends_though_the_clock_is_set_back() -> Result {
     Ok(())
 }
 
-/// By its clock every lease has run out: the holder hears of it in the same step in which the next one is granted.
+/// By its clock every lease has run out: the holder is notified in the same step in which the next one is granted.
 #[tokio::test]
 async fn a_clock_set_ahead_ends_leases_with_notice_and_fencing_tokens_keep_growing() -> Result {
     let redis = Redis::builder().movable_clock().start().await?;

@@ -320,7 +320,7 @@ async fn many_cost_a_command_each_when_free_and_three_at_most() -> Result {
     many.acquire().await?.release().await?;
     assert_eq!(scripts_called(&redis).await? - before, 16);
 
-    // The worst: the first is taken, so all behind it are given back and asked for again.
+    // The worst: the first is taken, so all behind it are released and asked for again.
     let first = many.keys().next().unwrap();
     let lock = (1..=8)
         .map(|id| other.keyed_lock("account", [("id", id)]))

@@ -1,4 +1,4 @@
-//! Promise 9: the holder is notified of a lost lease. `max_hold` caps renewals, so that a hung holder lets go.
+//! Promise 9: the holder is notified of a lost lease. `max_hold` caps renewals, so that a hung holder loses its lease.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ async fn a_lost_lease_never_touches_its_successor() -> Result {
     Ok(())
 }
 
-/// Pushes and replies take about as long as a lease: what comes in time is held, and what comes too late is no lease.
+/// Pushes and replies take about as long as a lease: a lease that arrives in time is held, and one that arrives too late is not a lease.
 #[tokio::test]
 async fn over_a_slow_connection_no_acquisition_returns_a_lease_that_is_lost() -> Result {
     let redis = Redis::start().await?;
@@ -266,7 +266,7 @@ async fn a_slow_connection_makes_no_lease_be_lost() -> Result {
     Ok(())
 }
 
-/// A stopped process cannot be notified. When it goes on it must know before it does anything.
+/// A stopped process cannot be notified. When it continues it must know before it does anything.
 #[tokio::test]
 async fn a_stopped_process_knows_at_once_when_it_wakes_up() -> Result {
     let world = World::shared("stopped-process").await?;

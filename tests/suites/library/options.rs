@@ -223,7 +223,7 @@ async fn a_takeover_is_released_when_too_few_replicas_have_it() -> Result {
         ),
         "{error}"
     );
-    // It was taken, so that its holder has lost it all the same, and then given back.
+    // It was taken, so that its holder has lost it nevertheless, and then released.
     let cause = tokio::time::timeout(SOON, hung.lost()).await?;
     assert!(cause.ends_with(": ticket 4711"), "{cause}");
     gone(&holder, hung.object()).await?;

@@ -1,4 +1,4 @@
-//! The reentrant lock: its owner comes in again, under the same fencing token, and others wait.
+//! The reentrant lock: its owner reenters, under the same fencing token, and others wait.
 
 use std::time::Duration;
 

@@ -171,7 +171,7 @@ async fn leaving_the_queue_is_tried_on_in_the_background() -> Result {
     Ok(())
 }
 
-/// A server that refuses is asked about once a second by each client, however many calls wait for it; and all go on soon
+/// A server that refuses is asked about once a second by each client, however many calls wait for it; and all continue soon
 /// after it has recovered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_server_refuses_it_is_asked_seldom() -> Result {

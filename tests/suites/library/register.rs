@@ -281,7 +281,7 @@ async fn r11_a_write_keeps_the_time_to_live_by_default(world: World) -> Result {
     let never = x.clone().with(Expiry::Never);
     assert_eq!(never.set_if(Compare::gt(1), 5).await?, kept(4));
     assert!(left().await?.is_some());
-    // The same value again, but for ever, and for a while again.
+    // The same value again, but forever, and for a while again.
     assert_eq!(never.set_if(Compare::eq(4), 4).await?, Outcome::Applied);
     assert_eq!(left().await?, None);
     short.set(4).await?;

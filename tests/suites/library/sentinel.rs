@@ -17,7 +17,7 @@ use super::support::{SOON, World, declaration, got, handed_over, look, recovers_
 
 mod sentinels;
 
-/// Longer than what it takes to find out that the master is dead, to agree on another, and to hear of it.
+/// Longer than what it takes to find out that the master is dead, to agree on another, and to be informed of it.
 const FAILED_OVER: Duration = Duration::from_secs(60);
 
 /// A client that does not wait for long for a server that is paused.
@@ -100,7 +100,7 @@ async fn a_lease_and_its_queue_outlive_a_killed_master() -> Result {
     Ok(())
 }
 
-/// Granted by a master whose replica hears of it no more: the only server that knows the lease will be dead.
+/// Granted by a master whose replica receives it no more: the only server that knows the lease will be dead.
 async fn cut_off(sentinel: &mut Sentinel) -> Result {
     sentinel.replicated().await?;
     sentinel.pause(1)?;

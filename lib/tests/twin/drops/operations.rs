@@ -26,7 +26,7 @@ fn members() -> [Resource; 2] {
     ["m", "n"].map(Resource::new)
 }
 
-/// A lease that another handle can adopt, unless the future ends before: then it is given back as any.
+/// A lease that another handle can adopt, unless the future ends before: then it is released as any.
 async fn adopted<L>(
     lease: tenure::Lease,
     adopt: impl AsyncFnOnce(String) -> std::result::Result<Option<L>, tenure::Error>,
@@ -212,7 +212,7 @@ table! {
     };
 }
 
-/// A dropped adoption gives back what it got, or has got nothing: then the lease stays detached, and runs out.
+/// A dropped adoption releases what it got, or has got nothing: then the lease stays detached, and runs out.
 #[tokio::test(start_paused = true)]
 async fn a_dropped_adoption_is_given_back_or_may_be_tried_again() -> Result {
     let mut given_back = 0;

@@ -1,5 +1,5 @@
 //! A declared semaphore whose spec changes again and again, which loses its data, and whose custom resource is deleted and
-//! applied again, or restored from a backup without its status: its fencing tokens grow all the same.
+//! applied again, or restored from a backup without its status: its fencing tokens grow nevertheless.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
 //! Leases that end by running out, because their holder crashes or abandons them: until their grace is over no other client
-//! is granted. Leases that are given back have none.
+//! is granted. Leases that are released have none.
 
 use std::{
     collections::BTreeMap,

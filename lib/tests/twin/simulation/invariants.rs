@@ -178,7 +178,7 @@ impl InvariantChecker {
     pub(super) fn seen(&mut self, object: &str, now: Snapshot) {
         let sum: u64 = now.holders.iter().map(|holder| holder.permits).sum();
         let mut wrong = Vec::new();
-        // More than there is can be held only from before it became less: nothing is granted until enough is given back.
+        // More than there is can be held only from before it became less: nothing is granted until enough is released.
         let newest = self.declared.entry(object.to_owned()).or_default();
         if newest.0 != now.digest {
             *newest = (now.digest.clone(), now.last_fence);

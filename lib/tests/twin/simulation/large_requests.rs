@@ -1,4 +1,4 @@
-//! Thousands of resources of a pool are acquired at once, by reply and by push, and thousands of leases are taken back at
+//! Thousands of resources of a pool are acquired at once, by reply and by push, and thousands of leases are reclaimed at
 //! once: each is done whole, and nothing stays held without a holder.
 
 use std::sync::Arc;

@@ -263,7 +263,7 @@ async fn work(worker: Worker) -> Result {
     Ok(())
 }
 
-/// A writer may become a reader, and goes on under the same fencing token, beside others. None: it was lost.
+/// A writer may become a reader, and continues under the same fencing token, beside others. None: it was lost.
 async fn downgraded(world: &World, process: &str, got: Arc<Got>, random: &mut Rng) -> Option<Arc<Got>> {
     if !matches!(*got, Got::Write(_)) || !held(&got) || random.bool() {
         return Some(got);

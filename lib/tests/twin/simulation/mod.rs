@@ -31,7 +31,7 @@
 //! | [`damaged_values`] | keys and entries that are overwritten |
 //! | [`shrinking_limits`] | objects that shrink while requests wait |
 //! | [`clock_jumps`] | a server clock that jumps ahead, and late pushes |
-//! | [`suspends`] | clients whose machine is suspended while the server's clock goes on |
+//! | [`suspends`] | clients whose machine is suspended while the server's clock keeps running |
 //! | [`mass_expiry`] | many leases that expire together, with many waiters |
 //! | [`dead_condition_waiters`] | a condition whose waiters have mostly crashed |
 //! | [`expiring_holder`] | a holder that crashes while clients wait |

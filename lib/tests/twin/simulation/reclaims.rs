@@ -34,7 +34,7 @@ const CAUSES: [&str; 7] = [
     "expired\n\0",
 ];
 
-/// By the reason of a request, why it was taken back, and when.
+/// By the reason of a request, why it was reclaimed, and when.
 type Reclaimed = Arc<Mutex<HashMap<String, (&'static str, Instant)>>>;
 
 pub(super) async fn run(world: &Arc<World>) -> Result {
@@ -76,7 +76,7 @@ async fn reclaim_one(world: &World, reclaimed: &Reclaimed, random: &mut Rng) -> 
         return Ok(());
     }
     world.log(|| format!("{reason} is taken back: {cause:?}"));
-    // Under network faults, a late copy of its request may have come in again.
+    // Under network faults, a late copy of its request may have arrived again.
     let seen = control
         .look(&x, 100)
         .await?
@@ -116,7 +116,7 @@ async fn work(mut worker: Worker, reclaimed: Reclaimed) -> Result {
             Ok(Some(lease)) => Arc::new(Got::Lease(lease)),
             // Also where its time is over while a request is on its way.
             Ok(None) | Err(Error::Unreachable { .. }) => continue,
-            // Under network faults, a late copy of its request may have been taken back, too, for another cause.
+            // Under network faults, a late copy of its request may have been reclaimed, too, for another cause.
             Err(Error::Lost { cause, .. })
                 if known().is_some_and(|(why, _)| !reliable || cause.ends_with(told(why))) =>
             {

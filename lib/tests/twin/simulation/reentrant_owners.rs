@@ -1,4 +1,4 @@
-//! Owners of a reentrant lock with several tasks each, which come in, come in again, try, give up and are dropped side by
+//! Owners of a reentrant lock with several tasks each, which enter, reenter, try, give up and are dropped side by
 //! side: an owner that holds can always enter again, and two owners never hold at once.
 
 use std::{sync::Arc, time::Duration};

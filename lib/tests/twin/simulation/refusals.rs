@@ -1,4 +1,4 @@
-//! A server that answers with an error reply for a while, again and again: what is given back is given back as soon as the
+//! A server that answers with an error reply for a while, again and again: a release is repeated as soon as the
 //! server takes it, nothing is granted twice, and a server that refuses is sent few calls.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::Result;
 const PROCESSES: usize = 2;
 const WORKERS: usize = 3;
 const ROUNDS: usize = 3;
-/// A lease that is not given back keeps the next holder for longer than anything else here.
+/// A lease that is not released keeps the next holder for longer than anything else here.
 const LEASE: u64 = 200_000;
 const SOON: u64 = 120_000;
 const REPLIES: [&str; 7] = [

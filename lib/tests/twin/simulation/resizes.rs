@@ -103,7 +103,7 @@ async fn work(mut worker: Worker) -> Result {
                 Ok(got) => got.map(Some),
                 Err(_) => Ok(None),
             },
-            // Fewer than all, but maybe more than there are now: who waits already goes on.
+            // Fewer than all, but maybe more than there are now: a waiting request continues.
             _ => semaphore.acquire_many(permits).await.map(Some),
         };
         let (world, process) = (&worker.world, &worker.process);

@@ -1,5 +1,5 @@
 //! A declared semaphore and a pool that programs keep only become smaller while requests of all sizes, and for resources by
-//! their names, wait without a timeout. Each is granted or gets the error that a new request would get: none waits for ever,
+//! their names, wait without a timeout. Each is granted or gets the error that a new request would get: none waits forever,
 //! and none keeps the others waiting.
 
 use std::{sync::Arc, time::Duration};

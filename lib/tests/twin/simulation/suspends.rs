@@ -1,4 +1,4 @@
-//! The machine of all clients is suspended again and again, while the server's clock goes on: no client continues with a
+//! The machine of all clients is suspended again and again, while the server's clock keeps running: no client continues with a
 //! lease that the server has ended meanwhile.
 
 use std::sync::Arc;

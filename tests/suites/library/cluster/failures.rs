@@ -67,7 +67,7 @@ impl Held {
     }
 }
 
-/// Promise 5 too: what the replica knew goes on, and fencing tokens grow.
+/// Promise 5 too: leases that the replica has continue, and fencing tokens grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_masters_leases_go_on_at_its_replica_and_other_masters_work_meanwhile() -> Result {
     // Otherwise all nodes would report the cluster as down until the replica has taken over.
@@ -178,7 +178,7 @@ async fn a_declared_semaphore_recovers_at_the_replica() -> Result {
     let semaphore = client.semaphore(&name)?;
     let known = semaphore.acquire().await?;
     cluster.replicated(0).await?;
-    // From here on the replica hears of nothing.
+    // From here on the replica receives nothing.
     let replica = cluster.replica_of(0).await?;
     cluster.pause(replica)?;
     cluster

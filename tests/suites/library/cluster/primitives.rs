@@ -173,7 +173,7 @@ async fn a_register() -> Result {
     Ok(())
 }
 
-/// The calls of a controller, for objects of all nodes over one client: declare, watch, hear, take back.
+/// The calls of a controller, for objects of all nodes over one client: declare, watch, receive events, reclaim.
 #[tokio::test]
 async fn a_controller_hears_of_the_objects_of_all_nodes() -> Result {
     let world = world("controller").await?;

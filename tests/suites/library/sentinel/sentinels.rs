@@ -55,7 +55,7 @@ async fn a_sentinel_that_was_cut_off_with_an_old_master_is_outvoted() -> Result 
     Ok(())
 }
 
-/// It names a dead server for ever.
+/// It names a dead server forever.
 #[tokio::test]
 async fn a_sentinel_that_names_a_dead_master_blocks_no_client() -> Result {
     let sentinel = Sentinel::shared().await?;
