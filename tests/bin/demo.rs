@@ -16,7 +16,7 @@ const SAMPLES: [&str; 2] = [
     include_str!("../../crds/samples/lockpool.yaml"),
     include_str!("../../crds/samples/semaphore.yaml"),
 ];
-/// For whatever should take a moment.
+/// Timeout of short steps.
 const SOON: Duration = Duration::from_secs(30);
 /// The workers' leases are shorter than those of the samples, so that a dead one does not delay the others long.
 const LEASE: Duration = Duration::from_secs(5);

@@ -54,7 +54,7 @@ const KUBERNETES: &str = include_str!("../assets/kubernetes/go.mod");
 const KUBERNETES_VERSION: &str = "-X k8s.io/component-base/version.gitVersion=vVERSION \
     -X k8s.io/component-base/version.gitMajor=MAJOR -X k8s.io/component-base/version.gitMinor=MINOR";
 
-/// All of them.
+/// All programs.
 pub const ASSETS: [Asset; 7] = [
     Asset {
         name: "redis-server",

@@ -293,7 +293,7 @@ impl Cluster {
         self.settled().await
     }
 
-    /// Has a replica take its master's place in order: nothing is lost, and the master becomes its replica.
+    /// Replaces a master by its replica in order: nothing is lost, and the master becomes its replica.
     pub async fn fail_over(&self, replica: usize) -> Result {
         eventually(&format!("{replica} to take over"), PATIENCE, async || {
             if !self.masters().await?.contains(&replica) {

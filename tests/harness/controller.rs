@@ -81,7 +81,7 @@ impl Controller {
         self.process.terminate(STOP).await
     }
 
-    /// All that it has logged: a JSON object a line.
+    /// Its log: a JSON object a line.
     pub fn logs(&self) -> Result<String> {
         self.process.log()
     }

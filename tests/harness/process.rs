@@ -234,12 +234,12 @@ impl Process {
         ready.await.and_then(|ready| ready).with_context(|| self.tail())
     }
 
-    /// All that it has written to standard output.
+    /// Its standard output so far.
     pub fn output(&self) -> Result<String> {
         read(&self.output)
     }
 
-    /// All that it has written to standard error.
+    /// Its standard error so far.
     pub fn log(&self) -> Result<String> {
         read(&self.log)
     }

@@ -120,7 +120,7 @@ impl Proxy {
         self.shared.rules.send_modify(|rules| rules.cut_below = next);
     }
 
-    /// All connections that there are stay open, and take and lose what is sent to them.
+    /// Keeps all present connections open, and loses the data that is sent to them.
     pub fn half_open(&self, dead: Dead) {
         let next = self.shared.next.load(Ordering::SeqCst);
         self.shared.rules.send_modify(|rules| {
@@ -181,7 +181,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Until one side closes, or the connection is cut.
+/// Forwards until one side closes, or the connection is cut.
 async fn carry(client: TcpStream, server: TcpStream, number: u64, shared: Arc<Shared>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();

@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use crate::process::{Process, folder, free_port};
 use crate::{Result, assets, eventually};
 
-/// Also holds for a big append-only file on a busy machine.
+/// Time to start, enough for a big append-only file on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 /// Persistence of a Redis over a restart.

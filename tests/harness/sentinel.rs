@@ -132,8 +132,8 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Those that all tests of this run share: a test must not stop one of them, or hand over. They are patient with a busy
-    /// machine.
+    /// The Sentinels that all tests of this run share: a test must not stop one of them, or hand over. They are patient
+    /// with a busy machine.
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<Sentinel> = OnceCell::const_new();
         let patient = || Self::builder().down_after(Duration::from_secs(15)).start();
@@ -237,7 +237,7 @@ impl Sentinel {
         .await
     }
 
-    /// Has the Sentinels put a replica into the master's place, and returns when they have. All connections to the old one
+    /// Replaces the master by a replica through the Sentinels, and returns when they have. All connections to the old one
     /// are closed by them, as it becomes a replica.
     pub async fn fail_over(&self) -> Result<usize> {
         let old = self.master().await?;

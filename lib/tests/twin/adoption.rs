@@ -16,7 +16,7 @@ use super::{Result, client, declare_semaphore, lock, object, semaphore};
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Not forever: virtual time would never end.
+/// Waits for the loss of a lease, with a bound, because an unbounded wait would never end in virtual time.
 async fn ended(lease: &Lease) -> Result<String> {
     Ok(tokio::time::timeout(Duration::from_secs(3600), lease.lost()).await?)
 }

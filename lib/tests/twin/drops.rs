@@ -104,8 +104,8 @@ async fn take_all(client: &Client) -> Result<impl Sized + use<>> {
     ))
 }
 
-/// Of leases and places in queues, far sooner than any would have expired. A pool that a program keeps and a value stay
-/// until they are taken away.
+/// Checks that no lease and no queue entry is left, far sooner than any would have expired. A pool that a program keeps and
+/// a value stay until they are taken away.
 async fn nothing_is_left(memory: &Memory, other: &Client, how: &str) -> Result {
     // A client that has lost one connection after the other waits for a second before the next.
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -39,7 +39,7 @@ impl World {
     }
 }
 
-/// More than enough for anything that is not to wait forever.
+/// Timeout for calls that must end.
 const LONG: Duration = Duration::from_secs(3600);
 /// An error with a mebibyte of input is useless.
 const LONGEST_TEXT: usize = 1000;

@@ -9,7 +9,7 @@ use super::{Result, client, settle};
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// All that shows a lease counts the suspend, at once.
+/// Every accessor of a lease counts the suspend, at once.
 #[tokio::test(start_paused = true)]
 async fn a_suspend_that_outlasts_the_lease_loses_it_at_once() -> Result {
     let memory = Memory::seeded(70);

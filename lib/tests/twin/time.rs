@@ -65,7 +65,7 @@ async fn the_longest_hold_is_kept_to_the_millisecond() -> Result {
     Ok(())
 }
 
-/// When a process called a script.
+/// Records the times at which a process calls a script.
 fn record(memory: &Memory, of: &'static str, script: &'static str) -> Arc<Mutex<Vec<Instant>>> {
     let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let seen = times.clone();

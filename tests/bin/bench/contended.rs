@@ -23,7 +23,7 @@ const HOLD: Duration = Duration::from_millis(2);
 /// Result of waiters that take a lock in turns.
 struct Run {
     commands: u64,
-    /// From each call of release to the next holder's return from acquire.
+    /// Times from each call of release to the next holder's return from acquire.
     handoffs: Vec<Duration>,
     /// Holders in their order.
     holders: Vec<usize>,
@@ -36,7 +36,7 @@ struct Log {
     holders: Vec<usize>,
 }
 
-/// All of them stand in the queue before the first is granted; then each takes the lock `rounds` times.
+/// Queues all clients before the first is granted; then each acquires the lock `rounds` times.
 async fn run(redis: &Redis, gate: &Client, waiters: Vec<Lock>, rounds: usize, hold: Duration) -> Result<Run> {
     let object = object(Kind::Lock, "x")?;
     let count = waiters.len() as u64;

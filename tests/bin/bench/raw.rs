@@ -48,7 +48,7 @@ impl Raw {
         self.call(&self.nothing, &[], &[]).await
     }
 
-    /// As many round trips as an acquire and a release.
+    /// Makes as many round trips as an acquire and a release.
     pub(crate) async fn pair(&self) -> Result {
         self.round_trip().await?;
         self.round_trip().await
@@ -96,7 +96,7 @@ impl Raw {
     }
 }
 
-/// As the library puts them together.
+/// Text of the script, assembled as in the library.
 fn whole(own: &str) -> String {
     own.replacen("---- core.lua\n", CORE, 1)
 }

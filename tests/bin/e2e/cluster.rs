@@ -39,7 +39,7 @@ impl Cluster {
         self.run(&self.kubectl, &in_namespace(args)).await
     }
 
-    /// For what is in no namespace.
+    /// Runs kubectl for objects without a namespace.
     pub(crate) async fn kubectl_everywhere(&self, args: &[&str]) -> Result<String> {
         self.run(&self.kubectl, args).await
     }
@@ -67,7 +67,7 @@ impl Cluster {
         self.kubectl_everywhere(&["apply", "-f", &file]).await.map(drop)
     }
 
-    /// For objects that are answers: creates it and returns what kubectl makes of it.
+    /// Creates an object that is an answer, such as a review, and returns kubectl's output.
     pub(crate) async fn create(&self, object: &Value, output: &str) -> Result<String> {
         let file = file(object)?;
         self.kubectl_everywhere(&["create", "-f", &file, "-o", output])

@@ -33,7 +33,7 @@ mod cluster;
 mod guard;
 mod objects;
 
-/// For whatever should take a moment.
+/// Timeout of short steps.
 const SOON: Duration = Duration::from_secs(60);
 /// Object that the Jobs contend for.
 const LICENCE: [&str; 2] = ["pool", POOL];

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 pub(crate) const NAMESPACE: &str = "tenure-e2e";
 pub(crate) const POOL: &str = "licence";
-/// Also the time for which nothing new is granted after a restart of Redis.
+/// Length of a lease, and the time for which nothing new is granted after a restart of Redis.
 pub(crate) const LEASE_SECONDS: u64 = 15;
 /// The password of [`other_redis`].
 pub(crate) const OTHER_PASSWORD: &str = "sesame";

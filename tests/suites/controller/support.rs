@@ -253,7 +253,7 @@ pub(super) fn condition(object: &impl Watched, type_: &str) -> Result<Condition>
         .with_context(|| format!("no condition {type_}"))
 }
 
-/// That the condition is as expected, and about the spec as it is now.
+/// Checks that the condition is as expected, and about the current spec.
 pub(super) fn expect(object: &impl Watched, type_: &str, status: &str, reason: &str) -> Result {
     let condition = condition(object, type_)?;
     ensure!(

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use super::support::{SOON, World};
 
-/// Longer than a failover takes, so that the holder outlives it; and no longer, for so long nothing new is granted after it.
+/// Length of a lease: longer than a failover takes, so that the holder outlives it; and not much longer, because nothing
+/// new is granted for that time after it.
 const SPEC: &str = "leaseDurationSeconds: 8";
 
 /// Lets a waiter queue up behind a holder, does something to Redis, and sees the permit handed over afterwards: under a

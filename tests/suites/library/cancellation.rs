@@ -73,7 +73,7 @@ async fn closing_waits_until_everything_is_given_back(world: World) -> Result {
     Ok(())
 }
 
-/// From many tasks at once, on two connections, so that they meet one another at every moment of an acquisition.
+/// Drops from many tasks at once, on two connections, so that they meet one another at every moment of an acquisition.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_random_drops_leave_no_key() -> Result {
     const TASKS: usize = 64;

@@ -23,7 +23,7 @@ mod moves;
 mod nodes;
 mod primitives;
 
-/// Longer than what it takes to find out that a master is dead, to agree on another, and to be informed of it.
+/// Time limit: longer than it takes to find out that a master is dead, to agree on another, and to be informed of it.
 const FAILED_OVER: Duration = Duration::from_secs(60);
 
 /// The object's slot.
@@ -31,7 +31,7 @@ async fn slot(cluster: &Cluster, object: &ObjectRef) -> Result<u16> {
     cluster.slot(&format!("{{{object}}}")).await
 }
 
-/// That many names of objects at each of the masters 0, 1 and 2.
+/// Names of objects, this number at each of the masters 0, 1 and 2.
 async fn names(cluster: &Cluster, world: &World, kind: Kind, each: usize) -> Result<[Vec<String>; 3]> {
     let mut at = [const { BTreeSet::new() }; 3];
     for (index, slots) in at.iter_mut().enumerate() {
@@ -59,7 +59,7 @@ struct Traffic {
 }
 
 impl Traffic {
-    /// As many tasks as that, over these locks in turn, by two clients.
+    /// Starts this number of tasks, over these locks in turn, by two clients.
     async fn start(world: &World, names: &[String], count: usize) -> Result<Self> {
         let clients: [Client; 2] = [world.client().await?, world.client().await?];
         let stop = Arc::new(AtomicBool::new(false));

@@ -23,7 +23,7 @@ fn bare(redis: &Redis) -> String {
     format!("redis://127.0.0.1:{}", redis.port())
 }
 
-/// As an administrator does who removes the old password at once.
+/// Changes a password as an administrator who removes the old one at once.
 async fn rotate(redis: &Redis, user: &str, password: &str) -> Result {
     let add = format!(">{password}");
     let rights = ["ACL", "SETUSER", user, "reset", "on", &add, "~*", "&*", "+@all"];

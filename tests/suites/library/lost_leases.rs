@@ -52,7 +52,7 @@ async fn a_lost_lease_never_touches_its_successor() -> Result {
     Ok(())
 }
 
-/// Pushes and replies take about as long as a lease: a lease that arrives in time is held, and one that arrives too late is not a lease.
+/// Pushes and replies take about as long as a lease: a lease that arrives in time is held, and a late one is not a lease.
 #[tokio::test]
 async fn over_a_slow_connection_no_acquisition_returns_a_lease_that_is_lost() -> Result {
     let redis = Redis::start().await?;

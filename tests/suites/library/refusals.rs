@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::support::{SOON, World, scripts_called, waiting};
 
-/// Longer than the test waits for anything.
+/// Duration that is longer than the test waits for anything.
 const LONG: Duration = Duration::from_secs(600);
 
 /// A state in which a server refuses to write, how it is brought about, and how it is mended.

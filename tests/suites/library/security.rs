@@ -158,7 +158,7 @@ async fn connect(world: &World, user: &str) -> Result<Client> {
         .await?)
 }
 
-/// All that a pod does.
+/// Uses all operations of a pod.
 async fn pod_works(world: &World) -> Result {
     let (one, two) = (connect(world, "pod").await?, connect(world, "pod").await?);
     let gate = one.lock("x")?.acquire().await?;
@@ -242,7 +242,7 @@ async fn pod_works(world: &World) -> Result {
     Ok(())
 }
 
-/// All that the controller does.
+/// Uses all operations of the controller.
 async fn controller_works(world: &World, user: &str) -> Result {
     let client = connect(world, user).await?;
     let control = client.control();

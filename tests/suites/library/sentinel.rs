@@ -17,7 +17,7 @@ use super::support::{SOON, World, declaration, got, handed_over, look, recovers_
 
 mod sentinels;
 
-/// Longer than what it takes to find out that the master is dead, to agree on another, and to be informed of it.
+/// Time limit: longer than it takes to find out that the master is dead, to agree on another, and to be informed of it.
 const FAILED_OVER: Duration = Duration::from_secs(60);
 
 /// A client that does not wait for long for a server that is paused.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::support::{SOON, World, got, waiting};
 
-/// More than the silence after which a connection is in doubt.
+/// Duration beyond the silence after which a connection is checked.
 const IDLE: Duration = Duration::from_secs(2);
 
 async fn connected(client: &Client, expected: bool) -> Result {

@@ -12,7 +12,7 @@ use tenure_tests::{
 };
 use tokio::{task::JoinHandle, time::timeout};
 
-/// Longer than anything here takes, on a machine that does much else.
+/// Timeout: longer than anything here takes, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Scale of long tests: `small` times `TENURE_TEST_SCALE`, which is 1 unless set.

@@ -250,7 +250,7 @@ async fn a_dropped_adoption_is_given_back_or_may_be_tried_again() -> Result {
     Ok(())
 }
 
-/// From `detach` to `adopt` the lease is the program's to keep. So it is not among those that leave nothing.
+/// A detached lease belongs to the program until `adopt`, so this operation is not among those that leave nothing.
 #[tokio::test(start_paused = true)]
 async fn adopting_ends_in_a_lease_that_is_given_back() -> Result {
     for kind in ["lock", "semaphore", "pool"] {

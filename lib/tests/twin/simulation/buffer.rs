@@ -94,7 +94,7 @@ impl Buffer {
 
 type Shared = Arc<Mutex<Buffer>>;
 
-/// That one of a role has to be notified: by a worker that has changed the buffer, or was notified and has not checked yet.
+/// Duty to notify one waiter of a role: of a worker that has changed the buffer, or was notified and has not checked yet.
 struct Duty<'a> {
     buffer: &'a Shared,
     of: Role,

@@ -19,9 +19,9 @@ use crate::{Result, lock};
 
 const ROUNDS: usize = 6;
 
-/// Of the leases granted since the last jump.
+/// Leases granted since the last jump.
 struct Era {
-    /// By the server's clock.
+    /// Time of the jump by the server's clock.
     began: SystemTime,
     leases: Vec<(String, Weak<Got>)>,
 }

@@ -141,7 +141,7 @@ fn damage(world: &World, random: &mut Rng) -> Result {
     Ok(())
 }
 
-/// As the error recommends: all keys of the object go.
+/// Removes all keys of the object, as the error recommends.
 fn mend(world: &World) -> Result {
     world.log(|| "d is mended".to_owned());
     for key in world

@@ -24,9 +24,9 @@ const ROUNDS: usize = 4;
 
 #[derive(Default)]
 struct Log {
-    /// By fencing token, when it was granted by the server's clock.
+    /// Time of each grant by the server's clock, by fencing token.
     granted: BTreeMap<u64, SystemTime>,
-    /// By fencing token: the time before which no other client may be.
+    /// Time before which no other client may be granted, by fencing token.
     kept: Vec<(u64, SystemTime)>,
 }
 

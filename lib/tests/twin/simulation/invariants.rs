@@ -16,16 +16,16 @@ use tokio::time::Instant;
 #[derive(Default)]
 pub(super) struct InvariantChecker {
     pub(super) violations: Vec<String>,
-    /// By object, and by resource of a pool.
+    /// Holders by object, and by resource of a pool.
     holders: BTreeMap<String, Vec<Holder>>,
-    /// By object: fencing token, and when it was granted by the server's clock.
+    /// Time of each grant by the server's clock, by object and fencing token.
     fences: BTreeMap<String, BTreeMap<u64, SystemTime>>,
-    /// By object: the largest fencing token of those that were held when their holder saw them.
+    /// Largest fencing token that was held when its holder saw it, by object.
     newest: HashMap<String, u64>,
     snapshots: HashMap<String, Snapshot>,
-    /// By object: the floor of the last declaration after a loss.
+    /// Floor of the last declaration after a loss, by object.
     floors: HashMap<String, u64>,
-    /// By object: its declaration, and the newest fencing token when that was first seen.
+    /// Declaration, and the newest fencing token when that was first seen, by object.
     declared: HashMap<String, (Option<String>, u64)>,
 }
 
@@ -37,7 +37,7 @@ struct Holder {
 }
 
 enum HolderState {
-    /// As reported by the lease.
+    /// A live holder: its state is that of the lease.
     Live(Weak<Got>),
     /// It has crashed, or so it seems to the others: it might act up to its last deadline.
     Crashed { until: Instant },
@@ -158,7 +158,7 @@ impl InvariantChecker {
         }
     }
 
-    /// Of two grants, the one with the larger fencing token is not the earlier one.
+    /// Checks that of two grants the one with the larger fencing token is not the earlier one.
     pub(super) fn fences_grow(&mut self) {
         for (object, fences) in &self.fences {
             let mut last = (0, SystemTime::UNIX_EPOCH);

@@ -18,7 +18,7 @@ pub(super) struct Keeper {
     pub(super) lease: Duration,
     started: Instant,
     version: u64,
-    /// As a status keeps it.
+    /// State that a status keeps.
     kept: Option<Kept>,
     in_force_since: Option<Instant>,
     adopts: bool,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Result, client, object};
 
-/// More than Lua's stack has room for, with their properties.
+/// Number of resources that, with their properties, exceeds Lua's stack.
 const MANY: u32 = 4010;
 
 pub(super) async fn run(world: &Arc<World>) -> Result {

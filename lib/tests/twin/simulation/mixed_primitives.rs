@@ -23,7 +23,7 @@ const PERMITS: u64 = 3;
 /// The permits of a read-write lock: a writer has all.
 const READERS: u64 = 1 << 30;
 const SEATS: [&str; 2] = ["a", "b"];
-/// Of what is declared; locks ask for 200 ms to 4 s.
+/// Lease of declared objects; locks request 200 ms to 4 s.
 const LEASE: Duration = Duration::from_secs(2);
 
 fn objects(profile: FaultProfile) -> Result<Vec<ObjectRef>> {
@@ -107,7 +107,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     Ok(())
 }
 
-/// Longer than any lease, place and key of a crashed one, nothing is there but what is declared.
+/// Checks that only declared objects are left, after longer than any lease, queue entry and key of a crashed client.
 pub(super) async fn nothing_is_left(world: &World) {
     sleep(Duration::from_secs(60)).await;
     let keys = world.memory.keys();

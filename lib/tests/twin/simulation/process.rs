@@ -23,7 +23,7 @@ pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Lets processes with so many workers each live to their end.
+/// Runs processes with this number of workers each to their end.
 pub(super) async fn run<F, W>(world: &Arc<World>, processes: usize, workers: usize, work: F) -> Result
 where
     F: Fn(Worker) -> W + Clone + Send + 'static,

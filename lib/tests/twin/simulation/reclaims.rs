@@ -22,7 +22,7 @@ use super::{
 use crate::{Result, lock, object};
 
 const ROUNDS: usize = 8;
-/// Without faults a push takes less.
+/// Upper bound of the delay of a push without faults.
 const TOLD: u64 = 20;
 const CAUSES: [&str; 7] = [
     "",
@@ -34,7 +34,7 @@ const CAUSES: [&str; 7] = [
     "expired\n\0",
 ];
 
-/// By the reason of a request, why it was reclaimed, and when.
+/// Cause and time of each reclaim, by the reason of the request.
 type Reclaimed = Arc<Mutex<HashMap<String, (&'static str, Instant)>>>;
 
 pub(super) async fn run(world: &Arc<World>) -> Result {

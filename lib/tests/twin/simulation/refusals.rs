@@ -1,5 +1,5 @@
-//! A server that answers with an error reply for a while, again and again: a release is repeated as soon as the
-//! server takes it, nothing is granted twice, and a server that refuses is sent few calls.
+//! A server that answers with an error reply for a while, again and again: a pending release completes as soon as the
+//! server accepts it, nothing is granted twice, and a server that refuses is sent few calls.
 
 use std::sync::Arc;
 

@@ -21,7 +21,7 @@ const ROUNDS: usize = 1;
 const RESOURCES: usize = 40;
 const ZONES: usize = 10;
 const LEASE: Duration = Duration::from_secs(2);
-/// All before it, one by one, with some that crash.
+/// Time for all requests before it, one by one, with some that crash.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn name(number: usize) -> String {

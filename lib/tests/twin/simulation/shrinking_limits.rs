@@ -21,7 +21,7 @@ use crate::{Result, object};
 const ROUNDS: usize = 4;
 const MOST: usize = 5;
 const NAMES: [&str; MOST] = ["a", "b", "c", "d", "e"];
-/// More than all hold together, and than a place is renewed after.
+/// Longer than all holds together, and longer than the renewal period of a queue entry.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) async fn run(world: &Arc<World>) -> Result {

@@ -18,7 +18,7 @@ use super::{
 use crate::{Result, lock, object};
 
 const ROUNDS: usize = 4;
-/// Without faults a push takes less.
+/// Upper bound of the delay of a push without faults.
 const TOLD: u64 = 20;
 /// Stands before all who wait, so that the invariant checker expects it.
 const BEFORE_ALL: &str = "127";

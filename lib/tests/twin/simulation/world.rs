@@ -19,7 +19,7 @@ use crate::{Result, client, lock};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FaultProfile {
-    /// All arrives, within milliseconds.
+    /// No faults: all messages arrive within milliseconds.
     None,
     /// Calls, replies and pushes are late, lost and cut; clients crash.
     Network,
@@ -145,7 +145,7 @@ impl World {
         lock(&self.injector).slowest_push = slowest;
     }
 
-    /// From now on the server answers with this error reply, or with none. Returns how many calls have got the last one.
+    /// Sets or clears the error reply to all calls. Returns the number of calls that received the last one.
     pub(super) fn refuse(&self, reply: Option<&'static str>) -> u64 {
         let refused = {
             let mut injector = lock(&self.injector);

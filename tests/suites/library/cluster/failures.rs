@@ -41,7 +41,7 @@ impl Held {
         })
     }
 
-    /// All is as it was, at whichever nodes.
+    /// Checks that all is as it was, at any nodes.
     async fn goes_on(&self) -> Result {
         for lease in &self.leases {
             eventually("a renewal", FAILED_OVER, async || Ok(lease.renew().await?)).await?;

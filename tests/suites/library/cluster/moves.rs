@@ -13,7 +13,7 @@ use tenure_tests::{bail, eventually};
 use super::*;
 use crate::library::support::{declaration, handed_over, look, waiting};
 
-/// Of the waiter's place too.
+/// Length of a lease, and of the waiter's queue entry.
 const LEASE: Duration = Duration::from_secs(9);
 
 async fn own() -> Result<Cluster> {
@@ -25,7 +25,7 @@ async fn elsewhere(cluster: &Cluster, slot: u16) -> Result<usize> {
     Ok((cluster.owner(slot).await? + 1) % 3)
 }
 
-/// All four keys of a semaphore are there while it is held and waited for.
+/// A semaphore, all four keys of which exist while it is held and waited for.
 fn semaphore(client: &Client) -> Result<Semaphore> {
     let options = Options::new().lease(LEASE);
     Ok(client.semaphore("x")?.or_permits(NonZeroU32::MIN).with(options))

@@ -14,7 +14,7 @@ async fn connections(node: &Redis, user: &str) -> Result<usize> {
     Ok(clients.lines().filter(|line| line.contains(&user)).count())
 }
 
-/// And each of them with the credentials of the URL. Replicas have none.
+/// Each connection uses the credentials of the URL. Replicas have none.
 #[tokio::test]
 async fn a_client_has_one_connection_for_each_master_however_many_locks() -> Result {
     let cluster = Cluster::shared().await?;
