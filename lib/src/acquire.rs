@@ -25,6 +25,7 @@ use crate::{
         clock::{self, Asked},
         later,
         ledger::{Hold, Place, Request, Standing, Status, Token, Word},
+        link::Failed,
         message::{self, Acquired, Grant, How},
         releaser::{BY_OWNER, DROPPED, Job},
         script,
@@ -221,18 +222,20 @@ impl Claim {
         loop {
             // Also where nobody waits: what is ended before its lease is made has to be noticed.
             let mut word = self.listen();
-            self.open = true;
+            let asked_before = std::mem::replace(&mut self.open, true);
             let (reply, asked) = match self.ask(&request, wait).await {
                 Ok(answer) => answer,
-                Err(Error::NotDeclared { .. })
-                    if waits && Self::may_be_declared_yet(&mut undeclared_since, wait) =>
-                {
+                Err(Failed {
+                    error: Error::NotDeclared { .. },
+                    ..
+                }) if waits && Self::may_be_declared_yet(&mut undeclared_since, wait) => {
                     tokio::time::sleep(DECLARE_POLL).await;
                     continue;
                 }
-                Err(error) => {
-                    self.open = !took_nothing(&error);
-                    return Err(error);
+                Err(failed) => {
+                    let repeated = failed.repeated || asked_before;
+                    self.open = !took_nothing(&failed.error, repeated);
+                    return Err(failed.error);
                 }
             };
             undeclared_since = None;
@@ -338,7 +341,7 @@ impl Claim {
     }
 
     /// One command, whatever it is answered.
-    async fn ask(&self, request: &Request, wait: Wait) -> Result<(Acquired, Asked), Error> {
+    async fn ask(&self, request: &Request, wait: Wait) -> Result<(Acquired, Asked), Failed> {
         let inner = &self.client.inner;
         let place_ms = if matches!(wait, Wait::Not) {
             0
@@ -390,9 +393,18 @@ impl Claim {
             .await
         {
             Ok(reply) => Ok((message::acquired(&reply.value)?, reply.asked)),
-            Err(Error::Refused { reason }) => Err(self.refusal(reason, request.permits)),
-            Err(error) => Err(error),
+            Err(failed) => Err(self.named(failed, request.permits)),
         }
+    }
+
+    /// The same failure, with the protocol's named errors in place of their words.
+    pub(crate) fn named(&self, failed: Failed, asked: u64) -> Failed {
+        let Failed { error, repeated } = failed;
+        let error = match error {
+            Error::Refused { reason } => self.refusal(reason, asked),
+            error => error,
+        };
+        Failed { error, repeated }
     }
 
     /// The protocol's named errors.
@@ -470,16 +482,17 @@ impl Claim {
             .await
         {
             Ok(_) => self.open = false,
-            Err(error) if error.is_unreachable() => {}
-            Err(error) => return Err(error),
+            Err(failed) if failed.error.is_unreachable() => {}
+            Err(failed) => return Err(failed.error),
         }
         Ok(())
     }
 }
 
 /// Whether an error proves that its request has taken nothing: one of the protocol's own does, a request that was not sent,
-/// and a server that refuses a script before it runs. Any other may have come after the effects, or instead of the reply.
-pub(crate) fn took_nothing(error: &Error) -> bool {
+/// and a server that refuses a script before it runs, if the request was not sent before (`repeated`). Any other may have come
+/// after the effects, or instead of the reply.
+pub(crate) fn took_nothing(error: &Error, repeated: bool) -> bool {
     match error {
         Error::NotDeclared { .. }
         | Error::Lost { .. }
@@ -491,7 +504,7 @@ pub(crate) fn took_nothing(error: &Error) -> bool {
             let before = ["OOM ", "NOPERM ", "DENIED "]
                 .iter()
                 .any(|code| reason.starts_with(code));
-            before && !reason.contains("script: ")
+            before && !repeated && !reason.contains("script: ")
         }
         _ => false,
     }
@@ -530,7 +543,7 @@ mod tests {
                     .to_owned(),
             },
         ] {
-            assert!(!took_nothing(&error), "{error}");
+            assert!(!took_nothing(&error, false), "{error}");
         }
         for error in [
             Error::Refused {
@@ -545,7 +558,9 @@ mod tests {
                 limit: 3,
             },
         ] {
-            assert!(took_nothing(&error), "{error}");
+            assert!(took_nothing(&error, false), "{error}");
+            let by_the_server = matches!(error, Error::Refused { .. });
+            assert_eq!(took_nothing(&error, true), !by_the_server, "{error}");
         }
     }
 }

@@ -405,7 +405,7 @@ impl ClientBuilder {
             let credentials = (credentials.0.as_deref(), credentials.1.as_deref());
             let provider = provider.clone();
             #[cfg(feature = "tls")]
-            return Ok(Access::new(
+            return Ok::<_, Error>(Access::new(
                 settings,
                 credentials,
                 provider,

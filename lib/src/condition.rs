@@ -12,6 +12,7 @@ use crate::{
     wire::{
         later,
         ledger::Request,
+        link::Failed,
         message::{self, Acquired, texts},
         script,
     },
@@ -232,12 +233,11 @@ impl Condition {
             .await
         {
             Ok(reply) => reply,
-            Err(Error::Refused { reason }) => {
-                let error = claim.refusal(reason, 1);
-                claim.open = !took_nothing(&error);
+            Err(failed) => {
+                let Failed { error, repeated } = claim.named(failed, 1);
+                claim.open = !took_nothing(&error, repeated);
                 return Err(error);
             }
-            Err(error) => return Err(error),
         };
         lease.given_back();
         match message::acquired(&reply.value)? {

@@ -108,7 +108,8 @@ impl Lease {
         let link = &self.client.inner.link;
         let answered = link
             .call(script, &self.hold.place.keys, &args, self.deadline())
-            .await;
+            .await
+            .map_err(Error::from);
         if answered.as_ref().is_err_and(Error::is_unreachable) {
             self.check()?;
         }
@@ -368,7 +369,8 @@ impl Lease {
                 &[BY_OWNER, "", &self.hold.token],
                 until,
             )
-            .await;
+            .await
+            .map_err(Error::from);
         let reply = match (reply, lost) {
             (Err(Error::Unreachable { .. }), Err(lost)) => return Err(lost),
             (reply, _) => reply?,

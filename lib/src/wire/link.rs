@@ -63,6 +63,29 @@ impl Drop for Closing {
     }
 }
 
+/// Why a call has no reply.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// The call was sent before, over a connection that broke: that one may have had its effects, whatever the error says.
+    pub(crate) repeated: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            repeated: false,
+        }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
 impl Link {
     /// Starts the task that connects. It ends when the last clone of the link is dropped. `reach`: what to do when the
     /// server turns out to be one of a cluster.
@@ -170,7 +193,7 @@ impl Link {
         keys: &[Arc<str>],
         args: &[&str],
         until: Instant,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Reply, Failed> {
         let now = Instant::now();
         let until = if until > now {
             until
@@ -179,7 +202,10 @@ impl Link {
         };
         match tokio::time::timeout_at(until, self.repeat(script, keys, args, until)).await {
             Ok(answered) => answered,
-            Err(_elapsed) => Err(unreachable("Redis", "no answer in time")),
+            Err(_elapsed) => Err(Failed {
+                error: unreachable("Redis", "no answer in time"),
+                repeated: true,
+            }),
         }
     }
 
@@ -191,7 +217,7 @@ impl Link {
         keys: &[Arc<str>],
         args: &[&str],
         until: Instant,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Reply, Failed> {
         let routes = &self.0.routes;
         let events = &self.0.setting.version_and_events;
         let gives_back = script.class() == Class::Release;
@@ -261,10 +287,14 @@ impl Link {
                 }
                 RetryAction::Repeat => self.pause(&mut delay, until).await,
                 RetryAction::Deny if gives_back => {}
-                RetryAction::Deny | RetryAction::Fail => return Err(refusal(keys, &error)),
+                RetryAction::Deny | RetryAction::Fail => {
+                    let error = refusal(keys, &error);
+                    return Err(Failed { error, repeated });
+                }
             }
             if Instant::now() >= until {
-                return Err(unreachable(&node.address, words(&error)));
+                let error = unreachable(&node.address, words(&error));
+                return Err(Failed { error, repeated });
             }
         }
     }

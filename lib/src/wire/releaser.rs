@@ -70,7 +70,7 @@ async fn release(link: &Link, token: &Token, place: &Place, how: &str, ends: Opt
     let released = link
         .repeat(&script::RELEASE, &place.keys, &[how, "", token], until)
         .await;
-    if let Err(error) = released {
-        debug!(%error, object = %place.object, "could not give back; it ends with its lease");
+    if let Err(failed) = released {
+        debug!(error = %failed.error, object = %place.object, "could not give back; it ends with its lease");
     }
 }

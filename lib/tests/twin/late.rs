@@ -222,3 +222,54 @@ async fn a_late_push_after_a_jump_of_the_clock_moves_no_deadline_out() -> Result
     );
     Ok(())
 }
+
+/// The first reply or push that grants something to client `a` is lost, and its next `acquire` is refused.
+fn lose_grant_and_refuse(memory: &Memory) {
+    let (mut lost, mut refused) = (false, false);
+    memory.set_faults(move |process, message| match message {
+        _ if process != "a" => Fault::Deliver,
+        Message::Call {
+            script: "acquire", ..
+        } if lost && !refused => {
+            refused = true;
+            Fault::Refuse("OOM command not allowed when used memory > 'maxmemory'.")
+        }
+        Message::Reply { script: "acquire" } if !lost => {
+            lost = true;
+            Fault::Drop
+        }
+        Message::Push { payload } if !lost && payload.contains("granted") => {
+            lost = true;
+            Fault::Drop
+        }
+        _ => Fault::Deliver,
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_was_lost_is_given_back_when_the_repeated_request_is_refused() -> Result {
+    let memory = Memory::seeded(61);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let long = Options::new().lease(Duration::from_secs(600));
+    for by_push in [false, true] {
+        let gate = if by_push {
+            b.lock("x")?.try_acquire().await?
+        } else {
+            None
+        };
+        let lock = a.lock("x")?.with(long.clone());
+        let wait = tokio::spawn(async move { lock.acquire().await });
+        if by_push {
+            settle().await;
+        }
+        lose_grant_and_refuse(&memory);
+        if let Some(gate) = gate {
+            gate.release().await?;
+        }
+        let refused = wait.await?;
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+        let next = b.lock("x")?.acquire_timeout(Duration::from_secs(5)).await?;
+        next.ok_or("the lost grant keeps the lock")?.release().await?;
+    }
+    Ok(())
+}
