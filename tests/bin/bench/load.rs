@@ -14,7 +14,7 @@ use crate::{
     report::{Goal, Report, each},
 };
 
-/// How many are held, and how many waited for.
+/// Number of held locks, and of locks that are waited for.
 const LOCKS: usize = 100_000;
 const SPAN: Duration = Duration::from_secs(300);
 
