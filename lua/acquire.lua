@@ -66,15 +66,6 @@ if refused then
   close(o)
   return redis.error_reply(refused)
 end
-if o.pool and not value and string.sub(wish, 1, 1) == '=' then
-  for name in string.gmatch(string.sub(wish, 2), '[^,]+') do
-    if not pool().properties_of(o, name) then
-      close(o)
-      damaged(o.resources, 'has properties of ' .. name .. ' that cannot be read')
-    end
-  end
-end
-
 if value then
   local e = own(o, token)
   if fence then
@@ -107,6 +98,9 @@ else
   local got
   if alone and not recovering(o) and fits(o, e, {}) then
     got = grant(o, token, e, lease_end(e))
+  elseif o.unreadable and refusal(o, permits, wish) then
+    close(o)
+    return redis.error_reply(refusal(o, permits, wish))
   elseif place > 0 or (o.pool and not alone) then
     enqueue(o, token, e, priority)
     keep(o, token, e)

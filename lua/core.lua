@@ -331,17 +331,23 @@ local function pool()
     for i, entry in ipairs(call('HMGET', o.resources, unpack(names))) do o.entries[names[i]] = entry or '' end
   end
 
+  -- Notes a resource that cannot be read: no request that needs all others and this one can be granted.
+  local function unreadable(o, name)
+    local known = o.unreadable or { count = 0 }
+    if not known[name] then known[name], known.count, known.first = true, known.count + 1, known.first or name end
+    o.unreadable = known
+  end
+
   -- The properties of a resource. Nothing where they cannot be read: such a resource does for nobody, and keeps nobody from
   -- the others.
   local function properties_of(o, name)
     local entry = entry_of(o, name)
-    if not string.match(entry, '^[01x]') and entry ~= '' then return nil end
     local json = string.sub(entry, 2)
-    if json == '' then return {} end
-    local whole, properties = pcall(cjson.decode, json)
-    if not whole or type(properties) ~= 'table' then return nil end
+    local whole, properties = string.match(entry, '^[01x]') or entry == '', {}
+    if whole and json ~= '' then whole, properties = pcall(cjson.decode, json) end
+    if not whole or type(properties) ~= 'table' then return unreadable(o, name) end
     for key, value in pairs(properties) do
-      if type(key) ~= 'string' or type(value) ~= 'string' then return nil end
+      if type(key) ~= 'string' or type(value) ~= 'string' then return unreadable(o, name) end
     end
     return properties
   end
@@ -627,12 +633,19 @@ local function refusal(o, permits, names)
   if o.declared and o.run ~= o.here then return nil end
   if permits > o.limit and o.limit > 0 then return 'TOOLARGE ' .. int(o.limit) end
   if o.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_of(o) end
+  local unreadable
   if o.pool and string.sub(names, 1, 1) == '=' then
     for name in string.gmatch(string.sub(names, 2), '[^,]+') do
-      -- One that cannot be read may come back when it is mended.
-      if pool().properties_of(o, name) and not pool().in_service(o, name) then return 'NORESOURCE ' .. name end
+      if not pool().properties_of(o, name) then
+        unreadable = unreadable or name
+      elseif not pool().in_service(o, name) then
+        return 'NORESOURCE ' .. name
+      end
     end
+  elseif o.unreadable and permits > o.limit - o.unreadable.count then
+    unreadable = o.unreadable.first
   end
+  if unreadable then return 'DAMAGED ' .. o.resources .. ' has properties of ' .. unreadable .. ' that cannot be read' end
 end
 
 local function available(o) return o.pool and pool().unused(o) or o.limit - o.held end

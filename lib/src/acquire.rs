@@ -30,6 +30,7 @@ use crate::{
         releaser::{BY_OWNER, DROPPED, Job},
         script,
         secret::Secret,
+        unusable,
         uptime::Moment,
     },
 };
@@ -430,7 +431,7 @@ impl Claim {
                 asked,
                 limit: limit.parse().unwrap_or(0),
             },
-            _ => Error::Refused { reason },
+            _ => unusable::error(&self.place.keys, reason),
         }
     }
 

@@ -218,6 +218,12 @@ async fn an_unreadable_resource_blocks_no_other_resource() -> Result {
                 [ResourceState::Held, ResourceState::Damaged, ResourceState::Held]
             );
             one.release().await?;
+            other.release().await?;
+            let whole = p.clone().many(3).try_acquire().await;
+            assert!(
+                matches!(&whole, Err(Error::Damaged { reason, .. }) if reason.contains("of b that")),
+                "{whole:?}"
+            );
             assert!(
                 p.clone().preferring("b")?.try_acquire().await?.is_some(),
                 "{entry}"
@@ -294,5 +300,45 @@ async fn an_unreadable_wait_leaves_no_permit_held_without_a_holder() -> Result {
             .is_some()
     );
     waits.abort();
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_needs_an_unreadable_resource_is_refused_and_the_queue_moves_on() -> Result {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let resources = ["r0", "r1", "r2"].map(|name| tenure::control::Resource::new(name).property("zone", "b"));
+    let declaration = tenure::control::Declaration {
+        capacity: Capacity::Resources {
+            order: Order::LeastRecentlyUsed,
+            resources: resources.into(),
+        },
+        ..semaphore(0)
+    };
+    a.control()
+        .declare(&object(Kind::Pool, "p")?, &declaration)
+        .await?;
+    let pool = b.lock_pool("p")?;
+    for needs in [pool.clone().many(3), pool.clone().named(["r1"])?.many(1)] {
+        a.control()
+            .declare(&object(Kind::Pool, "p")?, &declaration)
+            .await?;
+        let held = a.lock_pool("p")?.many(3).acquire().await?;
+        let all = tokio::spawn(async move { needs.acquire().await.map(drop) });
+        settle().await;
+        let behind = pool.clone();
+        let behind = tokio::spawn(async move { behind.acquire().await });
+        settle().await;
+        memory.command(&["HSET", "tenure:{test/pool/p}:resources", "r1", "1{"])?;
+        held.release().await?;
+        let soon = Duration::from_secs(1);
+        let refused = tokio::time::timeout(soon, all).await??;
+        assert!(
+            matches!(&refused, Err(Error::Damaged { object, reason })
+                if object.name() == "p" && reason.contains("r1") && reason.contains("redis-cli")),
+            "{refused:?}"
+        );
+        tokio::time::timeout(soon, behind).await???.release().await?;
+    }
     Ok(())
 }
