@@ -262,8 +262,8 @@ local function pool()
   end
 
   -- Free resources that one call looks at for the request that it is about, some half a millisecond, and for all that
-  -- wait: those have seen before what is free for longer.
-  local SCANNED, SEEN_AGAIN = 500, 100
+  -- wait. Those have seen before what is free for longer: they look at the newest first, and at some others again.
+  local SCANNED, FOR_WAITERS, NEWEST, SEEN_AGAIN = 500, 1000, 32, 100
 
   local function take(o)
     local fresh = fresh_left(o)
@@ -445,29 +445,45 @@ local function pool()
     return found
   end
 
-  -- The heads of the lines that may have a resource now, first come first. Those of lines for any resource, for properties
-  -- and for several are all looked at, up to 32; of those for one resource, the ones of what this call has freed, and some
-  -- others in turn.
+  -- Lines that one call looks at: of those for properties and for several resources, of those for one, and of all.
+  local LINES, NAMED, HEADS = 16, 8, 32
+
+  -- The heads of the lines that may have a resource now, first come first: of the line for any resource; of some of those
+  -- for properties and for several, in turn; of those for one resource, the ones of what this call has freed, and some others
+  -- in turn. After a change `unseen` bounds how many places stand in lines that have not been looked at since. As long as
+  -- there are some, and something is free, the next call goes on.
   local function heads(o, asking)
     local known, found = {}, {}
     local function add(line)
-      if known[line] then return end
+      if known[line] or #found >= HEADS then return end
       known[line] = true
       found[#found + 1] = head(o, line)
     end
     add('-')
     local e = asking and find(o, asking)
     if e then add(line_of(e.names)) end
-    for i = 1, math.min(64, o.freed and #o.freed or 0) do add('=' .. o.freed[i]) end
-    for _, line in ipairs(lines_in_turn(o, 'turn', '[>', '+', 32)) do
-      add(line)
-      local names = 0
+    local changed = o.changed or o.freed
+    local unseen = changed and call('ZCARD', o.selectors) or tonumber(call('HGET', o.obj, 'unseen') or 0)
+    local some_lines = math.floor(LINES * 8 / math.min(NEWEST, math.max(8, call('ZCARD', o.free))))
+    local some = lines_in_turn(o, 'turn', '[>', '+', some_lines)
+    for _, line in ipairs(some) do add(line) end
+    for i = 1, o.freed and #o.freed or 0 do add('=' .. o.freed[i]) end
+    local named = lines_in_turn(o, 'turn_named', '[=', '(>', NAMED)
+    for _, line in ipairs(named) do add(line) end
+    -- Who stands in line for one of several stands before it.
+    for _, line in ipairs(some) do
       for name in string.gmatch(string.sub(line, 1, 1) == '>' and string.sub(line, 2) or '', '[^,]+') do
-        names = names + 1
-        if names <= 16 then add('=' .. name) end
+        if #found >= HEADS then break end
+        add('=' .. name)
       end
     end
-    for _, line in ipairs(lines_in_turn(o, 'turn_named', '[=', '(>', 8)) do add(line) end
+    o.unseen = #some < some_lines and #named < NAMED and 0 or math.max(0, unseen - #some - #named)
+    if o.unseen > 0 then
+      call('HSET', o.obj, 'unseen', o.unseen)
+    elseif unseen > 0 then
+      call('HDEL', o.obj, 'unseen')
+    end
+    budget = budget - #found / 4
     table.sort(found, function(a, b) return a.ticket < b.ticket end)
     return found
   end
@@ -489,16 +505,16 @@ local function pool()
   local function choose(o, e, earlier)
     local kind, wanted = string.sub(e.names, 1, 1), string.sub(e.names, 2)
     local chosen = {}
+    local named_wait = o.standing and call('ZRANGE', o.selectors, '[=', '(>', 'BYLEX', 'LIMIT', 0, 1)[1]
     local function may_have(name)
       if not suits(o, e.names, name) or not properties_of(o, name) then return false end
       for _, wish in ipairs(earlier) do
         if suits(o, wish, name) then return false end
       end
       -- Who waits for this very one since before.
-      local other = o.standing and head(o, '=' .. name)
+      local other = named_wait and head(o, '=' .. name)
       return not other or other.ticket >= o.standing
     end
-    local named_wait = o.standing and call('ZRANGE', o.selectors, '[=', '(>', 'BYLEX', 'LIMIT', 0, 1)[1]
     if kind == '=' then
       for name in string.gmatch(wanted, '[^,]+') do
         if not is_free(o, name) or not may_have(name) then return nil end
@@ -511,15 +527,24 @@ local function pool()
       local most, cursor = asks and SCANNED or SEEN_AGAIN, asks and 'scanned' or 'seen_again'
       local many = total > most
       local start = many and tonumber(call('HGET', o.obj, cursor) or 0) % total or 0
-      o.scans = asks and most or o.scans or most
+      o.scans = asks and most or o.scans or FOR_WAITERS
       local function consider(name)
         if #chosen < e.permits and not taken[name] and may_have(name) then
           chosen[#chosen + 1] = name
           taken[name] = true
         end
       end
-      for i = 1, many and o.freed and math.min(64, #o.freed) or 0 do
-        if call('ZSCORE', o.free, o.freed[i]) then consider(o.freed[i]) end
+      if not asks then
+        if not o.newest then
+          o.newest = call('ZRANGE', o.free, 0, NEWEST - 1, 'REV')
+          if #o.newest > 0 then read_entries(o, o.newest) end
+        end
+        for _, name in ipairs(o.newest) do
+          if call('ZSCORE', o.free, name) then consider(name) end
+        end
+        o.scans = o.scans - #o.newest * (1 + #earlier / 8)
+        -- All there are.
+        if total <= #o.newest then seen = total end
       end
       while #chosen < e.permits and seen < total and o.scans > 0 do
         local at = (start + seen) % total
@@ -863,7 +888,7 @@ local function advance(o, asking)
     end
   end
   o.standing = nil
-  o.more = budget <= 0 and available(o) > 0 and call('ZCARD', o.queue) > 0
+  o.more = (budget <= 0 or (o.unseen or 0) > 0) and available(o) > 0 and call('ZCARD', o.queue) > 0
   return reply
 end
 

@@ -204,3 +204,44 @@ async fn a_generated_pool_serves_others_though_many_of_its_resources_are_held_by
     assert!(!waits.is_finished(), "r0 is held");
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_more_different_requests_than_one_call_looks_at_the_right_one_is_served_soon() -> Result {
+    let memory = Memory::seeded(3);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    // One resource is free that nobody wants, so that all requests stay in the queue.
+    let resources = (0..300).map(resource).chain([resource(1000)]);
+    let pool = declared(&a, resources.collect()).await?;
+    let mut held = Vec::new();
+    for number in 0..300 {
+        held.push(pool.clone().named([format!("r{number}")])?.acquire().await?);
+    }
+    let mut waits = Vec::new();
+    for number in 0..300 {
+        let waiting = b.lock_pool("p")?.matching([("host", format!("h{number}"))])?;
+        waits.push(Some(tokio::spawn(async move { waiting.acquire().await })));
+    }
+    settle().await;
+    for number in [299, 0, 150, 31, 32, 33, 298] {
+        let (at, lease) = held
+            .iter()
+            .enumerate()
+            .find(|(_, lease)| lease.resource() == format!("r{number}"))
+            .ok_or("held")?;
+        assert_eq!(lease.resource(), format!("r{number}"));
+        let begun = tokio::time::Instant::now();
+        held.swap_remove(at).release().await?;
+        let wait = waits[number].take().ok_or("waited for before")?;
+        let lease = timeout(SOON, wait)
+            .await
+            .map_err(|_| format!("h{number} is not served"))???;
+        assert_eq!(lease.resource(), format!("r{number}"));
+        assert!(
+            begun.elapsed() < Duration::from_millis(100),
+            "h{number} took {:?}",
+            begun.elapsed()
+        );
+    }
+    assert!(memory.most_work() < 900, "{} units", memory.most_work());
+    Ok(())
+}
