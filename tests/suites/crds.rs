@@ -1,4 +1,5 @@
 //! The resource definitions on a real API server.
 
+mod extremes;
 mod rules;
 mod shown;

@@ -209,7 +209,7 @@ async fn a_generated_pool_serves_others_though_many_of_its_resources_are_held_by
 async fn of_more_different_requests_than_one_call_looks_at_the_right_one_is_served_soon() -> Result {
     let memory = Memory::seeded(3);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
-    // One resource is free that nobody wants, so that all requests stay in the queue.
+    // One resource is free that no request wants, so that all requests stay in the queue.
     let resources = (0..300).map(resource).chain([resource(1000)]);
     let pool = declared(&a, resources.collect()).await?;
     let mut held = Vec::new();
