@@ -94,6 +94,7 @@ fn comings_and_goings(control: Control) -> impl Stream<Item = ()> + Send {
 #[derive(Eq, PartialEq)]
 enum Manner {
     Answers,
+    Degraded,
     Refuses,
     Away,
 }
@@ -101,6 +102,7 @@ enum Manner {
 fn manner(server: &Server) -> Manner {
     match server {
         Server::Connected { .. } => Manner::Answers,
+        Server::Degraded { .. } => Manner::Degraded,
         Server::Disconnected { transient: false, .. } => Manner::Refuses,
         Server::Disconnected { transient: true, .. } => Manner::Away,
     }

@@ -338,6 +338,14 @@ async fn follow_redis(control: tenure::Control, health: Arc<Health>, metrics: Me
                 metrics.redis_connected.set(1);
                 health.well("redis", version);
             }
+            // The objects on the other masters are served; conditions report those that are not.
+            Server::Degraded { error, .. } => {
+                metrics.redis_connected.set(0);
+                health.well(
+                    "redis",
+                    &format!("not all masters of the cluster answer: {error}"),
+                );
+            }
             Server::Disconnected { error, .. } => {
                 metrics.redis_connected.set(0);
                 health.bad("redis", error);

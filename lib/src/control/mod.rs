@@ -80,6 +80,7 @@ pub enum Withdrawal {
 ///
 /// match client.control().server() {
 ///     Server::Connected { version, .. } => println!("{version}"),
+///     Server::Degraded { error, .. } => println!("some objects are not served: {error}"),
 ///     Server::Disconnected { error, transient: true } => println!("trying on: {error}"),
 ///     Server::Disconnected { error, .. } => println!("somebody has to mend it: {error}"),
 /// }
@@ -91,6 +92,13 @@ pub enum Server {
     Connected {
         /// Product and version.
         version: String,
+    },
+    /// Of a cluster, some masters answer and some do not: the objects on the others are served.
+    Degraded {
+        /// Product and version of one that answers.
+        version: String,
+        /// The problem of one that does not.
+        error: String,
     },
     /// It does not, or not to us.
     Disconnected {
@@ -111,7 +119,7 @@ impl Control {
         Self { client }
     }
 
-    /// How Redis is now: of a cluster, whether all of its masters answer.
+    /// How Redis is now: of a cluster, whether all of its masters answer, some, or none.
     ///
     /// ```no_run
     /// # fn run(control: tenure::Control) {
@@ -120,7 +128,14 @@ impl Control {
     /// ```
     #[must_use]
     pub fn server(&self) -> Server {
-        server(self.client.inner.link.health())
+        let link = &self.client.inner.link;
+        match (link.health(), link.reachable()) {
+            (Err(error), Ok(version)) => Server::Degraded {
+                version: version.to_string(),
+                error: error.bare(),
+            },
+            (health, _) => server(health),
+        }
     }
 
     /// How the server is now that has an object: in a cluster, one of several, of which another may be away.
@@ -150,7 +165,7 @@ impl Control {
     /// # }
     /// ```
     pub async fn server_changed(&self, known: &Server) -> Server {
-        let other = |health| Some(server(health)).filter(|server| server != known);
+        let other = || Some(self.server()).filter(|server| server != known);
         self.client.inner.link.until(other).await
     }
 

@@ -139,20 +139,25 @@ impl Link {
         self.0.routes.health()
     }
 
+    /// The version of Redis, where any server answers.
+    pub(crate) fn reachable(&self) -> Result<Arc<str>, Error> {
+        self.0.routes.reachable()
+    }
+
     /// The version of the server that has the object with these keys, where that answers.
     pub(crate) fn health_of(&self, keys: &[Arc<str>]) -> Result<Arc<str>, Error> {
         self.0.routes.find(keys, None).map(|(_, session)| session.version)
     }
 
-    /// Waits until `find` finds something in the [`Link::health`].
-    pub(crate) async fn until<T>(&self, find: impl Fn(Result<Arc<str>, Error>) -> Option<T>) -> T {
-        self.0.routes.bell.until(|| find(self.health())).await
+    /// Waits until `find` finds something; it looks again whenever a server has come, gone, or changed.
+    pub(crate) async fn until<T>(&self, find: impl Fn() -> Option<T>) -> T {
+        self.0.routes.bell.until(find).await
     }
 
     /// Waits until a server answers: of a cluster, any one, as the others' objects are not the only ones. A refusal that
     /// waiting cannot mend ends the wait.
     pub(crate) async fn connected(&self, until: Instant) -> Result<(), Error> {
-        self.wait(until, || self.0.routes.reachable()).await.map(drop)
+        self.wait(until, || self.reachable()).await.map(drop)
     }
 
     /// The time of any server, in microseconds since 1970.

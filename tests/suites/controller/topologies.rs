@@ -8,7 +8,7 @@ use tenure_crds::Semaphore;
 use tenure_tests::{Cluster, Context, Result, Sentinel, ensure, eventually};
 use tokio::time::timeout;
 
-use super::support::{SOON, World};
+use super::support::{SOON, World, condition};
 
 /// Length of a lease: longer than a failover takes, so that the holder outlives it; and not much longer, because nothing
 /// new is granted for that time after it.
@@ -114,4 +114,72 @@ async fn a_master_behind_sentinels_that_dies_is_followed_by_its_replica() -> Res
         sentinel.promoted(master).await.map(drop)
     })
     .await
+}
+
+/// One shard of the cluster has neither master nor replica, and the others are served.
+#[tokio::test]
+async fn a_dead_shard_stops_only_its_own_objects() -> Result {
+    let builder = Cluster::builder().no_replicas().partial_coverage();
+    let cluster = builder.start().await?;
+    let url = cluster.url_of_all();
+    let mut world = World::at("dead-shard", cluster, url, &[]).await?;
+    let mut names = [const { Vec::new() }; 2];
+    let dead = 0;
+    for number in 0.. {
+        let name = format!("s{number}");
+        let key = format!("tenure:{{{}/semaphore/{name}}}:obj", world.namespace);
+        let live = usize::from(world.redis.owner_of(&key).await? != dead);
+        names[live].push(name);
+        if names[0].len() >= 2 && names[1].len() >= 3 {
+            break;
+        }
+    }
+    let [dead_names, live] = names;
+    for name in dead_names.iter().take(2).chain(&live[..3]) {
+        world.semaphore(name, 1, SPEC).await?;
+    }
+    world.redis.kill9(dead)?;
+    let is = |type_: &'static str, status: &'static str| {
+        move |object: &Semaphore| {
+            let found = condition(object, type_)?;
+            ensure!(found.status == status, "{found:?}");
+            Ok(())
+        }
+    };
+    let unreachable = is("BackendReachable", "False");
+    world
+        .until::<Semaphore>(&dead_names[0], "unreachable", SOON, unreachable)
+        .await?;
+    for restarted in [false, true] {
+        if restarted {
+            world.restart_controller().await?;
+        }
+        let (code, text) = world.controller.get("/readyz").await?;
+        ensure!(code == 200, "{text}");
+        let permits = if restarted { 7 } else { 5 };
+        world.semaphore(&live[0], permits, SPEC).await?;
+        let declared = world.client("reader").await?;
+        let object = ObjectRef::new(Kind::Semaphore, &world.namespace, &live[0])?;
+        let snapshot = declared.control().look(&object, 0).await?.context("it is gone")?;
+        ensure!(snapshot.limit == u64::from(permits), "{snapshot:?}");
+        world
+            .until::<Semaphore>(&live[0], "reachable", SOON, is("BackendReachable", "True"))
+            .await?;
+        let gone = &live[1 + usize::from(restarted)];
+        world.delete("semaphore", gone).await?;
+        world.until_gone::<Semaphore>(gone, SOON).await?;
+        let object = ObjectRef::new(Kind::Semaphore, &world.namespace, gone)?;
+        ensure!(
+            declared.control().look(&object, 0).await?.is_none(),
+            "its keys are left"
+        );
+    }
+    // What lies on the dead shard waits for it.
+    world.delete("semaphore", &dead_names[1]).await?;
+    world.redis.start_again(dead).await?;
+    world.until_gone::<Semaphore>(&dead_names[1], SOON).await?;
+    world
+        .until::<Semaphore>(&dead_names[0], "reachable", SOON, is("BackendReachable", "True"))
+        .await?;
+    Ok(())
 }

@@ -242,6 +242,9 @@ async fn an_unserved_object_is_unreachable_in_time() -> Result {
             let late = timeout(PATIENCE * 2, world.client()).await??;
             let at_live = late.lock(&names[2][0])?.acquire_timeout(PATIENCE).await?;
             got(at_live)?.release().await?;
+            let server = late.control().server();
+            let degraded = matches!(server, tenure::control::Server::Degraded { .. });
+            ensure!(degraded, "{server:?}");
             for (names, reachable) in names.iter().zip([false, true, true]) {
                 let server = late.control().server_of(&world.object(Kind::Lock, &names[0])?);
                 let connected = matches!(server, tenure::control::Server::Connected { .. });
