@@ -233,6 +233,16 @@ impl Claim {
                     tokio::time::sleep(DECLARE_POLL).await;
                     continue;
                 }
+                // The server had answered before, and is connected: the time has ended while it was waited for.
+                Err(failed)
+                    if waits
+                        && asked_before
+                        && wait.is_over()
+                        && failed.error.is_unreachable()
+                        && self.client.inner.link.health_of(&self.place.keys).is_ok() =>
+                {
+                    return Ok(None);
+                }
                 Err(failed) => {
                     let repeated = failed.repeated || asked_before;
                     self.open = !took_nothing(&failed.error, repeated);

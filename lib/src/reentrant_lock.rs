@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     Error, Lease, Lock, ObjectRef, Options,
+    acquire::AT_ONCE,
     wire::{lock, unreachable},
 };
 
@@ -191,6 +192,11 @@ impl ReentrantLock {
             return Ok(Some(again));
         }
         let left = end.saturating_duration_since(Instant::now());
+        // Other tasks of this owner have used up the time. What is left is too short for an answer, and a server that had no
+        // time to answer is not unreachable.
+        if left < AT_ONCE && left < timeout / 2 {
+            return Ok(None);
+        }
         let lease = self.lock.acquire_timeout(left).await?;
         Ok(lease.map(|lease| self.enter(lease)))
     }

@@ -273,3 +273,27 @@ async fn a_grant_that_was_lost_is_given_back_when_the_repeated_request_is_refuse
     }
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_that_ends_while_a_queued_request_is_repeated_finds_the_lock_busy() -> Result {
+    let memory = Memory::seeded(62);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let _held = b.lock("x")?.acquire().await?;
+    let lock = a.lock("x")?;
+    let wait = tokio::spawn(async move { lock.acquire_timeout(Duration::from_secs(4)).await });
+    settle().await;
+    // The renewal of the queue entry finds that it is gone, and the request is repeated.
+    for key in ["obj", "holders", "queue", "expiry"] {
+        memory.command(&["UNLINK", &format!("tenure:{{test/lock/x}}:{key}")])?;
+    }
+    memory.set_faults(|process, message| match message {
+        Message::Reply { script: "acquire" } if process == "a" => Fault::Delay(Duration::from_secs(2)),
+        _ => Fault::Deliver,
+    });
+    let outcome = wait.await?;
+    assert!(matches!(outcome, Ok(None)), "{outcome:?}");
+    // What the repeated request got is given back.
+    let next = b.lock("x")?.acquire_timeout(Duration::from_secs(5)).await?;
+    assert!(next.is_some());
+    Ok(())
+}

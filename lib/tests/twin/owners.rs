@@ -201,3 +201,21 @@ async fn tasks_come_in_again_beside_one_another() -> Result {
     assert!(started.elapsed() < SLOW * 3, "{:?}", started.elapsed());
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_that_leaves_no_time_for_an_answer_finds_the_lock_busy() -> Result {
+    let (memory, a, b) = two().await?;
+    let _held = b.lock("x")?.acquire().await?;
+    memory.set_faults(|_, message| match message {
+        Message::Call { .. } | Message::Reply { .. } => Fault::Delay(Duration::from_millis(1)),
+        _ => Fault::Deliver,
+    });
+    let owner = a.reentrant_lock("x")?;
+    let first = owner.clone();
+    let first = tokio::spawn(async move { first.acquire_timeout(Duration::from_millis(100)).await });
+    yield_now().await;
+    let second = owner.acquire_timeout(Duration::from_millis(103)).await;
+    assert!(matches!(second, Ok(None)), "{second:?}");
+    assert!(first.await??.is_none());
+    Ok(())
+}
