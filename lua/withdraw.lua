@@ -28,10 +28,9 @@ o.draining = 1
 call('HSET', o.obj, 'draining', 1)
 local left = 0
 for _, key in ipairs({ o.queue, how == 'delete' and o.holders or nil }) do
-  local most = math.max(10, math.floor(budget))
-  for i, token in ipairs(call('ZRANGE', key, 0, most - 1)) do
-    -- One in each call, at least: a lease of many resources may use up the rest of the budget.
-    if i > 1 and budget <= 0 and most > 10 then break end
+  -- One in each call, at least: what has expired may have used up the budget.
+  for i, token in ipairs(call('ZRANGE', key, 0, math.max(0, math.floor(budget)))) do
+    if i > 1 and budget <= 0 then break end
     finish(o, token, 'withdrawn')
   end
   left = left + call('ZCARD', key)

@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// Resources in one command: a hundred commands assign 100,000, and none keeps the server for much over a millisecond.
-const PIECE: usize = 1000;
+/// Resources in one command: 250 commands assign 100,000, and none keeps the server for much over a millisecond.
+const PIECE: usize = 400;
 
 /// How a resource is.
 ///

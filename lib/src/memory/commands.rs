@@ -238,17 +238,6 @@ impl Database {
                 let remove = |set: &mut SortedSet| words.iter().filter(|member| set.remove(member)).count();
                 store.change(key, remove).map(count)
             }
-            ("ZREMRANGEBYSCORE", [min, max]) => match (score(min), score(max)) {
-                (Ok(min), Ok(max)) => {
-                    let remove = |set: &mut SortedSet| {
-                        let found: Vec<Bytes> =
-                            set.between(min, max).map(|(member, _)| member.clone()).collect();
-                        found.iter().filter(|member| set.remove(member)).count()
-                    };
-                    store.change(key, remove).map(count)
-                }
-                (Err(error), _) | (_, Err(error)) => Err(error),
-            },
             ("ZPOPMIN" | "ZPOPMAX", []) => {
                 let pop = |set: &mut SortedSet| {
                     let mut order = set.iter();
