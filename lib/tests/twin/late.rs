@@ -292,7 +292,7 @@ async fn a_timeout_that_ends_while_a_queued_request_is_repeated_finds_the_lock_b
     });
     let outcome = wait.await?;
     assert!(matches!(outcome, Ok(None)), "{outcome:?}");
-    // What the repeated request got is given back.
+    // The lease that the repeated request got is given back.
     let next = b.lock("x")?.acquire_timeout(Duration::from_secs(5)).await?;
     assert!(next.is_some());
     Ok(())

@@ -174,7 +174,7 @@ async fn a_dead_shard_stops_only_its_own_objects() -> Result {
             "its keys are left"
         );
     }
-    // What lies on the dead shard waits for it.
+    // Objects on the dead shard wait for it.
     world.delete("semaphore", &dead_names[1]).await?;
     world.redis.start_again(dead).await?;
     world.until_gone::<Semaphore>(&dead_names[1], SOON).await?;

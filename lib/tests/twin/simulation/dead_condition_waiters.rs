@@ -58,8 +58,9 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     }
     held.release().await?;
     let patience = if world.profile == FaultProfile::None {
-        // If so many waiters end that several calls are needed, the live one calls again for the rest a little later.
-        lease * 4 / 3 + ms(300)
+        // If so many waiters end that several calls are needed, the live one calls again for the rest a little later. A waiter
+        // calls up to 5 ms later for each entry before its own, so that an expiry wakes no herd.
+        lease * 4 / 3 + ms(300 + 5 * count as u64)
     } else {
         ms(60_000)
     };
