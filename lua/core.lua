@@ -285,7 +285,7 @@ local function pool()
   end
 
   local function give_back(o, names)
-    o.freed = o.freed or {}
+    o.freed, o.newest = o.freed or {}, nil
     for name in string.gmatch(names, '[^,]+') do
       local entry = call('HGET', o.resources, name)
       local index = index_of(o, name)
@@ -536,11 +536,11 @@ local function pool()
       end
       if not asks then
         if not o.newest then
-          o.newest = call('ZRANGE', o.free, 0, NEWEST - 1, 'REV')
+          o.newest, o.taken = call('ZRANGE', o.free, 0, NEWEST - 1, 'REV'), {}
           if #o.newest > 0 then read_entries(o, o.newest) end
         end
         for _, name in ipairs(o.newest) do
-          if call('ZSCORE', o.free, name) then consider(name) end
+          if not o.taken[name] then consider(name) end
         end
         o.scans = o.scans - #o.newest * (1 + #earlier / 8)
         -- All there are.
@@ -646,8 +646,10 @@ end
 local function fits(o, e, earlier)
   if not o.pool then return e.permits <= o.limit - o.held end
   local chosen = pool().choose(o, e, earlier)
-  if chosen then e.names = table.concat(chosen, ',') end
-  return chosen ~= nil
+  if not chosen then return false end
+  e.names = table.concat(chosen, ',')
+  for _, name in ipairs(o.newest and chosen or {}) do o.taken[name] = true end
+  return true
 end
 
 -- The error that a request gets which can never be granted as the object is now; a request that waits already gets the
