@@ -445,13 +445,14 @@ local function pool()
     return found
   end
 
-  -- Lines that one call looks at: of those for properties and for several resources, of those for one, and of all.
-  local LINES, NAMED, HEADS = 16, 8, 32
+  -- Lines that one call looks at: of those for properties and for several resources, of those for one, and of all. Each line
+  -- of the first kind is compared with the newest free resources: LOOKS bounds how many times.
+  local LINES, NAMED, HEADS, LOOKS = 16, 8, 32, 128
 
   -- The heads of the lines that may have a resource now, first come first: of the line for any resource; of some of those
   -- for properties and for several, in turn; of those for one resource, the ones of what this call has freed, and some others
   -- in turn. After a change `unseen` bounds how many places stand in lines that have not been looked at since. As long as
-  -- there are some, and something is free, the next call goes on.
+  -- there are some, and something is free, the next call continues.
   local function heads(o, asking)
     local known, found = {}, {}
     local function add(line)
@@ -464,16 +465,18 @@ local function pool()
     if e then add(line_of(e.names)) end
     local changed = o.changed or o.freed
     local unseen = changed and call('ZCARD', o.selectors) or tonumber(call('HGET', o.obj, 'unseen') or 0)
-    local some_lines = math.floor(LINES * 8 / math.min(NEWEST, math.max(8, call('ZCARD', o.free))))
+    local some_lines = math.min(LINES, math.floor(LOOKS / math.max(1, math.min(NEWEST, call('ZCARD', o.free)))))
     local some = lines_in_turn(o, 'turn', '[>', '+', some_lines)
     for _, line in ipairs(some) do add(line) end
-    for i = 1, o.freed and #o.freed or 0 do add('=' .. o.freed[i]) end
+    for i = 1, math.min(64, o.freed and #o.freed or 0) do add('=' .. o.freed[i]) end
     local named = lines_in_turn(o, 'turn_named', '[=', '(>', NAMED)
     for _, line in ipairs(named) do add(line) end
-    -- Who stands in line for one of several stands before it.
+    -- A waiter for one of several resources may stand before the waiter for all of them.
     for _, line in ipairs(some) do
+      local names = 0
       for name in string.gmatch(string.sub(line, 1, 1) == '>' and string.sub(line, 2) or '', '[^,]+') do
-        if #found >= HEADS then break end
+        names = names + 1
+        if names > 16 or #found >= HEADS then break end
         add('=' .. name)
       end
     end

@@ -245,3 +245,26 @@ async fn of_more_different_requests_than_one_call_looks_at_the_right_one_is_serv
     assert!(memory.most_work() < 900, "{} units", memory.most_work());
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_large_release_looks_for_waiters_of_some_of_its_resources_alone() -> Result {
+    const COUNT: u32 = 3000;
+    let memory = Memory::seeded(6);
+    let client = client(&memory, "a").await?;
+    let pool = declared(&client, (0..COUNT as usize).map(resource).collect()).await?;
+    let mut work = Vec::new();
+    for waits in [false, true] {
+        let all = pool.clone().many(COUNT).acquire().await?;
+        let before = memory.most_work();
+        let waiting = pool.clone().matching([("host", "none")])?;
+        let waiting = waits.then(|| tokio::spawn(async move { waiting.acquire().await }));
+        settle().await;
+        all.release().await?;
+        work.push(memory.most_work() - before);
+        if let Some(waiting) = waiting {
+            waiting.abort();
+        }
+    }
+    assert!(work[1] < 1000, "{work:?}");
+    Ok(())
+}
