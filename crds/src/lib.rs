@@ -10,13 +10,11 @@
 //! | `status` | the part of a status that both kinds share: counts, holders, waiters |
 //! | `condition` | types and reasons of conditions, and their merge |
 //! | `columns` | the columns of `kubectl get` for both kinds |
-//! | `bounds` | the ranges of the fields that a client reads into typed structs |
 //! | `schema` | the changes to the derived schemas before they are installed |
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-mod bounds;
 mod columns;
 mod condition;
 mod lease;
@@ -56,6 +54,6 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         columns::of_a_semaphore(Semaphore::crd()),
     ]
     .into_iter()
-    .map(|crd| schema::finish(bounds::set(crd)))
+    .map(schema::finish)
     .collect()
 }

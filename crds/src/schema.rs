@@ -1,7 +1,8 @@
 //! What turns the derived schemas into the ones that an API server is given.
 //!
-//! Derived schemas say `nullable` for every `Option`, describe in several lines, put defaults into a status and know
-//! integer formats that Kubernetes does not; [`finish`] mends all four in one walk.
+//! Derived schemas say `nullable` for every `Option`, describe in several lines, put defaults into a status, know
+//! integer formats that Kubernetes does not, and allow counts and times that the types cannot read; [`finish`] mends all
+//! five. One object that cannot be read hides every object of its kind from the controller, because a list is read whole.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -13,6 +14,11 @@ use crate::{
     condition::{ConditionReason, ConditionStatus, ConditionType},
     status::MAX_MESSAGE,
 };
+
+/// Years that every reader of a time accepts.
+const READABLE_YEARS: &str = "^[0-8][0-9]{3}-";
+/// Length of a time with nanoseconds.
+const LONGEST_TIME: i64 = 30;
 
 /// An object's name is a part of its keys in Redis; the API server alone would take 253 characters.
 pub(crate) fn name_rule() -> Rule {
@@ -135,7 +141,15 @@ fn tidy(root: &mut JSONSchemaProps) {
         let fits = schema.maximum.is_some_and(|most| most <= f64::from(i32::MAX));
         match schema.format.as_deref() {
             Some("uint32") if fits => schema.format = Some("int32".to_owned()),
-            Some("uint32" | "uint64") => schema.format = Some("int64".to_owned()),
+            Some("uint32") => {
+                schema.maximum = schema.maximum.or(Some(f64::from(u32::MAX)));
+                schema.format = Some("int64".to_owned());
+            }
+            Some("uint64") => schema.format = Some("int64".to_owned()),
+            Some("date-time") => {
+                schema.pattern = Some(READABLE_YEARS.to_owned());
+                schema.max_length = Some(LONGEST_TIME);
+            }
             _ => {}
         }
     });
