@@ -66,6 +66,7 @@ if refused then
   close(o)
   return redis.error_reply(refused)
 end
+
 if value then
   local e = own(o, token)
   if fence then
@@ -98,14 +99,19 @@ else
   local got
   if alone and not recovering(o) and fits(o, e, {}) then
     got = grant(o, token, e, lease_end(e))
-  elseif o.unreadable and refusal(o, permits, wish) then
-    close(o)
-    return redis.error_reply(refusal(o, permits, wish))
-  elseif place > 0 or (o.pool and not alone) then
-    enqueue(o, token, e, priority)
-    keep(o, token, e)
-    -- Those before it in a pool may wait for something else, and a larger priority stands before what has no room.
-    if not alone then got = advance(o, token) end
+  else
+    -- The search may have met a resource that cannot be read.
+    refused = o.unreadable and refusal(o, permits, wish)
+    if refused then
+      close(o)
+      return redis.error_reply(refused)
+    end
+    if place > 0 or (o.pool and not alone) then
+      enqueue(o, token, e, priority)
+      keep(o, token, e)
+      -- Those before it in a pool may wait for something else, and a larger priority stands before what has no room.
+      if not alone then got = advance(o, token) end
+    end
   end
   if got then
     reply = got

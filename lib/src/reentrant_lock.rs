@@ -192,8 +192,8 @@ impl ReentrantLock {
             return Ok(Some(again));
         }
         let left = end.saturating_duration_since(Instant::now());
-        // Other tasks of this owner have used up the time. What is left is too short for an answer, and a server that had no
-        // time to answer is not unreachable.
+        // Other tasks of this owner have used up the time. The rest is too short for an answer, and a server that had no time to
+        // answer is not unreachable.
         if left < AT_ONCE && left < timeout / 2 {
             return Ok(None);
         }

@@ -87,7 +87,7 @@ impl Database {
                 Ok(flag(store.end_at(key, ends, self.now_us / 1000)))
             }
             ("PEXPIREAT", [key, at]) => Ok(flag(store.end_at(key, integer(at)?, self.now_us / 1000))),
-            // What is no string is nothing to it.
+            // It finds nothing in a key that holds another type.
             ("MGET", [_, ..]) => {
                 let found =
                     |key: &Bytes| maybe(store.read::<Text>(key).ok().flatten().and_then(Option::as_ref));

@@ -223,10 +223,24 @@ impl Link {
         args: &[&str],
         until: Instant,
     ) -> Result<Reply, Failed> {
+        let mut repeated = false;
+        let answered = self.attempts(script, keys, args, until, &mut repeated).await;
+        answered.map_err(|error| Failed { error, repeated })
+    }
+
+    /// The attempts of [`Link::repeat`]. `repeated` becomes true when one of them may have reached the server without an answer.
+    async fn attempts(
+        &self,
+        script: &'static Script,
+        keys: &[Arc<str>],
+        args: &[&str],
+        until: Instant,
+        repeated: &mut bool,
+    ) -> Result<Reply, Error> {
         let routes = &self.0.routes;
         let events = &self.0.setting.version_and_events;
         let gives_back = script.class() == Class::Release;
-        let (mut repeated, mut redirected, mut delay) = (false, 0, FIRST_DELAY);
+        let (mut redirected, mut delay) = (0, FIRST_DELAY);
         let mut via: Option<String> = None;
         loop {
             let (node, _) = self.wait(until, || routes.find(keys, via.as_deref())).await?;
@@ -250,7 +264,7 @@ impl Link {
                     let reply = Reply {
                         value,
                         asked: Asked { sent },
-                        repeated,
+                        repeated: *repeated,
                     };
                     return Ok(reply);
                 }
@@ -272,7 +286,7 @@ impl Link {
                 }
                 RetryAction::Reconnect => {
                     debug!(script = script.name, %error, "the connection broke, and the call is repeated");
-                    repeated = true;
+                    *repeated = true;
                     node.give_up(&session);
                 }
                 RetryAction::Moved | RetryAction::Ask if self.slot(keys).is_none() => {
@@ -292,14 +306,10 @@ impl Link {
                 }
                 RetryAction::Repeat => self.pause(&mut delay, until).await,
                 RetryAction::Deny if gives_back => {}
-                RetryAction::Deny | RetryAction::Fail => {
-                    let error = refusal(keys, &error);
-                    return Err(Failed { error, repeated });
-                }
+                RetryAction::Deny | RetryAction::Fail => return Err(refusal(keys, &error)),
             }
             if Instant::now() >= until {
-                let error = unreachable(&node.address, words(&error));
-                return Err(Failed { error, repeated });
+                return Err(unreachable(&node.address, words(&error)));
             }
         }
     }

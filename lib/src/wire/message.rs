@@ -243,11 +243,7 @@ pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
 }
 
 fn number(value: &Value) -> Option<u64> {
-    match value {
-        Value::Int(number) => u64::try_from(*number).ok(),
-        Value::BulkString(digits) => str::from_utf8(digits).ok()?.parse().ok(),
-        _ => None,
-    }
+    redis::from_redis_value_ref(value).ok()
 }
 
 /// A push's token and what it says; lines, the first of which names it.

@@ -322,13 +322,11 @@ impl Session {
         };
         let mut connection = connection.clone();
         let mut command = redis::cmd("EVALSHA");
-        command
-            .arg(script.hash())
-            .arg(keys.len())
-            .arg(keys.iter().map(|key| &**key).collect::<Vec<_>>())
-            .arg(&*self.run_id)
-            .arg(before)
-            .arg(args);
+        command.arg(script.hash()).arg(keys.len());
+        for key in keys {
+            command.arg(&**key);
+        }
+        command.arg(&*self.run_id).arg(before).arg(args);
         match evaluate(&mut connection, &command, asking).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 redis::cmd("SCRIPT")

@@ -88,7 +88,7 @@ mod tests {
         let version = format!("local PROTOCOL = {PROTOCOL}\n");
         assert!(CORE.contains(&version), "{version}");
         let lane = format!("string.sub(ARGV[2], 1, 2) == '{PROTOCOL}@'");
-        for script in [&ACQUIRE, &RELEASE] {
+        for script in [&ACQUIRE, &RELEASE, &RENEW] {
             assert!(script.text().contains(&lane) && script.text().contains(&format!("v{PROTOCOL} ")));
         }
         assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- release"));

@@ -183,6 +183,6 @@ fn nobody_can_tell_a_fast_lane_from_the_slow_way() {
         }
     }
     // Otherwise it has shown nothing.
-    let lanes = [alone, released, renewed, kept];
-    assert!(lanes.iter().all(|taken| *taken > 30), "{lanes:?}");
+    assert!(alone > 500 && released > 100, "{alone} {released}");
+    assert!(renewed > 30 && kept > 30, "{renewed} {kept}");
 }

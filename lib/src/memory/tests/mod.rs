@@ -59,12 +59,12 @@ impl Side {
         self.interpreter.run(script, &call.keys, &call.args, now_us)
     }
 
-    /// All keys, with what every other script would find in them. That leaves no trace. When keys end is their own affair, if
-    /// it is after all that is in them.
+    /// All keys, with what every other script would find in them. That leaves no trace. Both sides may end keys at different
+    /// times, after all that is in them.
     fn keys(&mut self, objects: &[Keys], now_us: u64) -> Vec<String> {
         let before = lock(&self.database).store.clone();
         for keys in objects {
-            self.last_past_their_leases(keys);
+            self.check_ends(keys);
             let args = ["run", "1@tenure:events", "0", "0"].map(str::to_owned).to_vec();
             let look = Call {
                 script: &script::OBSERVE,
@@ -78,7 +78,8 @@ impl Side {
         seen.dump()
     }
 
-    fn last_past_their_leases(&self, keys: &Keys) {
+    /// Checks that the keys of an object end after all that is in them, and removes their ends.
+    fn check_ends(&self, keys: &Keys) {
         let mut database = lock(&self.database);
         let store = &mut database.store;
         let obj = store.read::<Hash>(keys[0].as_bytes()).ok().flatten();
