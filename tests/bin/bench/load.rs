@@ -2,15 +2,14 @@
 
 use std::{fs, time::Duration};
 
-use tenure::{Client, Lease, Options};
-use tenure_tests::{Context, Redis, Result, ensure};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tenure::{Kind, Lease, Options};
+use tenure_tests::{Context, Redis, Result, ensure, eventually};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     connect,
+    many::take,
+    object,
     report::{Goal, Report, each},
 };
 
@@ -24,25 +23,21 @@ pub(crate) async fn held_and_waited_for(report: &mut Report) -> Result {
     let holder = connect(&redis).await?;
     let start = Instant::now();
     let long = Options::new().lease(10 * SPAN);
-    let others = take(&holder, "waited", &long).await?;
+    let others = take(&holder, "waited", LOCKS, &long).await?;
     let client = connect(&redis).await?;
-    let held = take(&client, "held", &Options::new()).await?;
+    let held = take(&client, "held", LOCKS, &Options::new()).await?;
     println!("all are held after {:.1} s", start.elapsed().as_secs_f64());
     let waiting = tokio::spawn({
         let client = client.clone();
-        async move { take(&client, "waited", &Options::new()).await }
+        async move { take(&client, "waited", LOCKS, &Options::new()).await }
     });
-    // Every request has been sent once the script has queued it; until then the server is busy with them.
-    let last = format!("waited{}", LOCKS - 1);
-    let last = crate::object(tenure::Kind::Lock, &last)?;
-    while holder
-        .control()
-        .look(&last, 0)
-        .await?
-        .is_none_or(|seen| seen.waiting == 0)
-    {
-        sleep(Duration::from_millis(100)).await;
-    }
+    let last = object(Kind::Lock, &format!("waited{}", LOCKS - 1))?;
+    eventually("the last lock to be waited for", SPAN, async || {
+        let seen = holder.control().look(&last, 0).await?.context("no lock")?;
+        ensure!(seen.waiting == 1, "no client waits for {last}");
+        Ok(())
+    })
+    .await?;
     println!("all are waited for after {:.1} s", start.elapsed().as_secs_f64());
     let server = redis.info("process_id").await?;
     let (begin, own_before, server_before) = (Instant::now(), cpu("self")?, cpu(&server)?);
@@ -87,19 +82,6 @@ pub(crate) async fn held_and_waited_for(report: &mut Report) -> Result {
         "when the holder of all that is waited for closes",
     );
     Ok(())
-}
-
-async fn take(client: &Client, prefix: &str, options: &Options) -> Result<Vec<Lease>> {
-    let mut tasks = JoinSet::new();
-    for i in 0..LOCKS {
-        let lock = client.lock(&format!("{prefix}{i}"))?.with(options.clone());
-        tasks.spawn(async move { lock.acquire().await });
-    }
-    let mut leases = Vec::with_capacity(LOCKS);
-    while let Some(done) = tasks.join_next().await {
-        leases.push(done??);
-    }
-    Ok(leases)
 }
 
 fn lost<'a>(leases: impl Iterator<Item = &'a Lease>) -> f64 {

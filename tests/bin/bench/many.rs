@@ -92,12 +92,22 @@ pub(crate) async fn waited_for(report: &mut Report) -> Result {
 }
 
 async fn take_all(client: &Client) -> Result<Vec<Lease>> {
+    take(client, "x", LOCKS, &Options::new()).await
+}
+
+/// Takes so many locks, all at once, whose names begin with `prefix`.
+pub(crate) async fn take(
+    client: &Client,
+    prefix: &str,
+    count: usize,
+    options: &Options,
+) -> Result<Vec<Lease>> {
     let mut tasks = JoinSet::new();
-    for i in 0..LOCKS {
-        let lock = client.lock(&format!("x{i}"))?;
+    for i in 0..count {
+        let lock = client.lock(&format!("{prefix}{i}"))?.with(options.clone());
         tasks.spawn(async move { lock.acquire().await });
     }
-    let mut leases = Vec::with_capacity(LOCKS);
+    let mut leases = Vec::with_capacity(count);
     while let Some(done) = tasks.join_next().await {
         leases.push(done??);
     }

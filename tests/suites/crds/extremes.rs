@@ -2,8 +2,6 @@
 //! one is covered. The API server accepts a value or refuses it with a message that names the field; an accepted object can be
 //! read by the controller, and its declaration is accepted by Redis or refused with an error that names the field.
 
-#![allow(clippy::cast_possible_truncation)] // bounds of schemas are small and whole
-
 use kube::{
     Client,
     api::{Api, DynamicObject, PostParams, Request},
@@ -64,8 +62,14 @@ fn collect(path: &[Step], schema: &Value, found: &mut Vec<Field>) {
 }
 
 /// A bound of a number, which a schema writes with a fraction.
+#[allow(clippy::cast_possible_truncation)] // they are whole, and no conversion from a float checks it
 fn bound(schema: &Value, name: &str) -> Option<i64> {
     schema[name].as_f64().map(|bound| bound as i64)
+}
+
+/// A bound of a length or of a number of items.
+fn length(schema: &Value, name: &str) -> Option<usize> {
+    usize::try_from(schema[name].as_u64()?).ok()
 }
 
 /// A small valid value.
@@ -81,11 +85,11 @@ fn minimal(schema: &Value) -> Value {
             Value::Object(fields.collect())
         }
         Some("array") => {
-            let least = schema["minItems"].as_u64().unwrap_or(0);
+            let least = length(schema, "minItems").unwrap_or(0);
             (0..least).map(|_| minimal(&schema["items"])).collect()
         }
         Some("string") if schema["format"] == "date-time" => json!("2026-01-02T03:04:05Z"),
-        Some("string") => json!("a".repeat(schema["minLength"].as_u64().unwrap_or(1).max(1) as usize)),
+        Some("string") => json!("a".repeat(length(schema, "minLength").unwrap_or(1).max(1))),
         Some("boolean") => json!(false),
         _ => json!(bound(schema, "minimum").unwrap_or(0)),
     }
@@ -210,14 +214,14 @@ fn values(schema: &Value) -> Vec<Value> {
         // The API server does not check the type of what has a format.
         values.retain(|value| !value.is_array());
     }
-    if let Some(most) = schema["maxItems"].as_u64() {
-        values.push(Value::Array(vec![minimal(&schema["items"]); most as usize + 1]));
+    if let Some(most) = length(schema, "maxItems") {
+        values.push(Value::Array(vec![minimal(&schema["items"]); most + 1]));
     }
     let below = &schema["additionalProperties"];
     if below.is_object() {
         values.extend(texts().into_iter().map(|key| json!({key: minimal(below)})));
-        let many = (0..=schema["maxProperties"].as_u64().unwrap_or(0))
-            .map(|key| (format!("k{key}"), minimal(below)));
+        let many =
+            (0..=length(schema, "maxProperties").unwrap_or(0)).map(|key| (format!("k{key}"), minimal(below)));
         values.push(Value::Object(many.collect::<Map<_, _>>()));
     }
     values
@@ -288,13 +292,36 @@ impl Definition {
 
     /// Creates an object in a dry run: the object with its defaults, or the refusal.
     async fn create(&self, client: &Client, object: &Value) -> Result<std::result::Result<Value, String>> {
-        let dry_run = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
-        let mut request = Request::new(self.path("default")).create(&dry_run, serde_json::to_vec(object)?)?;
+        let mut request =
+            Request::new(self.path("default")).create(&dry_run(), serde_json::to_vec(object)?)?;
         *request.uri_mut() = format!("{}&fieldValidation=Strict", request.uri()).parse()?;
         answer(client.request(request).await)
+    }
+
+    /// The problem of an object that was accepted and cannot be used, or of a refusal that does not name the field.
+    async fn problem(
+        &self,
+        outcome: std::result::Result<Value, String>,
+        name: &str,
+    ) -> Result<Option<String>> {
+        match outcome {
+            Ok(object) => used(&self.kind, &object).await,
+            Err(message) => Ok((!message.contains(name)).then_some(message)),
+        }
+    }
+
+    /// The same, with the field and its value.
+    async fn problem_of(
+        &self,
+        field: &Field,
+        value: &Value,
+        outcome: std::result::Result<Value, String>,
+    ) -> Result<Option<String>> {
+        let problem = self.problem(outcome, field.name()).await?;
+        Ok(problem.map(|problem| {
+            let (kind, path) = (&self.kind, &field.path);
+            format!("{kind} {path:?} {}: {problem:.400}", shown(value))
+        }))
     }
 
     /// A spec in which this field is set, or the refusals of all that were tried.
@@ -323,6 +350,13 @@ impl Definition {
             self.kind,
             field.path
         )
+    }
+}
+
+fn dry_run() -> PostParams {
+    PostParams {
+        dry_run: true,
+        ..PostParams::default()
     }
 }
 
@@ -440,18 +474,8 @@ async fn every_field_of_a_spec_takes_extreme_values_or_is_named_in_the_refusal()
                 let mut spec = base.clone();
                 put(&mut spec, &definition.schema["spec"], &field.path, value.clone());
                 let object = definition.object(&"extreme".into(), &spec);
-                let problem = match definition.create(&client, &object).await? {
-                    Ok(object) => used(&definition.kind, &object).await?,
-                    Err(message) => (!message.contains(field.name())).then_some(message),
-                };
-                wrong.extend(problem.map(|problem| {
-                    format!(
-                        "{} {:?} {}: {problem:.400}",
-                        definition.kind,
-                        field.path,
-                        shown(&value)
-                    )
-                }));
+                let outcome = definition.create(&client, &object).await?;
+                wrong.extend(definition.problem_of(field, &value, outcome).await?);
             }
         }
     }
@@ -483,28 +507,14 @@ async fn every_field_of_a_status_takes_extreme_values_or_is_named_in_the_refusal
                 );
                 let mut changed = object.clone();
                 changed["status"] = status;
-                let dry_run = PostParams {
-                    dry_run: true,
-                    ..PostParams::default()
-                };
                 let update = Request::new(&path).replace_subresource(
                     "status",
                     "extreme",
-                    &dry_run,
+                    &dry_run(),
                     serde_json::to_vec(&changed)?,
                 )?;
-                let problem = match answer(client.request(update).await)? {
-                    Ok(object) => used(&definition.kind, &object).await?,
-                    Err(message) => (!message.contains(field.name())).then_some(message),
-                };
-                wrong.extend(problem.map(|problem| {
-                    format!(
-                        "{} {:?} {}: {problem:.400}",
-                        definition.kind,
-                        field.path,
-                        shown(&value)
-                    )
-                }));
+                let outcome = answer(client.request(update).await)?;
+                wrong.extend(definition.problem_of(field, &value, outcome).await?);
             }
         }
     }
@@ -519,22 +529,16 @@ async fn every_name_that_the_api_server_accepts_can_be_declared() -> Result {
     for definition in definitions()? {
         for name in texts() {
             let object = definition.object(&name.clone().into(), &definition.spec);
-            let problem = match definition.create(&client, &object).await? {
-                Ok(object) => used(&definition.kind, &object).await?,
-                Err(message) => (!message.contains("name")).then_some(message),
-            };
+            let outcome = definition.create(&client, &object).await?;
+            let problem = definition.problem(outcome, "name").await?;
             wrong.extend(problem.map(|problem| format!("{} {:.60}: {problem:.400}", definition.kind, name)));
         }
     }
     for name in texts() {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        let dry_run = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
         let resource = kube::discovery::ApiResource::erase::<k8s_openapi::api::core::v1::Namespace>(&());
         let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-        match api.create(&dry_run, &serde_json::from_value(namespace)?).await {
+        match api.create(&dry_run(), &serde_json::from_value(namespace)?).await {
             Ok(_) => wrong.extend(
                 ObjectRef::new(Kind::Pool, &name, "x")
                     .err()
