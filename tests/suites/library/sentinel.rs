@@ -91,7 +91,7 @@ async fn a_lease_and_its_queue_outlive_a_killed_master() -> Result {
     let seen = look(&client, lease.object()).await?;
     ensure!(seen.holders[0].fence == lease.fencing_token(), "{seen:?}");
     ensure!(seen.waiting == 1 && !next.is_finished(), "{seen:?}");
-    // The old one comes back, empty, considers itself master until it is reconfigured, and no client uses it.
+    // The old master starts again, empty. Until it is reconfigured it considers itself master, and no client uses it.
     sentinel.start_again(0).await?;
     sentinel.demoted(0).await?;
     lease.renew().await?;

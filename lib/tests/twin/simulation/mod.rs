@@ -38,7 +38,8 @@
 //! | [`large_requests`] | requests for thousands of resources |
 //! | [`takeovers`] | a lock that is taken from its holder |
 //!
-//! `TENURE_SIMULATION_SEED=7` runs one seed and prints its messages; `TENURE_SIMULATION_SEEDS=10000` sets the number of seeds.
+//! `TENURE_SIMULATION_SEED=7` runs one seed and prints its messages; `TENURE_SIMULATION_SEEDS=10000` sets the number of seeds,
+//! and `TENURE_SIMULATION_SEEDS=10000..20000` runs the next ones.
 
 mod adoptions;
 mod buffer;
