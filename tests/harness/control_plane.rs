@@ -40,8 +40,14 @@ impl ControlPlane {
         SHARED.get_or_try_init(Self::start).await
     }
 
-    /// An own control plane, for a test that breaks it.
-    pub async fn start() -> Result<Self> {
+    async fn start() -> Result<Self> {
+        let plane = Self::start_without_definitions().await?;
+        plane.install_definitions().await?;
+        Ok(plane)
+    }
+
+    /// Starts a control plane of the test's own on which Tenure's custom resource definitions are not installed.
+    pub async fn start_without_definitions() -> Result<Self> {
         let find = |name| spawn_blocking(move || assets::path(name));
         let (etcd, apiserver, kubectl) = (
             find("etcd").await??,
@@ -105,7 +111,6 @@ impl ControlPlane {
             apiserver,
         };
         plane.ready().await?;
-        plane.install_resources().await?;
         Ok(plane)
     }
 
@@ -121,8 +126,8 @@ impl ControlPlane {
         ready.await.with_context(|| self.etcd.tail())
     }
 
-    /// Does what `make generate` has written; a resource is there when this returns.
-    async fn install_resources(&self) -> Result {
+    /// Installs the definitions that `make generate` writes. The API server serves their kinds when this returns.
+    pub async fn install_definitions(&self) -> Result {
         let resources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/yaml");
         let resources = resources.to_str().context("the checkout's path is not UTF-8")?;
         self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", resources])
