@@ -2,10 +2,10 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
-use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value as LuaValue};
+use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value as LuaValue, chunk::ChunkMode};
 use redis::Value;
 
 use super::{
@@ -29,6 +29,9 @@ function pcall(...) return caught(raw(...)) end";
 const ATTEMPT: &str = "local whole, reply = raw_pcall(...)
 if whole or type(reply) == 'table' then return reply end
 error(reply, 0)";
+
+/// The bytecode of the scripts, by their hashes. Compiling all of them takes longer than the life of many twins.
+static COMPILED: LazyLock<Mutex<HashMap<&'static str, Arc<[u8]>>>> = LazyLock::new(Mutex::default);
 
 pub(super) struct Interpreter {
     lua: Lua,
@@ -126,18 +129,26 @@ impl Interpreter {
         )?;
         let function = match self.loaded.entry(script.name) {
             Entry::Occupied(loaded) => loaded.into_mut(),
-            Entry::Vacant(place) => {
-                // The shebang is the server's; a comment in its place keeps the number of lines.
-                let text = match script.text().strip_prefix("#!") {
-                    Some(rest) => format!("--{rest}"),
-                    None => script.text().to_owned(),
-                };
-                let chunk = self.lua.load(text).set_name("@user_script");
-                place.insert(chunk.into_function()?)
-            }
+            Entry::Vacant(place) => place.insert(load(&self.lua, script)?),
         };
         from_lua(self.attempt.call::<LuaValue>(&*function)?)
     }
+}
+
+/// Loads a script, and compiles it if no interpreter of this process has done so.
+fn load(lua: &Lua, script: &'static Script) -> mlua::Result<Function> {
+    let compiled = lock(&COMPILED).get(script.hash()).cloned();
+    if let Some(bytecode) = compiled {
+        return lua.load(&*bytecode).set_mode(ChunkMode::Binary).into_function();
+    }
+    // The shebang is the server's; a comment in its place keeps the number of lines.
+    let text = match script.text().strip_prefix("#!") {
+        Some(rest) => format!("--{rest}"),
+        None => script.text().to_owned(),
+    };
+    let function = lua.load(text).set_name("@user_script").into_function()?;
+    lock(&COMPILED).insert(script.hash(), function.dump(false).into());
+    Ok(function)
 }
 
 /// Runs a command as a script gives it.
