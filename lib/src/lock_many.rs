@@ -149,12 +149,22 @@ impl LockMany {
             Wait::Not => Some(attempt),
             wait => wait.end(),
         };
+        let time_over = || !matches!(wait, Wait::Not) && wait.is_over();
+        let mut answered = false;
         loop {
             let mut leases = Vec::with_capacity(self.locks.len());
-            let outcome = self.collect(wait, end, &mut leases).await;
+            let outcome = self.collect(wait, end, &mut leases, &mut answered).await;
             if !matches!(outcome, Ok(true)) {
                 self.give_back(leases, end).await;
-                return outcome.map(|_| None);
+                return match outcome {
+                    // The servers answered before, and are connected: the time ended while a request was under way.
+                    Err(error)
+                        if error.is_unreachable() && answered && time_over() && self.is_connected() =>
+                    {
+                        Ok(None)
+                    }
+                    outcome => outcome.map(|_| None),
+                };
             }
             let leases = LeaseMany { leases };
             let Err(lost) = leases.check() else {
@@ -169,12 +179,19 @@ impl LockMany {
         }
     }
 
-    /// True when `leases` has all. Otherwise it has some, to be given back.
+    fn is_connected(&self) -> bool {
+        let (client, mut locks) = (&self.client, self.locks.iter());
+        locks.all(|lock| client.inner.link.health_of(&client.keys(lock.object())).is_ok())
+    }
+
+    /// True when `leases` has all. Otherwise it has some, to be given back. `answered` becomes true when the servers of all
+    /// locks have answered.
     async fn collect(
         &self,
         wait: Wait,
         end: Option<Instant>,
         leases: &mut Vec<KeyedLease>,
+        answered: &mut bool,
     ) -> Result<bool, Error> {
         let waits = !matches!(wait, Wait::Not);
         let mut behind = Vec::new();
@@ -193,6 +210,7 @@ impl LockMany {
                 Err(error) => refused = Some(error),
             }
         }
+        *answered |= unreachable.is_none();
         if let Some(error) = refused {
             leases.extend(behind);
             return Err(error);

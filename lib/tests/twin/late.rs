@@ -297,3 +297,32 @@ async fn a_timeout_that_ends_while_a_queued_request_is_repeated_finds_the_lock_b
     assert!(next.is_some());
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_that_ends_while_the_last_of_several_locks_is_asked_for_finds_it_busy() -> Result {
+    let memory = Memory::seeded(226);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let key = |id: u64| ("x", [("id", id)]);
+    let both = a.lock_many([key(1), key(2)])?;
+    let keys: Vec<_> = both.keys().collect();
+    let first = b.keyed_lock(key(1).0, key(1).1)?;
+    let first = if first.key() == keys[0] {
+        first
+    } else {
+        b.keyed_lock(key(2).0, key(2).1)?
+    };
+    let held = first.acquire().await?;
+    let wait = tokio::spawn(async move { both.acquire_timeout(Duration::from_secs(4)).await });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    memory.set_faults(|process, message| match message {
+        Message::Reply { script: "acquire" } if process == "a" => Fault::Delay(Duration::from_secs(2)),
+        _ => Fault::Deliver,
+    });
+    held.release().await?;
+    let outcome = wait.await?;
+    assert!(matches!(outcome, Ok(None)), "{outcome:?}");
+    // Both are given back, also the lock whose grant is under way.
+    let both = b.lock_many([key(1), key(2)])?;
+    assert!(both.acquire_timeout(Duration::from_secs(5)).await?.is_some());
+    Ok(())
+}
