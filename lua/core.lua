@@ -20,7 +20,8 @@
 --   expiry     sorted set: token -> milliseconds of the server's clock, leases and places in the queue alike
 --   waits      sorted set: "@condition ticket token" -> 0, of those who wait for a condition of the lock, so that the
 --              first one of each condition is found by its name   (locks)
---   resources  hash: resource -> "1" in service or "0" disabled, then its properties   (pools)
+--   resources  hash: resource -> "1" in service or "0" disabled, then its properties; "x": a generated one from `fresh`
+--              on that is held   (pools)
 --   free       sorted set: resource -> when it was given back, in microseconds         (pools)
 --   selectors  sorted set: "line ticket token" -> 0, the places in the queue by what they wait for, so that the first one
 --              of each line is found by its name: "=" and one resource, ">" and several, "?" and properties, "-" for any
@@ -33,7 +34,8 @@
 -- drained (there is no such object any more, because it was withdrawn), retained (withdrawn, but there until then), ttl (the
 -- longest lease, place or grace so far: the keys of first-user objects outlive the last touch by twice that), protocol (see
 -- PROTOCOL);
--- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out).
+-- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out; above count while a smaller
+-- count is being applied), beyond (how many of those in `resources` are not below count).
 --
 -- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
 -- are a pool's resources, joined by commas. Names of a place in a pool's queue say which resources would do: "=" and
@@ -152,10 +154,15 @@ local function open(at, width, run, events, tokens, alone)
   end
   for i, token in ipairs(early) do o.values[token] = got[10 + i] or nil end
   if o.declared or o.kept then
-    got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh')
+    got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh',
+      'beyond')
     o.lease, o.max_hold, o.run = counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
     o.recover, o.watched, o.order, o.prefix = counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
-    if o.prefix then o.count, o.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9]) end
+    if o.prefix then
+      o.count, o.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
+      -- Without it, the pool was declared before it was kept, and the next declaration marks anew what is held.
+      o.unmarked, o.beyond = not got[10], counter(obj, 'beyond', got[10], 0)
+    end
   end
   return o
 end
@@ -204,6 +211,7 @@ local function save(o, ...)
   call('HSET', o.obj, 'limit', int(o.limit), 'held', int(o.held), 'last', int(o.last), 'ticket', int(o.ticket), 'ttl',
     int(o.ttl), 'protocol', PROTOCOL, ...)
   if o.fresh then call('HSET', o.obj, 'fresh', int(o.fresh)) end
+  if o.fresh and not o.unmarked then call('HSET', o.obj, 'beyond', int(o.beyond)) end
   if o.changed then o.changed = 'saved' end
 end
 
@@ -238,26 +246,73 @@ local made
 local function pool()
   if made then return made end
 
-  local function index_of(o, name)
+  -- The number in the name of a generated resource, in service or not.
+  local function number_of(o, name)
     if not o.prefix or string.sub(name, 1, #o.prefix) ~= o.prefix then return nil end
     local digits = string.sub(name, #o.prefix + 1)
-    if not string.match(digits, '^%d+$') then return nil end
-    local index = tonumber(digits)
-    if index < o.count and int(index) == digits then return index end
+    if #digits > 15 or not string.match(digits, '^%d+$') then return nil end
+    local number = tonumber(digits)
+    return int(number) == digits and number or nil
   end
 
-  -- In a generated pool, names never handed out stand in no set: they are those from `fresh` on. A holder let in again
-  -- after a loss may have one of them; such a name is marked "x" in resources and passed over.
+  local function index_of(o, name)
+    local number = number_of(o, name)
+    return number and number < o.count and number or nil
+  end
+
+  -- In a generated pool, a resource below `fresh` is free if it stands in `free`, and any other if it is not marked "x" in
+  -- `resources`: a holder that was let in again after a loss may have one of them, or one that has gone out of service.
   local function fresh_left(o)
     if not o.prefix then return 0 end
-    return math.max(0, o.count - o.fresh - call('HLEN', o.resources))
+    return math.max(0, o.count - o.fresh - call('HLEN', o.resources) + o.beyond)
+  end
+
+  local function mark(o, name, number)
+    if call('HSET', o.resources, name, 'x') == 1 and number >= o.count then o.beyond = o.beyond + 1 end
+  end
+
+  local function unmark(o, name, number)
+    local marked = call('HDEL', o.resources, name) == 1
+    if marked and number >= o.count then o.beyond = o.beyond - 1 end
+    return marked
   end
 
   local function take_fresh(o)
     while o.prefix and o.fresh < o.count do
+      if budget <= 0 then
+        o.more = true
+        return nil
+      end
+      local number = o.fresh
+      local name = o.prefix .. int(number)
+      o.fresh = number + 1
+      if not unmark(o, name, number) then return name end
+      budget = budget - 1 / 8
+    end
+  end
+
+  -- Whether resources that have gone out of service still stand among those that were handed out. Until they do not, nothing
+  -- is granted.
+  local function lowering(o) return o.prefix and o.fresh > o.count end
+
+  -- Takes some of them from there. A resource that is not free is held.
+  local function lower(o)
+    while lowering(o) and budget > 0 do
+      o.fresh, o.changed = o.fresh - 1, true
       local name = o.prefix .. int(o.fresh)
-      o.fresh = o.fresh + 1
-      if call('HDEL', o.resources, name) == 0 then return name end
+      if call('ZREM', o.free, name) == 0 then mark(o, name, o.fresh) end
+      budget = budget - 1 / 4
+    end
+    if lowering(o) then o.more = true end
+  end
+
+  -- Marks anew what holders have of a generated pool: after a change of its names, and where a mark may be missing.
+  local function mark_held(o, held)
+    call('UNLINK', o.resources)
+    o.unmarked, o.beyond = false, 0
+    for name in pairs(held) do
+      local number = number_of(o, name)
+      if number and number >= o.fresh then mark(o, name, number) end
     end
   end
 
@@ -288,9 +343,9 @@ local function pool()
     o.freed, o.newest = o.freed or {}, nil
     for name in string.gmatch(names, '[^,]+') do
       local entry = call('HGET', o.resources, name)
-      local index = index_of(o, name)
-      if index then
-        if index < o.fresh then call('ZADD', o.free, now_us, name) else call('HDEL', o.resources, name) end
+      local number = number_of(o, name)
+      if number then
+        if number < o.fresh then call('ZADD', o.free, now_us, name) else unmark(o, name, number) end
       elseif entry and string.sub(entry, 1, 1) == '1' then
         call('ZADD', o.free, now_us, name)
       end
@@ -310,9 +365,9 @@ local function pool()
   end
 
   local function claim(o, name)
-    local index = index_of(o, name)
-    if index and index >= o.fresh then
-      call('HSET', o.resources, name, 'x')
+    local number = number_of(o, name)
+    if number and number >= o.fresh then
+      mark(o, name, number)
     else
       call('ZREM', o.free, name)
     end
@@ -506,6 +561,10 @@ local function pool()
   -- Takes the resources that a request wishes for, all or none. `earlier` are the wishes of those who stand before it and
   -- could not be served: what they would take is not for it.
   local function choose(o, e, earlier)
+    if lowering(o) then
+      o.more = true
+      return nil
+    end
     local kind, wanted = string.sub(e.names, 1, 1), string.sub(e.names, 2)
     local chosen = {}
     local named_wait = o.standing and call('ZRANGE', o.selectors, '[=', '(>', 'BYLEX', 'LIMIT', 0, 1)[1]
@@ -630,6 +689,7 @@ local function pool()
     end
     if o.prefix then
       for index = 0, o.fresh - 1 do free(o.prefix .. int(index)) end
+      mark_held(o, held)
     else
       for _, name in ipairs(call('HKEYS', o.resources)) do
         if in_service(o, name) then free(name) end
@@ -637,9 +697,13 @@ local function pool()
     end
   end
 
-  local function unused(o) return call('ZCARD', o.free) + fresh_left(o) end
+  -- While a smaller count is being applied, what stands in `free` may be out of service.
+  local function unused(o)
+    local free = call('ZCARD', o.free) + fresh_left(o)
+    return lowering(o) and math.min(free, math.max(0, o.count - o.held)) or free
+  end
 
-  made = { index_of = index_of, entry_of = entry_of, properties_of = properties_of, find_unheld = find_unheld, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
+  made = { number_of = number_of, lower = lower, lowering = lowering, mark_held = mark_held, entry_of = entry_of, properties_of = properties_of, find_unheld = find_unheld, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
     held_names = held_names, unused = unused, line_of = line_of, place_in = place_in, head = head, heads = heads,
     line_up = line_up }
   return made
@@ -893,7 +957,8 @@ local function advance(o, asking)
     end
   end
   o.standing = nil
-  o.more = (budget <= 0 or (o.unseen or 0) > 0) and available(o) > 0 and call('ZCARD', o.queue) > 0
+  o.more = o.pool and pool().lowering(o) or
+    (budget <= 0 or (o.unseen or 0) > 0) and available(o) > 0 and call('ZCARD', o.queue) > 0
   return reply
 end
 
@@ -915,6 +980,7 @@ local function settle(o)
       if ends and ends <= now then finish(o, token, 'expired') end
     end
   end
+  if o.prefix and o.fresh > o.count then pool().lower(o) end
   advance(o)
 end
 

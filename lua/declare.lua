@@ -12,7 +12,8 @@
 -- Data in which the newest fencing token is below the floor, although a floor goes to Redis before it is counted from, is not
 -- the data that was told the floor before: it has to recover also in the same life of the server process (a failback).
 -- A smaller limit drains: holders keep what they have, and it is not granted again. Safe to repeat.
--- O(n) in the named resources and the leases; shrinking a generated pool also O(n) in its free names.
+-- O(n) in the named resources and the leases; of a generated pool, O(n) in the leases where its prefix changes, and in the
+-- marked names (core.lua) where its count does. Of a smaller count the calls that follow apply some each.
 ---- core.lua
 local o = open(0, #KEYS, ARGV[1], ARGV[2])
 local floor, recovery, lease = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -38,23 +39,19 @@ call('HSET', o.obj, 'declared', o.declared, 'run', o.run, 'recover', int(o.recov
   'max_hold', int(o.max_hold))
 
 local function generated(prefix, count)
-  local held = pool().held_names(o)
-  if o.prefix ~= prefix then
-    call('DEL', o.free)
+  local former, others = o.count, o.prefix ~= prefix
+  if others then
+    call('UNLINK', o.free)
     o.fresh = 0
   end
   o.prefix, o.count = prefix, count
-  if count < o.fresh then
-    for _, name in ipairs(call('ZRANGE', o.free, 0, -1)) do
-      if not pool().index_of(o, name) then call('ZREM', o.free, name) end
+  if others or o.unmarked then
+    pool().mark_held(o, pool().held_names(o))
+  elseif former ~= count then
+    o.beyond = 0
+    for _, name in ipairs(call('HKEYS', o.resources)) do
+      if pool().number_of(o, name) >= count then o.beyond = o.beyond + 1 end
     end
-    o.fresh = count
-  end
-  call('DEL', o.resources)
-  -- Held names are neither free nor fresh, whatever is declared now.
-  for name in pairs(held) do
-    local index = pool().index_of(o, name)
-    if index and index >= o.fresh then call('HSET', o.resources, name, 'x') end
   end
   call('HSET', o.obj, 'prefix', prefix, 'count', int(count))
 end
@@ -63,7 +60,7 @@ local function named(from)
   local held, wanted = pool().held_names(o), {}
   if o.prefix then
     call('DEL', o.resources, o.free)
-    call('HDEL', o.obj, 'prefix', 'count', 'fresh')
+    call('HDEL', o.obj, 'prefix', 'count', 'fresh', 'beyond')
     o.prefix, o.count, o.fresh = nil, nil, nil
   end
   for i = from, #ARGV, 2 do

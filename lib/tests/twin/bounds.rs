@@ -2,6 +2,7 @@
 //! no call does an unbounded amount of work.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -293,6 +294,80 @@ async fn a_thousand_are_notified_in_their_order_and_in_pieces() -> Result {
         waiter.await??;
     }
     assert!(memory.keys().is_empty());
+    Ok(())
+}
+
+fn seats(count: u64) -> Declaration {
+    Declaration {
+        digest: count.to_string(),
+        capacity: Capacity::Generated {
+            order: Order::LeastRecentlyUsed,
+            prefix: "seat-".to_owned(),
+            count,
+        },
+        ..semaphore(0)
+    }
+}
+
+/// Looks until nothing is left to be done, and returns the number of free resources.
+async fn finished(client: &Client) -> Result<u64> {
+    let pool = object(Kind::Pool, "p")?;
+    loop {
+        let seen = client.control().look(&pool, 0).await?.ok_or("the pool is gone")?;
+        if seen
+            .next_change
+            .is_none_or(|at| at > seen.now + Duration::from_millis(1))
+        {
+            return Ok(seen.free);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generated_pool_of_thousands_shrinks_and_grows_in_pieces() -> Result {
+    const MANY: u32 = 20_000;
+    let memory = Memory::seeded(1);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let (pool, control) = (object(Kind::Pool, "p")?, a.control());
+    control.declare(&pool, &seats(MANY.into())).await?;
+    // Each has been used once, and two that go out of service are held.
+    let seats_of_a = a.lock_pool("p")?;
+    let last = seats_of_a
+        .clone()
+        .named(["seat-19999", "seat-7"])?
+        .acquire()
+        .await?;
+    let other = seats_of_a.clone().named(["seat-8"])?.acquire().await?;
+    let mut used = Vec::new();
+    for count in [&[97][..], &[100; 199]].concat() {
+        used.push(seats_of_a.clone().many(count).acquire().await?);
+    }
+    for lease in used {
+        lease.release().await?;
+    }
+    let waiter = b.lock_pool("p")?.many(5);
+    control.declare(&pool, &seats(5)).await?;
+    let waiter = tokio::spawn(async move { waiter.acquire().await });
+    assert_eq!(finished(&a).await?, 0, "all five are held by the waiter");
+    let five = waiter.await??;
+    other.release().await?;
+    control.declare(&pool, &seats(10)).await?;
+    assert_eq!(finished(&a).await?, 4, "seat-7 is held, and so are five");
+    control.declare(&pool, &seats(MANY.into())).await?;
+    assert_eq!(finished(&a).await?, u64::from(MANY) - 7);
+    assert!(memory.most_work() < 900, "{} units", memory.most_work());
+    let all = b.lock_pool("p")?;
+    let mut leases = vec![last, five];
+    leases.push(all.clone().many(MANY / 2).acquire().await?);
+    leases.push(all.many(MANY / 2 - 7).acquire().await?);
+    assert_eq!(finished(&a).await?, 0);
+    let names = leases.iter().flat_map(PoolLease::resources);
+    let different: HashSet<_> = names.map(|(name, _)| name).collect();
+    assert_eq!(different.len(), MANY as usize);
+    for lease in leases {
+        lease.release().await?;
+    }
+    assert_eq!(finished(&a).await?, u64::from(MANY));
     Ok(())
 }
 

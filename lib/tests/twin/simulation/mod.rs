@@ -24,6 +24,7 @@
 //! | [`delete_and_apply`] | a declared object that is deleted and applied repeatedly |
 //! | [`mixed_declared_and_first_use`] | objects that are declared, and made by first users after a loss of data |
 //! | [`long_first_leases`] | long leases from before a declaration, and a loss of data |
+//! | [`generated_counts`] | a pool of generated resources whose count and prefix change |
 //! | [`graces`] | leases that expire, and their grace periods |
 //! | [`short_leases`] | leases that are as short as a round trip |
 //! | [`selectors`] | requests that wait for certain resources of a pool |
@@ -49,6 +50,7 @@ mod dead_condition_waiters;
 mod delete_and_apply;
 mod expiring_holder;
 mod failback;
+mod generated_counts;
 mod graces;
 mod invariants;
 mod keeper;
@@ -96,6 +98,7 @@ enum Workload {
     Members,
     Priorities,
     Graces,
+    GeneratedCounts,
     Takeovers,
     ShortLeases,
     Reclaims,
@@ -128,6 +131,7 @@ impl Workload {
             Self::Members => members::run(world).await,
             Self::Priorities => priorities::run(world).await,
             Self::Graces => graces::run(world).await,
+            Self::GeneratedCounts => generated_counts::run(world).await,
             Self::Takeovers => takeovers::run(world).await,
             Self::ShortLeases => short_leases::run(world).await,
             Self::Selectors => selectors::run(world).await,
@@ -283,6 +287,16 @@ fn with_network_faults_limits_shrink_and_grow() -> Result {
 #[test]
 fn without_faults_no_resource_of_a_pool_that_changes_is_held_twice_or_lost() -> Result {
     run_seeds(Workload::Members, FaultProfile::None)
+}
+
+#[test]
+fn without_faults_a_generated_resource_out_of_service_is_not_granted() -> Result {
+    run_seeds(Workload::GeneratedCounts, FaultProfile::None)
+}
+
+#[test]
+fn with_network_faults_a_generated_resource_out_of_service_is_not_granted() -> Result {
+    run_seeds(Workload::GeneratedCounts, FaultProfile::Network)
 }
 
 #[test]
