@@ -30,8 +30,11 @@ const ATTEMPT: &str = "local whole, reply = raw_pcall(...)
 if whole or type(reply) == 'table' then return reply end
 error(reply, 0)";
 
-/// The bytecode of the scripts, by their hashes. Compiling all of them takes longer than the life of many twins.
-static COMPILED: LazyLock<Mutex<HashMap<&'static str, Arc<[u8]>>>> = LazyLock::new(Mutex::default);
+/// Scripts by their hashes.
+type Bytecode = HashMap<&'static str, Arc<[u8]>>;
+
+/// The scripts that this process has compiled. Compiling all of them takes longer than the life of many twins.
+static COMPILED: LazyLock<Mutex<Bytecode>> = LazyLock::new(Mutex::default);
 
 pub(super) struct Interpreter {
     lua: Lua,

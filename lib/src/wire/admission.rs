@@ -8,7 +8,8 @@
 //! When the server answers that it takes no calls at present ([`Ticket::refused`]), one call at a time goes out, after a
 //! delay that doubles from 20 ms to a second, less up to a half by chance. The first call that is answered opens the
 //! window again, from one on: what waited follows within a few round trips, and if the server refuses again, as it does
-//! when the answered call only read, few have been sent. The delay starts anew after the window has been full.
+//! when the answered call only read, few have been sent. The delay starts anew after the window has been full, and after
+//! two seconds without a refusal: a client with few calls does not fill its window.
 //!
 //! When it denies one kind of call, as it does without the right to run scripts ([`Ticket::denied`]), the same holds for the
 //! queue of that class alone.
@@ -45,6 +46,8 @@ const CLASSES: usize = 3;
 /// that a renewal goes out after some 5 ms however many calls wait; and a round trip of 10 ms allows 25,000 calls a second.
 const FIRST_WINDOW: usize = 16;
 const FULL_WINDOW: usize = 256;
+/// After this time without a refusal, the next one begins another outage.
+const OUTAGE_OVER: Duration = LONGEST_DELAY.saturating_mul(2);
 /// Of the largest call: a few fit into the window.
 const HIGHEST_COST: usize = FULL_WINDOW / 4;
 
@@ -78,6 +81,7 @@ struct Pace {
     refusal: Option<Refusal>,
     /// The next delay; zero: the first one.
     delay: Duration,
+    refused_at: Option<Instant>,
     /// How often the server has refused. A call that was sent before the last refusal says nothing about now.
     refusals: u64,
 }
@@ -222,6 +226,11 @@ impl Admission {
                 return;
             }
             pace.refusals += 1;
+            let now = Instant::now();
+            if pace.refused_at.is_some_and(|before| now - before > OUTAGE_OVER) {
+                pace.delay = Duration::ZERO;
+            }
+            pace.refused_at = Some(now);
             pace.delay = (pace.delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
             let next = later(jittered(pace.delay, chance));
             pace.refusal = Some(Refusal { reason, next });
@@ -417,6 +426,15 @@ mod tests {
         assert_eq!(admission.refusal(Class::Other), None);
         let tickets: Vec<_> = std::iter::from_fn(|| try_enter(&admission, Class::Other, 1)).collect();
         assert_eq!(tickets.len(), 1, "it begins with one");
+        drop(tickets);
+
+        // The next outage has its own first delay, however few calls were answered between them.
+        tokio::time::sleep(OUTAGE_OVER).await;
+        let ticket = admission.enter(Class::Other, 1).await.unwrap();
+        ticket.refused("LOADING".to_owned(), 0);
+        let start = Instant::now();
+        admission.enter(Class::Renewal, 1).await.unwrap().answered();
+        assert!(start.elapsed() < 2 * FIRST_DELAY, "{:?}", start.elapsed());
         runner.abort();
     }
 
