@@ -1,14 +1,10 @@
 //! Config: flags and environment variables.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use jiff::SignedDuration;
+use tenure::CredentialsProvider;
 
 /// Declares LockPools and Semaphores in Redis, gives back what ended pods held, and reports in each object's status who
 /// holds and who waits.
@@ -48,7 +44,7 @@ pub(crate) struct Config {
     pub(crate) redis_password_file: Option<PathBuf>,
 
     /// File with the certificate authorities, in PEM, of which one must have signed the certificate of Redis; the system's
-    /// if absent
+    /// if absent. This file and those of the client certificate are read again at each connect
     #[arg(long, env = "TENURE_REDIS_CA_FILE", value_name = "FILE")]
     pub(crate) redis_ca_file: Option<PathBuf>,
 
@@ -116,14 +112,10 @@ pub(crate) enum LogFormat {
 /// A setting that cannot be used; says which one, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("{flag}: {} cannot be read ({source}): check the path and that this user may read it", path.display())]
-    File {
-        flag: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("--redis-password-file: {} is empty: write the password into it, or leave the flag out", .0.display())]
-    EmptyPassword(PathBuf),
+    #[error(
+        "--redis-password-file: {0}: write the password into a file that this user may read, or leave the flag out"
+    )]
+    Password(Box<dyn std::error::Error + Send + Sync>),
     #[error("{flag}: {source}")]
     Redis {
         flag: &'static str,
@@ -132,8 +124,8 @@ pub(crate) enum ConfigError {
 }
 
 impl Config {
-    /// A client for Redis that connects as soon as Redis is there. Has to be called in a tokio runtime.
-    pub(crate) fn redis(&self) -> Result<tenure::Client, ConfigError> {
+    /// A client for Redis that connects as soon as Redis is there.
+    pub(crate) async fn redis(&self) -> Result<tenure::Client, ConfigError> {
         let mut builder = tenure::Client::builder(&self.redis_url)
             // The controller has objects in all namespaces and none of its own.
             .namespace("default")
@@ -143,27 +135,19 @@ impl Config {
             builder = builder.username(username);
         }
         if let Some(path) = &self.redis_password_file {
-            // A file that is not usable now is a mistake; one that changes later is read again.
-            if read("--redis-password-file", path)?
-                .trim_end_matches(['\r', '\n'])
-                .is_empty()
-            {
-                return Err(ConfigError::EmptyPassword(path.clone()));
-            }
             let mut secret = tenure::FileCredentials::new(path);
             if let Some(username) = &self.redis_username {
                 secret = secret.username(username);
             }
+            // A file that is not usable now is a mistake; one that changes later is read again.
+            secret.credentials().await.map_err(ConfigError::Password)?;
             builder = builder.credentials(secret);
         }
         if let Some(path) = &self.redis_ca_file {
-            builder = builder.tls_ca(read("--redis-ca-file", path)?);
+            builder = builder.tls_ca_file(path);
         }
         if let (Some(certificate), Some(key)) = (&self.redis_client_cert_file, &self.redis_client_key_file) {
-            builder = builder.tls_client_certificate(
-                read("--redis-client-cert-file", certificate)?,
-                read("--redis-client-key-file", key)?,
-            );
+            builder = builder.tls_client_certificate_files(certificate, key);
         }
         builder.connect_lazily().map_err(|source| {
             let flag = match &source {
@@ -193,14 +177,6 @@ impl Config {
         namespaces.dedup();
         namespaces.into_iter().map(Some).collect()
     }
-}
-
-fn read(flag: &'static str, path: &Path) -> Result<String, ConfigError> {
-    fs::read_to_string(path).map_err(|source| ConfigError::File {
-        flag,
-        path: path.to_owned(),
-        source,
-    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -292,6 +268,7 @@ mod tests {
             let error = parse(&["--redis-url", url])
                 .unwrap()
                 .redis()
+                .await
                 .unwrap_err()
                 .to_string();
             assert!(
@@ -318,7 +295,7 @@ mod tests {
             (&key_pair, "--redis-client-cert-file", "use PEM"),
         ] {
             let args = [&["--redis-url", "rediss://redis"], args].concat();
-            let error = parse(&args).unwrap().redis().unwrap_err().to_string();
+            let error = parse(&args).unwrap().redis().await.unwrap_err().to_string();
             assert!(
                 error.starts_with(flag) && error.contains(fix),
                 "{args:?}: {error}"
@@ -327,7 +304,7 @@ mod tests {
         let lonely = parse(&["--redis-client-cert-file", path]).unwrap_err();
         assert!(lonely.contains("--redis-client-key-file"), "{lonely}");
         let plain = ["--redis-url", "redis://redis", "--redis-ca-file", path];
-        let error = parse(&plain).unwrap().redis().unwrap_err().to_string();
+        let error = parse(&plain).unwrap().redis().await.unwrap_err().to_string();
         assert!(
             error.starts_with("--redis-url: ") && error.contains("rediss://"),
             "{error}"
@@ -339,6 +316,7 @@ mod tests {
         let missing = parse(&["--redis-password-file", "/does/not/exist"])
             .unwrap()
             .redis()
+            .await
             .unwrap_err();
         assert!(
             missing
@@ -352,6 +330,7 @@ mod tests {
         let empty = parse(&["--redis-password-file", path])
             .unwrap()
             .redis()
+            .await
             .unwrap_err();
         assert!(empty.to_string().contains("is empty"), "{empty}");
     }

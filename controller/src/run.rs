@@ -81,7 +81,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
             address: config.listen,
             source,
         })?;
-    let redis = config.redis()?;
+    let redis = config.redis().await?;
     let control = redis.control();
     let kube_config = kube::Config::infer()
         .await

@@ -234,7 +234,26 @@ impl ClientBuilder {
     /// ```
     #[cfg(feature = "tls")]
     pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.tls.ca = Some(pem.into());
+        self.tls.ca = Some(crate::tls::Pem::Is(pem.into().into()));
+        self
+    }
+
+    /// As [`tls_ca`](Self::tls_ca), from a file that is read when the client is built and again at each connect, so that
+    /// certificates can be replaced while the client runs. Where the file cannot be read or used at a connect, Redis is
+    /// unreachable until it can.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::builder("rediss://redis.tenure")
+    ///     .tls_ca_file("/etc/redis-tls/ca.crt")
+    ///     .tls_client_certificate_files("/etc/redis-tls/tls.crt", "/etc/redis-tls/tls.key")
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls_ca_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+        self.tls.ca = Some(crate::tls::Pem::file(path));
         self
     }
 
@@ -252,7 +271,25 @@ impl ClientBuilder {
         certificate: impl Into<Vec<u8>>,
         key: impl Into<Vec<u8>>,
     ) -> Self {
-        self.tls.client = Some((certificate.into(), key.into()));
+        let (certificate, key) = (certificate.into().into(), key.into().into());
+        self.tls.client = Some((crate::tls::Pem::Is(certificate), crate::tls::Pem::Is(key)));
+        self
+    }
+
+    /// As [`tls_client_certificate`](Self::tls_client_certificate), from files that are read as those of
+    /// [`tls_ca_file`](Self::tls_ca_file).
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("rediss://redis.tenure")
+    ///     .tls_client_certificate_files("/etc/redis-tls/tls.crt", "/etc/redis-tls/tls.key");
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls_client_certificate_files(
+        mut self,
+        certificate: impl Into<std::path::PathBuf>,
+        key: impl Into<std::path::PathBuf>,
+    ) -> Self {
+        self.tls.client = Some((crate::tls::Pem::file(certificate), crate::tls::Pem::file(key)));
         self
     }
 

@@ -60,6 +60,24 @@ pub async fn redis(authority: &Authority) -> Result<(Redis, u16)> {
     serve(authority, Redis::builder()).await
 }
 
+/// Has a Redis of [`redis`] trust another authority, and show a certificate of that one.
+pub async fn change_authority(redis: &Redis, authority: &Authority) -> Result {
+    let [ca, certificate, key] = files(authority)?;
+    redis
+        .cli(&[
+            "CONFIG",
+            "SET",
+            "tls-ca-cert-file",
+            &ca,
+            "tls-cert-file",
+            &certificate,
+            "tls-key-file",
+            &key,
+        ])
+        .await
+        .map(drop)
+}
+
 /// The same as the one node of a Redis Cluster.
 pub async fn cluster(authority: &Authority) -> Result<(Redis, u16)> {
     let bus = free_port()?.to_string();
@@ -99,15 +117,7 @@ pub async fn sentinel(authority: &Authority, master: u16) -> Result<(Redis, u16)
 }
 
 async fn serve(authority: &Authority, builder: redis::Builder) -> Result<(Redis, u16)> {
-    let folder = folder("tls")?;
-    let write = |name: &str, text: &str| -> Result<String> {
-        let path = folder.join(name);
-        fs::write(&path, text)?;
-        path.to_str().map(str::to_owned).context("an odd folder")
-    };
-    let (certificate, key) = authority.sign("localhost")?;
-    let ca = write("ca.crt", &authority.pem)?;
-    let (certificate, key) = (write("tls.crt", &certificate)?, write("tls.key", &key)?);
+    let [ca, certificate, key] = files(authority)?;
     let port = free_port()?;
     let server = builder
         .args(&["--tls-port", &port.to_string(), "--tls-auth-clients", "yes"])
@@ -120,4 +130,20 @@ async fn serve(authority: &Authority, builder: redis::Builder) -> Result<(Redis,
             &key,
         ]);
     Ok((server.start().await?, port))
+}
+
+/// The authority's own certificate, and a certificate and key for `localhost`, in files.
+fn files(authority: &Authority) -> Result<[String; 3]> {
+    let folder = folder("tls")?;
+    let write = |name: &str, text: &str| -> Result<String> {
+        let path = folder.join(name);
+        fs::write(&path, text)?;
+        path.to_str().map(str::to_owned).context("an odd folder")
+    };
+    let (certificate, key) = authority.sign("localhost")?;
+    Ok([
+        write("ca.crt", &authority.pem)?,
+        write("tls.crt", &certificate)?,
+        write("tls.key", &key)?,
+    ])
 }

@@ -191,23 +191,37 @@ impl Access {
         }
     }
 
-    /// The client with the credentials to use now, and these if they change.
-    pub(crate) async fn with_credentials(
+    /// The client with the credentials and certificates to use now, and the credentials if they change.
+    pub(crate) async fn current(
         &self,
         client: &redis::Client,
         patience: Duration,
     ) -> Result<(redis::Client, Option<Credentials>), Error> {
-        let Some(credentials) = self.credentials(patience).await? else {
-            return Ok((client.clone(), None));
-        };
-        let info = client.get_connection_info().clone();
-        let mut settings = info.redis_settings().clone().set_password(&credentials.password);
-        if let Some(username) = &credentials.username {
-            settings = settings.set_username(username);
+        let credentials = self.credentials(patience).await?;
+        let mut info = client.get_connection_info().clone();
+        if let Some(credentials) = &credentials {
+            let mut settings = info.redis_settings().clone().set_password(&credentials.password);
+            if let Some(username) = &credentials.username {
+                settings = settings.set_username(username);
+            }
+            info = info.set_redis_settings(settings);
         }
-        let client = redis::Client::open(info.set_redis_settings(settings))
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.clone().filter(Tls::changes) {
+            let read = tokio::task::spawn_blocking(move || tls.client(info)).await;
+            // The files may be about to be replaced: the next connect reads them again.
+            let client = read
+                .map_err(|error| error.to_string())
+                .and_then(|client| client.map_err(|error| error.to_string()))
+                .map_err(|reason| Error::Unreachable { reason })?;
+            return Ok((client, credentials));
+        }
+        if credentials.is_none() {
+            return Ok((client.clone(), None));
+        }
+        let client = redis::Client::open(info)
             .map_err(|error| unusable(format!("is not usable ({})", error.category())))?;
-        Ok((client, Some(credentials)))
+        Ok((client, credentials))
     }
 
     /// No connection is made yet.

@@ -306,7 +306,7 @@ async fn ask(candidate: Candidate, reach: &Reach) -> Result<(bool, SlotMap), Err
                 .set_connection_timeout(timeout)
                 .set_response_timeout(timeout);
             let patience = reach.setting.response_timeout;
-            let (client, _) = reach.access.with_credentials(&client, patience).await?;
+            let (client, _) = reach.access.current(&client, patience).await?;
             let connection = client.get_multiplexed_async_connection_with_config(&config);
             (address::of(&client), connection.await)
         }

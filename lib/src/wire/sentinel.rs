@@ -44,7 +44,7 @@ impl Sentinels {
     }
 
     async fn ask(&self, sentinel: &redis::Client) -> Answer {
-        let (sentinel, _) = self.own.with_credentials(sentinel, self.patience).await?;
+        let (sentinel, _) = self.own.current(sentinel, self.patience).await?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.patience))
             .set_response_timeout(Some(self.patience));

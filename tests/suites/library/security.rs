@@ -106,6 +106,59 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
 }
 
 #[tokio::test]
+async fn certificates_in_files_are_read_at_each_connect() -> Result {
+    let (first, second) = (Authority::new()?, Authority::new()?);
+    let (redis, port) = tls::redis(&first).await?;
+    let folder = tempfile::tempdir()?;
+    let [ca, certificate, key] = ["ca.crt", "tls.crt", "tls.key"].map(|name| folder.path().join(name));
+    let replace = |authority: &Authority| -> Result {
+        let (signed, private) = authority.sign("pod")?;
+        std::fs::write(&ca, authority.pem())?;
+        std::fs::write(&certificate, signed)?;
+        std::fs::write(&key, private)?;
+        Ok(())
+    };
+    let builder = Client::builder(&format!("rediss://localhost:{port}"))
+        .tls_ca_file(&ca)
+        .tls_client_certificate_files(&certificate, &key)
+        .connect_timeout(SOON);
+    let error = builder.clone().connect().await.unwrap_err().to_string();
+    ensure!(error.contains("ca.crt, which cannot be read"), "{error}");
+
+    replace(&first)?;
+    let client = builder.connect().await?;
+    let lease = client.lock("x")?.acquire().await?;
+    // Redis first: a client that connects is not trusted, and trusts nobody, until its files follow.
+    tls::change_authority(&redis, &second).await?;
+    redis
+        .cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .await?;
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+    let lock = client.lock("y")?;
+    let error = lock
+        .acquire_timeout(Duration::from_millis(300))
+        .await
+        .unwrap_err();
+    ensure!(error.is_unreachable(), "{error:?}");
+    std::fs::write(&ca, "half of a certif")?;
+    let waits = tokio::spawn(async move { lock.acquire_timeout(SOON).await });
+    eventually("the reason", SOON, async || {
+        let server = client.control().server();
+        ensure!(format!("{server:?}").contains("tls_ca"), "{server:?}");
+        Ok(())
+    })
+    .await?;
+    replace(&second)?;
+    waits
+        .await??
+        .context("the lock is not to be had")?
+        .release()
+        .await?;
+    lease.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_cluster_and_sentinels_are_spoken_to_over_tls_wherever_they_point_to() -> Result {
     let authority = Authority::new()?;
     let (certificate, key) = authority.sign("pod")?;

@@ -183,7 +183,7 @@ impl Keeper {
             }
         };
         let address = address::of(&client);
-        let (client, credentials) = access.with_credentials(&client, timeout).await?;
+        let (client, credentials) = access.current(&client, timeout).await?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout))
