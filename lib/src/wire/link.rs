@@ -157,22 +157,28 @@ impl Link {
     /// Waits until a server answers: of a cluster, any one, as the others' objects are not the only ones. A refusal that
     /// waiting cannot mend ends the wait.
     pub(crate) async fn connected(&self, until: Instant) -> Result<(), Error> {
-        self.wait(until, || self.reachable()).await.map(drop)
+        self.wait(until, false, || self.reachable()).await.map(drop)
     }
 
     /// The time of any server, in microseconds since 1970.
     pub(crate) async fn time(&self, until: Instant) -> Result<u64, Error> {
-        let session = self.wait(until, || self.0.routes.any()).await?;
+        let session = self.wait(until, false, || self.0.routes.any()).await?;
         match tokio::time::timeout_at(until, session.time()).await {
             Ok(told) => told.map_err(|error| unreachable("a server", error)),
             Err(_elapsed) => Err(unreachable("a server", "no answer in time")),
         }
     }
 
-    /// Waits for what is not there yet.
-    async fn wait<T>(&self, until: Instant, find: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    /// Waits for what is not there yet. With `patient`, also until an operator has mended what refuses connections.
+    async fn wait<T>(
+        &self,
+        until: Instant,
+        patient: bool,
+        find: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let find_now = || match find() {
-            Err(error) if error.is_unreachable() => None,
+            Err(Error::Closed) => Some(Err(Error::Closed)),
+            Err(error) if patient || error.is_unreachable() => None,
             // The provider is asked again, and may know others by then; or the server does.
             Err(Error::Authentication { .. }) if self.0.setting.credentials_change => None,
             found => Some(found),
@@ -239,11 +245,14 @@ impl Link {
     ) -> Result<Reply, Error> {
         let routes = &self.0.routes;
         let events = &self.0.setting.version_and_events;
+        // What is not given back now keeps the next holder waiting for a whole lease.
         let gives_back = script.class() == Class::Release;
         let (mut redirected, mut delay) = (0, FIRST_DELAY);
         let mut via: Option<String> = None;
         loop {
-            let (node, _) = self.wait(until, || routes.find(keys, via.as_deref())).await?;
+            let (node, _) = self
+                .wait(until, gives_back, || routes.find(keys, via.as_deref()))
+                .await?;
             let Some(ticket) = admitted(&node, script.class(), keys, until).await? else {
                 continue;
             };
@@ -274,7 +283,6 @@ impl Link {
             match action {
                 RetryAction::Wait => ticket.refused(words(&error), self.0.setting.chance()),
                 RetryAction::Reconnect => drop(ticket),
-                // What is not given back now keeps the next holder waiting for a whole lease.
                 RetryAction::Deny if gives_back => ticket.denied(words(&error), self.0.setting.chance()),
                 _ => ticket.answered(),
             }
@@ -337,7 +345,7 @@ impl Link {
             ..
         } = &*self.0.setting;
         let answered = async {
-            let (node, session) = self.wait(until, || self.0.routes.find(keys, None)).await?;
+            let (node, session) = self.wait(until, false, || self.0.routes.find(keys, None)).await?;
             let Some(replicating) = &session.replicating else {
                 // The twin has no replicas.
                 return Ok((self.repeat(script, keys, args, until).await?, 0));

@@ -17,17 +17,24 @@ enum Refusal {
     DiskFull,
     NoReplicas,
     NoPermission,
+    /// Connections are refused, and those that were there have broken.
+    NoConnection,
 }
 
 impl Refusal {
-    const ALL: [Self; 3] = [Self::DiskFull, Self::NoReplicas, Self::NoPermission];
+    const ALL: [Self; 4] = [
+        Self::DiskFull,
+        Self::NoReplicas,
+        Self::NoPermission,
+        Self::NoConnection,
+    ];
 
     /// The code of the error reply.
     fn code(self) -> &'static str {
         match self {
             Self::DiskFull => "MISCONF",
             Self::NoReplicas => "NOREPLICAS",
-            Self::NoPermission => "NOPERM",
+            Self::NoPermission | Self::NoConnection => "NOPERM",
         }
     }
 
@@ -46,6 +53,13 @@ impl Refusal {
             }
             Self::NoReplicas => set(redis, "min-replicas-to-write", "1").await,
             Self::NoPermission => acl(redis, "-evalsha").await,
+            Self::NoConnection => {
+                acl(redis, "-subscribe").await?;
+                for kind in ["normal", "pubsub"] {
+                    redis.cli(&["CLIENT", "KILL", "TYPE", kind]).await?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -63,6 +77,7 @@ impl Refusal {
             }
             Self::NoReplicas => set(redis, "min-replicas-to-write", "0").await,
             Self::NoPermission => acl(redis, "+evalsha").await,
+            Self::NoConnection => acl(redis, "+subscribe").await,
         }
     }
 
