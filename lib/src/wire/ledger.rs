@@ -461,7 +461,23 @@ impl Ledger {
                     "Redis does not have it any more: it ran out, or its keys were removed",
                 );
             }
-            // Meanwhile a push may have made the place a lease, which goes by its own time.
+            // Meanwhile a push may have made the place a lease, and this renewed it.
+            (None, Renewed::Held { expires }) if !self.waits(&item.token) => {
+                if let Some(Entry::Held { hold }) = lock(&self.book).entries.get(&item.token)
+                    && hold.grant.now < sample.server_ms
+                {
+                    let deadline = clock::deadline(sample, expires);
+                    hold.status.send_if_modified(|status| {
+                        let runs = status.deadline > self.uptime.now()
+                            && !matches!(status.standing, Standing::Lost { .. });
+                        let later = runs && deadline > status.deadline;
+                        if later {
+                            status.deadline = deadline;
+                        }
+                        later
+                    });
+                }
+            }
             (None, _) if !self.waits(&item.token) => {}
             (None, Renewed::Waiting { expires, wake }) => {
                 let place = Duration::from_millis(expires.saturating_sub(sample.server_ms));

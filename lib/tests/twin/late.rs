@@ -6,7 +6,7 @@ use tenure::{
     Error, Lease, LeaseState, Memory, Options,
     memory::{Fault, Message},
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Result, client, settle};
 
@@ -324,5 +324,39 @@ async fn a_timeout_that_ends_while_the_last_of_several_locks_is_asked_for_finds_
     // Both are given back, also the lock whose grant is under way.
     let both = b.lock_many([key(1), key(2)])?;
     assert!(both.acquire_timeout(Duration::from_secs(5)).await?.is_some());
+    Ok(())
+}
+
+/// The deadline of a lease that is granted by push counts from the last answer. The renewal of the queue entry that was under
+/// way then is a newer one.
+#[tokio::test(start_paused = true)]
+async fn the_answer_to_the_renewal_of_a_queue_entry_renews_the_lease_that_it_has_become() -> Result {
+    let memory = Memory::seeded(63);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let held = b.lock("x")?.acquire().await?;
+    let lock = a.lock("x")?.with(Options::new().lease(Duration::from_secs(30)));
+    let wait = tokio::spawn(async move { lock.acquire().await });
+    settle().await;
+    // The renewal reaches the server after the grant.
+    let sent = Arc::new(Notify::new());
+    let under_way = sent.clone();
+    memory.set_faults(move |process, message| match message {
+        Message::Call { script: "renew" } if process == "a" => {
+            sent.notify_one();
+            Fault::Delay(Duration::from_millis(500))
+        }
+        _ => Fault::Deliver,
+    });
+    under_way.notified().await;
+    held.release().await?;
+    let lease = wait.await??;
+    let pushed = lease.deadline();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(
+        lease.deadline() > pushed + Duration::from_secs(10),
+        "{:?}",
+        lease.deadline() - pushed
+    );
+    lease.release().await?;
     Ok(())
 }
