@@ -20,6 +20,7 @@
 //! | [`resizes`] | a declared object that changes, and a clock that is set back |
 //! | [`members`] | a pool that programs keep and change |
 //! | [`priorities`] | requests with different priorities |
+//! | [`extreme_numbers`] | the smallest and largest counts and times |
 //! | [`failback`] | a failover to another server's data, and back |
 //! | [`delete_and_apply`] | a declared object that is deleted and applied repeatedly |
 //! | [`mixed_declared_and_first_use`] | objects that are declared, and made by first users after a loss of data |
@@ -49,6 +50,7 @@ mod damaged_values;
 mod dead_condition_waiters;
 mod delete_and_apply;
 mod expiring_holder;
+mod extreme_numbers;
 mod failback;
 mod generated_counts;
 mod graces;
@@ -111,6 +113,7 @@ enum Workload {
     DeadConditionWaiters,
     LargeRequests,
     ExpiringHolder,
+    ExtremeNumbers,
 }
 
 impl Workload {
@@ -144,6 +147,7 @@ impl Workload {
             Self::DeadConditionWaiters => dead_condition_waiters::run(world).await,
             Self::LargeRequests => large_requests::run(world).await,
             Self::ExpiringHolder => expiring_holder::run(world).await,
+            Self::ExtremeNumbers => extreme_numbers::run(world).await,
         }
     }
 }
@@ -161,7 +165,7 @@ async fn run_one(seed: u64, workload: Workload, profile: FaultProfile, trace: bo
         Err(_) => world.violation("a client hangs"),
     }
     let most = world.memory.most_work();
-    if most > MOST_WORK && !matches!(workload, Workload::LargeRequests) {
+    if most > MOST_WORK && !matches!(workload, Workload::LargeRequests | Workload::ExtremeNumbers) {
         world.violation(format!("a call has done {most} units of work"));
     }
     world.verdict()
@@ -377,6 +381,11 @@ fn without_faults_a_request_beyond_the_limit_is_refused() -> Result {
 #[test]
 fn with_network_faults_a_request_beyond_the_limit_is_refused() -> Result {
     run_seeds(Workload::ShrinkingLimits, FaultProfile::Network)
+}
+
+#[test]
+fn without_faults_extreme_numbers_break_no_limit_and_leave_nothing() -> Result {
+    run_seeds(Workload::ExtremeNumbers, FaultProfile::None)
 }
 
 #[test]
