@@ -10,7 +10,7 @@ use std::{
 use futures_util::future::join_all;
 use tenure::{
     Client, Error, Kind, Memory, Options, PoolLease,
-    control::{Capacity, Declaration, Order, Resource},
+    control::{Capacity, Declaration, Order, Resource, Withdrawal},
     memory::{Fault, Message},
 };
 use tokio::{task::JoinHandle, time::Instant};
@@ -391,5 +391,70 @@ async fn an_expiry_brings_back_the_head_and_not_the_herd() -> Result {
     assert!(calls < 15, "{calls} calls within 10 ms");
     waiters.remove(0).await??.release().await?;
     drop(held);
+    Ok(())
+}
+
+/// Most work of one call, in the units of [`Memory::most_work`].
+const MOST: u64 = 900;
+
+#[tokio::test(start_paused = true)]
+async fn a_register_forgets_what_was_written_long_ago_in_pieces() -> Result {
+    let memory = Memory::seeded(1);
+    let client = client(&memory, "a").await?;
+    let register = client.register("x")?;
+    for value in 0..20_000_i64 {
+        register.set(value).await?;
+    }
+    // The writes are remembered for 16 s, and their set for as long after the last one.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    register.set(0).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for value in 0..300_i64 {
+        register.set(value).await?;
+    }
+    assert!(memory.most_work() < MOST / 9, "{}", memory.most_work());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_with_thousands_of_leases_and_waiters_is_deleted_in_pieces() -> Result {
+    const MANY: u64 = 2000;
+    let memory = Memory::seeded(1);
+    let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let object = declare_semaphore(&a, "s", MANY).await?;
+    let mut held = Vec::new();
+    for _ in 0..MANY {
+        held.push(b.semaphore("s")?.acquire().await?);
+    }
+    let waits: Vec<_> = (0..MANY)
+        .map(|_| {
+            let waits = b.semaphore("s")?;
+            Result::Ok(tokio::spawn(async move { waits.acquire_timeout(PLACE).await }))
+        })
+        .collect::<Result<_>>()?;
+    settle().await;
+    a.control().withdraw(&object, Withdrawal::Delete).await?;
+    settle().await;
+    assert!(memory.most_work() < MOST, "{}", memory.most_work());
+    assert!(held.iter().all(|lease| lease.check().is_err()));
+    for waits in waits {
+        assert!(matches!(waits.await?, Ok(None) | Err(Error::NotDeclared { .. })));
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_of_thousands_is_assigned_listed_and_cleared_in_pieces() -> Result {
+    const MANY: usize = 5000;
+    let memory = Memory::seeded(1);
+    let client = client(&memory, "a").await?;
+    let pool = client.lock_pool("p")?;
+    pool.assign(resources(MANY)).await?;
+    assert_eq!(pool.list().await?.len(), MANY);
+    pool.shrink((0..MANY / 2).map(|i| format!("seat-{i}"))).await?;
+    pool.extend(resources(MANY)).await?;
+    assert!(memory.most_work() < 2 * MOST, "{}", memory.most_work());
+    pool.clear().await?;
+    assert!(memory.keys().is_empty());
     Ok(())
 }
