@@ -1,8 +1,8 @@
--- For `make scripts`, which checks each script with the shared part in its place.
+-- For `make scripts`, which checks the bundles.
 std = "lua51"
 read_globals = { "redis", "cjson", "KEYS" }
--- The shared part takes the version of the protocol off the second argument.
+-- lua/lib/call.lua takes the version of the protocol off the second argument.
 globals = { "ARGV" }
 max_line_length = false
--- Not every script uses every function of the shared part, and a script may name its own variables as that does.
+-- Not every script uses every function of the parts that it includes, and a script may name its own variables as they do.
 ignore = { "211", "431" }

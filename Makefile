@@ -81,7 +81,8 @@ build: cargo ## Build all programs
 setup: build ## Find, install or build the servers that the suites run
 	@cargo run --quiet --bin assets -- $(ASSETS)
 
-generate: cargo ## Write the resource definitions that the types say
+generate: cargo ## Write the bundles of scripts, and the resource definitions that the types say
+	.ci/lua
 	cargo run --bin crdgen
 	cargo run --bin crdgen -- --dir $(CHART_CRDS)
 
@@ -107,7 +108,8 @@ spelling: $(TYPOS) ## Do typos and the count of hard English find nothing?
 	$(TYPOS)
 	@.ci/english
 
-drift: cargo ## Are the generated files what the types say?
+drift: cargo ## Are the generated files what their sources say?
+	.ci/lua --check
 	cargo run --bin crdgen -- --check
 	cargo run --bin crdgen -- --check --dir $(CHART_CRDS)
 

@@ -3,7 +3,7 @@
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
 --       channel, holder JSON; and unless they all are 0, 0, "-", 0, "" and 0: grace ms, priority, wish (which resources of a
---       pool would do: the names of a place, see core.lua), takeover (1: take it from whoever holds), why (a text for
+--       pool would do: see lua/lib/object.lua), takeover (1: take it from whoever holds), why (a text for
 --       them), seen (the newest fencing token that this client has seen of the object, as a declared one: data that has not
 --       granted it yet is not current, and recovers; and what is not declared is not made, and not used)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
@@ -17,7 +17,7 @@
 -- free resources, and the next one goes on from there.
 local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 
--- The fast lane, before core.lua's functions are made: nothing special is asked for, there is no such object, and its first
+-- The fast lane, before the functions of lua/lib are created: nothing special is asked for, there is no such object, and its first
 -- user makes it. This lease is what `grant` would make it; it lies in obj alone until somebody else comes (see `unfold`).
 if #ARGV == 10 and string.sub(ARGV[2], 1, 2) == '1@' and permits <= first_limit and lease > 0 and ARGV[6] == '0' then
   local clock = redis.call('TIME')
@@ -30,100 +30,103 @@ if #ARGV == 10 and string.sub(ARGV[2], 1, 2) == '1@' and permits <= first_limit 
   end
 end
 
----- core.lua
+---- include lib/lease.lua
+---- include lib/settle.lua
+---- include lib/waiting.lua
+---- include lib/close.lua
 
 local token, max_hold, place = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[8])
 local grace, priority = tonumber(ARGV[11] or 0), tonumber(ARGV[12] or 0)
-local wish, takeover, why, seen = ARGV[13] or '-', ARGV[14] == '1', ARGV[15], tonumber(ARGV[16] or 0)
-local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
-local is_new = not o.exists
+local selector, takeover, why, seen = ARGV[13] or '-', ARGV[14] == '1', ARGV[15], tonumber(ARGV[16] or 0)
+local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+local is_new = not object.exists
 
-if seen > 0 then outdated(o, seen) end
-if is_new and first_limit == 0 or seen > 0 and not o.declared then
-  missing(o)
-  return redis.error_reply('NOTDECLARED ' .. object_of(o))
+if seen > 0 then outdated(object, seen) end
+if is_new and first_limit == 0 or seen > 0 and not object.declared then
+  missing(object)
+  return redis.error_reply('NOTDECLARED ' .. object_name(object))
 end
 if is_new then
-  o.exists, o.limit = true, first_limit
+  object.exists, object.limit = true, first_limit
 else
-  settle(o)
+  settle(object)
 end
 
-local value, reply = o.values[token], nil
-local fence = value and call('ZSCORE', o.holders, token)
-if value and not fence and not parse(value) then
-  finish(o, token) -- a place that cannot be read is taken anew
+local value, reply = object.values[token], nil
+local fence = value and call('ZSCORE', object.holders, token)
+if value and not fence and not parse_entry(value) then
+  finish(object, token) -- a place that cannot be read is taken anew
   value = nil
 end
 -- What is held stays held, whatever a new request would get.
-local refused = not fence and refusal(o, permits, wish)
+local refused = not fence and refusal(object, permits, selector)
 if refused then
   if value then
-    finish(o, token)
-    advance(o)
+    finish(object, token)
+    advance(object)
   end
-  if o.draining then missing(o) end
-  close(o)
+  if object.draining then missing(object) end
+  close(object)
   return redis.error_reply(refused)
 end
 
 if value then
-  local e = own(o, token)
+  local entry = own_entry(object, token)
   if fence then
-    local ends = tonumber(call('ZSCORE', o.expiry, token))
+    local ends = tonumber(call('ZSCORE', object.expiry, token))
     if not ends then -- gone with all others of its key
-      ends = lease_end(e)
-      call('ZADD', o.expiry, ends, token)
+      ends = lease_end(entry)
+      call('ZADD', object.expiry, ends, token)
     end
-    reply = describe(o, tonumber(fence), ends, e)
+    reply = describe(object, tonumber(fence), ends, entry)
   else
-    call('ZADD', o.expiry, now + e.place, token)
+    call('ZADD', object.expiry, now + entry.place, token)
     -- Looks on, where the last call has stopped.
-    if o.pool and string.sub(e.names, 1, 1) == '?' then reply = advance(o, token) end
+    if object.pool and string.sub(entry.names, 1, 1) == '?' then reply = advance(object, token) end
     if not reply then
-      local at, place_ms = position(o, token, e)
-      reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, place_ms), at, o.parts }
+      local at, place_ms = position(object, token, entry)
+      reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, object.parts }
     end
   end
 else
-  lease, max_hold = bounded(o, lease, max_hold)
-  local e = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
-    grace = grace, since = now, channel = ARGV[9], names = wish, holder = ARGV[10] }
+  lease, max_hold = bounded(object, lease, max_hold)
+  local entry = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
+    grace = grace, since = now, channel = ARGV[9], names = selector, holder = ARGV[10] }
   if takeover then
-    for _, other in ipairs(call('ZRANGE', o.holders, 0, -1)) do
+    for _, other in ipairs(call('ZRANGE', object.holders, 0, -1)) do
       -- In its grace nobody holds it: there is nobody to take it from, and one to be kept from.
-      if string.sub(other, 1, 6) ~= 'grace-' then finish(o, other, 'taken', why) end
+      if string.sub(other, 1, 6) ~= 'grace-' then finish(object, other, 'taken', why) end
     end
   end
-  local alone = is_new or takeover or call('ZCARD', o.queue) == 0
+  local alone = is_new or takeover or call('ZCARD', object.queue) == 0
   local got
-  if alone and not recovering(o) and fits(o, e, {}) then
-    got = grant(o, token, e, lease_end(e))
+  if alone and not recovering(object) and fits(object, entry, {}) then
+    got = grant(object, token, entry, lease_end(entry))
   else
     -- The search may have met a resource that cannot be read.
-    refused = o.unreadable and refusal(o, permits, wish)
+    refused = object.unreadable and refusal(object, permits, selector)
     if refused then
-      close(o)
+      close(object)
       return redis.error_reply(refused)
     end
-    if place > 0 or (o.pool and not alone) then
-      enqueue(o, token, e, priority)
-      keep(o, token, e)
+    if place > 0 or (object.pool and not alone) then
+      enqueue(object, token, entry, priority)
+      keep_entry(object, token, entry)
       -- Those before it in a pool may wait for something else, and a larger priority stands before what has no room.
-      if not alone then got = advance(o, token) end
+      if not alone then got = advance(object, token) end
     end
   end
   if got then
     reply = got
   elseif place > 0 then
-    local at, place_ms = position(o, token, e)
-    reply = { 'queued', int(now), int(now + e.place), wake_at(o, wake(o), at, place_ms), at, o.parts }
+    local at, place_ms = position(object, token, entry)
+    reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, object.parts }
   else
-    finish(o, token)
-    unwind(o)
+    finish(object, token)
+    unwind(object)
     -- What is left to be done may make room.
-    reply = { (o.overdue or o.more) and 'again' or 'busy', int(now), o.parts }
+    reply = { (object.overdue or object.more) and 'again' or 'busy', int(now), object.parts }
   end
 end
-close(o)
+close(object)
 return reply

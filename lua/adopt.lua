@@ -9,41 +9,43 @@
 -- token finds its lease. In a recovery nothing is adopted: the data may be older than an adoption of the same lease, whose
 -- adopter will come back (see readmit).
 -- O(log n); of a pool also the resources of the lease.
----- core.lua
+---- include lib/lease.lua
+---- include lib/settle.lua
+---- include lib/close.lua
 local old, token = string.sub(redis.sha1hex(ARGV[3]), 1, 32), ARGV[4]
-local o = open(0, #KEYS, ARGV[1], ARGV[2], { token, old })
-settle(o)
-local e, fence
-if o.values[token] then
-  e, fence = own(o, token), call('ZSCORE', o.holders, token)
-elseif o.values[old] and not recovering(o) then
-  e, fence = own(o, old), call('ZSCORE', o.holders, old)
+local object = open(0, #KEYS, ARGV[1], ARGV[2], { token, old })
+settle(object)
+local entry, fence
+if object.values[token] then
+  entry, fence = own_entry(object, token), call('ZSCORE', object.holders, token)
+elseif object.values[old] and not recovering(object) then
+  entry, fence = own_entry(object, old), call('ZSCORE', object.holders, old)
   if fence then
-    if e.channel ~= '-' then tell(e.channel, { 'lost', old, 'adopted', ARGV[7] }) end
-    o.values[old] = nil
-    call('HDEL', o.obj, 't:' .. old)
-    call('ZREM', o.holders, old)
-    call('ZREM', o.expiry, old)
-    e.lease = bounded(o, e.lease, 0)
-    e.channel, e.holder, e.since = ARGV[5], ARGV[6], math.min(e.since, now)
+    if entry.channel ~= '-' then publish(entry.channel, { 'lost', old, 'adopted', ARGV[7] }) end
+    object.values[old] = nil
+    call('HDEL', object.obj, 't:' .. old)
+    call('ZREM', object.holders, old)
+    call('ZREM', object.expiry, old)
+    entry.lease = bounded(object, entry.lease, 0)
+    entry.channel, entry.holder, entry.since = ARGV[5], ARGV[6], math.min(entry.since, now)
     -- Who has let go of a lease had woken up with it: the notification is heard.
-    if string.sub(e.names, 1, 1) == '@' then e.names = '-' end
-    o.changed = true
-    store(o, token, e)
-    call('ZADD', o.holders, fence, token)
+    if string.sub(entry.names, 1, 1) == '@' then entry.names = '-' end
+    object.changed = true
+    store(object, token, entry)
+    call('ZADD', object.holders, fence, token)
   end
 end
 local reply = { 'gone', int(now) }
 if fence then
-  local ends = tonumber(call('ZSCORE', o.expiry, token))
+  local ends = tonumber(call('ZSCORE', object.expiry, token))
   if not ends then
-    ends = lease_end(e)
-    call('ZADD', o.expiry, int(ends), token)
+    ends = lease_end(entry)
+    call('ZADD', object.expiry, int(ends), token)
   end
-  reply = describe(o, tonumber(fence), ends, e)
+  reply = describe(object, tonumber(fence), ends, entry)
   reply[1] = 'adopted'
-  table.insert(reply, 2, e.grace)
-  table.insert(reply, 2, e.max_hold)
+  table.insert(reply, 2, entry.grace)
+  table.insert(reply, 2, entry.max_hold)
 end
-close(o)
+close(object)
 return reply

@@ -13,79 +13,80 @@
 -- the data that was told the floor before: it has to recover also in the same life of the server process (a failback).
 -- A smaller limit drains: holders keep what they have, and it is not granted again. Safe to repeat.
 -- O(n) in the named resources and the leases; of a generated pool, O(n) in the leases where its prefix changes, and in the
--- marked names (core.lua) where its count does. Of a smaller count the calls that follow apply some each.
----- core.lua
-local o = open(0, #KEYS, ARGV[1], ARGV[2])
+-- marked names (lua/lib/object.lua) where its count does. Of a smaller count the calls that follow apply some each.
+---- include lib/settle.lua
+---- include lib/close.lua
+local object = open(0, #KEYS, ARGV[1], ARGV[2])
 local floor, recovery, lease = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local life, newest = ARGV[9] or '', tonumber(ARGV[10] or 0)
-if life ~= '' and (life ~= o.here or o.last < newest) then return redis.error_reply('OTHERLIFE ' .. object_of(o)) end
+if life ~= '' and (life ~= object.here or object.last < newest) then return redis.error_reply('OTHERLIFE ' .. object_name(object)) end
 
-local longest = math.max(recovery, lease, o.lease)
-local lost = recovery > 0 and (o.run ~= o.here or o.last < floor)
-if lost then o.recover = now + longest end
-o.ttl = math.max(o.ttl, longest) -- also bounds the recovery
+local longest = math.max(recovery, lease, object.lease)
+local lost = recovery > 0 and (object.run ~= object.here or object.last < floor)
+if lost then object.recover = now + longest end
+object.ttl = math.max(object.ttl, longest) -- also bounds the recovery
 -- Its first users have been granted something since the loss: who held before is let in again only where there is room.
 if lost then
-  if o.exists and not o.declared then call('HSET', o.obj, 'beside', 1) else call('HDEL', o.obj, 'beside') end
+  if object.exists and not object.declared then call('HSET', object.obj, 'beside', 1) else call('HDEL', object.obj, 'beside') end
 end
-o.shrunk = o.exists and tonumber(ARGV[8]) < o.limit
-o.exists, o.declared, o.run, o.changed = true, ARGV[3], o.here, true
-o.draining, o.kept, o.retained = nil, nil, nil
-o.lease, o.max_hold, o.limit, o.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(o.last, floor)
+object.shrunk = object.exists and tonumber(ARGV[8]) < object.limit
+object.exists, object.declared, object.run, object.changed = true, ARGV[3], object.here, true
+object.draining, object.kept, object.retained = nil, nil, nil
+object.lease, object.max_hold, object.limit, object.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(object.last, floor)
 for _, key in ipairs(KEYS) do call('PERSIST', key) end
-call('HDEL', o.obj, 'draining', 'kept', 'retained')
-call('HSET', o.obj, 'declared', o.declared, 'run', o.run, 'recover', int(o.recover), 'lease', int(o.lease),
-  'max_hold', int(o.max_hold))
+call('HDEL', object.obj, 'draining', 'kept', 'retained')
+call('HSET', object.obj, 'declared', object.declared, 'run', object.run, 'recover', int(object.recover), 'lease', int(object.lease),
+  'max_hold', int(object.max_hold))
 
 local function generated(prefix, count)
-  local former, others = o.count, o.prefix ~= prefix
+  local former, others = object.count, object.prefix ~= prefix
   if others then
-    call('UNLINK', o.free)
-    o.fresh = 0
+    call('UNLINK', object.free)
+    object.fresh = 0
   end
-  o.prefix, o.count = prefix, count
-  if others or o.unmarked then
-    pool().mark_held(o, pool().held_names(o))
+  object.prefix, object.count = prefix, count
+  if others or object.unmarked then
+    pool().mark_held(object, pool().held_names(object))
   elseif former ~= count then
-    o.beyond = 0
-    for _, name in ipairs(call('HKEYS', o.resources)) do
-      if pool().number_of(o, name) >= count then o.beyond = o.beyond + 1 end
+    object.beyond = 0
+    for _, name in ipairs(call('HKEYS', object.resources)) do
+      if pool().number_of(object, name) >= count then object.beyond = object.beyond + 1 end
     end
   end
-  call('HSET', o.obj, 'prefix', prefix, 'count', int(count))
+  call('HSET', object.obj, 'prefix', prefix, 'count', int(count))
 end
 
 local function named(from)
-  local held, wanted = pool().held_names(o), {}
-  if o.prefix then
-    call('DEL', o.resources, o.free)
-    call('HDEL', o.obj, 'prefix', 'count', 'fresh', 'beyond')
-    o.prefix, o.count, o.fresh = nil, nil, nil
+  local held, wanted = pool().held_names(object), {}
+  if object.prefix then
+    call('DEL', object.resources, object.free)
+    call('HDEL', object.obj, 'prefix', 'count', 'fresh', 'beyond')
+    object.prefix, object.count, object.fresh = nil, nil, nil
   end
   for i = from, #ARGV, 2 do
-    local name, entry = ARGV[i], ARGV[i + 1]
+    local name, record = ARGV[i], ARGV[i + 1]
     wanted[name] = true
-    call('HSET', o.resources, name, entry)
-    if held[name] or string.sub(entry, 1, 1) == '0' then
-      call('ZREM', o.free, name)
+    call('HSET', object.resources, name, record)
+    if held[name] or string.sub(record, 1, 1) == '0' then
+      call('ZREM', object.free, name)
     else
-      call('ZADD', o.free, 'NX', 0, name)
+      call('ZADD', object.free, 'NX', 0, name)
     end
   end
-  for _, name in ipairs(call('HKEYS', o.resources)) do
+  for _, name in ipairs(call('HKEYS', object.resources)) do
     if not wanted[name] then
-      call('HDEL', o.resources, name)
-      call('ZREM', o.free, name)
+      call('HDEL', object.resources, name)
+      call('ZREM', object.free, name)
     end
   end
 end
 
-if o.pool then
-  o.order = ARGV[11]
-  call('HSET', o.obj, 'order', o.order)
+if object.pool then
+  object.order = ARGV[11]
+  call('HSET', object.obj, 'order', object.order)
   if ARGV[12] ~= '' then generated(ARGV[12], tonumber(ARGV[13])) else named(14) end
 end
-settle(o)
-close(o)
+settle(object)
+close(object)
 return lost and 1 or 0

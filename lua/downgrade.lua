@@ -4,20 +4,22 @@
 -- ARGV  run id, controller's channel, token, permits to keep
 -- Reply held, or gone: the token does not hold
 -- Safe to repeat. O(log n).
----- core.lua
+---- include lib/lease.lua
+---- include lib/settle.lua
+---- include lib/close.lua
 local token, permits = ARGV[3], tonumber(ARGV[4])
-local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
-settle(o)
-local held = o.values[token] and call('ZSCORE', o.holders, token)
+local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+settle(object)
+local held = object.values[token] and call('ZSCORE', object.holders, token)
 if held then
-  local e = own(o, token)
-  if permits < e.permits then
-    o.held = o.held - e.permits + permits
-    o.changed = true
-    e.permits = permits
-    store(o, token, e)
-    advance(o)
+  local entry = own_entry(object, token)
+  if permits < entry.permits then
+    object.held = object.held - entry.permits + permits
+    object.changed = true
+    entry.permits = permits
+    store(object, token, entry)
+    advance(object)
   end
 end
-close(o)
+close(object)
 return held and 'held' or 'gone'

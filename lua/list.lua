@@ -6,32 +6,33 @@
 --       properties), "free" or "held" or "disabled" or "damaged" (its entry cannot be read: it is granted to nobody)
 -- A resource that is added or taken away meanwhile may be missing or not; none of the others is missing, and one may come
 -- twice. O(how many).
----- core.lua
-local o = open(0, #KEYS, ARGV[1], ARGV[2])
-settle(o)
+---- include lib/settle.lua
+---- include lib/close.lua
+local object = open(0, #KEYS, ARGV[1], ARGV[2])
+settle(object)
 local cursor, found
 if string.sub(ARGV[3], 1, 1) == '=' then
   local name = string.sub(ARGV[3], 2)
-  local entry = call('HGET', o.resources, name)
-  cursor, found = '0', entry and { name, entry } or {}
+  local record = call('HGET', object.resources, name)
+  cursor, found = '0', record and { name, record } or {}
 else
-  cursor, found = unpack(call('HSCAN', o.resources, ARGV[3], 'COUNT', ARGV[4]))
+  cursor, found = unpack(call('HSCAN', object.resources, ARGV[3], 'COUNT', ARGV[4]))
 end
 local reply = { cursor }
-o.entries = {}
+object.records = {}
 for i = 1, #found, 2 do
-  o.entries[found[i]] = found[i + 1]
+  object.records[found[i]] = found[i + 1]
   local state = 'held'
-  if not pool().properties_of(o, found[i]) then
+  if not pool().properties_of(object, found[i]) then
     state = 'damaged'
   elseif string.sub(found[i + 1], 1, 1) == '0' then
     state = 'disabled'
-  elseif call('ZSCORE', o.free, found[i]) then
+  elseif call('ZSCORE', object.free, found[i]) then
     state = 'free'
   end
   reply[#reply + 1] = found[i]
   reply[#reply + 1] = found[i + 1]
   reply[#reply + 1] = state
 end
-close(o)
+close(object)
 return reply

@@ -11,11 +11,12 @@
 -- Error DECLARED: a custom resource has the say; STALE: what was put aside is not what commit expects
 -- What is taken away while it is held drains. Safe to repeat. O(n) in the resources given and the leases, commit in the
 -- leases alone.
----- core.lua
+---- include lib/settle.lua
+---- include lib/close.lua
 local how, count = ARGV[3], tonumber(ARGV[5])
-local o = open(0, 7, ARGV[1], ARGV[2])
+local object = open(0, 7, ARGV[1], ARGV[2])
 local staged, staged_free = KEYS[8], KEYS[9]
-if o.declared then return redis.error_reply('DECLARED ' .. object_of(o)) end
+if object.declared then return redis.error_reply('DECLARED ' .. object_name(object)) end
 
 if how == 'stage' then
   for i = 6, #ARGV, 2 do
@@ -27,55 +28,55 @@ if how == 'stage' then
   return call('HLEN', staged)
 end
 
-if not o.exists then
-  o.exists, o.limit = true, 0
+if not object.exists then
+  object.exists, object.limit = true, 0
 else
-  settle(o)
+  settle(object)
 end
-local held = pool().held_names(o)
+local held = pool().held_names(object)
 
 if how == 'commit' then
   if call('HLEN', staged) ~= count then
-    if not (o.kept and call('EXISTS', staged) == 0 and o.limit == count) then
+    if not (object.kept and call('EXISTS', staged) == 0 and object.limit == count) then
       return redis.error_reply('STALE ' .. call('HLEN', staged))
     end
     -- A repeated commit: the first one has done it.
   elseif count > 0 then
-    call('RENAME', staged, o.resources)
-    call('RENAME', staged_free, o.free)
-    call('PERSIST', o.resources)
-    call('PERSIST', o.free)
-    for name in pairs(held) do call('ZREM', o.free, name) end
+    call('RENAME', staged, object.resources)
+    call('RENAME', staged_free, object.free)
+    call('PERSIST', object.resources)
+    call('PERSIST', object.free)
+    for name in pairs(held) do call('ZREM', object.free, name) end
   else
-    call('UNLINK', o.resources, o.free)
+    call('UNLINK', object.resources, object.free)
   end
 elseif how == 'clear' then
-  call('UNLINK', o.resources, o.free)
+  call('UNLINK', object.resources, object.free)
 elseif how == 'extend' then
   for i = 6, #ARGV, 2 do
-    if call('HSET', o.resources, ARGV[i], ARGV[i + 1]) == 1 and not held[ARGV[i]] then
-      call('ZADD', o.free, 'NX', 0, ARGV[i])
+    if call('HSET', object.resources, ARGV[i], ARGV[i + 1]) == 1 and not held[ARGV[i]] then
+      call('ZADD', object.free, 'NX', 0, ARGV[i])
     end
   end
 else
   for i = 6, #ARGV do
-    call('HDEL', o.resources, ARGV[i])
-    call('ZREM', o.free, ARGV[i])
+    call('HDEL', object.resources, ARGV[i])
+    call('ZREM', object.free, ARGV[i])
   end
 end
 
-o.entries = nil -- what was read of them before
-o.limit = call('HLEN', o.resources)
-o.changed = true
-o.kept = o.limit > 0 and 1 or nil
-if o.kept then
-  o.order = ARGV[4]
-  call('HSET', o.obj, 'kept', 1, 'order', o.order, 'limit', int(o.limit))
+object.records = nil -- what was read of them before
+object.limit = call('HLEN', object.resources)
+object.changed = true
+object.kept = object.limit > 0 and 1 or nil
+if object.kept then
+  object.order = ARGV[4]
+  call('HSET', object.obj, 'kept', 1, 'order', object.order, 'limit', int(object.limit))
   for i = 1, 7 do call('PERSIST', KEYS[i]) end
 else
-  call('HDEL', o.obj, 'kept')
+  call('HDEL', object.obj, 'kept')
 end
-local size = o.limit
-advance(o)
-close(o)
+local size = object.limit
+advance(object)
+close(object)
 return size

@@ -5,21 +5,22 @@
 -- Error NOTHELD: the lock's token does not hold it
 -- One call notifies at most PIECE: call again, with another request id, for the rest. The newest request id is kept with its
 -- count, so that a repeated one notifies nobody else. O(log n) for each that is notified.
----- core.lua
+---- include lib/settle.lua
+---- include lib/close.lua
 local PIECE = 50
-local o = open(0, #KEYS, ARGV[1], ARGV[2], { ARGV[3] })
-settle(o)
-if not (o.values[ARGV[3]] and call('ZSCORE', o.holders, ARGV[3])) then
-  close(o)
-  return redis.error_reply('NOTHELD ' .. object_of(o))
+local object = open(0, #KEYS, ARGV[1], ARGV[2], { ARGV[3] })
+settle(object)
+if not (object.values[ARGV[3]] and call('ZSCORE', object.holders, ARGV[3])) then
+  close(object)
+  return redis.error_reply('NOTHELD ' .. object_name(object))
 end
-local id, count = unpack(call('HMGET', o.obj, 'notify_id', 'notified'))
+local id, count = unpack(call('HMGET', object.obj, 'notify_id', 'notified'))
 if id ~= ARGV[6] then
   count = 0
   local most = math.min(tonumber(ARGV[5]), PIECE)
-  while count < most and notify(o, ARGV[4]) do count = count + 1 end
-  call('HSET', o.obj, 'notify_id', ARGV[6], 'notified', count)
+  while count < most and notify(object, ARGV[4]) do count = count + 1 end
+  call('HSET', object.obj, 'notify_id', ARGV[6], 'notified', count)
 end
-local more = call('ZRANGE', o.waits, '[' .. ARGV[4] .. ' ', '(' .. ARGV[4] .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
-close(o)
+local more = call('ZRANGE', object.waits, '[' .. ARGV[4] .. ' ', '(' .. ARGV[4] .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
+close(object)
 return { tonumber(count), more and 1 or 0 }

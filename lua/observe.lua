@@ -16,36 +16,38 @@
 --       such object because it was withdrawn, and its last lease has ended)
 -- Where more has run out at once than one call ends, what is not ended yet counts as held, and wake is 1: look again.
 -- O(log n + what is listed).
----- core.lua
-local o = open(0, #KEYS, ARGV[1], ARGV[2])
-if ARGV[6] == '1' then outdated(o, tonumber(ARGV[7])) end
-settle(o)
-local function answer(object)
-  if ARGV[6] ~= '1' then return object end
-  return { int(now_us), o.here, not object and call('HEXISTS', o.obj, 'drained') or 0, object }
+---- include lib/settle.lua
+---- include lib/waiting.lua
+---- include lib/close.lua
+local object = open(0, #KEYS, ARGV[1], ARGV[2])
+if ARGV[6] == '1' then outdated(object, tonumber(ARGV[7])) end
+settle(object)
+local function answer(found)
+  if ARGV[6] ~= '1' then return found end
+  return { int(now_us), object.here, not found and call('HEXISTS', object.obj, 'drained') or 0, found }
 end
-if close(o) then return answer(false) end
-if ARGV[4] == '1' and o.declared then call('HSET', o.obj, 'watched', 1) end
+if close(object) then return answer(false) end
+if ARGV[4] == '1' and object.declared then call('HSET', object.obj, 'watched', 1) end
 
 local first = tonumber(ARGV[5] or 0)
 local last = first + tonumber(ARGV[3]) - 1
 local holders, waiters = {}, {}
 if last >= first then
-  local held = call('ZRANGE', o.holders, first, last, 'WITHSCORES')
+  local held = call('ZRANGE', object.holders, first, last, 'WITHSCORES')
   for i = 1, #held, 2 do
-    local value, expires = call('HGET', o.obj, 't:' .. held[i]), call('ZSCORE', o.expiry, held[i])
+    local value, expires = call('HGET', object.obj, 't:' .. held[i]), call('ZSCORE', object.expiry, held[i])
     if value and expires then
       holders[#holders + 1] = { held[i], int(tonumber(held[i + 1])), expires, value }
     end
   end
-  for _, token in ipairs(call('ZRANGE', o.queue, first, last)) do
-    local value = call('HGET', o.obj, 't:' .. token)
+  for _, token in ipairs(call('ZRANGE', object.queue, first, last)) do
+    local value = call('HGET', object.obj, 't:' .. token)
     if value then waiters[#waiters + 1] = { token, value } end
   end
 end
-local current = o.declared and o.run == o.here
-local soonest = wake(o)
-if o.overdue or o.more then soonest = 1 end
-return answer({ int(now), o.declared or '', current and 1 or 0, int(o.limit), int(o.held),
-  int(math.max(0, available(o))), call('ZCARD', o.queue), int(o.last), int(o.recover), o.draining and 1 or 0, int(soonest),
-  holders, waiters, int(o.ttl) })
+local current = object.declared and object.run == object.here
+local soonest = wake(object)
+if object.overdue or object.more then soonest = 1 end
+return answer({ int(now), object.declared or '', current and 1 or 0, int(object.limit), int(object.held),
+  int(math.max(0, available(object))), call('ZCARD', object.queue), int(object.last), int(object.recover), object.draining and 1 or 0, int(soonest),
+  holders, waiters, int(object.ttl) })

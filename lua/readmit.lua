@@ -13,21 +13,23 @@
 -- A lease with the same fencing token is the same one: it was adopted after the snapshot (see adopt), or has run out in it and
 -- stands there in its grace. It makes room for the holder that comes back.
 -- O(n) in the leases of a pool, otherwise O(log n).
----- core.lua
+---- include lib/lease.lua
+---- include lib/settle.lua
+---- include lib/close.lua
 local token, fence = ARGV[3], tonumber(ARGV[4])
-local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
-local lease, max_hold = bounded(o, tonumber(ARGV[6]), tonumber(ARGV[7]))
-local e = { permits = tonumber(ARGV[5]), lease = lease, place = 0, max_hold = max_hold,
+local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+local lease, max_hold = bounded(object, tonumber(ARGV[6]), tonumber(ARGV[7]))
+local entry = { permits = tonumber(ARGV[5]), lease = lease, place = 0, max_hold = max_hold,
   grace = tonumber(ARGV[12]), since = tonumber(ARGV[8]),
   channel = ARGV[9], names = ARGV[10], holder = ARGV[11] }
-settle(o)
+settle(object)
 
 local function holders_of(names)
   local wanted, found = {}, {}
   for name in string.gmatch(names, '[^,]+') do wanted[name] = true end
-  local all = call('ZRANGE', o.holders, 0, -1, 'WITHSCORES')
+  local all = call('ZRANGE', object.holders, 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do
-    local other = find(o, all[i])
+    local other = find_entry(object, all[i])
     for name in string.gmatch(other and other.names or '', '[^,]+') do
       if wanted[name] then
         found[#found + 1] = { token = all[i], fence = tonumber(all[i + 1]) }
@@ -38,35 +40,35 @@ local function holders_of(names)
   return found
 end
 
-local ends = lease_end(e)
-local admit = o.exists and recovering(o) and ends > now
-if o.values[token] then
+local ends = lease_end(entry)
+local admit = object.exists and recovering(object) and ends > now
+if object.values[token] then
   admit = false
-  if call('ZSCORE', o.holders, token) then
-    call('ZADD', o.expiry, ends, token)
-    close(o)
+  if call('ZSCORE', object.holders, token) then
+    call('ZADD', object.expiry, ends, token)
+    close(object)
     return { 'held', int(now), int(ends) }
   end
 end
-if admit and not o.pool and o.held + e.permits > o.limit then admit = call('HEXISTS', o.obj, 'beside') == 0 end
-local others = admit and o.pool and holders_of(e.names) or {}
+if admit and not object.pool and object.held + entry.permits > object.limit then admit = call('HEXISTS', object.obj, 'beside') == 0 end
+local others = admit and object.pool and holders_of(entry.names) or {}
 for _, other in ipairs(others) do admit = admit and other.fence <= fence end
 if admit then
-  for _, same in ipairs(call('ZRANGE', o.holders, int(fence), int(fence), 'BYSCORE')) do finish(o, same) end
-  for _, other in ipairs(others) do finish(o, other.token, 'superseded') end
-  if o.pool then
-    for name in string.gmatch(e.names, '[^,]+') do pool().claim(o, name) end
+  for _, same in ipairs(call('ZRANGE', object.holders, int(fence), int(fence), 'BYSCORE')) do finish(object, same) end
+  for _, other in ipairs(others) do finish(object, other.token, 'superseded') end
+  if object.pool then
+    for name in string.gmatch(entry.names, '[^,]+') do pool().claim(object, name) end
   end
 end
 if not admit then
-  close(o)
+  close(object)
   return { 'gone', int(now), '0' }
 end
-o.held = o.held + e.permits
-o.last = math.max(o.last, fence)
-o.changed = true
-store(o, token, e)
-call('ZADD', o.holders, fence, token)
-call('ZADD', o.expiry, ends, token)
-close(o)
+object.held = object.held + entry.permits
+object.last = math.max(object.last, fence)
+object.changed = true
+store(object, token, entry)
+call('ZADD', object.holders, fence, token)
+call('ZADD', object.expiry, ends, token)
+close(object)
 return { 'held', int(now), int(ends) }

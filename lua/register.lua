@@ -10,7 +10,7 @@
 -- `done` is a sorted set: token -> when it was carried out. A repeated token gets "applied" again and changes nothing,
 -- for as long as its memory lasts; what changed nothing is not remembered, and a repeat of it looks anew.
 -- O(log n) in the writes remembered.
----- core.lua
+---- include lib/call.lua
 local value, done, token = KEYS[1], KEYS[2], ARGV[3]
 local action, condition, or_missing, argument = ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8]
 

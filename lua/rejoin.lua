@@ -4,24 +4,27 @@
 -- ARGV  run id, controller's channel, token
 -- Reply rejoined, or notified: a notification was faster, and the token queues for the lock or holds it; or gone
 -- Safe to repeat. O(log n).
----- core.lua
+---- include lib/lease.lua
+---- include lib/settle.lua
+---- include lib/waiting.lua
+---- include lib/close.lua
 local token = ARGV[3]
-local o = open(0, #KEYS, ARGV[1], ARGV[2], { token })
-settle(o)
+local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+settle(object)
 local reply = 'gone'
-if o.values[token] then
-  local e = own(o, token)
-  local wait = wait_of(token, e.names)
-  if wait and call('ZREM', o.waits, wait) == 1 then
-    local priority = priority_of(e.names)
-    e.names = '-'
-    enqueue(o, token, e, priority)
-    keep(o, token, e)
+if object.values[token] then
+  local entry = own_entry(object, token)
+  local wait = wait_of(token, entry.names)
+  if wait and call('ZREM', object.waits, wait) == 1 then
+    local priority = priority_of(entry.names)
+    entry.names = '-'
+    enqueue(object, token, entry, priority)
+    keep_entry(object, token, entry)
     reply = 'rejoined'
-    advance(o)
+    advance(object)
   else
-    reply = e.names == '-' and 'rejoined' or 'notified'
+    reply = entry.names == '-' and 'rejoined' or 'notified'
   end
 end
-close(o)
+close(object)
 return reply

@@ -6,7 +6,7 @@
 -- Reply for each token: released (it was held), left (it was waiting), gone (neither)
 -- Safe to repeat. O(log n) a token.
 
--- The fast lane, before core.lua's functions are made: the lease lies in obj alone (see `unfold`), so nobody waits.
+-- The fast lane, before the functions of lua/lib are created: the lease lies in obj alone (see `unfold`), so nobody waits.
 local alone
 if ARGV[3] == 'owner' and #ARGV == 5 and string.sub(ARGV[2], 1, 2) == '1@' then
   alone = redis.call('MGET', KEYS[1])[1]
@@ -20,7 +20,8 @@ if ARGV[3] == 'owner' and #ARGV == 5 and string.sub(ARGV[2], 1, 2) == '1@' then
   end
 end
 
----- core.lua
+---- include lib/settle.lua
+---- include lib/close.lua
 
 local how, why = ARGV[3], ARGV[4]
 if how ~= 'owner' and how ~= 'dropped' and how ~= 'reclaimed' then
@@ -29,16 +30,16 @@ end
 if how == 'owner' then how = nil end
 local tokens = {}
 for i = 5, #ARGV do tokens[#tokens + 1] = ARGV[i] end
-local o = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
+local object = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
 
 -- A lease that has run out is not released any more: its successor may hold already. One whose end is gone, by an eviction,
 -- has not.
 local function runs(token)
-  return value_of(o, token) and (tonumber(call('ZSCORE', o.expiry, token)) or math.huge) > now
+  return value_of(object, token) and (tonumber(call('ZSCORE', object.expiry, token)) or math.huge) > now
 end
 
 local reply = {}
-for i, token in ipairs(tokens) do reply[i] = runs(token) and finish(o, token, how, why) or 'gone' end
-settle(o)
-close(o)
+for i, token in ipairs(tokens) do reply[i] = runs(token) and finish(object, token, how, why) or 'gone' end
+settle(object)
+close(object)
 return reply

@@ -27,7 +27,7 @@ do
   end
 end
 
--- Two fast lanes, before core.lua's functions are made: most leases lie in obj alone (see `unfold`), and most places are
+-- Two fast lanes, before the functions of lua/lib are created: most leases lie in obj alone (see `unfold`), and most places are
 -- the only one of their object. They do nothing else, so all that has run out, may be granted, or is not ordinary goes the
 -- slow way; and so does a command that fails, for the slow way says why.
 local function ask(...)
@@ -83,60 +83,63 @@ if string.sub(ARGV[2], 1, 2) == '1@' and #groups <= 1000 then
   if #groups == 0 then return reply end
 end
 
----- core.lua
+---- include lib/lease.lua
+---- include lib/settle.lua
+---- include lib/waiting.lua
+---- include lib/close.lua
 
 local function renew(group)
   local tokens, at = {}, group.at
   for i = group.arg, group.arg + group.count - 1 do tokens[#tokens + 1] = ARGV[i] end
-  local o = open(group.key, group.width, ARGV[1], ARGV[2], tokens)
-  if group.seen then outdated(o, group.seen) end
-  settle(o)
-  if not o.exists then missing(o) end
+  local object = open(group.key, group.width, ARGV[1], ARGV[2], tokens)
+  if group.seen then outdated(object, group.seen) end
+  settle(object)
+  if not object.exists then missing(object) end
   local waiting = {}
   for _, token in ipairs(tokens) do
-    local value = value_of(o, token)
-    local e = value and parse(value)
-    if not o.exists then
+    local value = value_of(object, token)
+    local entry = value and parse_entry(value)
+    if not object.exists then
       reply[at] = 'missing'
     elseif not value then
-      reply[at] = recovering(o) and 'recovering' or 'gone'
-    elseif call('ZSCORE', o.holders, token) then
-      if e then
-        e.lease = bounded(o, e.lease, 0)
-        local ends = lease_end(e)
-        call('ZADD', o.expiry, ends, token)
-        local unheard, set_back = string.sub(e.names, 1, 1) == '@', e.since > now
-        if unheard then e.names = '-' end -- its client has woken up: the notification is heard
-        if set_back then e.since = now end -- the server's clock was: the longest hold counts from here
-        if unheard or set_back then store(o, token, e) end
+      reply[at] = recovering(object) and 'recovering' or 'gone'
+    elseif call('ZSCORE', object.holders, token) then
+      if entry then
+        entry.lease = bounded(object, entry.lease, 0)
+        local ends = lease_end(entry)
+        call('ZADD', object.expiry, ends, token)
+        local unheard, set_back = string.sub(entry.names, 1, 1) == '@', entry.since > now
+        if unheard then entry.names = '-' end -- its client has woken up: the notification is heard
+        if set_back then entry.since = now end -- the server's clock was: the longest hold counts from here
+        if unheard or set_back then store(object, token, entry) end
         reply[at], reply[at + 1] = 'held', ends
       else
-        local _, problem = pcall(own, o, token)
+        local _, problem = pcall(own_entry, object, token)
         reply[at], reply[at + 1] = 'failed', type(problem) == 'table' and problem.err or problem
       end
-    elseif e then
-      local refused = refusal(o, e.permits, e.names)
+    elseif entry then
+      local refused = refusal(object, entry.permits, entry.names)
       if refused then
-        finish(o, token, 'refused', refused)
-        advance(o)
+        finish(object, token, 'refused', refused)
+        advance(object)
         reply[at] = 'gone'
       else
-        call('ZADD', o.expiry, now + e.place, token)
-        reply[at], reply[at + 1] = 'waiting', now + e.place
-        waiting[at + 2] = { token, e }
+        call('ZADD', object.expiry, now + entry.place, token)
+        reply[at], reply[at + 1] = 'waiting', now + entry.place
+        waiting[at + 2] = { token, entry }
       end
     else
       -- A place that cannot be read is taken anew.
-      finish(o, token)
+      finish(object, token)
       reply[at] = 'gone'
     end
     at = at + 3
   end
   if next(waiting) then
-    local soonest = wake(o)
-    for wakes, place in pairs(waiting) do reply[wakes] = tonumber(wake_at(o, soonest, position(o, place[1], place[2]))) end
+    local soonest = wake(object)
+    for wakes, place in pairs(waiting) do reply[wakes] = tonumber(wake_at(object, soonest, position(object, place[1], place[2]))) end
   end
-  close(o)
+  close(object)
 end
 
 -- Not before what the lanes have renewed: clients count from here.

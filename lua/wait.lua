@@ -7,37 +7,40 @@
 -- Error NOTHELD: the lock's token does not hold it
 -- Being notified puts the place into the lock's queue, with its own token: when that is granted, the wait is over.
 -- O(log n).
----- core.lua
+---- include lib/lease.lua
+---- include lib/settle.lua
+---- include lib/waiting.lua
+---- include lib/close.lua
 local lease, token = ARGV[3], ARGV[4]
-local o = open(0, #KEYS, ARGV[1], ARGV[2], { lease, token })
-settle(o)
-local value, reply = o.values[token], nil
-local fence = value and call('ZSCORE', o.holders, token)
+local object = open(0, #KEYS, ARGV[1], ARGV[2], { lease, token })
+settle(object)
+local value, reply = object.values[token], nil
+local fence = value and call('ZSCORE', object.holders, token)
 if fence then
-  local e = own(o, token)
-  local ends = tonumber(call('ZSCORE', o.expiry, token)) or lease_end(e)
-  reply = describe(o, tonumber(fence), ends, e)
+  local entry = own_entry(object, token)
+  local ends = tonumber(call('ZSCORE', object.expiry, token)) or lease_end(entry)
+  reply = describe(object, tonumber(fence), ends, entry)
 elseif not value then
-  if not (o.values[lease] and call('ZSCORE', o.holders, lease)) then
-    close(o)
-    return redis.error_reply('NOTHELD ' .. object_of(o))
+  if not (object.values[lease] and call('ZSCORE', object.holders, lease)) then
+    close(object)
+    return redis.error_reply('NOTHELD ' .. object_name(object))
   end
-  o.ticket = o.ticket + 1
+  object.ticket = object.ticket + 1
   local length = tonumber(ARGV[6])
-  local e = { permits = 1, lease = length, place = math.min(tonumber(ARGV[8]), length), max_hold = tonumber(ARGV[7]),
-    grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = format('%s#%016d', ARGV[5], o.ticket),
+  local entry = { permits = 1, lease = length, place = math.min(tonumber(ARGV[8]), length), max_hold = tonumber(ARGV[7]),
+    grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = format('%s#%016d', ARGV[5], object.ticket),
     holder = ARGV[10] }
-  if (ARGV[12] or '0') ~= '0' then e.names = e.names .. '#' .. ARGV[12] end
-  store(o, token, e)
-  call('ZADD', o.waits, 0, wait_of(token, e.names))
-  keep(o, token, e)
-  finish(o, lease)
-  advance(o)
+  if (ARGV[12] or '0') ~= '0' then entry.names = entry.names .. '#' .. ARGV[12] end
+  store(object, token, entry)
+  call('ZADD', object.waits, 0, wait_of(token, entry.names))
+  keep_entry(object, token, entry)
+  finish(object, lease)
+  advance(object)
 end
 if not reply then
-  local ends = now + own(o, token).place
-  call('ZADD', o.expiry, ends, token)
-  reply = { 'queued', int(now), int(ends), wake_at(o, wake(o), position(o, token, own(o, token))), 0 }
+  local ends = now + own_entry(object, token).place
+  call('ZADD', object.expiry, ends, token)
+  reply = { 'queued', int(now), int(ends), wake_at(object, wake(object), position(object, token, own_entry(object, token))), 0 }
 end
-close(o)
+close(object)
 return reply

@@ -9,35 +9,36 @@
 -- Reply how many permits or resources are still being drained, and how many tokens are left to be sent away: call again at
 --       once until there are none; nil when nothing is left to do
 -- Safe to repeat. O(log n) for each that is sent away, of which one call does not do many.
----- core.lua
-local o = open(0, #KEYS, ARGV[1], ARGV[2])
-if not o.exists then
-  call('UNLINK', o.obj)
+---- include lib/settle.lua
+---- include lib/close.lua
+local object = open(0, #KEYS, ARGV[1], ARGV[2])
+if not object.exists then
+  call('UNLINK', object.obj)
   return false
 end
-settle(o)
+settle(object)
 local how = ARGV[3]
 
 if how == 'retain' then
-  o.retained = now + tonumber(ARGV[4])
-  call('HSET', o.obj, 'retained', int(o.retained))
-  close(o)
+  object.retained = now + tonumber(ARGV[4])
+  call('HSET', object.obj, 'retained', int(object.retained))
+  close(object)
   return false
 end
-o.draining = 1
-call('HSET', o.obj, 'draining', 1)
+object.draining = 1
+call('HSET', object.obj, 'draining', 1)
 local left = 0
-for _, key in ipairs({ o.queue, how == 'delete' and o.holders or nil }) do
+for _, key in ipairs({ object.queue, how == 'delete' and object.holders or nil }) do
   -- One in each call, at least: what has expired may have used up the budget.
   for i, token in ipairs(call('ZRANGE', key, 0, math.max(0, math.floor(budget)))) do
     if i > 1 and budget <= 0 then break end
-    finish(o, token, 'withdrawn')
+    finish(object, token, 'withdrawn')
   end
   left = left + call('ZCARD', key)
 end
-if o.held == 0 and left == 0 then
+if object.held == 0 and left == 0 then
   call('UNLINK', unpack(KEYS))
   return false
 end
-close(o)
-return { o.held, left }
+close(object)
+return { object.held, left }

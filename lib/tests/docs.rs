@@ -51,7 +51,7 @@ fn stem(path: &Path) -> String {
 #[test]
 fn the_protocol_names_every_script_and_every_field() {
     let page = read("docs/protocol.md");
-    let scripts: BTreeSet<String> = files(&root().join("lua"), "lua")
+    let scripts: BTreeSet<String> = files(&root().join("lua/dist"), "lua")
         .iter()
         .map(|f| stem(f))
         .collect();
@@ -59,7 +59,7 @@ fn the_protocol_names_every_script_and_every_field() {
         .lines()
         .filter_map(|line| line.strip_prefix("#### ").map(str::to_owned))
         .collect();
-    for script in scripts.iter().filter(|script| *script != "core") {
+    for script in &scripts {
         assert!(
             described.contains(script),
             "docs/protocol.md has no heading `#### {script}`: describe the script there"
@@ -71,7 +71,7 @@ fn the_protocol_names_every_script_and_every_field() {
             "docs/protocol.md describes {script}, which is not in lua/"
         );
     }
-    let fields: BTreeSet<String> = files(&root().join("lua"), "lua")
+    let fields: BTreeSet<String> = files(&root().join("lua/dist"), "lua")
         .iter()
         .flat_map(|file| fields(&fs::read_to_string(file).unwrap()))
         .collect();
@@ -91,7 +91,10 @@ fn fields(script: &str) -> Vec<String> {
         let Some((_, call)) = call.split_once("', ") else {
             continue;
         };
-        let Some(rest) = call.strip_prefix("o.obj,").or_else(|| call.strip_prefix("obj,")) else {
+        let Some(rest) = call
+            .strip_prefix("object.obj,")
+            .or_else(|| call.strip_prefix("obj,"))
+        else {
             continue;
         };
         // The call extends as long as lines end with a comma.

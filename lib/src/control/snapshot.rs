@@ -200,7 +200,7 @@ fn waiter_view(value: &Value) -> Option<WaiterView> {
     })
 }
 
-/// What stands under a token: see the head of `lua/core.lua`.
+/// What stands under a token: see the head of `lua/lib/object.lua`.
 struct Entry {
     permits: u64,
     since: u64,

@@ -1,26 +1,21 @@
-//! The protocol's scripts, built in. Each is its own file, in which the shared part stands where it says.
+//! The protocol's scripts, built in, from the bundles of `lua/dist`.
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
 use super::admission::Class;
 
-const CORE: &str = include_str!("../../lua/core.lua");
 /// The version of the protocol that the scripts speak: it stands in them, too.
 pub(crate) const PROTOCOL: u32 = 1;
-/// The line in whose place the shared part stands. Before it: flags for the server, and a fast lane that needs nothing of
-/// what the shared part makes.
-const CORE_STANDS_HERE: &str = "---- core.lua\n";
-
 /// A script, ready to be called by its hash.
 pub(crate) struct Script {
     pub(crate) name: &'static str,
     hashed: redis::Script,
-    text: String,
+    text: Cow<'static, str>,
 }
 
 impl Script {
-    pub(crate) fn new(name: &'static str, own: &str) -> Self {
-        let text = own.replacen(CORE_STANDS_HERE, CORE, 1);
+    pub(crate) fn new(name: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        let text = text.into();
         Self {
             name,
             hashed: redis::Script::new(&text),
@@ -48,7 +43,7 @@ impl Script {
 macro_rules! scripts {
     ($($name:ident $file:literal),* $(,)?) => {
         $(pub(crate) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new($file, include_str!(concat!("../../lua/", $file, ".lua"))));)*
+            LazyLock::new(|| Script::new($file, include_str!(concat!("../../lua/dist/", $file, ".lua"))));)*
 
         #[cfg(test)]
         const ALL: &[&LazyLock<Script>] = &[$(&$name),*];
@@ -78,15 +73,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shared_part_stands_once_in_each_script_and_a_shebang_in_the_first_line() {
+    fn each_script_is_whole_and_speaks_this_version() {
+        let version = format!("local PROTOCOL = {PROTOCOL}\n");
         for script in ALL {
             let text = script.text();
-            assert_eq!(text.matches(CORE).count(), 1, "{}", script.name);
-            assert!(!text.contains(CORE_STANDS_HERE), "{}", script.name);
+            assert!(!text.contains("---- include"), "{}", script.name);
             assert!(text.rfind("#!lua").is_none_or(|at| at == 0), "{}", script.name);
+            assert_eq!(text.matches(&version).count(), 1, "{}", script.name);
         }
-        let version = format!("local PROTOCOL = {PROTOCOL}\n");
-        assert!(CORE.contains(&version), "{version}");
         let lane = format!("string.sub(ARGV[2], 1, 2) == '{PROTOCOL}@'");
         for script in [&ACQUIRE, &RELEASE, &RENEW] {
             assert!(script.text().contains(&lane) && script.text().contains(&format!("v{PROTOCOL} ")));

@@ -6,9 +6,8 @@ use std::{sync::Arc, time::Duration};
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, aio::MultiplexedConnection};
 use tenure_tests::{Redis, Result};
 
-const CORE: &str = include_str!("../../../lua/core.lua");
-const ACQUIRE: &str = include_str!("../../../lua/acquire.lua");
-const RELEASE: &str = include_str!("../../../lua/release.lua");
+const ACQUIRE: &str = include_str!("../../../lua/dist/acquire.lua");
+const RELEASE: &str = include_str!("../../../lua/dist/release.lua");
 
 #[derive(Clone)]
 pub(crate) struct Raw {
@@ -30,16 +29,16 @@ impl Raw {
         let connection = Client::open(info.set_redis_settings(settings))?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        let load = async |text: String| -> Result<Arc<str>> {
+        let load = async |text: &str| -> Result<Arc<str>> {
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(text);
             let hash: String = load.query_async(&mut connection.clone()).await?;
             Ok(hash.into())
         };
         Ok(Self {
-            nothing: load("return 1".to_owned()).await?,
-            acquire: load(whole(ACQUIRE)).await?,
-            release: load(whole(RELEASE)).await?,
+            nothing: load("return 1").await?,
+            acquire: load(ACQUIRE).await?,
+            release: load(RELEASE).await?,
             connection,
         })
     }
@@ -94,9 +93,4 @@ impl Raw {
         reply.extract_error()?;
         Ok(())
     }
-}
-
-/// Text of the script, assembled as in the library.
-fn whole(own: &str) -> String {
-    own.replacen("---- core.lua\n", CORE, 1)
 }

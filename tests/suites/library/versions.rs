@@ -8,13 +8,11 @@ use tokio::time::sleep;
 
 use super::support::World;
 
-const CORE: &str = include_str!("../../../lua/core.lua");
-const ACQUIRE: &str = include_str!("../../../lua/acquire.lua");
+const ACQUIRE: &str = include_str!("../../../lua/dist/acquire.lua");
 
 /// The script that acquires, of a protocol that is to come.
 fn newer() -> String {
     ACQUIRE
-        .replace("---- core.lua\n", CORE)
         .replace("local PROTOCOL = 1\n", "local PROTOCOL = 2\n")
         .replace("== '1@'", "== '2@'")
         .replace("'v1 ", "'v2 ")

@@ -24,7 +24,7 @@ fn without_lane(script: &'static Script) -> &'static Script {
     let closed = format!("if false and {}", &lane["if ".len()..]);
     Box::leak(Box::new(Script::new(
         script.name,
-        &script.text().replace(lane, &closed),
+        script.text().replace(lane, &closed),
     )))
 }
 

@@ -26,7 +26,7 @@ fn of_version(script: &Script, version: u32) -> &'static Script {
     }
     // The interpreter keeps scripts by name.
     let name: &'static str = Box::leak(format!("{}-{version}", script.name).into_boxed_str());
-    Box::leak(Box::new(Script::new(name, &text)))
+    Box::leak(Box::new(Script::new(name, text)))
 }
 
 fn call(side: &mut Side, script: &'static Script, keys: &[String], version: u32, args: &[&str]) -> String {

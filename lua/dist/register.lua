@@ -1,0 +1,107 @@
+-- register: reads, writes or deletes one value, if a condition holds.
+-- KEYS  value done
+-- ARGV  run id, controller's channel, token, memory ms, action (get, set, delete), condition (always, missing, gt, lt, ge,
+--       le, eq, ne), or missing (1: the condition also holds where nothing is stored), argument, new value, expiry (keep,
+--       never, or milliseconds from now)
+-- Reply applied
+--       kept [stored, ms to live (-1: for ever)]   the condition does not hold, there is nothing to delete, or get
+-- `value` is a string: "int 5", "float 0.5" ("inf", "-inf"), "text hello". A condition says what the argument is to
+-- the stored value. Numbers compare exactly, whole and floating ones too; texts are equal or not, and neither greater.
+-- `done` is a sorted set: token -> when it was carried out. A repeated token gets "applied" again and changes nothing,
+-- for as long as its memory lasts; what changed nothing is not remembered, and a repeat of it looks anew.
+-- O(log n) in the writes remembered.
+local format = string.format
+local function int(n) return format('%d', n) end
+local PROTOCOL = 1
+local spoken, events_channel = string.match(ARGV[2], '^(%d+)@(.*)$')
+if spoken ~= int(PROTOCOL) then return redis.error_reply('VERSION - ' .. (spoken or 0) .. ' ' .. PROTOCOL) end
+ARGV[2] = events_channel
+local function check_version(obj, written)
+  if tonumber(written) > PROTOCOL then error({ err = 'VERSION ' .. obj .. ' ' .. written .. ' ' .. PROTOCOL }) end
+end
+local function damaged(key, what) error({ err = 'DAMAGED ' .. key .. ' ' .. what }) end
+local function call(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    local _, key = ...
+    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then damaged(key, 'holds another type of value than Tenure keeps there') end
+    error(reply)
+  end
+  return reply
+end
+local clock = call('TIME')
+local now_us = clock[1] * 1000000 + clock[2]
+local now = math.floor(now_us / 1000)
+local budget = 64
+local value, done, token = KEYS[1], KEYS[2], ARGV[3]
+local action, condition, or_missing, argument = ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8]
+
+local function read(text)
+  local kind, rest = string.match(text, '^(%a+) (.*)$')
+  local number
+  if rest == 'inf' then
+    number = math.huge
+  elseif rest == '-inf' then
+    number = -math.huge
+  else
+    number = tonumber(rest)
+  end
+  return { kind = kind, rest = rest, number = kind ~= 'text' and number or nil }
+end
+
+-- -1, 0 or 1. Lua has doubles alone, which cannot tell large whole numbers apart; but rounding keeps the order, so only
+-- numbers that round to the same double are left for their digits to tell.
+local function order(a, b)
+  if a.number ~= b.number then return a.number < b.number and -1 or 1 end
+  if a.number == 0 or a.kind == b.kind and a.kind ~= 'int' then return 0 end
+  local x = a.kind == 'int' and a.rest or int(a.number)
+  local y = b.kind == 'int' and b.rest or int(b.number)
+  if x == y then return 0 end
+  local less = #x < #y or #x == #y and x < y
+  return less == (a.number > 0) and -1 or 1
+end
+
+local ON_ORDER = {
+  gt = function(c) return c > 0 end,
+  lt = function(c) return c < 0 end,
+  ge = function(c) return c >= 0 end,
+  le = function(c) return c <= 0 end,
+  eq = function(c) return c == 0 end,
+  ne = function(c) return c ~= 0 end,
+}
+
+local function holds(stored)
+  if condition == 'always' then return true end
+  if not stored then return or_missing or condition == 'missing' end
+  if condition == 'missing' then return false end
+  local a, b = read(argument), read(stored)
+  if a.number and b.number then return ON_ORDER[condition](order(a, b)) end
+  if condition == 'eq' then return argument == stored end
+  return condition == 'ne' and argument ~= stored
+end
+
+if action ~= 'get' and call('ZSCORE', done, token) then return { 'applied' } end
+
+local stored = call('GET', value)
+if action == 'get' or not holds(stored) or action == 'delete' and not stored then
+  if not stored then return { 'kept' } end
+  return { 'kept', stored, int(call('PTTL', value)) }
+end
+
+local new, expiry = ARGV[9], ARGV[10]
+if action == 'delete' then
+  call('UNLINK', value)
+elseif expiry ~= 'keep' then
+  if expiry == 'never' then call('SET', value, new) else call('SET', value, new, 'PX', expiry) end
+elseif new ~= stored then
+  call('SET', value, new, 'KEEPTTL')
+else
+  return { 'applied' }
+end
+local memory = tonumber(ARGV[4])
+call('ZADD', done, now, token)
+-- More than one call adds, so that they become fewer; and not more than fits into one.
+local forgotten = call('ZRANGE', done, '-inf', now - memory, 'BYSCORE', 'LIMIT', 0, 100)
+if #forgotten > 0 then call('ZREM', done, unpack(forgotten)) end
+call('PEXPIRE', done, memory)
+return { 'applied' }

@@ -1,0 +1,65 @@
+-- Close: what a script does last with an object.
+
+---- include lib/queue.lua
+
+local function nobody_waits(object) return call('EXISTS', object.queue, object.waits or object.queue) == 0 end
+
+local function drop(object) call('UNLINK', unpack(KEYS, object.at + 1, object.at + object.width)) end
+
+-- Tells the first of those who wait, and whose client seems to be alive, to come again for what this call has left to be
+-- done. The caller's own learn it from the reply.
+local function call_again(object)
+  local first = call('ZRANGE', object.queue, 0, FAR - 1)
+  local tries = 3
+  for _, token in ipairs(first) do
+    if tonumber(call('ZSCORE', object.expiry, token) or 0) > now then
+      for _, own_token in ipairs(object.tokens) do
+        if token == own_token then return end
+      end
+      local entry = find_entry(object, token)
+      if entry and publish(entry.channel, { 'again', token }) > 0 then return end
+      tries = tries - 1
+      if tries == 0 then return end
+    end
+  end
+end
+
+-- What every script does last: writes the counters back, drops or times a first-user object, tells the controller.
+-- True when that has ended the object.
+local function close(object)
+  if not object.exists then return true end
+  local lasting = (object.declared or object.kept) and not object.draining
+  if object.changed and not lasting and object.held == 0 and nobody_waits(object) then
+    drop(object)
+    if object.draining then
+      -- So that nobody takes the end for a loss of data.
+      call('HSET', object.obj, 'drained', 1)
+      call('PEXPIREAT', object.obj, int(now + 86400000))
+      publish(object.events, { 'changed', object_name(object) })
+    end
+    return true
+  end
+  if object.changed == true then save(object) end
+  if object.more or object.overdue then call_again(object) end
+  if object.retained then
+    for i = object.at + 1, object.at + object.width do call('PEXPIREAT', KEYS[i], int(object.retained)) end
+  elseif not (object.declared or object.kept) then
+    -- Leases end by themselves; the keys of an object that nobody touches again must, too.
+    -- They still outlive all that is in them where nothing was added and more than the longest span is left.
+    if object.changed or call('PTTL', object.obj) <= object.ttl then
+      local ttl = int(object.ttl * 2 + 1000)
+      call('PEXPIRE', object.obj, ttl)
+      call('PEXPIRE', object.holders, ttl)
+      call('PEXPIRE', object.expiry, ttl)
+      if object.ticket > 0 then
+        call('PEXPIRE', object.queue, ttl)
+        if object.waits then call('PEXPIRE', object.waits, ttl) end
+      end
+    end
+  end
+  -- A declared object that has come to another server of a cluster, alive, waits for the controller to declare it there.
+  if object.watched and (object.changed or object.declared and object.run ~= object.here) then
+    call('HDEL', object.obj, 'watched')
+    publish(object.events, { 'changed', object_name(object) })
+  end
+end

@@ -1,0 +1,69 @@
+-- Grant: decides whether a request can be granted, and grants it.
+
+---- include lib/entry.lua
+---- include lib/pool.lua
+
+-- Whether a request can be granted now. A pool's resources are taken in finding out.
+local function fits(object, entry, earlier)
+  if not object.pool then return entry.permits <= object.limit - object.held end
+  local chosen = pool().choose(object, entry, earlier)
+  if not chosen then return false end
+  entry.names = table.concat(chosen, ',')
+  for _, name in ipairs(object.newest and chosen or {}) do object.taken[name] = true end
+  return true
+end
+
+-- The error that a request gets which can never be granted as the object is now; a request that waits already gets the
+-- same. A limit of 0 is no reason: who asks waits until there is something again. Data of another life of the server may be
+-- old: by such a limit nothing is refused.
+local function refusal(object, permits, names)
+  if object.draining then return 'NOTDECLARED ' .. object_name(object) end
+  if object.declared and object.run ~= object.here then return nil end
+  if permits > object.limit and object.limit > 0 then return 'TOOLARGE ' .. int(object.limit) end
+  if object.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_name(object) end
+  local unreadable
+  if object.pool and string.sub(names, 1, 1) == '=' then
+    for name in string.gmatch(string.sub(names, 2), '[^,]+') do
+      if not pool().properties_of(object, name) then
+        unreadable = unreadable or name
+      elseif not pool().in_service(object, name) then
+        return 'NORESOURCE ' .. name
+      end
+    end
+  elseif object.unreadable and permits > object.limit - object.unreadable.count then
+    unreadable = object.unreadable.first
+  end
+  if unreadable then return 'DAMAGED ' .. object.resources .. ' has properties of ' .. unreadable .. ' that cannot be read' end
+end
+
+local function available(object) return object.pool and pool().unused(object) or object.limit - object.held end
+
+-- What a grant's reply and its push say. Never unpacked: Lua's stack has no room for the resources of a large lease.
+local function describe(object, fence, ends, entry, token)
+  local out = { 'granted', fence, now, ends, entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
+  if token then table.insert(out, 2, token) end
+  if object.pool then
+    for name in string.gmatch(entry.names, '[^,]+') do
+      out[#out + 1] = name
+      -- A push is lines; between the signs of JSON a line's end is a space like any other.
+      out[#out + 1] = (string.gsub(string.sub(pool().record_of(object, name), 2), '[\r\n]', ' '))
+    end
+  end
+  return out
+end
+
+-- Returns the reply of whoever asked, or tells the waiter.
+local function grant(object, token, entry, ends, waited)
+  entry.since = now
+  -- Declared objects count on from the floor that the controller keeps in etcd; the others have only the clock.
+  object.last = object.declared and object.last + 1 or math.max(object.last + 1, now_us)
+  budget = budget - 2 - (object.pool and entry.permits / 8 or 0)
+  object.held = object.held + entry.permits
+  object.changed = true
+  if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end
+  store(object, token, entry)
+  call('ZADD', object.holders, int(object.last), token)
+  call('ZADD', object.expiry, int(ends), token)
+  if not waited then return describe(object, object.last, ends, entry) end
+  publish(entry.channel, describe(object, object.last, ends, entry, token))
+end

@@ -1,0 +1,138 @@
+-- Object: reads and writes the counters of an object, and publishes messages.
+--
+-- An object lies in four keys (a lock in five, a pool in seven), all with one hash tag {namespace/kind/name}:
+--   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter; or a lease alone, see
+--              `unfold`
+--   holders    sorted set: token -> fencing token         (oldest lease first)
+--   queue      sorted set: token -> ticket                (head first)
+--   expiry     sorted set: token -> milliseconds of the server's clock, leases and places in the queue alike
+--   waits      sorted set: "@condition ticket token" -> 0, of those who wait for a condition of the lock, so that the
+--              first one of each condition is found by its name   (locks)
+--   resources  hash: resource -> "1" in service or "0" disabled, then its properties; "x": a generated one from `fresh`
+--              on that is held   (pools)
+--   free       sorted set: resource -> when it was given back, in microseconds         (pools)
+--   selectors  sorted set: "line ticket token" -> 0, the places in the queue by what they wait for, so that the first one
+--              of each line is found by its name: "=" and one resource, ">" and several, "?" and properties, "-" for any
+--              (pools)
+--
+-- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest place),
+-- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
+-- server's run id when it was declared), recover (nothing new is granted before), watched (the controller wants a word
+-- at the next change), beside (first users have leases from between a loss and the declaration), draining (being withdrawn),
+-- drained (there is no such object any more, because it was withdrawn), retained (withdrawn, but there until then), ttl (the
+-- longest lease, place or grace so far: the keys of first-user objects outlive the last touch by twice that), protocol (see
+-- PROTOCOL);
+-- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out; above count while a smaller
+-- count is being applied), beyond (how many of those in `resources` are not below count).
+--
+-- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
+-- are a pool's resources, joined by commas. Names of a place in a pool's queue say which resources would do: "=" and
+-- these very ones, "?" and properties as in a URL's query, "~" and the one that would be best, or "-" for any. Names in a
+-- lock are "@" and the condition that it was notified of, "@condition#ticket" while it waits for that
+-- (and "#priority", which it gets in the queue, unless that is 0), or "-". The holder is
+-- JSON that the scripts never look into.
+
+---- include lib/call.lua
+
+-- Most leases of first-user objects are given back before anybody else asks. Until then such a lease lies in obj alone, as
+-- a string: "v1 expires fence", and acquire's arguments from the token to the holder. The fencing token is the time of the
+-- grant in microseconds. All but the fast lanes unfold it first.
+-- It is MGET that reads it, because that finds nothing in a hash, where GET fails.
+local function unfold(at, alone)
+  local version, rest = string.match(alone, '^v(%d+) (.*)$')
+  if version then check_version(KEYS[at + 1], version) end
+  local ends, fence, token, permits, lease, limit, place, channel, holder =
+    string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+  if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
+  -- Its fencing token is the time of its grant, which renewals leave as it is.
+  local value = format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(place, lease), math.floor(fence / 1000), channel,
+    holder)
+  call('UNLINK', KEYS[at + 1])
+  call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', lease,
+    'protocol', PROTOCOL, 't:' .. token, value)
+  call('ZADD', KEYS[at + 2], fence, token)
+  call('ZADD', KEYS[at + 4], ends, token)
+end
+
+-- A counter of an object. Where it is missing, it is `default`; without one it has to be there.
+local function counter(obj, field, text, default)
+  if not text and default then return default end
+  if not text or #text > 16 or not string.match(text, '^%d+$') then
+    damaged(obj, 'has ' .. (text and 'no number' or 'nothing') .. ' in its field ' .. field)
+  end
+  return tonumber(text)
+end
+
+-- Reads the object whose keys begin at KEYS[at + 1], and the values of the tokens, in one command; what only declared
+-- objects and pools that programs keep have, in a second one.
+-- `run` is the id of the server process that the caller talks to, `events` the controller's channel. `alone` is the lease
+-- that lies in obj alone, or false; nil where the caller has not looked.
+local function open(at, width, run, events, tokens, alone)
+  -- A long list is left to be found one by one: Lua's stack bounds what a command can be given at once.
+  local early = tokens and #tokens <= 1000 and tokens or {}
+  local fields = {}
+  for i, token in ipairs(early) do fields[i] = 't:' .. token end
+  local obj = KEYS[at + 1]
+  if alone == nil then alone = call('MGET', obj)[1] end
+  if alone then unfold(at, alone) end
+  local got = call('HMGET', obj, 'limit', 'held', 'last', 'ticket', 'ttl', 'declared', 'kept', 'draining', 'retained',
+    'protocol', unpack(fields))
+  local object = { obj = obj, holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
+    waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6],
+    selectors = KEYS[at + 7], at = at, width = width,
+    pool = width == 7, here = run, events = events, values = {}, tokens = tokens or {},
+    exists = false, held = 0, last = 0, ticket = 0, ttl = 0, declared = got[6], kept = got[7], draining = got[8],
+    lease = 0, max_hold = 0, recover = 0 }
+  if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
+  -- All of them are there, or none is.
+  if got[1] or got[2] or got[3] or got[4] or got[5] then
+    object.exists, object.limit, object.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
+    object.last, object.ticket, object.ttl = counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
+    object.retained = got[9] and counter(obj, 'retained', got[9])
+    if not got[10] then
+      -- Of before there were versions: those who wait for a condition stood in `waits` by their tokens, with their tickets.
+      call('HSET', obj, 'protocol', PROTOCOL)
+      for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
+        local before, names, holder = string.match(call('HGET', obj, 't:' .. token) or '',
+          '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+        if before then
+          local ticket = format('%016d', call('ZSCORE', object.waits, token))
+          call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
+          call('ZREM', object.waits, token)
+          call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
+        end
+      end
+    end
+  end
+  for i, token in ipairs(early) do object.values[token] = got[10 + i] or nil end
+  if object.declared or object.kept then
+    got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh',
+      'beyond')
+    object.lease, object.max_hold, object.run = counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
+    object.recover, object.watched, object.order, object.prefix = counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+    if object.prefix then
+      object.count, object.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
+      -- Without it, the pool was declared before it was kept, and the next declaration marks anew what is held.
+      object.unmarked, object.beyond = not got[10], counter(obj, 'beyond', got[10], 0)
+    end
+  end
+  return object
+end
+
+-- Words for clients begin with the id of the server process that says them: in a cluster every server passes on what any
+-- of them publishes, and a client takes only what the server that it is connected to has said itself, once.
+local function publish(channel, lines)
+  for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
+  return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
+end
+
+local function object_name(object) return string.match(object.obj, '{(.*)}') end
+
+-- Writes the counters, and other fields along with them.
+local function save(object, ...)
+  call('HSET', object.obj, 'limit', int(object.limit), 'held', int(object.held), 'last', int(object.last), 'ticket', int(object.ticket), 'ttl',
+    int(object.ttl), 'protocol', PROTOCOL, ...)
+  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
+  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
+  if object.changed then object.changed = 'saved' end
+end

@@ -1,0 +1,86 @@
+-- Settle: ends what has run out, and grants what is free.
+
+---- include lib/grant.lua
+---- include lib/finish.lua
+
+-- Grants to the head of the queue while there is room for it. Nobody overtakes: a large request at the head waits for
+-- its room, and the small ones wait behind it. Only who waits for certain resources of a pool lets others pass, to those
+-- that would not do for it. A granted lease runs only as long as the place in the queue would have, until its client has
+-- renewed it: that is why any number of dead waiters costs one place lease in total.
+-- What can never be served any more is sent away. `asking` is the token whose own script this is: it gets its lease in the
+-- reply, and in full.
+local function advance(object, asking)
+  if object.draining or recovering(object) then return nil end
+  local earlier, reply, heads = {}, nil, nil
+  if object.pool then
+    local waiting = call('ZCARD', object.queue)
+    if waiting == 0 then return nil end
+    pool().line_up(object, waiting)
+    heads = pool().heads(object, asking)
+  end
+  while budget > 0 and (object.pool or object.held < object.limit or object.shrunk) do
+    local first = heads and table.remove(heads, 1)
+    local token
+    if heads then token = first and first.token else token = call('ZRANGE', object.queue, 0, 0)[1] end
+    if not token then break end
+    local entry = find_entry(object, token)
+    object.standing, object.asks = first and first.ticket, token == asking
+    local names, served = entry and entry.names, true
+    if not entry then
+      if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      finish(object, token)
+    elseif fits(object, entry, earlier) then
+      call('ZREM', object.queue, token)
+      if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      if token == asking then
+        reply = grant(object, token, entry, lease_end(entry))
+      else
+        local ends = math.min(now + entry.lease, tonumber(call('ZSCORE', object.expiry, token)) or now + entry.place)
+        grant(object, token, entry, ends, true)
+      end
+    else
+      local refused = refusal(object, entry.permits, entry.names)
+      served = refused ~= nil
+      if refused then
+        finish(object, token, 'refused', refused)
+      elseif first and first.line ~= '-' then
+        earlier[#earlier + 1] = names
+      else
+        break
+      end
+    end
+    -- Who comes next in its line stands where its ticket says.
+    local following = served and first and pool().head(object, first.line)
+    if following then
+      local at = 1
+      while heads[at] and heads[at].ticket < following.ticket do at = at + 1 end
+      table.insert(heads, at, following)
+    end
+  end
+  object.standing = nil
+  object.more = object.pool and pool().lowering(object) or
+    (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
+  return reply
+end
+
+-- What every script does first: end what has run out, then grant what is free. After that none of the tokens that the
+-- call is about has run out, also where others have that are not ended yet.
+local function settle(object)
+  if not object.exists then return end
+  local most = math.max(0, math.floor(budget))
+  local due = call('ZRANGE', object.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most + 1)
+  local ended = 0
+  while ended < #due and ended < most and budget > 0 do
+    ended = ended + 1
+    finish(object, due[ended], 'expired')
+  end
+  object.overdue = ended < #due
+  if object.overdue then
+    for _, token in ipairs(object.tokens) do
+      local ends = tonumber(call('ZSCORE', object.expiry, token))
+      if ends and ends <= now then finish(object, token, 'expired') end
+    end
+  end
+  if object.prefix and object.fresh > object.count then pool().lower(object) end
+  advance(object)
+end
