@@ -6,21 +6,17 @@ use redis::RedisConnectionInfo;
 use tokio::sync::mpsc;
 
 #[cfg(feature = "memory")]
-use crate::Memory;
+use crate::memory::{self, Memory};
 use crate::{
-    Client, CredentialsProvider, Error, Identity,
-    client::Inner,
-    control,
-    object::check_namespace,
-    wire::script::PROTOCOL,
-    wire::{
-        address::{self, Access, Sentinel},
-        cluster::Reach,
+    Client, CredentialsProvider, Error, Identity, control,
+    lease::{registry::LeaseRegistry, releaser, renewer, session::Session},
+    protocol::{object::check_namespace, script::PROTOCOL},
+    transport::{
+        cluster::ClusterSeeds,
+        connection::{ConnectionConfig, Endpoint},
+        endpoint::{self, Access, Sentinel},
         later,
-        ledger::Ledger,
-        link::Link,
-        node::{Setting, Whereabouts},
-        releaser, renewal,
+        router::Router,
         sentinel::Sentinels,
         uptime::Uptime,
     },
@@ -54,7 +50,7 @@ pub struct ClientBuilder {
     response_timeout: Duration,
     listen: bool,
     #[cfg(feature = "tls")]
-    tls: crate::tls::Tls,
+    tls: crate::transport::tls::Tls,
 }
 
 const LONGEST_PREFIX: usize = 64;
@@ -90,7 +86,7 @@ impl ClientBuilder {
             response_timeout: Duration::from_secs(3),
             listen: false,
             #[cfg(feature = "tls")]
-            tls: crate::tls::Tls::default(),
+            tls: crate::transport::tls::Tls::default(),
         }
     }
 
@@ -234,7 +230,7 @@ impl ClientBuilder {
     /// ```
     #[cfg(feature = "tls")]
     pub fn tls_ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.tls.ca = Some(crate::tls::Pem::Is(pem.into().into()));
+        self.tls.ca = Some(crate::transport::tls::Pem::Is(pem.into().into()));
         self
     }
 
@@ -253,7 +249,7 @@ impl ClientBuilder {
     /// ```
     #[cfg(feature = "tls")]
     pub fn tls_ca_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
-        self.tls.ca = Some(crate::tls::Pem::file(path));
+        self.tls.ca = Some(crate::transport::tls::Pem::file(path));
         self
     }
 
@@ -272,7 +268,10 @@ impl ClientBuilder {
         key: impl Into<Vec<u8>>,
     ) -> Self {
         let (certificate, key) = (certificate.into().into(), key.into().into());
-        self.tls.client = Some((crate::tls::Pem::Is(certificate), crate::tls::Pem::Is(key)));
+        self.tls.client = Some((
+            crate::transport::tls::Pem::Is(certificate),
+            crate::transport::tls::Pem::Is(key),
+        ));
         self
     }
 
@@ -289,7 +288,10 @@ impl ClientBuilder {
         certificate: impl Into<std::path::PathBuf>,
         key: impl Into<std::path::PathBuf>,
     ) -> Self {
-        self.tls.client = Some((crate::tls::Pem::file(certificate), crate::tls::Pem::file(key)));
+        self.tls.client = Some((
+            crate::transport::tls::Pem::file(certificate),
+            crate::transport::tls::Pem::file(key),
+        ));
         self
     }
 
@@ -321,7 +323,7 @@ impl ClientBuilder {
     pub async fn connect(self) -> Result<Client, Error> {
         let until = later(self.connect_timeout);
         let client = self.connect_lazily()?;
-        client.inner.link.connected(until).await?;
+        client.session.link.connected(until).await?;
         Ok(client)
     }
 
@@ -364,77 +366,87 @@ impl ClientBuilder {
                 ));
             }
         }
-        #[cfg(feature = "memory")]
-        let memory = match &self.server {
-            Server::InMemory(memory) => Some(memory.clone()),
-            Server::At(_) => None,
-        };
-        #[cfg(feature = "memory")]
-        let uptime = memory.clone().map_or_else(Uptime::system, Uptime::of);
-        #[cfg(not(feature = "memory"))]
-        let uptime = Uptime::system();
+        let (uptime, draw) = self.sources();
         let uptime = Arc::new(uptime);
-        let ledger = Arc::new(Ledger::new(uptime.clone()));
+        let registry = Arc::new(LeaseRegistry::new(uptime.clone()));
         let events_channel = format!("{}:events", self.prefix);
-        let mut setting = Setting {
+        let mut config = ConnectionConfig {
             channels: Vec::new(),
             version_and_events: format!("{PROTOCOL}@{events_channel}"),
             response_timeout: self.response_timeout,
-            receiver: ledger.clone(),
+            receiver: registry.clone(),
             credentials_change: self.provider.is_some() || self.sentinel_provider.is_some(),
             uptime,
-            #[cfg(feature = "memory")]
-            memory,
+            draw,
         };
-        let channel: Arc<str> = format!("{}:client:{}", self.prefix, setting.draw().simple()).into();
-        setting.channels.push(channel.to_string());
+        let channel: Arc<str> = format!("{}:client:{}", self.prefix, config.draw().simple()).into();
+        config.channels.push(channel.to_string());
         let mut events = None;
         if self.listen {
-            setting.channels.push(events_channel.clone());
-            let mailbox = Arc::new(control::Mailbox::new(events_channel, ledger.clone()));
-            setting.receiver = mailbox.clone();
+            config.channels.push(events_channel.clone());
+            let mailbox = Arc::new(control::Mailbox::new(events_channel, registry.clone()));
+            config.receiver = mailbox.clone();
             events = Some(mailbox);
         }
-        let link = self.link(Arc::new(setting))?;
+        let link = self.link(Arc::new(config))?;
         let (jobs, jobs_in) = mpsc::unbounded_channel();
-        tokio::spawn(renewal::run(
-            ledger.clone(),
+        tokio::spawn(renewer::run(
+            registry.clone(),
             link.clone(),
             channel.clone(),
             jobs.clone(),
         ));
         tokio::spawn(releaser::run(jobs_in, link.clone()));
-        let inner = Inner {
+        let session = Session {
             link,
-            ledger,
+            registry,
             jobs,
             channel,
             identity: self.identity,
             prefix: self.prefix,
             namespace,
-            events,
         };
         Ok(Client {
-            inner: Arc::new(inner),
+            session: Arc::new(session),
+            events,
         })
     }
 
-    fn link(&self, setting: Arc<Setting>) -> Result<Link, Error> {
+    /// The clock of the client, and the source of its tokens. Those of the in-memory server follow its seed.
+    fn sources(&self) -> (Uptime, Box<dyn Fn() -> uuid::Uuid + Send + Sync>) {
+        match &self.server {
+            Server::At(_) => (Uptime::system(), Box::new(uuid::Uuid::new_v4)),
+            #[cfg(feature = "memory")]
+            Server::InMemory(memory) => {
+                let (clock, random) = (memory.clone(), memory.clone());
+                (
+                    Uptime::with_suspends(move || clock.suspended()),
+                    Box::new(move || uuid::Uuid::from_u128(random.draw())),
+                )
+            }
+        }
+    }
+
+    fn link(&self, config: Arc<ConnectionConfig>) -> Result<Router, Error> {
         let url = match &self.server {
             Server::At(url) => url,
             #[cfg(feature = "memory")]
             Server::InMemory(memory) => {
                 let process = self.identity.process.as_str().into();
-                let whereabouts = Whereabouts::Memory(memory.clone(), process);
-                return Ok(Link::start(
+                let server = memory::ProcessServer {
+                    memory: memory.clone(),
+                    process,
+                };
+                let endpoint = Endpoint::Local(Arc::new(server));
+                return Ok(Router::start(
                     "the in-memory twin".to_owned(),
-                    whereabouts,
-                    setting,
+                    endpoint,
+                    config,
                     None,
                 ));
             }
         };
-        let named = address::read(url)?;
+        let named = endpoint::read(url)?;
         let settings = named.hosts.first().map(|host| host.redis_settings().clone());
         let access = |settings: RedisConnectionInfo,
                       credentials: &UserAndPassword,
@@ -469,26 +481,40 @@ impl ClientBuilder {
                 access: redis,
                 patience: self.response_timeout,
             };
-            return Ok(Link::start(
+            return Ok(Router::start(
                 service,
-                Whereabouts::Sentinels(sentinels),
-                setting,
+                Endpoint::Sentinels(sentinels),
+                config,
                 None,
             ));
         }
-        let seeds = clients(&redis)?;
-        let address = seeds.iter().map(address::of).collect::<Vec<_>>().join(", ");
-        let reach = Reach {
+        let servers = clients(&redis)?;
+        let address = servers.iter().map(endpoint::of).collect::<Vec<_>>().join(", ");
+        let seeds = ClusterSeeds {
             access: redis.clone(),
-            setting: setting.clone(),
-            seeds: seeds.clone(),
+            config: config.clone(),
+            seeds: servers.clone(),
         };
-        Ok(Link::start(
+        Ok(Router::start(
             address,
-            Whereabouts::At(seeds, redis),
-            setting,
-            Some(reach),
+            Endpoint::At(servers, redis),
+            config,
+            Some(seeds),
         ))
+    }
+}
+
+#[cfg(feature = "memory")]
+impl Memory {
+    /// Sets up a client of this server, as [`Client::builder`](crate::Client::builder) does for one at a URL. User name and
+    /// password mean nothing here.
+    ///
+    /// ```
+    /// let memory = tenure::Memory::new();
+    /// let builder = memory.client().namespace("ml");
+    /// ```
+    pub fn client(&self) -> ClientBuilder {
+        ClientBuilder::in_memory(self.clone())
     }
 }
 

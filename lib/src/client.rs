@@ -2,16 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
-    ClientBuilder, Control, Error, Identity, KeyedLock, Kind, Lock, LockMany, LockPool, ObjectRef, Params,
-    ReentrantLock, Register, RwLock, Semaphore, control, keyed_lock,
-    wire::{
-        ledger::{Ledger, Place},
-        link::Link,
-        releaser::Job,
-    },
+    ClientBuilder, Control, Error, Identity, KeyedLock, Kind, Lock, LockMany, LockPool, Params,
+    ReentrantLock, Register, RwLock, Semaphore, control,
+    lease::{releaser::Job, session::Session},
+    primitives::keyed_lock,
 };
 
 /// A connection to Redis (in a cluster: one to each master), and the way to everything else. Cheap to clone; one per process is enough, however many locks.
@@ -34,25 +31,8 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) inner: Arc<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) link: Link,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) jobs: mpsc::UnboundedSender<Job>,
-    /// Where this client's pushes come in.
-    pub(crate) channel: Arc<str>,
-    pub(crate) identity: Identity,
-    pub(crate) prefix: String,
-    pub(crate) namespace: String,
+    pub(crate) session: Arc<Session>,
     pub(crate) events: Option<Arc<control::Mailbox>>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.ledger.close();
-    }
 }
 
 impl Client {
@@ -99,7 +79,10 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn lock(&self, name: &str) -> Result<Lock, Error> {
-        Ok(Lock::new(self.clone(), self.place(Kind::Lock, name)?))
+        Ok(Lock::new(
+            self.session.clone(),
+            self.session.place(Kind::Lock, name)?,
+        ))
     }
 
     /// A lock of this name that its owner, the handle that is returned, may take again while it holds it. No command is
@@ -128,7 +111,10 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn rw_lock(&self, name: &str) -> Result<RwLock, Error> {
-        Ok(RwLock::new(self.clone(), self.place(Kind::RwLock, name)?))
+        Ok(RwLock::new(
+            self.session.clone(),
+            self.session.place(Kind::RwLock, name)?,
+        ))
     }
 
     /// The semaphore that a `Semaphore` resource of this name declares in the client's namespace. No command is sent.
@@ -142,7 +128,10 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn semaphore(&self, name: &str) -> Result<Semaphore, Error> {
-        Ok(Semaphore::new(self.clone(), self.place(Kind::Semaphore, name)?))
+        Ok(Semaphore::new(
+            self.session.clone(),
+            self.session.place(Kind::Semaphore, name)?,
+        ))
     }
 
     /// The pool that a `LockPool` resource of this name declares in the client's namespace. No command is sent.
@@ -156,7 +145,10 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn lock_pool(&self, name: &str) -> Result<LockPool, Error> {
-        Ok(LockPool::new(self.clone(), self.place(Kind::Pool, name)?))
+        Ok(LockPool::new(
+            self.session.clone(),
+            self.session.place(Kind::Pool, name)?,
+        ))
     }
 
     /// The lock that a namespace (any text) and parameters name. No command is sent.
@@ -195,7 +187,7 @@ impl Client {
             .into_iter()
             .map(|(namespace, params)| self.keyed_lock(namespace.as_ref(), params))
             .collect::<Result<_, _>>()?;
-        LockMany::new(self.clone(), locks)
+        LockMany::new(self.session.clone(), locks)
     }
 
     /// The register of this name in the client's namespace. Registers need no declaration. No command is sent.
@@ -209,7 +201,10 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn register(&self, name: &str) -> Result<Register, Error> {
-        Ok(Register::new(self.clone(), self.place(Kind::Register, name)?))
+        Ok(Register::new(
+            self.session.clone(),
+            self.session.place(Kind::Register, name)?,
+        ))
     }
 
     /// The controller's side of the protocol.
@@ -222,7 +217,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn control(&self) -> Control {
-        Control::new(self.clone())
+        Control::with_mailbox(self.session.clone(), self.events.clone())
     }
 
     /// Who this client says it is.
@@ -234,7 +229,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        &self.inner.identity
+        &self.session.identity
     }
 
     /// Waits until everything that was dropped before is given back, or cannot be, for at most the
@@ -252,7 +247,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn close(self) {
-        let patience = self.inner.link.response_timeout();
+        let patience = self.session.link.response_timeout();
         self.close_timeout(patience).await;
     }
 
@@ -271,32 +266,18 @@ impl Client {
     /// ```
     pub async fn close_timeout(self, timeout: Duration) -> bool {
         let (done, wait) = oneshot::channel();
-        if self.inner.jobs.send(Job::Flush(done)).is_err() {
+        if self.session.jobs.send(Job::Flush(done)).is_err() {
             // The runtime shuts down: nothing is left to wait for.
             return true;
         }
         tokio::time::timeout(timeout, wait).await.is_ok()
-    }
-
-    pub(crate) fn keys(&self, object: &ObjectRef) -> Vec<Arc<str>> {
-        object.keys(&self.inner.prefix)
-    }
-
-    pub(crate) fn events(&self) -> Option<&Arc<control::Mailbox>> {
-        self.inner.events.as_ref()
-    }
-
-    fn place(&self, kind: Kind, name: &str) -> Result<Arc<Place>, Error> {
-        let object = ObjectRef::new(kind, &self.inner.namespace, name)?;
-        let keys = self.keys(&object);
-        Ok(Arc::new(Place::new(object, keys)))
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("namespace", &self.inner.namespace)
+            .field("namespace", &self.session.namespace)
             .finish_non_exhaustive()
     }
 }

@@ -59,54 +59,43 @@ pub mod guide {}
 #[cfg(feature = "memory")]
 pub mod memory;
 
-mod acquire;
-mod adoption;
 mod builder;
 mod client;
-mod condition;
-mod credentials;
-mod error;
-mod identity;
-mod keyed_lock;
 mod lease;
-mod lock;
-mod lock_many;
-mod object;
-mod options;
-mod params;
-mod pool;
-mod pool_members;
-mod reentrant_lock;
-mod register;
-mod rw_lock;
-mod semaphore;
-mod telemetry;
-#[cfg(feature = "tls")]
-mod tls;
-mod wire;
+mod primitives;
+mod protocol;
+mod transport;
 
 pub use builder::ClientBuilder;
 pub use client::Client;
-pub use condition::Condition;
 pub use control::Control;
-pub use credentials::{Credentials, CredentialsFuture, CredentialsProvider, FileCredentials};
-pub use error::Error;
-pub use identity::Identity;
-pub use keyed_lock::{KeyedLease, KeyedLock};
-pub use lease::{Lease, LeaseState};
-pub use lock::{Lock, LockStatus};
-pub use lock_many::{LeaseMany, LockMany};
+pub use lease::{
+    guard::{Lease, LeaseState},
+    identity::Identity,
+    options::Options,
+};
 #[cfg(feature = "memory")]
 pub use memory::Memory;
-pub use object::{Kind, ObjectRef};
-pub use options::Options;
-pub use params::{ParamValue, Params};
-pub use pool::{LockPool, PoolLease};
-pub use pool_members::{Member, PoolHealth, ResourceState};
-pub use reentrant_lock::{ReentrantLease, ReentrantLock};
-pub use register::{Compare, Expiry, Outcome, Register, RegisterValue};
-pub use rw_lock::{RwLock, WriteLease};
-pub use semaphore::Semaphore;
+pub use primitives::{
+    condition::Condition,
+    keyed_lock::{KeyedLease, KeyedLock},
+    lock::{Lock, LockStatus},
+    lock_many::{LeaseMany, LockMany},
+    params::{ParamValue, Params},
+    pool::{
+        LockPool, PoolLease,
+        members::{Member, PoolHealth, ResourceState},
+    },
+    reentrant_lock::{ReentrantLease, ReentrantLock},
+    register::{Compare, Expiry, Outcome, Register, RegisterValue},
+    rw_lock::{RwLock, WriteLease},
+    semaphore::Semaphore,
+};
+pub use protocol::{
+    error::Error,
+    object::{Kind, ObjectRef},
+};
+pub use transport::credentials::{Credentials, CredentialsFuture, CredentialsProvider, FileCredentials};
 
 /// What the README shows compiles.
 #[cfg(doctest)]

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Life;
-use crate::{Error, object::LONGEST_NAME};
+use crate::control::Life;
+use crate::{Error, protocol::object::LONGEST_NAME};
 
 /// What a custom resource declares.
 ///

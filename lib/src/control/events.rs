@@ -6,7 +6,8 @@ use tokio::sync::broadcast;
 
 use crate::{
     ObjectRef,
-    wire::{clock::Clock, ledger::Ledger, lock, node::Receiver},
+    lease::registry::LeaseRegistry,
+    transport::{clock::Clock, connection::Receiver, lock},
 };
 
 /// Something a controller should look at.
@@ -69,16 +70,16 @@ impl Events {
 /// Passes pushes on to the ledger, and events to whoever listens.
 pub(crate) struct Mailbox {
     channel: String,
-    ledger: Arc<Ledger>,
+    registry: Arc<LeaseRegistry>,
     /// Absent: none comes any more.
     events: Mutex<Option<broadcast::Sender<Event>>>,
 }
 
 impl Mailbox {
-    pub(crate) fn new(channel: String, ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(channel: String, registry: Arc<LeaseRegistry>) -> Self {
         Self {
             channel,
-            ledger,
+            registry,
             events: Mutex::new(Some(broadcast::channel(4096).0)),
         }
     }
@@ -102,7 +103,7 @@ impl Mailbox {
 impl Receiver for Mailbox {
     fn message(&self, clock: &Clock, channel: &str, payload: &str) {
         if channel != self.channel {
-            return self.ledger.message(clock, channel, payload);
+            return self.registry.message(clock, channel, payload);
         }
         let event = match payload.split_once('\n') {
             Some(("changed", object)) => ObjectRef::parse(object).map(Event::Changed),
@@ -115,12 +116,12 @@ impl Receiver for Mailbox {
     }
 
     fn connected(&self) {
-        self.ledger.connected();
+        self.registry.connected();
         self.send(Event::Reconnected);
     }
 
     fn closed(&self) {
-        self.ledger.closed();
+        self.registry.closed();
         lock(&self.events).take();
     }
 }

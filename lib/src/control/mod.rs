@@ -6,19 +6,20 @@ mod observation;
 mod plan;
 mod snapshot;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use redis::Value;
 use tokio::time::Instant;
 
 use crate::{
-    Client, Error, Kind, ObjectRef, options,
-    wire::{
-        later,
+    Error, Kind, ObjectRef,
+    lease::session::Session,
+    lease::{options, releaser::RECLAIMED},
+    protocol::{
         message::texts,
-        releaser::RECLAIMED,
         script::{self, Script},
     },
+    transport::later,
 };
 
 use declaration::check_floor;
@@ -45,9 +46,11 @@ pub use snapshot::{HolderView, Snapshot, WaiterView};
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Control {
-    client: Client,
+    session: Arc<Session>,
+    /// Where the events of [`Control::events`] come in, if the client receives them.
+    mailbox: Option<Arc<Mailbox>>,
 }
 
 const LONGEST_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -114,9 +117,22 @@ const PAGE: usize = 200;
 /// Tokens that one command ends, so that none keeps the server for much over a millisecond.
 const PIECE: usize = 100;
 
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
 impl Control {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client }
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        Self {
+            session,
+            mailbox: None,
+        }
+    }
+
+    pub(crate) fn with_mailbox(session: Arc<Session>, mailbox: Option<Arc<Mailbox>>) -> Self {
+        Self { session, mailbox }
     }
 
     /// How Redis is now: of a cluster, whether all of its masters answer, some, or none.
@@ -128,7 +144,7 @@ impl Control {
     /// ```
     #[must_use]
     pub fn server(&self) -> Server {
-        let link = &self.client.inner.link;
+        let link = &self.session.link;
         match (link.health(), link.reachable()) {
             (Err(error), Ok(version)) => Server::Degraded {
                 version: version.to_string(),
@@ -147,7 +163,7 @@ impl Control {
     /// ```
     #[must_use]
     pub fn server_of(&self, object: &ObjectRef) -> Server {
-        server(self.client.inner.link.health_of(&self.client.keys(object)))
+        server(self.session.link.health_of(&self.session.keys(object)))
     }
 
     /// Waits until [`Control::server`] differs from `known`, and returns it.
@@ -166,7 +182,7 @@ impl Control {
     /// ```
     pub async fn server_changed(&self, known: &Server) -> Server {
         let other = || Some(self.server()).filter(|server| server != known);
-        self.client.inner.link.until(other).await
+        self.session.link.until(other).await
     }
 
     /// Events from now on.
@@ -181,7 +197,7 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub fn events(&self) -> Result<Events, Error> {
-        let mailbox = self.client.events().ok_or_else(|| {
+        let mailbox = self.mailbox.as_ref().ok_or_else(|| {
             Error::invalid(
                 "with_events",
                 "was not called",
@@ -205,7 +221,7 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn now_micros(&self) -> Result<u64, Error> {
-        self.client.inner.link.time(self.soon()).await
+        self.session.link.time(self.soon()).await
     }
 
     /// Makes or changes an object. True: it recovers from a loss of data, and grants nothing new for as long as
@@ -444,10 +460,9 @@ impl Control {
                 "use Client::register",
             ));
         }
-        let keys = self.client.keys(object);
+        let keys = self.session.keys(object);
         Ok(self
-            .client
-            .inner
+            .session
             .link
             .call(script, &keys, args, self.soon())
             .await?
@@ -455,7 +470,7 @@ impl Control {
     }
 
     fn soon(&self) -> Instant {
-        later(self.client.inner.link.response_timeout())
+        later(self.session.link.response_timeout())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use super::snapshot::{Snapshot, number, text};
+use crate::control::snapshot::{Snapshot, number, text};
 
 /// What a controller has to know before it declares an object. Made by [`Control::inspect`](super::Control::inspect).
 ///

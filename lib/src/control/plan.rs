@@ -39,7 +39,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Observation, Snapshot};
+use crate::control::{Observation, Snapshot};
 
 /// Microseconds that a grant takes at least.
 const MICROS_OF_A_GRANT: u128 = 8;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use redis::Value;
 
-use crate::{Identity, identity::Holder};
+use crate::{Identity, lease::identity::Holder};
 
 /// An object as Redis has it.
 ///

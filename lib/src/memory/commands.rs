@@ -8,7 +8,7 @@ use std::{
 
 use redis::Value;
 
-use super::store::{Bytes, Hash, SortedSet, Store, Text};
+use crate::memory::store::{Bytes, Hash, SortedSet, Store, Text};
 
 /// What a script works on.
 pub(super) struct Database {

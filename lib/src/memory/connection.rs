@@ -8,35 +8,37 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use redis::{RedisError, Value};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
 
-use super::{Fault, Memory, Message, State, scripts};
+use crate::memory::{Fault, Memory, Message, State, scripts};
 use crate::{
     Error,
     memory::scripts::Interpreter,
-    wire::{later, lock, script::Script},
+    protocol::script::Script,
+    transport::{
+        backend::{Caller, Connected, LocalServer, ScriptCall, ScriptConnection},
+        later, lock,
+    },
 };
 
 /// The client's side.
-#[derive(Clone)]
-pub(crate) struct Connection {
+struct Connection {
     shared: Arc<Mutex<State>>,
     id: u64,
     calls: mpsc::UnboundedSender<Call>,
     response_timeout: Duration,
 }
 
-/// What connecting needs to know, and whom to tell.
-pub(crate) struct Caller<M, C> {
+/// The server, as the clients of one process reach it.
+pub(crate) struct ProcessServer {
+    pub(crate) memory: Memory,
+    /// The process name that [`Memory::set_faults`] is called with.
     pub(crate) process: Arc<str>,
-    pub(crate) channels: Vec<String>,
-    pub(crate) response_timeout: Duration,
-    pub(crate) on_message: M,
-    pub(crate) on_cut: C,
 }
 
 struct Call {
@@ -264,17 +266,24 @@ async fn until(arrives: Instant) {
     }
 }
 
+impl LocalServer for ProcessServer {
+    fn connect(&self, caller: Caller) -> BoxFuture<'_, Result<Connected, Error>> {
+        self.memory.connect(self.process.clone(), caller).boxed()
+    }
+
+    fn end(&self, id: i64) {
+        if let Ok(id) = u64::try_from(id) {
+            lock(&self.memory.shared).cut(id);
+        }
+    }
+}
+
 impl Memory {
-    /// A connection that listens to the channels, and the run id of the server.
-    pub(crate) async fn connect<M, C>(&self, caller: Caller<M, C>) -> Result<(Connection, Arc<str>), Error>
-    where
-        M: Fn(&str, &str) + Send + 'static,
-        C: FnOnce() + Send + 'static,
-    {
+    async fn connect(&self, process: Arc<str>, caller: Caller) -> Result<Connected, Error> {
         let refused = |why: &str| Error::Unreachable {
             reason: format!("in-memory twin: {why}"),
         };
-        let fault = lock(&self.shared).decide(&caller.process, Message::Connect);
+        let fault = lock(&self.shared).decide(&process, Message::Connect);
         match fault {
             Fault::Deliver | Fault::Refuse(_) => {}
             Fault::Delay(delay) => tokio::time::sleep(delay).await,
@@ -295,7 +304,7 @@ impl Memory {
                 let interpreter = Interpreter::new(state.database.clone());
                 state.interpreter = Some(interpreter.map_err(|error| scripts::unusable(&error))?);
             }
-            let peer = Peer::new(caller.process, caller.channels, deliveries);
+            let peer = Peer::new(process, caller.channels, deliveries);
             (state.add(peer), state.run_id.as_str().into())
         };
         // Outside of the lock: on a runtime that shuts down, a task is dropped at once, and with it its registration.
@@ -307,16 +316,12 @@ impl Memory {
             calls,
             response_timeout: caller.response_timeout,
         };
-        Ok((connection, run_id))
-    }
-}
-
-impl Memory {
-    /// Ends a client's connection, as `CLIENT KILL ID` does: calls of it that have not arrived yet are not executed.
-    pub(crate) fn end(&self, id: i64) {
-        if let Ok(id) = u64::try_from(id) {
-            lock(&self.shared).cut(id);
-        }
+        Ok(Connected {
+            connection: Arc::new(connection),
+            id: i64::try_from(id).unwrap_or(i64::MAX),
+            run_id,
+            version: concat!("in-memory twin ", env!("CARGO_PKG_VERSION")).into(),
+        })
     }
 }
 
@@ -352,30 +357,25 @@ async fn deliver(
     }
 }
 
-impl Connection {
-    /// The server's name for this connection.
-    pub(crate) fn id(&self) -> i64 {
-        i64::try_from(self.id).unwrap_or(i64::MAX)
-    }
-
-    pub(crate) async fn call(
-        &self,
-        script: &'static Script,
-        keys: &[Arc<str>],
-        args: impl Iterator<Item = &str>,
-    ) -> Result<Value, RedisError> {
+impl ScriptConnection for Connection {
+    fn call<'a>(&'a self, call: ScriptCall<'a>) -> BoxFuture<'a, Result<Value, RedisError>> {
+        let args = [call.run_id, call.version_and_events]
+            .into_iter()
+            .chain(call.args.iter().copied());
         let request = Request::Script {
-            script,
-            keys: keys.iter().map(ToString::to_string).collect(),
+            script: call.script,
+            keys: call.keys.iter().map(ToString::to_string).collect(),
             args: args.map(str::to_owned).collect(),
         };
-        self.send(request).await
+        self.send(request).boxed()
     }
 
-    pub(crate) async fn time(&self) -> Result<(u64, u64), RedisError> {
-        redis::from_redis_value(self.send(Request::Time).await?).map_err(Into::into)
+    fn time(&self) -> BoxFuture<'_, Result<(u64, u64), RedisError>> {
+        async { redis::from_redis_value(self.send(Request::Time).await?).map_err(Into::into) }.boxed()
     }
+}
 
+impl Connection {
     async fn send(&self, request: Request) -> Result<Value, RedisError> {
         let answer = lock(&self.shared).send(self.id, request, &self.calls)?;
         match tokio::time::timeout(self.response_timeout, answer).await {

@@ -51,9 +51,9 @@ use std::{
 use redis::Value;
 use tokio::time::Instant;
 
-pub(crate) use self::connection::{Caller, Connection};
+pub(crate) use self::connection::ProcessServer;
 use self::{commands::Database, connection::Peer, scripts::Interpreter, store::Store};
-use crate::{ClientBuilder, wire::lock};
+use crate::transport::lock;
 
 /// A server in this process. Cheap to clone: the clones are the same server, which lives as long as one of them, or one
 /// of its clients, does.
@@ -274,17 +274,6 @@ impl Memory {
             shared: Arc::new(Mutex::new(state)),
             suspended_us: Arc::default(),
         }
-    }
-
-    /// Sets up a client of this server, as [`Client::builder`](crate::Client::builder) does for one at a URL. User name and
-    /// password mean nothing here.
-    ///
-    /// ```
-    /// let memory = tenure::Memory::new();
-    /// let builder = memory.client().namespace("ml");
-    /// ```
-    pub fn client(&self) -> ClientBuilder {
-        ClientBuilder::in_memory(self.clone())
     }
 
     /// The server's wall clock.

@@ -8,14 +8,11 @@ use std::{
 use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value as LuaValue, chunk::ChunkMode};
 use redis::Value;
 
-use super::{
+use crate::memory::{
     commands::{Database, general},
     store::Bytes,
 };
-use crate::{
-    Error,
-    wire::{lock, script::Script},
-};
+use crate::{Error, protocol::script::Script, transport::lock};
 
 /// As on a server, a script that catches an error that is a table gets its text.
 const CATCH: &str = "local raw = pcall

@@ -1,4 +1,4 @@
-use super::{super::Life, *};
+use crate::control::{Life, plan::*};
 
 /// The clock of Redis, in microseconds, and of the controller.
 const NOW: u64 = 1_700_000_000_000_000;

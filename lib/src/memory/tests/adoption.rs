@@ -3,11 +3,14 @@
 
 use redis::Value;
 
-use super::{Call, Keys, Side};
-use crate::wire::{
-    lock, message,
-    script::{self, Script},
-    secret::Secret,
+use crate::memory::tests::{Call, Keys, Side};
+use crate::{
+    protocol::{
+        message,
+        script::{self, Script},
+        secret::Secret,
+    },
+    transport::lock,
 };
 
 const START_US: u64 = 1_700_000_000_000_000;

@@ -2,8 +2,8 @@
 
 use redis::Value;
 
-use super::{Call, Side};
-use crate::wire::script::{self, Script};
+use crate::memory::tests::{Call, Side};
+use crate::protocol::script::{self, Script};
 
 const HOLDERS: u64 = 200;
 

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use fastrand::Rng;
 use redis::Value;
 
-use super::{Call, Keys, Side, objects};
-use crate::wire::script::{self, Script};
+use crate::memory::tests::{Call, Keys, Side, objects};
+use crate::protocol::script::{self, Script};
 
 const LANES: [(&str, &str); 3] = [
     ("acquire", "if #ARGV == 10 and "),

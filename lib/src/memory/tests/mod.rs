@@ -14,14 +14,14 @@ use std::{
 use fastrand::Rng;
 use redis::Value;
 
-use super::{
+use crate::memory::{
     commands::Database,
     scripts::Interpreter,
     store::{Hash, SortedSet, Store},
 };
-use crate::wire::{
-    lock,
-    script::{self, Script},
+use crate::{
+    protocol::script::{self, Script},
+    transport::lock,
 };
 
 type Keys = Vec<String>;

@@ -2,10 +2,10 @@
 
 use redis::Value;
 
-use super::{Call, Keys, Side, objects};
-use crate::wire::{
-    lock,
-    script::{self, PROTOCOL, Script},
+use crate::memory::tests::{Call, Keys, Side, objects};
+use crate::{
+    protocol::script::{self, PROTOCOL, Script},
+    transport::lock,
 };
 
 const NOW: u64 = 1_763_717_000_000_000;

@@ -1,0 +1,63 @@
+//! Takes over a lease that another process, or this one, has let go of.
+//!
+//! [`Lease::detach`] returns the secret of the lease. One command shows it to the server and moves the lease to a token of the
+//! adopter's own: so of many who have the secret, one gets the lease, and what is sent again finds it moved already. Until
+//! the answer is there the adopter's token is guarded like that of an acquisition: should the future be dropped, or no
+//! answer come, what the token may have got is given back.
+
+use crate::{
+    Error, Lease,
+    lease::{acquire::Handle, registry::Request},
+    protocol::{
+        message::{self, Adopted},
+        script,
+        secret::Secret,
+    },
+    transport::later,
+};
+
+impl Handle {
+    pub(crate) async fn adopt(&self, secret: &str) -> Result<Option<Lease>, Error> {
+        let secret = Secret::read(secret)
+            .ok_or_else(|| Error::invalid("secret", "is not a lease's", "use what Lease::detach returned"))?;
+        let request = self.request(1)?;
+        let cause = format!("adopted by {}", self.who());
+        let mut claim = self.claim();
+        // What is ended before its lease is made has to be noticed.
+        let _word = claim.listen();
+        claim.open = true;
+        let link = &self.session.link;
+        let token = claim.token.clone();
+        let args = [
+            secret.reveal(),
+            &token,
+            &self.session.channel,
+            &request.holder,
+            &cause,
+        ];
+        let until = later(link.response_timeout());
+        // An answer that comes after the lease's deadline is asked for again: in the end the lease has run out.
+        let lease = loop {
+            let reply = link.call(&script::ADOPT, &self.place.keys, &args, until).await?;
+            let Some(adopted) = message::adopted(&reply.value)? else {
+                claim.open = false;
+                return Ok(None);
+            };
+            let Adopted {
+                max_hold_ms,
+                grace_ms,
+                grant,
+            } = adopted;
+            let terms = Request {
+                permits: grant.permits,
+                max_hold_ms,
+                grace_ms,
+                ..request.clone()
+            };
+            if let Some(lease) = claim.granted_by_reply(grant, &reply.asked, &terms) {
+                break lease;
+            }
+        };
+        self.replicated(Some(lease), None).await
+    }
+}

@@ -1,0 +1,429 @@
+//! A lease: what an acquisition gives.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use redis::Value;
+use tokio::time::Instant;
+
+use crate::{
+    Error, ObjectRef,
+    lease::session::Session,
+    lease::{
+        registry::{Hold, Standing},
+        releaser::{BY_OWNER, Job},
+        renewer, telemetry,
+    },
+    protocol::{message::texts, script},
+};
+
+/// How a lease stands.
+///
+/// ```
+/// # fn watch(lease: &tenure::Lease) {
+/// if let tenure::LeaseState::Lost { cause } = lease.state() {
+///     eprintln!("stop working: {cause}");
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseState {
+    /// It is ours until its deadline, and is being renewed.
+    Held,
+    /// It is ours until its deadline, but the last renewal had no answer. It is tried again.
+    Unsure {
+        /// What the renewal met.
+        reason: String,
+    },
+    /// It is not ours any more: somebody else may hold.
+    Lost {
+        /// Why.
+        cause: String,
+    },
+}
+
+/// A lease of a lock or of a semaphore's permit; [`PoolLease`](crate::PoolLease) of a pool's resource.
+///
+/// It is renewed in the background for as long as it lives, by one task for all leases of the client. Dropping it gives
+/// it back in the background; [`Lease::release`] does so and waits for the answer.
+///
+/// # What it promises
+/// Until [`Lease::deadline`], nobody else is granted what this lease holds: the deadline is kept by this machine's own
+/// clock, and lies before the server's expiry however long replies took. Past it the lease counts as lost,
+/// whether anybody noticed or not. A process that is paused between [`Lease::check`] and what it does next cannot know: let
+/// the protected system refuse a smaller [`Lease::fencing_token`] than it has seen (Kleppmann, "How to do distributed
+/// locking", 2016).
+///
+/// # When the machine is suspended
+/// The time of the suspend counts: the first [`Lease::check`] after it knows, and [`Lease::lost`] within a second. On Linux,
+/// Android, Apple's systems and Windows, that is; elsewhere, a lease seems to last longer by the suspend, and only the
+/// fencing token protects.
+///
+/// # When Redis is gone
+/// The state is [`LeaseState::Unsure`] until Redis answers again or the deadline passes.
+///
+/// ```no_run
+/// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+/// let lease = client.lock("migration")?.acquire().await?;
+/// for step in 0..10 {
+///     lease.check()?;
+///     println!("step {step} under fencing token {}", lease.fencing_token());
+/// }
+/// lease.release().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "dropping a lease gives it back at once"]
+pub struct Lease {
+    session: Arc<Session>,
+    hold: Arc<Hold>,
+    held_since: Instant,
+    released: bool,
+}
+
+impl Lease {
+    pub(crate) fn new(session: Arc<Session>, hold: Arc<Hold>) -> Self {
+        session.registry.hold(&hold);
+        Self {
+            session,
+            hold,
+            held_since: Instant::now(),
+            released: false,
+        }
+    }
+
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        &self.hold.token
+    }
+
+    /// Calls a script that this lease stands for, until its end.
+    pub(crate) async fn call(&self, script: &'static script::Script, args: &[&str]) -> Result<Value, Error> {
+        let args = [&[self.token()], args].concat();
+        let link = &self.session.link;
+        let answered = link
+            .call(script, &self.hold.place.keys, &args, self.deadline())
+            .await
+            .map_err(Error::from);
+        if answered.as_ref().is_err_and(Error::is_unreachable) {
+            self.check()?;
+        }
+        Ok(answered?.value)
+    }
+
+    /// What a script has found out: the lease is not ours any more.
+    pub(crate) fn lose(&self, cause: &str) -> Error {
+        self.session.registry.lost(&self.hold, cause);
+        Error::Lost {
+            object: self.object().clone(),
+            cause: cause.to_owned(),
+        }
+    }
+
+    /// Renews it no more.
+    pub(crate) fn retire(&self) {
+        self.session.registry.forget(&self.hold.token);
+    }
+
+    /// It has been given back: dropping it need not do so.
+    pub(crate) fn given_back(&mut self) {
+        self.released = true;
+    }
+
+    /// What is held.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// println!("{}", lease.object()); // ml/lock/migration
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn object(&self) -> &ObjectRef {
+        &self.hold.place.object
+    }
+
+    /// A number that is larger for every later lease of the same object. Hand it to the protected system, which refuses a
+    /// smaller one than it has seen.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease, newest: &mut u64) -> bool {
+    /// // In the store: refuse what is late.
+    /// if lease.fencing_token() < *newest {
+    ///     return false;
+    /// }
+    /// *newest = lease.fencing_token();
+    /// true
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn fencing_token(&self) -> u64 {
+        self.hold.grant.fence
+    }
+
+    /// When it was granted, by the server's clock.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// println!("held since {:?}", lease.acquired_at());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn acquired_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.hold.grant.since)
+    }
+
+    /// Until when it is ours without another renewal. Renewals move it. By tokio's clock, so that
+    /// [`tokio::time::sleep_until`] takes it as it is; a suspend of the machine, which tokio's clock may not count, moves it
+    /// nearer.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// let left = lease.deadline().saturating_duration_since(tokio::time::Instant::now());
+    /// println!("ours for another {left:?} at least, unless it is lost");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        let deadline = self.hold.status.borrow().deadline;
+        self.session.registry.uptime.instant(deadline)
+    }
+
+    /// How it stands now.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// match lease.state() {
+    ///     tenure::LeaseState::Held => {}
+    ///     tenure::LeaseState::Unsure { reason } => eprintln!("begin nothing new: {reason}"),
+    ///     tenure::LeaseState::Lost { cause } => eprintln!("stop: {cause}"),
+    ///     _ => {}
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn state(&self) -> LeaseState {
+        let status = self.hold.status.borrow();
+        match &status.standing {
+            Standing::Lost { cause } => LeaseState::Lost { cause: cause.clone() },
+            // The deadline counts whether anybody had the time to note it: a paused process wakes up here.
+            standing if status.deadline <= self.session.registry.uptime.now() => LeaseState::Lost {
+                cause: match standing {
+                    Standing::Unsure { reason } => format!("{OUTRUN}: {reason}"),
+                    _ => OUTRUN.to_owned(),
+                },
+            },
+            Standing::Held => LeaseState::Held,
+            Standing::Unsure { reason } => LeaseState::Unsure {
+                reason: reason.clone(),
+            },
+        }
+    }
+
+    /// An error if the lease is lost: for use before each step that needs it.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] with the cause.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease, steps: Vec<fn()>) -> Result<(), tenure::Error> {
+    /// for step in steps {
+    ///     lease.check()?;
+    ///     step();
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn check(&self) -> Result<(), Error> {
+        match self.state() {
+            LeaseState::Lost { cause } => Err(Error::Lost {
+                object: self.object().clone(),
+                cause,
+            }),
+            LeaseState::Held | LeaseState::Unsure { .. } => Ok(()),
+        }
+    }
+
+    /// Waits until the lease is lost, and says why. For use in `select!` beside the work.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only watches.
+    ///
+    /// ```no_run
+    /// # async fn work() {}
+    /// # async fn run(lease: tenure::Lease) {
+    /// tokio::select! {
+    ///     () = work() => {}
+    ///     cause = lease.lost() => eprintln!("stopped: {cause}"),
+    /// }
+    /// # }
+    /// ```
+    pub async fn lost(&self) -> String {
+        let mut changes = self.hold.status.subscribe();
+        loop {
+            if let LeaseState::Lost { cause } = self.state() {
+                return cause;
+            }
+            let deadline = changes.borrow_and_update().deadline;
+            tokio::select! {
+                () = tokio::time::sleep_until(self.session.registry.uptime.instant(deadline)) => {}
+                // The sender lives as long as the hold that we have. A suspend of the machine, which the timer does not
+                // count, is told here, too.
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// How many permits it has: 1 of a lock, or the number that was asked for.
+    ///
+    /// ```no_run
+    /// # fn run(lease: tenure::Lease) {
+    /// println!("{} permits", lease.permits());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn permits(&self) -> u64 {
+        self.hold.grant.permits
+    }
+
+    /// Renews it now, without waiting for the background to do so: one command, after which it is known to be ours.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when it is lost; [`Error::Unreachable`] when Redis did not answer in time: the lease still runs.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn run(lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// lease.renew().await
+    /// # }
+    /// ```
+    pub async fn renew(&self) -> Result<(), Error> {
+        self.check()?;
+        let inner = &self.session;
+        renewer::renew_one(&inner.registry, &inner.link, &inner.jobs, &self.hold, None).await?;
+        self.check()
+    }
+
+    /// Renews it, and returns how many replicas have acknowledged that: up to `replicas`, until then.
+    pub(crate) async fn renew_replicated(&self, replicas: u8, until: Instant) -> Result<u64, Error> {
+        self.check()?;
+        let inner = &self.session;
+        let asked = Some((replicas, until));
+        let reached =
+            renewer::renew_one(&inner.registry, &inner.link, &inner.jobs, &self.hold, asked).await?;
+        self.check()?;
+        Ok(reached)
+    }
+
+    /// Stops renewing it without giving it back, and returns the secret by which another process, or this one, can take it
+    /// over with `adopt` on the same object: [`Lock::adopt`](crate::Lock::adopt). If none does, it runs out at its
+    /// [`Lease::deadline`], or a little later.
+    ///
+    /// The secret is 32 hexadecimal digits. Whoever knows it can take the lease, once: pass it on as a password, and do not
+    /// log it. What is shown of the lease elsewhere ([`HolderView::token`](crate::control::HolderView::token), the status of
+    /// the resource) is another text, from which the secret cannot be computed.
+    ///
+    /// ```no_run
+    /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
+    /// let lock = client.lock("migration")?;
+    /// let secret = lock.acquire().await?.detach();
+    /// // ... in the process that goes on with the work:
+    /// let lease = lock.adopt(&secret).await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use = "without the secret nobody can take the lease over"]
+    pub fn detach(mut self) -> String {
+        self.retire();
+        self.released = true;
+        self.hold.secret.reveal().to_owned()
+    }
+
+    /// Gives the lease back, which grants it to the next in the queue in the same step. One command.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when it was lost before: somebody else may have held since. [`Error::Unreachable`] when Redis did
+    /// not answer before the lease's end: it ends by itself.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the release to the background.
+    ///
+    /// ```no_run
+    /// # async fn run(lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// lease.release().await
+    /// # }
+    /// ```
+    pub async fn release(mut self) -> Result<(), Error> {
+        let inner = &self.session;
+        inner.registry.forget(&self.hold.token);
+        let lost = self.check();
+        let until = self.deadline();
+        let reply = inner
+            .link
+            .call(
+                &script::RELEASE,
+                &self.hold.place.keys,
+                &[BY_OWNER, "", &self.hold.token],
+                until,
+            )
+            .await
+            .map_err(Error::from);
+        let reply = match (reply, lost) {
+            (Err(Error::Unreachable { .. }), Err(lost)) => return Err(lost),
+            (reply, _) => reply?,
+        };
+        self.released = true;
+        match texts(&reply.value)?.first().map(String::as_str) {
+            Some("released") => Ok(()),
+            // Sent before over a connection that broke: then it was that one which released it.
+            Some("gone") if reply.repeated && Instant::now() < until => Ok(()),
+            // "left": it ran out, and a late copy of its request has taken a place in the queue, which is given up now.
+            Some("gone" | "left") => {
+                let cause = match self.state() {
+                    LeaseState::Lost { cause } => cause,
+                    _ => "Redis does not have it any more".to_owned(),
+                };
+                Err(Error::Lost {
+                    object: self.object().clone(),
+                    cause,
+                })
+            }
+            _ => Err(Error::protocol(&reply.value)),
+        }
+    }
+}
+
+const OUTRUN: &str = "its deadline has passed without a renewal";
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        telemetry::held(self.object().kind(), self.held_since.elapsed());
+        if self.released {
+            return;
+        }
+        self.session.registry.forget(&self.hold.token);
+        let job = Job::Release {
+            token: self.hold.token.clone(),
+            place: self.hold.place.clone(),
+            how: BY_OWNER,
+            ends: Some(self.hold.ends_at_the_latest()),
+        };
+        // An error means that the runtime is gone: the lease ends by itself.
+        let _ = self.session.jobs.send(job);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("object", &self.object().to_string())
+            .field("fencing_token", &self.fencing_token())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

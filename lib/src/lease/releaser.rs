@@ -1,0 +1,75 @@
+//! Gives back, in the background, what was dropped: leases, and places of futures that nobody polls any more.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+use tracing::debug;
+
+use crate::{
+    lease::registry::ObjectKeys,
+    protocol::{script, secret::Token},
+    transport::{later, router::Router},
+};
+
+/// What has no known end is given back for this long; then it ends with its lease.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How what is released ends, as the script wants it: by its owner.
+pub(crate) const BY_OWNER: &str = "owner";
+/// Nobody has taken up what the token has got, or may have.
+pub(crate) const DROPPED: &str = "dropped";
+/// By another: its owner is told.
+pub(crate) const RECLAIMED: &str = "reclaimed";
+
+pub(crate) enum Job {
+    Release {
+        token: Token,
+        place: Arc<ObjectKeys>,
+        how: &'static str,
+        /// When the server has ended it, at the latest.
+        ends: Option<Instant>,
+    },
+    /// Answered when all jobs before it are done.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Runs until the client is gone and all is given back.
+pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Router) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            job = jobs.recv() => match job {
+                Some(Job::Release { token, place, how, ends }) => {
+                    let link = link.clone();
+                    running.spawn(async move { release(&link, &token, &place, how, ends).await });
+                }
+                Some(Job::Flush(done)) => {
+                    let mut before = std::mem::take(&mut running);
+                    // What comes after is not kept waiting.
+                    running.spawn(async move {
+                        while before.join_next().await.is_some() {}
+                        // Whoever asked may have gone.
+                        let _ = done.send(());
+                    });
+                }
+                None => break,
+            },
+            Some(_) = running.join_next() => {}
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+async fn release(link: &Router, token: &Token, place: &ObjectKeys, how: &str, ends: Option<Instant>) {
+    let until = ends.unwrap_or_else(|| later(PATIENCE));
+    let released = link
+        .repeat(&script::RELEASE, &place.keys, &[how, "", token], until)
+        .await;
+    if let Err(failed) = released {
+        debug!(error = %failed.error, object = %place.object, "could not give back; it ends with its lease");
+    }
+}

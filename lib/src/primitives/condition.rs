@@ -1,0 +1,299 @@
+//! A condition: holders of a lock wait for something that another holder brings about.
+
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    Error, Lease,
+    lease::{
+        acquire::{AGES, Claim, Handle, Wait, WaitOutcome, took_nothing},
+        registry::Request,
+    },
+    primitives::lock::acquired,
+    protocol::{
+        message::{self, Acquired, texts},
+        object::check_name,
+        script,
+    },
+    transport::{later, router::Failed},
+};
+
+/// A condition of a [`Lock`](crate::Lock), made by [`Lock::condition`](crate::Lock::condition).
+///
+/// Waiting gives the lock back and enters the wait in one step, so no notification falls in between. A notification moves
+/// the one who has waited longest into the queue of the lock; when the lock is granted to it, by push, the wait is over. So
+/// there is no herd, and nothing to poll.
+///
+/// A notification that nobody waits for is not kept. One that reaches a waiter which has died, or was dropped before it had
+/// taken up its lease, goes to the next. Still check what you waited for after waking up, as [`Condition::wait_while`] does:
+/// somebody else may have held the lock in between, and after a loss of Redis' data a wait ends early.
+///
+/// ```no_run
+/// # async fn run(client: tenure::Client, queue_is_empty: impl AsyncFn() -> bool) -> Result<(), tenure::Error> {
+/// let lock = client.lock("jobs")?;
+/// let not_empty = lock.condition("not-empty")?;
+///
+/// // The consumer:
+/// let mut lease = lock.acquire().await?;
+/// while queue_is_empty().await {
+///     lease = not_empty.wait(lease).await?;
+/// }
+/// lease.release().await?;
+///
+/// // The producer:
+/// let lease = lock.acquire().await?;
+/// not_empty.notify(&lease, 1).await?;
+/// lease.release().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Condition {
+    handle: Handle,
+    /// As the scripts want it: behind an `@`.
+    name: String,
+}
+
+impl Condition {
+    pub(crate) fn new(handle: Handle, name: &str) -> Result<Self, Error> {
+        check_name(name)?;
+        Ok(Self {
+            handle,
+            name: format!("@{name}"),
+        })
+    }
+
+    /// Gives the lock back, waits to be notified, and holds the lock again.
+    ///
+    /// # Errors
+    /// The lock is **not** held after an error. [`Error::Lost`] when it was not held before; [`Error::Refused`] has Redis'
+    /// words. While Redis is unreachable the wait goes on.
+    ///
+    /// # Cancel safety
+    /// After dropping the future the lock is not held, and nobody waits; a notification that had come goes to the next.
+    ///
+    /// ```no_run
+    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<tenure::Lease, tenure::Error> {
+    /// condition.wait(lease).await
+    /// # }
+    /// ```
+    pub async fn wait(&self, lease: Lease) -> Result<Lease, Error> {
+        Ok(self.wait_until(lease, None).await?.0)
+    }
+
+    /// As [`Condition::wait`], for at most `timeout`. The lock is held again in either case, which may take longer than the
+    /// timeout if others hold it. True: it was notified.
+    ///
+    /// # Errors
+    /// As [`Condition::wait`].
+    ///
+    /// # Cancel safety
+    /// As [`Condition::wait`].
+    ///
+    /// ```no_run
+    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// let (lease, notified) = condition.wait_timeout(lease, std::time::Duration::from_secs(5)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn wait_timeout(&self, lease: Lease, timeout: Duration) -> Result<(Lease, bool), Error> {
+        self.wait_until(lease, Instant::now().checked_add(timeout)).await
+    }
+
+    /// Waits for as long as `predicate` says so. It is asked with the lock held, before the first wait too.
+    ///
+    /// # Errors
+    /// As [`Condition::wait`].
+    ///
+    /// # Cancel safety
+    /// As [`Condition::wait`].
+    ///
+    /// ```no_run
+    /// # async fn jobs() -> usize { 0 }
+    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// let lease = condition.wait_while(lease, || async { jobs().await == 0 }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn wait_while<F>(
+        &self,
+        mut lease: Lease,
+        mut predicate: impl FnMut() -> F,
+    ) -> Result<Lease, Error>
+    where
+        F: Future<Output = bool>,
+    {
+        while predicate().await {
+            lease = self.wait(lease).await?;
+        }
+        Ok(lease)
+    }
+
+    /// Wakes up to `count` of those who wait, longest first. They run one after the other, once the lock is given back.
+    /// Returns how many there were. One command for each fifty.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when `lease` does not hold the lock: only its holder may notify. [`Error::Unreachable`] when Redis
+    /// did not answer before the lease's end.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open whether they, or some of them, are notified.
+    ///
+    /// ```no_run
+    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// let woken = condition.notify(&lease, 1).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn notify(&self, lease: &Lease, count: u32) -> Result<u64, Error> {
+        lease.check()?;
+        if lease.object() != &self.handle.place.object {
+            return Err(Error::invalid(
+                "lease",
+                format!("is of {}", lease.object()),
+                format!("use one of {}", self.handle.place.object),
+            ));
+        }
+        let mut woken = 0;
+        loop {
+            let left = u64::from(count) - woken;
+            let (notified, more) = self.notify_some(lease, left).await?;
+            woken += notified.min(left);
+            if notified == 0 || !more || woken == u64::from(count) {
+                return Ok(woken);
+            }
+        }
+    }
+
+    /// One command. Returns how many were notified, and whether more wait.
+    async fn notify_some(&self, lease: &Lease, count: u64) -> Result<(u64, bool), Error> {
+        let request = self.handle.session.link.draw().simple().to_string();
+        let reply = lease
+            .call(&script::NOTIFY, &[&self.name, &count.to_string(), &request])
+            .await;
+        let reply = match reply {
+            Err(Error::Refused { reason }) => return Err(self.handle.claim().refusal(reason, 1)),
+            reply => reply?,
+        };
+        redis::from_redis_value_ref(&reply).map_err(|_| Error::protocol(&reply))
+    }
+
+    /// Wakes all who wait: see [`Condition::notify`].
+    ///
+    /// # Errors
+    /// As [`Condition::notify`].
+    ///
+    /// # Cancel safety
+    /// As [`Condition::notify`].
+    ///
+    /// ```no_run
+    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// let woken = condition.notify_all(&lease).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn notify_all(&self, lease: &Lease) -> Result<u64, Error> {
+        self.notify(lease, u32::MAX).await
+    }
+
+    /// The lease again, and whether it was a notification that ended the wait.
+    async fn wait_until(&self, lease: Lease, end: Option<Instant>) -> Result<(Lease, bool), Error> {
+        let (lease, notified) = self.wait_and_lock(lease, end).await?;
+        let lease = self.handle.replicated(Some(lease), None).await?;
+        let lease = lease.ok_or_else(|| Error::protocol("a lease that is none"))?;
+        Ok((lease, notified))
+    }
+
+    async fn wait_and_lock(&self, mut lease: Lease, end: Option<Instant>) -> Result<(Lease, bool), Error> {
+        lease.check()?;
+        let request = self.handle.request(1)?;
+        let mut claim = self.handle.claim();
+        let mut word = claim.listen();
+        claim.open = true;
+        // From here on the lease is the script's to give back; should the call fail, dropping it does.
+        lease.retire();
+        let inner = &claim.session;
+        let place_ms = inner.registry.place_ms();
+        let numbers =
+            [request.lease_ms, request.max_hold_ms, place_ms, request.grace_ms].map(|n| n.to_string());
+        let [lease_ms, max_hold, place, grace] = numbers.each_ref().map(String::as_str);
+        let priority = request.priority.to_string();
+        let token = &*claim.token;
+        let args = [
+            lease.token(),
+            token,
+            &self.name,
+            lease_ms,
+            max_hold,
+            place,
+            &inner.channel,
+            &request.holder,
+            grace,
+            &priority,
+        ];
+        let until = later(AGES);
+        let reply = match inner
+            .link
+            .call(&script::WAIT, &claim.place.keys, &args, until)
+            .await
+        {
+            Ok(reply) => reply,
+            Err(failed) => {
+                let Failed { error, repeated } = claim.named(failed, 1);
+                claim.open = !took_nothing(&error, repeated);
+                return Err(error);
+            }
+        };
+        lease.given_back();
+        match message::acquired(&reply.value)? {
+            Acquired::Granted(grant) => {
+                return match claim.granted_by_reply(grant, &reply.asked, &request) {
+                    Some(lease) => Ok((lease, true)),
+                    None => Ok((claim.wait_for_lock(request).await?, true)),
+                };
+            }
+            Acquired::Queued {
+                now, expires, wake, ..
+            } => claim.queued(&reply.asked, now, expires, wake),
+            Acquired::Busy { .. } | Acquired::Again => return Err(Error::protocol(&reply.value)),
+        }
+        let mut notified = true;
+        let mut heard = claim.hear(&mut word, end, 1).await?;
+        if matches!(heard, WaitOutcome::TimeOver) {
+            notified = self.rejoin(&claim.token).await?;
+            heard = claim.hear(&mut word, None, 1).await?;
+        }
+        let lease = match heard {
+            WaitOutcome::Granted { grant, deadline } => claim.granted(grant, deadline, &request),
+            // The push was lost, or Redis' data.
+            WaitOutcome::AskAgain | WaitOutcome::TimeOver => None,
+        };
+        match lease {
+            Some(lease) => Ok((lease, notified)),
+            None => Ok((claim.wait_for_lock(request).await?, notified)),
+        }
+    }
+
+    /// The time is over: from the wait into the queue of the lock. True: a notification was faster.
+    async fn rejoin(&self, token: &str) -> Result<bool, Error> {
+        let link = &self.handle.session.link;
+        let reply = link
+            .call(&script::REJOIN, &self.handle.place.keys, &[token], later(AGES))
+            .await?;
+        Ok(texts(&reply.value)?
+            .first()
+            .is_some_and(|word| word == "notified"))
+    }
+}
+
+impl Claim {
+    /// The token either has the lock, or asks for it like any other.
+    async fn wait_for_lock(self, request: Request) -> Result<Lease, Error> {
+        acquired(self.run(request, Wait::Forever).await)
+    }
+}
+
+impl fmt::Debug for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Condition")
+            .field("lock", &self.handle.place.object.to_string())
+            .field("name", &self.name.trim_start_matches('@'))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,12 @@
+//! The primitives: locks, semaphores, pools, conditions and registers.
+
+pub(crate) mod condition;
+pub(crate) mod keyed_lock;
+pub(crate) mod lock;
+pub(crate) mod lock_many;
+pub(crate) mod params;
+pub(crate) mod pool;
+pub(crate) mod reentrant_lock;
+pub(crate) mod register;
+pub(crate) mod rw_lock;
+pub(crate) mod semaphore;

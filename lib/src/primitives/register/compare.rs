@@ -1,0 +1,116 @@
+//! What has to hold for a register to change.
+
+use crate::primitives::register::RegisterValue;
+
+/// What has to hold for a [`Register`](crate::Register) to change: how an argument compares with what is stored.
+///
+/// Read from left to right: `gt(7)` holds where 7 is greater than what is stored. Where nothing is stored, no comparison
+/// holds, unless [`Compare::or_missing`] says so.
+///
+/// ```
+/// use tenure::Compare;
+///
+/// let compare = Compare::gt(7).or_missing(); // nothing is stored, or less than 7
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "a comparison does nothing until a register uses it"]
+pub struct Compare {
+    pub(super) name: &'static str,
+    pub(super) argument: Option<RegisterValue>,
+    pub(super) or_missing: bool,
+}
+
+impl Compare {
+    fn with_argument(name: &'static str, argument: impl Into<RegisterValue>) -> Self {
+        Self {
+            name,
+            argument: Some(argument.into()),
+            or_missing: false,
+        }
+    }
+
+    pub(super) fn always() -> Self {
+        Self {
+            name: "always",
+            argument: None,
+            or_missing: false,
+        }
+    }
+
+    /// The argument is greater than what is stored.
+    ///
+    /// ```
+    /// let less_is_stored = tenure::Compare::gt(7);
+    /// ```
+    pub fn gt(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("gt", argument)
+    }
+
+    /// The argument is less than what is stored.
+    ///
+    /// ```
+    /// let more_is_stored = tenure::Compare::lt(7);
+    /// ```
+    pub fn lt(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("lt", argument)
+    }
+
+    /// The argument is greater than what is stored, or equal to it. Not for texts.
+    ///
+    /// ```
+    /// let at_most_7_is_stored = tenure::Compare::ge(7);
+    /// ```
+    pub fn ge(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("ge", argument)
+    }
+
+    /// The argument is less than what is stored, or equal to it. Not for texts.
+    ///
+    /// ```
+    /// let at_least_7_is_stored = tenure::Compare::le(7);
+    /// ```
+    pub fn le(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("le", argument)
+    }
+
+    /// The argument is equal to what is stored.
+    ///
+    /// ```
+    /// let ready_is_stored = tenure::Compare::eq("ready");
+    /// ```
+    pub fn eq(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("eq", argument)
+    }
+
+    /// The argument is not equal to what is stored: another number, another text, or a text to a number.
+    ///
+    /// ```
+    /// let another_is_stored = tenure::Compare::ne("done");
+    /// ```
+    pub fn ne(argument: impl Into<RegisterValue>) -> Self {
+        Self::with_argument("ne", argument)
+    }
+
+    /// Nothing is stored.
+    ///
+    /// ```
+    /// let nothing_is_stored = tenure::Compare::missing();
+    /// ```
+    pub fn missing() -> Self {
+        Self {
+            name: "missing",
+            argument: None,
+            or_missing: false,
+        }
+    }
+
+    /// The same, and it also holds where nothing is stored.
+    ///
+    /// ```
+    /// let ready_or_nothing = tenure::Compare::eq("ready").or_missing();
+    /// ```
+    pub fn or_missing(mut self) -> Self {
+        self.or_missing = true;
+        self
+    }
+}

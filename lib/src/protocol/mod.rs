@@ -1,0 +1,17 @@
+//! The protocol: names and keys of objects, the scripts, their replies and pushes, and the errors that follow.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`object`] | kinds, names and keys of objects |
+//! | [`error`] | the error of the crate |
+//! | [`script`] | the texts of the scripts, and their hashes |
+//! | [`message`] | replies and pushes, parsed into types |
+//! | [`secret`] | the secret of a lease, and the token that is derived from it |
+//! | [`unusable`] | the errors of an object that is damaged or of another version, and how to repair it |
+
+pub(crate) mod error;
+pub(crate) mod message;
+pub(crate) mod object;
+pub(crate) mod script;
+pub(crate) mod secret;
+pub(crate) mod unusable;

@@ -1,0 +1,59 @@
+//! The secret of a lease, and the token that is made of it.
+
+use std::{fmt, sync::Arc};
+
+/// Names one request for a lease, from its first try to the lease's end.
+pub(crate) type Token = Arc<str>;
+
+/// Drawn once a request. The server, and whoever looks, sees only the [`Token`] that is made of it, from which it cannot be
+/// computed; whoever shows it may adopt the lease.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(Arc<str>);
+
+/// As the script `adopt` makes it: so many of the hexadecimal digits of the secret's SHA-1.
+const TOKEN_DIGITS: usize = 32;
+
+impl Secret {
+    pub(crate) fn new(drawn: uuid::Uuid) -> Self {
+        Self(drawn.simple().to_string().into())
+    }
+
+    /// What a program has kept of it, as it may have been written down.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        uuid::Uuid::try_parse(text).ok().map(Self::new)
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        let mut digest = sha1_smol::Sha1::from(self.0.as_bytes()).digest().to_string();
+        digest.truncate(TOKEN_DIGITS);
+        digest.into()
+    }
+
+    /// For the one who detaches, and for the script that checks it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Secret;
+
+    #[test]
+    fn a_token_is_the_beginning_of_the_sha_1_of_its_secret() {
+        let secret = Secret::read("00000000-0000-0000-0000-00000000000A").unwrap();
+        assert_eq!(secret.reveal(), "0000000000000000000000000000000a");
+        assert_eq!(&*secret.token(), SHA);
+        assert_eq!(format!("{secret:?}"), "Secret");
+        assert_eq!(Secret::read("no secret"), None);
+    }
+
+    // printf 0000000000000000000000000000000a | sha1sum | cut -c 1-32
+    const SHA: &str = "6fc6e02fa5b4880facefc163ee8857de";
+}

@@ -1,0 +1,141 @@
+//! Reads what a script says of an object that it can do nothing with, because it is damaged or of another version, and says
+//! what to do about it.
+
+use std::sync::Arc;
+
+use crate::protocol::script::PROTOCOL;
+use crate::{Error, ObjectRef};
+
+/// The error reply of a script that came upon something that it cannot have written.
+const CODE: &str = "DAMAGED ";
+/// How an error of Lua itself begins, behind its code: the script could not do with what it found.
+const IN_LUA: &str = "user_script:";
+
+/// What the refusal of a call with these keys says.
+pub(crate) fn error(keys: &[Arc<str>], refusal: String) -> Error {
+    newer(keys, &refusal)
+        .or_else(|| damaged(keys, &refusal))
+        .unwrap_or(Error::Refused { reason: refusal })
+}
+
+/// `VERSION`, the key, the version that it was written in, and the one of the script.
+fn newer(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
+    let mut words = refusal.strip_prefix("VERSION ")?.split(' ');
+    let key = words.next()?;
+    let (_, object) = named(key).or_else(|| named(keys.first()?))?;
+    Some(Error::VersionMismatch {
+        object,
+        written: words.next()?.parse().ok()?,
+        spoken: PROTOCOL,
+    })
+}
+
+fn damaged(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
+    let what = match refusal.strip_prefix(CODE) {
+        Some(what) => what.to_owned(),
+        // Refusals of the server itself, such as OOM, name the line of the script as well.
+        None if refusal.starts_with("WRONGTYPE")
+            || refusal.starts_with("ERR ") && refusal.contains(IN_LUA) =>
+        {
+            format!("- {refusal}")
+        }
+        None => return None,
+    };
+    let key = what.split(' ').next().unwrap_or_default();
+    let (stem, object) = named(key).or_else(|| named(keys.first()?))?;
+    Some(Error::Damaged {
+        object,
+        reason: reason(stem, &what),
+    })
+}
+
+/// What is wrong and how to mend it, from a script's text: the key, or `-`, and what is wrong with it.
+fn reason(stem: &str, what: &str) -> String {
+    // Where it happened in the script says nothing to a user.
+    let what = what.split_once(" script: ").map_or(what, |(what, _)| what);
+    match what.split_once(' ') {
+        Some(("-", what)) if !what.contains(IN_LUA) && !what.starts_with("WRONGTYPE") => what.to_owned(),
+        Some((key, what)) => {
+            let at = if key == "-" {
+                String::new()
+            } else {
+                format!("{key} ")
+            };
+            format!(
+                "{at}{what}; to mend it, stop its holders or let their leases run out, and then remove its keys over an administrative connection: redis-cli -u URL --scan --pattern '{stem}*' | xargs redis-cli -u URL unlink"
+            )
+        }
+        None => what.to_owned(),
+    }
+}
+
+fn named(key: &str) -> Option<(&str, ObjectRef)> {
+    let (from, to) = (key.find('{')?, key.rfind("}:")?);
+    let object = ObjectRef::parse(key.get(from + 1..to)?)?;
+    Some((key.get(..to + 2)?, object))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    fn keys() -> Vec<Arc<str>> {
+        ObjectRef::new(Kind::Lock, "ml", "x").unwrap().keys("tenure")
+    }
+
+    #[test]
+    fn a_damaged_object_is_named_with_its_key_and_the_command_that_mends_it() {
+        for (refusal, expected) in [
+            (
+                "DAMAGED tenure:{ml/lock/x}:queue holds another type of value script: 0a, on @user_script:9.",
+                "ml/lock/x is damaged in Redis: tenure:{ml/lock/x}:queue holds another type of value; to mend it",
+            ),
+            (
+                "WRONGTYPE Operation against a key",
+                "ml/lock/x is damaged in Redis: WRONGTYPE Operation against a key; to mend it",
+            ),
+            (
+                "ERR user_script:87: attempt to compare nil with number script: 0a, on @user_script:87.",
+                "ml/lock/x is damaged in Redis: ERR user_script:87: attempt to compare nil with number; to mend it",
+            ),
+        ] {
+            let error = super::error(&keys(), refusal.to_owned()).to_string();
+            assert!(error.starts_with(expected), "{error}");
+            let command =
+                "redis-cli -u URL --scan --pattern 'tenure:{ml/lock/x}:*' | xargs redis-cli -u URL unlink";
+            assert!(error.ends_with(command), "{error}");
+        }
+        let entry = error(
+            &keys(),
+            "DAMAGED - what it has of this lease cannot be read".to_owned(),
+        );
+        assert!(entry.to_string().ends_with("cannot be read"), "{entry}");
+    }
+
+    #[test]
+    fn what_redis_refuses_for_another_reason_is_no_damage() {
+        for refusal in [
+            "OOM command not allowed when used memory > 'maxmemory'. script: 0a, on @user_script:9.",
+            "NOREPLICAS Not enough good replicas to write. script: 0a, on @user_script:9.",
+            "NOTDECLARED ml/lock/x",
+            "NOPERM no rights",
+        ] {
+            let error = super::error(&keys(), refusal.to_owned());
+            assert!(
+                matches!(&error, Error::Refused { reason } if reason == refusal),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_object_of_another_version_is_named_with_the_side_to_upgrade() {
+        let refusal = "VERSION tenure:{ml/lock/x}:obj 7 1 script: 0a, on @user_script:9.";
+        let error = error(&keys(), refusal.to_owned()).to_string();
+        assert_eq!(
+            error,
+            "ml/lock/x was written by protocol 7, and this client speaks 1: upgrade the client"
+        );
+    }
+}

@@ -1,0 +1,60 @@
+//! The interface between a session and its server, which a connection to Redis and the in-memory server implement.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use redis::{RedisError, Value};
+
+use crate::{
+    Error,
+    protocol::script::Script,
+    transport::uptime::{Moment, Uptime},
+};
+
+/// A call of a script, with the server's run id and the controller's channel before its arguments.
+pub(crate) struct ScriptCall<'a> {
+    pub(crate) script: &'static Script,
+    pub(crate) keys: &'a [Arc<str>],
+    pub(crate) run_id: &'a str,
+    pub(crate) version_and_events: &'a str,
+    pub(crate) args: &'a [&'a str],
+    /// The server is about to take the object over from another one of its cluster.
+    pub(crate) asking: bool,
+    /// Is set anew when the call has to be sent once more.
+    pub(crate) sent: &'a mut Moment,
+    pub(crate) uptime: &'a Uptime,
+}
+
+/// A connection over which scripts are called.
+pub(crate) trait ScriptConnection: Send + Sync {
+    fn call<'a>(&'a self, call: ScriptCall<'a>) -> BoxFuture<'a, Result<Value, RedisError>>;
+
+    /// The server's time: seconds since 1970, and microseconds.
+    fn time(&self) -> BoxFuture<'_, Result<(u64, u64), RedisError>>;
+}
+
+/// A client that connects to a server of this process.
+#[allow(dead_code, reason = "the feature `memory` has the only server that reads it")]
+pub(crate) struct Caller {
+    pub(crate) channels: Vec<String>,
+    pub(crate) response_timeout: Duration,
+    /// Is called with the channel and the payload of each message.
+    pub(crate) on_message: Box<dyn Fn(&str, &str) + Send>,
+    pub(crate) on_cut: Box<dyn FnOnce() + Send>,
+}
+
+/// A connection to a server of this process.
+pub(crate) struct Connected {
+    pub(crate) connection: Arc<dyn ScriptConnection>,
+    pub(crate) id: i64,
+    pub(crate) run_id: Arc<str>,
+    pub(crate) version: Arc<str>,
+}
+
+/// A server in this process.
+pub(crate) trait LocalServer: Send + Sync {
+    fn connect(&self, caller: Caller) -> BoxFuture<'_, Result<Connected, Error>>;
+
+    /// Ends a connection: calls of it that have not arrived yet are not executed.
+    fn end(&self, id: i64);
+}

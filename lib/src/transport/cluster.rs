@@ -1,0 +1,429 @@
+//! Redis Cluster: which server has which object.
+//!
+//! All keys of an object share one hash tag, so an object lies in one slot, and a slot on one master. There is a
+//! connection to each master. The map of the slots is asked for again whenever a server is away, or says that a slot is
+//! elsewhere (MOVED). Pushes come by ordinary publishing, which a cluster passes on to all of its servers, and not by
+//! sharded channels: those would cost a subscription for each object, and end when a slot moves.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::stream::{self, StreamExt};
+use redis::{AsyncConnectionConfig, RedisError, Value, aio::MultiplexedConnection};
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use tracing::{debug, info};
+
+use crate::Error;
+use crate::transport::{
+    connection::{
+        ConnectionConfig, Endpoint, FIRST_DELAY, LONGEST_DELAY, ServerConnection, State, StateChanged,
+    },
+    endpoint::{self, Access},
+    explain::explain_at,
+    routing_table::RoutingTable,
+    unreachable,
+};
+
+const SLOTS: u16 = 16384;
+/// So many servers are asked at once for the map: one that does not answer keeps nobody waiting.
+const ASKED_AT_ONCE: usize = 3;
+
+/// The slot of a key, by its hash tag: CRC-16/XMODEM, as the cluster specification says.
+pub(crate) fn slot(key: &str) -> u16 {
+    const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
+    let tag = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'))
+        .map(|(tag, _)| tag)
+        .filter(|tag| !tag.is_empty());
+    CRC.checksum(tag.unwrap_or(key).as_bytes()) % SLOTS
+}
+
+/// How to reach the servers of a cluster.
+pub(crate) struct ClusterSeeds {
+    pub(crate) access: Arc<Access>,
+    pub(crate) config: Arc<ConnectionConfig>,
+    /// Where to ask first.
+    pub(crate) seeds: Vec<redis::Client>,
+}
+
+/// A server, and the task that keeps its connection for as long as this lives.
+struct Member {
+    node: Arc<ServerConnection>,
+    keeper: AbortHandle,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.keeper.abort();
+        let hint = "it is no master of the cluster any more";
+        self.node.retire(unreachable(&self.node.address, hint));
+    }
+}
+
+/// The servers, as far as they are known.
+pub(crate) struct Cluster {
+    seeds: Arc<ClusterSeeds>,
+    state_changed: Arc<StateChanged>,
+    /// In which the connections are kept: a caller's may end before the client does.
+    runtime: Handle,
+    members: HashMap<String, Member>,
+    /// A master for each slot.
+    slots: Vec<Option<Arc<ServerConnection>>>,
+    /// They can be asked for the map as well.
+    replicas: Vec<String>,
+    /// Why there is no map.
+    problem: Option<Error>,
+    /// The map is to be asked for again.
+    stale: Arc<Notify>,
+}
+
+impl Cluster {
+    /// Has to be called in the client's runtime.
+    pub(crate) fn new(seeds: Arc<ClusterSeeds>, state_changed: Arc<StateChanged>) -> Self {
+        let none = Error::Unreachable {
+            reason: "no server of the cluster has been asked yet".to_owned(),
+        };
+        Self {
+            seeds,
+            state_changed,
+            runtime: Handle::current(),
+            members: HashMap::new(),
+            slots: vec![None; SLOTS.into()],
+            replicas: Vec::new(),
+            problem: Some(none),
+            stale: Arc::default(),
+        }
+    }
+
+    /// The master of a slot.
+    pub(crate) fn master(&self, slot: u16) -> Result<Arc<ServerConnection>, Error> {
+        match (&self.slots[usize::from(slot)], &self.problem) {
+            (Some(node), _) => Ok(node.clone()),
+            (None, Some(problem)) => Err(problem.clone()),
+            (None, None) => Err(Error::Unreachable {
+                reason: format!("no server of the cluster has the slot {slot}"),
+            }),
+        }
+    }
+
+    /// The server at an address, `host:port`, which a member has named.
+    pub(crate) fn at(&mut self, address: &str) -> Result<Arc<ServerConnection>, Error> {
+        if let Some(member) = self.members.get(address) {
+            return Ok(member.node.clone());
+        }
+        let client = self.client(address)?;
+        let (node, keeper) = ServerConnection::new(
+            address.to_owned(),
+            Endpoint::At(vec![client], self.seeds.access.clone()),
+            self.seeds.config.clone(),
+            self.state_changed.clone(),
+        );
+        let keeper = self.runtime.spawn(keeper.run(true)).abort_handle();
+        let member = Member {
+            node: node.clone(),
+            keeper,
+        };
+        self.members.insert(address.to_owned(), member);
+        Ok(node)
+    }
+
+    fn client(&self, address: &str) -> Result<redis::Client, Error> {
+        let (host, port) = address
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+            .ok_or_else(|| Error::protocol(address))?;
+        self.seeds.access.client_at(host, port)
+    }
+
+    /// A server has said that a slot is at this address; what else has changed is asked for.
+    pub(crate) fn moved(&mut self, slot: u16, address: &str) {
+        if let Ok(node) = self.at(address) {
+            self.slots[usize::from(slot)] = Some(node);
+        }
+        self.look_again();
+    }
+
+    pub(crate) fn look_again(&self) {
+        self.stale.notify_one();
+    }
+
+    /// Any version will do, where all that has slots answers.
+    pub(crate) fn health(&self) -> Result<Arc<str>, Error> {
+        if let Some(problem) = &self.problem {
+            return Err(problem.clone());
+        }
+        let mut version = None;
+        let mut seen: Option<&Arc<ServerConnection>> = None;
+        for (slot, node) in self.slots.iter().enumerate() {
+            let Some(node) = node else {
+                return self
+                    .master(u16::try_from(slot).unwrap_or_default())
+                    .map(|_| "".into());
+            };
+            // Neighbours mostly are on one server.
+            if seen.is_some_and(|seen| Arc::ptr_eq(seen, node)) {
+                continue;
+            }
+            seen = Some(node);
+            match node.state() {
+                State::Up(session) => version = Some(session.version),
+                State::Down { error } => return Err(error),
+            }
+        }
+        Ok(version.unwrap_or_default())
+    }
+
+    /// Any version will do, where anything that has slots answers.
+    pub(crate) fn reachable(&self) -> Result<Arc<str>, Error> {
+        let mut last = self.problem.clone().map(Err);
+        for member in self.members.values() {
+            match member.node.version() {
+                Ok(version) => return Ok(version),
+                Err(error) => last = last.or(Some(Err(error))),
+            }
+        }
+        last.unwrap_or_else(|| self.health())
+    }
+
+    /// Any server that answers.
+    pub(crate) fn any(&self) -> Option<Arc<ServerConnection>> {
+        let mut nodes = self.members.values().map(|member| &member.node);
+        nodes.find(|node| matches!(node.state(), State::Up(_))).cloned()
+    }
+
+    fn adopt(&mut self, map: &SlotMap) {
+        let before = self.members.len();
+        let mut slots = vec![None; SLOTS.into()];
+        for (from, to, address) in &map.masters {
+            if let Ok(node) = self.at(address) {
+                slots[usize::from(*from)..=usize::from(*to)].fill(Some(node));
+            }
+        }
+        self.slots = slots;
+        self.replicas.clone_from(&map.replicas);
+        self.problem = None;
+        self.members
+            .retain(|address, _| map.masters.iter().any(|(_, _, master)| master == address));
+        if self.members.len() != before {
+            info!(masters = self.members.len(), "the map of the cluster has changed");
+        }
+        self.state_changed.ring();
+    }
+
+    /// Whom to ask for the map: who is connected first, each time from another one on.
+    fn candidates(&self, turn: usize) -> Vec<Candidate> {
+        let mut open = Vec::new();
+        let mut closed = Vec::new();
+        for (address, member) in &self.members {
+            match member.node.state() {
+                State::Up(session) => open.extend(
+                    session
+                        .redis()
+                        .map(|connection| Candidate::Open(address.clone(), connection)),
+                ),
+                State::Down { .. } => closed.push(address),
+            }
+        }
+        let count = open.len().max(1);
+        open.rotate_left(turn % count);
+        let others = closed.into_iter().chain(&self.replicas);
+        open.extend(
+            others
+                .filter_map(|address| self.client(address).ok())
+                .map(Candidate::Closed),
+        );
+        open.extend(self.seeds.seeds.iter().cloned().map(Candidate::Closed));
+        open
+    }
+}
+
+enum Candidate {
+    Open(String, MultiplexedConnection),
+    Closed(redis::Client),
+}
+
+/// Keeps the map true, for as long as it is polled.
+pub(crate) async fn follow(routes: &RoutingTable, seeds: &ClusterSeeds) {
+    let Some(stale) = routes.cluster(|cluster| cluster.stale.clone()) else {
+        return;
+    };
+    let (mut delay, mut turn) = (FIRST_DELAY, 0);
+    loop {
+        let candidates = routes
+            .cluster(|cluster| cluster.candidates(turn))
+            .unwrap_or_default();
+        turn += 1;
+        match ask_some(candidates, seeds).await {
+            Ok(map) => drop(routes.cluster(|cluster| cluster.adopt(&map))),
+            Err(error) => {
+                debug!(%error, "no server of the cluster tells its map");
+                routes.cluster(|cluster| {
+                    // An old map is better than none.
+                    if cluster.problem.is_some() {
+                        cluster.problem = Some(error);
+                    }
+                });
+                routes.state_changed.ring();
+            }
+        }
+        tokio::time::sleep(delay).await;
+        if routes.health().is_err() {
+            delay = (delay * 2).min(LONGEST_DELAY);
+            continue;
+        }
+        delay = FIRST_DELAY;
+        tokio::select! {
+            () = stale.notified() => {}
+            () = routes.state_changed.until(|| routes.health().err().map(drop)) => {}
+        }
+    }
+}
+
+/// The first map of a server to which the cluster looks well; else that of any other.
+async fn ask_some(candidates: Vec<Candidate>, seeds: &ClusterSeeds) -> Result<SlotMap, Error> {
+    let mut asked = stream::iter(candidates)
+        .map(|candidate| ask(candidate, seeds))
+        .buffer_unordered(ASKED_AT_ONCE);
+    let mut best = Err(Error::Unreachable {
+        reason: "the cluster has no server".to_owned(),
+    });
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok((true, map)) => return Ok(map),
+            Ok((false, map)) => best = Ok(map),
+            Err(error) if best.is_err() => best = Err(error),
+            Err(_) => {}
+        }
+    }
+    best
+}
+
+/// Whether the cluster looks well to a server, and which slots it says are where.
+async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMap), Error> {
+    let (address, connection) = match candidate {
+        Candidate::Open(address, connection) => (address, Ok(connection)),
+        Candidate::Closed(client) => {
+            let timeout = Some(seeds.config.response_timeout);
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(timeout)
+                .set_response_timeout(timeout);
+            let patience = seeds.config.response_timeout;
+            let (client, _) = seeds.access.current(&client, patience).await?;
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            (endpoint::of(&client), connection.await)
+        }
+    };
+    let answer = async {
+        let mut connection = connection?;
+        let (info, slots): (String, Value) = redis::pipe()
+            .cmd("CLUSTER")
+            .arg("INFO")
+            .cmd("CLUSTER")
+            .arg("SLOTS")
+            .query_async(&mut connection)
+            .await?;
+        Ok::<_, RedisError>((info, slots))
+    };
+    let (info, slots) = answer.await.map_err(|error| {
+        let seed = seeds.seeds.first().map(redis::Client::get_connection_info);
+        explain_at(
+            address.clone(),
+            seed.map(redis::ConnectionInfo::redis_settings),
+            &error,
+        )
+    })?;
+    let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
+    let map = SlotMap::read(&slots, host).ok_or_else(|| Error::protocol(&slots))?;
+    Ok((info.contains("cluster_state:ok"), map))
+}
+
+/// What CLUSTER SLOTS says.
+#[derive(Debug, PartialEq, Eq)]
+struct SlotMap {
+    /// From slot to slot, and its master's address.
+    masters: Vec<(u16, u16, String)>,
+    replicas: Vec<String>,
+}
+
+impl SlotMap {
+    /// A server that does not know its own name is at the host at which it was asked.
+    fn read(slots: &Value, asked: &str) -> Option<Self> {
+        let Value::Array(ranges) = slots else { return None };
+        let number = |value: &Value| redis::from_redis_value_ref::<u16>(value).ok();
+        let address = |server: &Value| {
+            let Value::Array(fields) = server else { return None };
+            let host: Option<String> = redis::from_redis_value_ref(fields.first()?).ok()?;
+            let host = host.filter(|host| !host.is_empty() && host != "?");
+            let port = number(fields.get(1)?)?;
+            Some(endpoint::join(host.as_deref().unwrap_or(asked), port))
+        };
+        let mut map = Self {
+            masters: Vec::with_capacity(ranges.len()),
+            replicas: Vec::new(),
+        };
+        for range in ranges {
+            let Value::Array(fields) = range else { return None };
+            let [from, to, master, replicas @ ..] = &fields[..] else {
+                return None;
+            };
+            let (from, to) = (number(from)?, number(to)?);
+            if from > to || to >= SLOTS {
+                return None;
+            }
+            map.masters.push((from, to, address(master)?));
+            map.replicas.extend(replicas.iter().filter_map(address));
+        }
+        Some(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot("123456789"), 0x31C3);
+        assert_eq!(slot("foo"), 12182);
+        assert_eq!(slot("tenure:{foo}:obj"), 12182);
+        assert_eq!(slot("{foo}{bar}"), 12182);
+        // An empty tag is none.
+        assert_eq!(slot("foo{}{bar}"), 8363);
+    }
+
+    #[test]
+    fn a_map_names_masters_and_replicas_and_takes_the_asked_host_for_a_missing_one() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let server = |host: Value, port| Value::Array(vec![host, Value::Int(port), text("id")]);
+        let slots = Value::Array(vec![
+            Value::Array(vec![
+                Value::Int(0),
+                Value::Int(5460),
+                server(text("one"), 7001),
+                server(Value::Nil, 7004),
+            ]),
+            Value::Array(vec![Value::Int(5461), Value::Int(16383), server(text(""), 7002)]),
+        ]);
+        assert_eq!(
+            SlotMap::read(&slots, "asked"),
+            Some(SlotMap {
+                masters: vec![
+                    (0, 5460, "one:7001".to_owned()),
+                    (5461, 16383, "asked:7002".to_owned())
+                ],
+                replicas: vec!["asked:7004".to_owned()],
+            })
+        );
+        for wrong in [
+            Value::Nil,
+            Value::Array(vec![Value::Array(vec![Value::Int(0)])]),
+            Value::Array(vec![Value::Array(vec![
+                Value::Int(0),
+                Value::Int(16384),
+                server(text("x"), 1),
+            ])]),
+        ] {
+            assert_eq!(SlotMap::read(&wrong, "asked"), None);
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! A server as callers see it, and the session with it while there is one. [`keeper`] makes and keeps the connection.
+
+mod driver;
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use redis::{RedisError, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+pub(crate) use self::driver::ConnectionDriver;
+use crate::{
+    Credentials, Error,
+    protocol::script::Script,
+    transport::{
+        admission::Admission,
+        backend::{LocalServer, ScriptCall, ScriptConnection},
+        clock::Clock,
+        endpoint::Access,
+        lock,
+        replicated::Replicating,
+        sentinel::Sentinels,
+        unreachable,
+        uptime::{Moment, Uptime},
+    },
+};
+
+/// Between two tries, at first and at most.
+pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(20);
+pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(1);
+
+const LOST: &str = "the connection is lost";
+
+/// What is the same for all servers of a client.
+pub(crate) struct ConnectionConfig {
+    /// The client's own channel first; a controller also listens for events.
+    pub(crate) channels: Vec<String>,
+    /// The protocol's version, `@`, and the channel on which a controller listens: what each call says.
+    pub(crate) version_and_events: String,
+    pub(crate) response_timeout: Duration,
+    pub(crate) receiver: Arc<dyn Receiver>,
+    /// What a server denies now it may take later.
+    pub(crate) credentials_change: bool,
+    pub(crate) uptime: Arc<Uptime>,
+    /// Draws a token. No other token is the same.
+    pub(crate) draw: Box<dyn Fn() -> uuid::Uuid + Send + Sync>,
+}
+
+impl ConnectionConfig {
+    pub(crate) fn draw(&self) -> uuid::Uuid {
+        (self.draw)()
+    }
+
+    /// For a delay, so that clients that met the same do not come back together.
+    pub(crate) fn chance(&self) -> u8 {
+        self.draw().as_bytes()[0]
+    }
+}
+
+/// Where a server is to be found.
+pub(crate) enum Endpoint {
+    /// One of these, tried in turn.
+    At(Vec<redis::Client>, Arc<Access>),
+    /// Where the Sentinels say.
+    Sentinels(Sentinels),
+    /// In this process.
+    #[allow(dead_code, reason = "the feature `memory` has the only one")]
+    Local(Arc<dyn LocalServer>),
+}
+
+/// Receives what comes in without having been asked for, on the connection's own task: it must not block.
+pub(crate) trait Receiver: Send + Sync + 'static {
+    /// A message on one of the subscribed channels, over the connection that has this clock.
+    fn message(&self, clock: &Clock, channel: &str, payload: &str);
+    /// A new connection: messages may have been missed before it.
+    fn connected(&self);
+    /// No message comes any more.
+    fn closed(&self);
+}
+
+/// One connection's life.
+#[derive(Clone)]
+pub(crate) struct Session {
+    number: u64,
+    connection: Arc<dyn ScriptConnection>,
+    /// The same, for questions about the server itself; a local server has none.
+    redis: Option<MultiplexedConnection>,
+    /// For writes that wait for replicas; the twin has none.
+    pub(crate) replicating: Option<Arc<Replicating>>,
+    pub(crate) clock: Arc<Clock>,
+    /// With which it was made, if they change.
+    credentials: Option<Credentials>,
+    heard: Arc<LastAnswer>,
+    response_timeout: Duration,
+    pub(crate) run_id: Arc<str>,
+    pub(crate) version: Arc<str>,
+    /// The server's name for this connection, where we may know it.
+    id: Option<i64>,
+}
+
+/// When something came in last, and how long the last answer took.
+struct LastAnswer(Mutex<(Instant, Duration)>);
+
+impl Default for LastAnswer {
+    fn default() -> Self {
+        Self(Mutex::new((Instant::now(), Duration::ZERO)))
+    }
+}
+
+impl LastAnswer {
+    fn now(&self) {
+        lock(&self.0).0 = Instant::now();
+    }
+
+    fn answer_to(&self, asked: Instant) {
+        let now = Instant::now();
+        *lock(&self.0) = (now, now.duration_since(asked));
+    }
+
+    fn last(&self) -> Instant {
+        lock(&self.0).0
+    }
+
+    fn took(&self) -> Duration {
+        lock(&self.0).1
+    }
+}
+
+#[derive(Clone)]
+pub(crate) enum State {
+    Down { error: Error },
+    Up(Session),
+}
+
+/// Wakes who waits for another state of any server. In the order of coming, so that calls go out over a new connection in
+/// the order in which they were made.
+#[derive(Default)]
+pub(crate) struct StateChanged(Notify);
+
+impl StateChanged {
+    pub(crate) fn ring(&self) {
+        self.0.notify_waiters();
+    }
+
+    /// Waits until `find` finds something.
+    pub(crate) async fn until<T>(&self, find: impl Fn() -> Option<T>) -> T {
+        loop {
+            let rung = self.0.notified();
+            if let Some(found) = find() {
+                return found;
+            }
+            rung.await;
+        }
+    }
+}
+
+/// A server, as callers see it.
+pub(crate) struct ServerConnection {
+    /// For people.
+    pub(crate) address: String,
+    pub(crate) admission: Arc<Admission>,
+    state: Mutex<State>,
+    broken: mpsc::UnboundedSender<u64>,
+    state_changed: Arc<StateChanged>,
+}
+
+impl ServerConnection {
+    /// The keeper is to be run by the caller.
+    pub(crate) fn new(
+        address: String,
+        endpoint: Endpoint,
+        config: Arc<ConnectionConfig>,
+        state_changed: Arc<StateChanged>,
+    ) -> (Arc<Self>, ConnectionDriver) {
+        let (broken, broken_in) = mpsc::unbounded_channel();
+        let error = unreachable(&address, "not connected yet");
+        let node = Arc::new(Self {
+            address,
+            admission: Arc::default(),
+            state: Mutex::new(State::Down { error }),
+            broken,
+            state_changed,
+        });
+        let keeper = ConnectionDriver {
+            node: node.clone(),
+            endpoint,
+            config,
+            broken: broken_in,
+            newest: Arc::default(),
+            last: None,
+            greeted: false,
+        };
+        (node, keeper)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+
+    /// The version of its server, where that answers.
+    pub(crate) fn version(&self) -> Result<Arc<str>, Error> {
+        match self.state() {
+            State::Up(session) => Ok(session.version),
+            State::Down { error } => Err(error),
+        }
+    }
+
+    fn set(&self, state: State) {
+        self.replace(&mut lock(&self.state), state);
+        self.state_changed.ring();
+    }
+
+    /// What admits calls changes in the same step.
+    fn replace(&self, old: &mut State, new: State) {
+        match &new {
+            State::Up(_) => self.admission.open(),
+            State::Down { .. } => self.admission.close(),
+        }
+        *old = new;
+    }
+
+    /// The connection is kept no longer.
+    pub(crate) fn retire(&self, error: Error) {
+        self.set(State::Down { error });
+    }
+
+    /// Asks for another connection. From now on this one is no longer handed out.
+    pub(crate) fn give_up(&self, session: &Session) {
+        tell(&self.broken, session.number);
+        {
+            let mut state = lock(&self.state);
+            if !matches!(&*state, State::Up(current) if current.number == session.number) {
+                return;
+            }
+            let error = unreachable(&self.address, LOST);
+            self.replace(&mut state, State::Down { error });
+        }
+        self.state_changed.ring();
+    }
+}
+
+impl Session {
+    /// Waits for an answer. After a silence the connection may be dead without a word: it then counts as broken if nothing
+    /// comes in for a third of the response timeout, or twice the time of the last answer where that is longer. So there is
+    /// time left to repeat the call over another connection.
+    async fn answer<T>(
+        &self,
+        answer: impl Future<Output = Result<T, RedisError>> + Send,
+    ) -> Result<T, RedisError> {
+        let (asked, before) = (Instant::now(), self.heard.last());
+        // On the heap, as each acquisition's future would hold it several times otherwise.
+        let mut answered = Box::pin(async {
+            let answer = answer.await;
+            // An error reply is an answer.
+            if answer
+                .as_ref()
+                .map_or_else(|error| error.code().is_some(), |_| true)
+            {
+                self.heard.answer_to(asked);
+            }
+            answer
+        });
+        let patience = (self.response_timeout / 3).max(self.heard.took() * 2);
+        if asked.duration_since(before) >= patience && patience < self.response_timeout {
+            if let Ok(answer) = tokio::time::timeout(patience, &mut answered).await {
+                return answer;
+            }
+            if self.heard.last() == before {
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
+        }
+        answered.await
+    }
+
+    /// Calls a script, with the server's run id and the controller's channel before the arguments. `asking`: of a server
+    /// that is about to take the object over. `sent` is set anew when it has to be sent once more.
+    pub(crate) async fn send(
+        &self,
+        script: &'static Script,
+        keys: &[Arc<str>],
+        before: &str,
+        args: &[&str],
+        asking: bool,
+        (sent, uptime): (&mut Moment, &Uptime),
+    ) -> Result<Value, RedisError> {
+        self.answer(self.evaluate(script, keys, before, args, asking, (sent, uptime)))
+            .await
+    }
+
+    /// The same without an eye on the silence of the connection.
+    pub(super) async fn evaluate(
+        &self,
+        script: &'static Script,
+        keys: &[Arc<str>],
+        before: &str,
+        args: &[&str],
+        asking: bool,
+        (sent, uptime): (&mut Moment, &Uptime),
+    ) -> Result<Value, RedisError> {
+        let call = ScriptCall {
+            script,
+            keys,
+            run_id: &self.run_id,
+            version_and_events: before,
+            args,
+            asking,
+            sent,
+            uptime,
+        };
+        self.connection.call(call).await
+    }
+
+    /// The same server, over another connection.
+    pub(crate) fn over(&self, connection: MultiplexedConnection) -> Self {
+        Self {
+            redis: Some(connection.clone()),
+            connection: Arc::new(connection),
+            ..self.clone()
+        }
+    }
+
+    /// The server's time, in microseconds since 1970.
+    pub(crate) async fn time(&self) -> Result<u64, RedisError> {
+        self.answer(self.ask_time()).await
+    }
+
+    /// As `time`, with as much patience after a silence as at any other time.
+    async fn ask_time(&self) -> Result<u64, RedisError> {
+        let (seconds, micros) = self.connection.time().await?;
+        Ok(seconds * 1_000_000 + micros)
+    }
+
+    /// For questions about the server itself.
+    pub(crate) fn redis(&self) -> Option<MultiplexedConnection> {
+        self.redis.clone()
+    }
+}
+
+fn tell(broken: &mpsc::UnboundedSender<u64>, number: u64) {
+    // An error means that nobody keeps the connection any more.
+    let _ = broken.send(number);
+}

@@ -1,0 +1,319 @@
+//! Makes the connection to one server, keeps it, and makes it again.
+//!
+//! The keeper is a task of its own. It connects, checks the server, subscribes to the client's channels, and shows the
+//! session to callers; when the session breaks it starts over, with a growing delay.
+//!
+//! A connection may die without a word: a load balancer forgets it, a host is frozen. So a server that has been silent for
+//! about as long as an answer may take is asked for its time, and given up when it does not answer. A connection that is in
+//! use, also by the renewal of leases, is never asked.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{AsyncConnectionConfig, PushKind, RedisError, Value, aio::MultiplexedConnection};
+use tokio::{sync::mpsc, time::Instant};
+use tracing::{debug, info, warn};
+
+use crate::transport::connection::{
+    ConnectionConfig, Endpoint, FIRST_DELAY, LONGEST_DELAY, LOST, LastAnswer, ServerConnection, Session,
+    State, tell,
+};
+use crate::{
+    Error,
+    transport::{
+        admission::jittered,
+        backend::Caller,
+        clock::Clock,
+        endpoint,
+        explain::{explain, greet},
+        replicated::Replicating,
+        server_info::ServerInfo,
+        unreachable,
+        uptime::Uptime,
+    },
+};
+
+/// A connection that lived for longer than this is made again at once.
+const STABLE: Duration = Duration::from_millis(100);
+/// A server that is silent is asked no more and no less often than this.
+const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
+const LONGEST_SILENCE: Duration = Duration::from_secs(10);
+
+/// Owns the connection to one server.
+pub(crate) struct ConnectionDriver {
+    pub(super) node: Arc<ServerConnection>,
+    pub(super) endpoint: Endpoint,
+    pub(super) config: Arc<ConnectionConfig>,
+    pub(super) broken: mpsc::UnboundedReceiver<u64>,
+    /// The number of the newest try.
+    pub(super) newest: Arc<AtomicU64>,
+    /// The run id of the server, and its name for our last connection to it.
+    pub(super) last: Option<(Arc<str>, i64)>,
+    /// The server, or one before it at its place, has spoken RESP3.
+    pub(super) greeted: bool,
+}
+
+impl ConnectionDriver {
+    /// Keeps the connection for as long as it is polled. It ends when the server turns out to be one of a cluster, which
+    /// is `expected` of those that a cluster has named.
+    pub(crate) async fn run(mut self, expected: bool) {
+        let mut delay = FIRST_DELAY;
+        loop {
+            let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
+            let started = Instant::now();
+            let address = self.node.address.clone();
+            match self.connect(number, expected).await {
+                Ok(None) => return,
+                Ok(Some(session)) => {
+                    info!(address, version = %session.version, "connected to Redis");
+                    self.last = session.id.map(|id| (session.run_id.clone(), id));
+                    self.node.set(State::Up(session.clone()));
+                    self.config.receiver.connected();
+                    self.keep(&session).await;
+                    warn!(address, "the connection to Redis is lost");
+                    let error = unreachable(&address, LOST);
+                    self.node.set(State::Down { error });
+                    if started.elapsed() > STABLE {
+                        delay = FIRST_DELAY;
+                        continue;
+                    }
+                }
+                Err(error) => {
+                    let known = match self.node.state() {
+                        State::Down { error: known } => known.to_string() == error.to_string(),
+                        State::Up(_) => false,
+                    };
+                    if !known {
+                        warn!(%error, "cannot connect to Redis, trying on");
+                    }
+                    self.node.set(State::Down { error });
+                }
+            }
+            tokio::time::sleep(jittered(delay, self.config.chance())).await;
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    /// Waits until the connection breaks, or the server does not answer any more.
+    async fn keep(&mut self, session: &Session) {
+        let broken = async {
+            while self
+                .broken
+                .recv()
+                .await
+                .is_some_and(|which| which < session.number)
+            {}
+        };
+        let silence = self
+            .config
+            .response_timeout
+            .clamp(SHORTEST_SILENCE, LONGEST_SILENCE);
+        tokio::select! {
+            biased;
+            () = broken => {}
+            () = self.node.admission.run() => {}
+            () = authenticated(session, &self.endpoint, &self.config, &self.node.address) => {}
+            error = silent(session, silence, &self.config.uptime) => debug!(%error, "the server is silent"),
+        }
+    }
+
+    /// A session; `None`: the server is one of a cluster.
+    async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Option<Session>, Error> {
+        let receiver = self.config.receiver.clone();
+        let clock = Arc::new(Clock::of_a_connection_begun_at(self.config.uptime.now()));
+        let broken = self.node.broken.clone();
+        let here: Arc<OnceLock<Arc<str>>> = Arc::default();
+        let heard: Arc<LastAnswer> = Arc::default();
+        let on_message = {
+            let (here, newest) = (here.clone(), self.newest.clone());
+            let (clock, heard) = (clock.clone(), heard.clone());
+            move |channel: &str, payload: &str| {
+                heard.now();
+                // What arrives over a connection that was given up may be older than what a newer one has said.
+                if newest.load(Ordering::Relaxed) != number {
+                    return;
+                }
+                // Other servers' words come from their own connections.
+                if let Some((said_by, payload)) = payload.split_once('\n')
+                    && here.get().is_none_or(|here| **here == *said_by)
+                {
+                    receiver.message(&clock, channel, payload);
+                }
+            }
+        };
+        let timeout = self.config.response_timeout;
+        let (client, access) = match &self.endpoint {
+            Endpoint::At(servers, access) => {
+                let turn = usize::try_from(number - 1).unwrap_or_default() % servers.len();
+                (servers[turn].clone(), access)
+            }
+            Endpoint::Sentinels(sentinels) => (sentinels.master().await?, &sentinels.access),
+            Endpoint::Local(server) => {
+                let caller = Caller {
+                    channels: self.config.channels.clone(),
+                    response_timeout: timeout,
+                    on_message: Box::new(on_message),
+                    on_cut: Box::new(move || tell(&broken, number)),
+                };
+                let connected = server.connect(caller).await?;
+                if let Some((run, id)) = &self.last
+                    && *run == connected.run_id
+                {
+                    server.end(*id);
+                }
+                return Ok(Some(Session {
+                    number,
+                    clock,
+                    credentials: None,
+                    response_timeout: timeout,
+                    heard,
+                    id: Some(connected.id),
+                    connection: connected.connection,
+                    redis: None,
+                    replicating: None,
+                    run_id: connected.run_id,
+                    version: connected.version,
+                }));
+            }
+        };
+        let address = endpoint::of(&client);
+        let (client, credentials) = access.current(&client, timeout).await?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout))
+            .set_push_sender(on_push(broken, number, on_message));
+        let refused = |error: &RedisError| explain(&client, error);
+        let mut connection = greet(&client, &config, timeout, self.greeted).await?;
+        self.greeted = true;
+        let asked = Instant::now();
+        let text: String = redis::cmd("INFO")
+            .arg(&["server", "replication", "memory"])
+            .query_async(&mut connection)
+            .await
+            .map_err(|e| refused(&e))?;
+        heard.answer_to(asked);
+        let about = ServerInfo::read(&text, &address)?;
+        if about.is_cluster && !in_cluster {
+            return Ok(None);
+        }
+        // Not set before, as nothing is subscribed to yet.
+        let _ = here.set(about.run_id.clone());
+        connection
+            .subscribe(&self.config.channels)
+            .await
+            .map_err(|e| refused(&e))?;
+        let id = self.end_last(&mut connection, &about.run_id).await;
+        Ok(Some(Session {
+            number,
+            clock,
+            credentials,
+            response_timeout: timeout,
+            heard,
+            redis: Some(connection.clone()),
+            connection: Arc::new(connection),
+            replicating: Some(Arc::new(Replicating::new(client, timeout))),
+            run_id: about.run_id,
+            version: about.version,
+            id,
+        }))
+    }
+
+    /// What was sent over the last connection and has not arrived yet must not arrive any more: the same is sent again
+    /// over this one, and an acquisition that came in after its own release would hold what nobody knows of. Without the
+    /// right to end it, it ends when the network gives it up. Returns the server's name for this connection.
+    async fn end_last(&self, connection: &mut MultiplexedConnection, run_id: &str) -> Option<i64> {
+        if let Some((run, id)) = &self.last
+            && **run == *run_id
+        {
+            let mut kill = redis::cmd("CLIENT");
+            kill.arg("KILL").arg("ID").arg(*id);
+            let _: Result<Value, RedisError> = kill.query_async(connection).await;
+        }
+        redis::cmd("CLIENT").arg("ID").query_async(connection).await.ok()
+    }
+}
+
+/// Waits until a server that has said nothing for so long does not say its time either.
+async fn silent(session: &Session, span: Duration, uptime: &Uptime) -> RedisError {
+    loop {
+        tokio::time::sleep_until(session.heard.last() + span).await;
+        if session.heard.last().elapsed() < span {
+            continue;
+        }
+        let (asked, sent) = (Instant::now(), uptime.now());
+        match session.ask_time().await {
+            Ok(_) => session.clock.answered(sent),
+            // An error reply is an answer.
+            Err(error) if error.code().is_some() => {}
+            Err(error) => return error,
+        }
+        session.heard.answer_to(asked);
+    }
+}
+
+/// Authenticates the connection again when its credentials have changed. Those that it has stay in force where the server
+/// denies the new ones: it may not know them yet.
+async fn authenticated(session: &Session, endpoint: &Endpoint, config: &ConnectionConfig, address: &str) {
+    let access = match endpoint {
+        Endpoint::At(_, access) => access,
+        Endpoint::Sentinels(sentinels) => &sentinels.access,
+        Endpoint::Local(_) => return std::future::pending().await,
+    };
+    let mut current = session.credentials.clone();
+    while let Some(refresh_after) = current.as_ref().and_then(|known| known.refresh_after) {
+        tokio::time::sleep(refresh_after).await;
+        let asked = access.credentials(config.response_timeout).await;
+        let changed = match asked {
+            Ok(credentials) if credentials != current => credentials,
+            Ok(_) => continue,
+            Err(error) => {
+                warn!(%error, "the credentials may be old");
+                continue;
+            }
+        };
+        let Some((credentials, mut connection)) = changed.zip(session.redis()) else {
+            continue;
+        };
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(credentials.username.as_deref().unwrap_or("default"))
+            .arg(&credentials.password);
+        match auth.exec_async(&mut connection).await {
+            Ok(()) => {
+                info!(address, "authenticated with changed credentials");
+                current = Some(credentials);
+            }
+            Err(error) => {
+                warn!(address, %error, "changed credentials are denied, trying on");
+            }
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// What the driver calls when something comes in that no request has asked for, or the connection ends.
+fn on_push(
+    broken: mpsc::UnboundedSender<u64>,
+    number: u64,
+    on_message: impl Fn(&str, &str) + Send + Sync + 'static,
+) -> impl Fn(redis::PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
+    move |info| {
+        match info.kind {
+            PushKind::Disconnection => tell(&broken, number),
+            PushKind::Message => {
+                if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
+                    && let (Ok(channel), Ok(payload)) =
+                        (std::str::from_utf8(channel), std::str::from_utf8(payload))
+                {
+                    on_message(channel, payload);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Why a connection could not be made, in words that say what to do.
+
+use std::time::Duration;
+
+use redis::{
+    AsyncConnectionConfig, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
+    aio::MultiplexedConnection,
+};
+
+use crate::Error;
+use crate::transport::{endpoint, router::words, unreachable};
+
+const NO_RESP3: &str = "it does not speak RESP3, over which Tenure hears of grants: connect to Redis or Valkey itself, not to a \
+                        proxy, or update it";
+
+/// Why the server that a client leads to has refused, as far as its words say.
+pub(crate) fn explain(client: &redis::Client, error: &RedisError) -> Error {
+    let settings = client.get_connection_info().redis_settings();
+    explain_at(endpoint::of(client), Some(settings), error)
+}
+
+/// The same of the server at an address, with the settings that were used.
+pub(crate) fn explain_at(
+    address: String,
+    settings: Option<&RedisConnectionInfo>,
+    error: &RedisError,
+) -> Error {
+    let detail = error.detail().unwrap_or_default();
+    // The driver chooses the database before anything can be asked.
+    if detail.contains("not allowed in cluster mode") {
+        let problem =
+            format!("names a database of {address}, which is a Redis Cluster and has no other than 0");
+        return endpoint::unusable(problem);
+    }
+    match (error.kind(), error.code()) {
+        (_, Some("NOPERM" | "DENIED")) => Error::Refused {
+            reason: format!(
+                "{}: give the user the rights that docs/redis.md lists",
+                words(error)
+            ),
+        },
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
+            credentials(address, settings, error)
+        }
+        (kind, code)
+            if kind == ErrorKind::RESP3NotSupported
+                || code == Some("NOPROTO")
+                || detail.to_uppercase().contains("HELLO") =>
+        {
+            Error::UnsupportedServer {
+                address,
+                found: NO_RESP3.to_owned(),
+            }
+        }
+        // To SELECT: of a server that has fewer databases than that.
+        _ if detail.contains("SELECT is not allowed") || detail.contains("DB index") => endpoint::unusable(
+            format!("names a database that {address} does not have ({detail})"),
+        ),
+        _ => unreachable(&address, words(error)),
+    }
+}
+
+/// Redis tells who has no password, in many words, how to send one: that is the driver's business.
+fn credentials(address: String, settings: Option<&RedisConnectionInfo>, error: &RedisError) -> Error {
+    let reason = match settings {
+        Some(settings) if settings.password().is_none() => {
+            "it asks for a password, and none was given".to_owned()
+        }
+        Some(settings) => {
+            let user = settings.username().unwrap_or("default");
+            format!("user {user:?}: {}", words(error))
+        }
+        None => words(error),
+    };
+    Error::Authentication { address, reason }
+}
+
+/// Connects, as far as the driver does so. `known`: the server has spoken RESP3 before.
+///
+/// Some proxies close the connection at the driver's greeting, a command that they do not know; but so does a server that is
+/// about to start or stop, and a proxy whose server is. What is known to speak RESP3 is the latter. Otherwise the older protocol
+/// tells the two apart, and a second greeting, because another server may answer by then.
+pub(crate) async fn greet(
+    client: &redis::Client,
+    config: &AsyncConnectionConfig,
+    patience: Duration,
+    known: bool,
+) -> Result<MultiplexedConnection, Error> {
+    let connect = || client.get_multiplexed_async_connection_with_config(config);
+    let error = match connect().await {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
+    if known || !is_closed(&error) || !speaks_resp2(client, patience).await {
+        return Err(explain(client, &error));
+    }
+    match connect().await {
+        Ok(connection) => Ok(connection),
+        Err(error) if is_closed(&error) => Err(Error::UnsupportedServer {
+            address: endpoint::of(client),
+            found: NO_RESP3.to_owned(),
+        }),
+        Err(error) => Err(explain(client, &error)),
+    }
+}
+
+fn is_closed(error: &RedisError) -> bool {
+    error.code().is_none()
+        && (error.is_connection_dropped() || error.kind() == ErrorKind::Io && !error.is_connection_refusal())
+        && !error.is_timeout()
+}
+
+async fn speaks_resp2(client: &redis::Client, patience: Duration) -> bool {
+    let info = client.get_connection_info().clone();
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+    let Ok(client) = info
+        .set_redis_settings(settings)
+        .into_connection_info()
+        .and_then(redis::Client::open)
+    else {
+        return false;
+    };
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(Some(patience));
+    let answer = async {
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        redis::cmd("PING").query_async::<String>(&mut connection).await
+    };
+    // A refusal is an answer, too.
+    answer.await.map_or_else(|error| error.code().is_some(), |_| true)
+}

@@ -1,0 +1,66 @@
+//! The transport: takes a call of a script to the server that has the object, and brings replies and pushes back.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`endpoint`] | servers, Sentinels and credentials that a URL names |
+//! | [`credentials`] | credentials that change while a client runs |
+//! | [`tls`] | certificates |
+//! | [`connection`] | the connection to one server, which is made again when it breaks |
+//! | [`backend`] | the interface between a session and its server |
+//! | [`redis_connection`] | implements it for Redis |
+//! | [`server_info`] | reads `INFO`, and decides whether the server is supported |
+//! | [`explain`] | the reason why a connection could not be made |
+//! | [`sentinel`] | finds the master that a majority of Sentinels report |
+//! | [`cluster`] | the map from slots to the servers of a cluster |
+//! | [`routing_table`] | the server of each object |
+//! | [`admission`] | bounds the calls in flight, and backs off while a server refuses them |
+//! | [`retry`] | the reaction to each error |
+//! | [`router`] | calls scripts at the servers of their objects, and repeats calls safely |
+//! | [`replicated`] | calls that wait for replicas, over a connection of their own |
+//! | [`uptime`] | the clock of this process, which counts suspends of the machine |
+//! | [`clock`] | converts the ends of leases from the server's clock to that of this process |
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::Error;
+
+pub(crate) mod admission;
+pub(crate) mod backend;
+pub(crate) mod clock;
+pub(crate) mod cluster;
+pub(crate) mod connection;
+pub(crate) mod credentials;
+pub(crate) mod endpoint;
+mod explain;
+mod redis_connection;
+mod replicated;
+mod retry;
+pub(crate) mod router;
+mod routing_table;
+pub(crate) mod sentinel;
+mod server_info;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+pub(crate) mod uptime;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of our mutexes; should it, what they guard is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// So much later, and at most ten years: what is longer is for ever, and an instant has no room for every duration.
+pub(crate) fn later(span: Duration) -> Instant {
+    const AGES: Duration = Duration::from_secs(10 * 365 * 86_400);
+    Instant::now() + span.min(AGES)
+}
+
+pub(crate) fn unreachable(address: &str, error: impl std::fmt::Display) -> Error {
+    Error::Unreachable {
+        reason: format!("{address}: {error}"),
+    }
+}

@@ -1,0 +1,58 @@
+//! Calls scripts over a connection to Redis.
+
+use futures_util::{FutureExt, future::BoxFuture};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
+
+use crate::transport::backend::{ScriptCall, ScriptConnection};
+
+impl ScriptConnection for MultiplexedConnection {
+    fn call<'a>(&'a self, call: ScriptCall<'a>) -> BoxFuture<'a, Result<Value, RedisError>> {
+        let mut connection = self.clone();
+        async move {
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(call.script.hash()).arg(call.keys.len());
+            for key in call.keys {
+                command.arg(&**key);
+            }
+            command
+                .arg(call.run_id)
+                .arg(call.version_and_events)
+                .arg(call.args);
+            match evaluate(&mut connection, &command, call.asking).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    redis::cmd("SCRIPT")
+                        .arg("LOAD")
+                        .arg(call.script.text())
+                        .exec_async(&mut connection)
+                        .await?;
+                    *call.sent = call.uptime.now();
+                    evaluate(&mut connection, &command, call.asking).await
+                }
+                result => result,
+            }
+        }
+        .boxed()
+    }
+
+    fn time(&self) -> BoxFuture<'_, Result<(u64, u64), RedisError>> {
+        let mut connection = self.clone();
+        async move { redis::cmd("TIME").query_async(&mut connection).await }.boxed()
+    }
+}
+
+async fn evaluate(
+    connection: &mut MultiplexedConnection,
+    command: &redis::Cmd,
+    asking: bool,
+) -> Result<Value, RedisError> {
+    if !asking {
+        return connection
+            .send_packed_command(command)
+            .await
+            .and_then(Value::extract_error);
+    }
+    let mut both = redis::pipe();
+    both.cmd("ASKING").add_command(command.clone());
+    let replies = connection.send_packed_commands(&both, 0, 2).await?;
+    replies.into_iter().nth(1).unwrap_or(Value::Nil).extract_error()
+}

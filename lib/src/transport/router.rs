@@ -1,0 +1,433 @@
+//! The way from an object to its server.
+//!
+//! Callers wait for a session with the server that has their object and for their turn, send, and on a broken connection
+//! wait for the next one and send the same again: every script may be repeated, for it carries its token. A caller that
+//! gives up gets `Unreachable`.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{RedisError, Value};
+use tokio::{task::AbortHandle, time::Instant};
+use tracing::debug;
+
+use crate::Error;
+use crate::{
+    protocol::{script::Script, unusable},
+    transport::{
+        admission::{self, Class, Ticket, jittered},
+        clock::SentAt,
+        cluster::{self, Cluster, ClusterSeeds},
+        connection::{
+            ConnectionConfig, Endpoint, FIRST_DELAY, LONGEST_DELAY, Receiver, ServerConnection, State,
+            StateChanged,
+        },
+        later,
+        retry::{RetryAction, retry_action},
+        routing_table::RoutingTable,
+        unreachable,
+    },
+};
+
+/// In a row; after so many the servers do not agree yet, and are given time.
+const REDIRECTS: u32 = 4;
+
+/// A reply, and when its request was sent.
+pub(crate) struct Reply {
+    pub(crate) value: Value,
+    pub(crate) asked: SentAt,
+    /// Whether it was sent before, so that this reply may tell of a state that the first sending made.
+    pub(crate) repeated: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Router(Arc<Inner>);
+
+struct Inner {
+    routes: Arc<RoutingTable>,
+    config: Arc<ConnectionConfig>,
+    /// Keeps the connections.
+    keeper: AbortHandle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// Closes the routes when the task that keeps them ends, whatever ends it.
+struct Closing {
+    routes: Arc<RoutingTable>,
+    receiver: Arc<dyn Receiver>,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.routes.close();
+        self.receiver.closed();
+    }
+}
+
+/// Why a call has no reply.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// The call was sent before, over a connection that broke: that one may have had its effects, whatever the error says.
+    pub(crate) repeated: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            repeated: false,
+        }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+impl Router {
+    /// Starts the task that connects. It ends when the last clone of the link is dropped. `reach`: what to do when the
+    /// server turns out to be one of a cluster.
+    pub(crate) fn start(
+        address: String,
+        endpoint: Endpoint,
+        config: Arc<ConnectionConfig>,
+        seeds: Option<ClusterSeeds>,
+    ) -> Self {
+        let state_changed: Arc<StateChanged> = Arc::default();
+        let (node, keeper) = ServerConnection::new(address, endpoint, config.clone(), state_changed.clone());
+        let routes = Arc::new(RoutingTable::to(node, state_changed.clone()));
+        let closing = Closing {
+            routes: routes.clone(),
+            receiver: config.receiver.clone(),
+        };
+        let keeper = tokio::spawn(async move {
+            keeper.run(seeds.is_none()).await;
+            if let Some(seeds) = seeds.map(Arc::new) {
+                closing
+                    .routes
+                    .become_cluster(Cluster::new(seeds.clone(), state_changed));
+                cluster::follow(&closing.routes, &seeds).await;
+            }
+            // What is wrong stays said for as long as somebody may ask.
+            std::future::pending::<()>().await;
+        });
+        Self(Arc::new(Inner {
+            routes,
+            config,
+            keeper: keeper.abort_handle(),
+        }))
+    }
+
+    pub(crate) fn draw(&self) -> uuid::Uuid {
+        self.0.config.draw()
+    }
+
+    pub(crate) fn response_timeout(&self) -> Duration {
+        self.0.config.response_timeout
+    }
+
+    /// The slot of an object in a cluster. What lies in different ones cannot go into one command.
+    pub(crate) fn slot(&self, keys: &[Arc<str>]) -> Option<u16> {
+        self.0
+            .routes
+            .cluster(|_| keys.first().map(|key| cluster::slot(key)))
+            .flatten()
+    }
+
+    /// The version of Redis, where all servers answer.
+    pub(crate) fn health(&self) -> Result<Arc<str>, Error> {
+        self.0.routes.health()
+    }
+
+    /// The version of Redis, where any server answers.
+    pub(crate) fn reachable(&self) -> Result<Arc<str>, Error> {
+        self.0.routes.reachable()
+    }
+
+    /// The version of the server that has the object with these keys, where that answers.
+    pub(crate) fn health_of(&self, keys: &[Arc<str>]) -> Result<Arc<str>, Error> {
+        self.0.routes.find(keys, None).map(|(_, session)| session.version)
+    }
+
+    /// Waits until `find` finds something; it looks again whenever a server has come, gone, or changed.
+    pub(crate) async fn until<T>(&self, find: impl Fn() -> Option<T>) -> T {
+        self.0.routes.state_changed.until(find).await
+    }
+
+    /// Waits until a server answers: of a cluster, any one, as the others' objects are not the only ones. A refusal that
+    /// waiting cannot mend ends the wait.
+    pub(crate) async fn connected(&self, until: Instant) -> Result<(), Error> {
+        self.wait(until, false, || self.reachable()).await.map(drop)
+    }
+
+    /// The time of any server, in microseconds since 1970.
+    pub(crate) async fn time(&self, until: Instant) -> Result<u64, Error> {
+        let session = self.wait(until, false, || self.0.routes.any()).await?;
+        match tokio::time::timeout_at(until, session.time()).await {
+            Ok(told) => told.map_err(|error| unreachable("a server", error)),
+            Err(_elapsed) => Err(unreachable("a server", "no answer in time")),
+        }
+    }
+
+    /// Waits for what is not there yet. With `patient`, also until an operator has mended what refuses connections.
+    async fn wait<T>(
+        &self,
+        until: Instant,
+        patient: bool,
+        find: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let find_now = || match find() {
+            Err(Error::Closed) => Some(Err(Error::Closed)),
+            Err(error) if patient || error.is_unreachable() => None,
+            // The provider is asked again, and may know others by then; or the server does.
+            Err(Error::Authentication { .. }) if self.0.config.credentials_change => None,
+            found => Some(found),
+        };
+        // Mostly it is there, and needs no timer.
+        if let Some(found) = find_now() {
+            return found;
+        }
+        match tokio::time::timeout_at(until, self.0.routes.state_changed.until(find_now)).await {
+            Ok(found) => found,
+            Err(_elapsed) => match find() {
+                Err(error) => Err(error),
+                Ok(_) => Err(unreachable("Redis", "no answer in time")),
+            },
+        }
+    }
+
+    /// Calls a script for a caller who waits until then, and no longer: a server that hangs keeps nobody. What is late
+    /// already has one attempt. See [`Router::repeat`].
+    pub(crate) async fn call(
+        &self,
+        script: &'static Script,
+        keys: &[Arc<str>],
+        args: &[&str],
+        until: Instant,
+    ) -> Result<Reply, Failed> {
+        let now = Instant::now();
+        let until = if until > now {
+            until
+        } else {
+            now + self.response_timeout()
+        };
+        match tokio::time::timeout_at(until, self.repeat(script, keys, args, until)).await {
+            Ok(answered) => answered,
+            Err(_elapsed) => Err(Failed {
+                error: unreachable("Redis", "no answer in time"),
+                repeated: true,
+            }),
+        }
+    }
+
+    /// Calls a script, with the server's run id and the controller's channel before the arguments. Repeats it over new
+    /// connections until `until`; the last reply is waited for, as it may say what nothing else will.
+    pub(crate) async fn repeat(
+        &self,
+        script: &'static Script,
+        keys: &[Arc<str>],
+        args: &[&str],
+        until: Instant,
+    ) -> Result<Reply, Failed> {
+        let mut repeated = false;
+        let answered = self.attempts(script, keys, args, until, &mut repeated).await;
+        answered.map_err(|error| Failed { error, repeated })
+    }
+
+    /// The attempts of [`Router::repeat`]. `repeated` becomes true when one of them may have reached the server without an answer.
+    async fn attempts(
+        &self,
+        script: &'static Script,
+        keys: &[Arc<str>],
+        args: &[&str],
+        until: Instant,
+        repeated: &mut bool,
+    ) -> Result<Reply, Error> {
+        let routes = &self.0.routes;
+        let events = &self.0.config.version_and_events;
+        // What is not given back now keeps the next holder waiting for a whole lease.
+        let gives_back = Class::of(script) == Class::Release;
+        let (mut redirected, mut delay) = (0, FIRST_DELAY);
+        let mut via: Option<String> = None;
+        loop {
+            let (node, _) = self
+                .wait(until, gives_back, || routes.find(keys, via.as_deref()))
+                .await?;
+            let Some(ticket) = admitted(&node, Class::of(script), keys, until).await? else {
+                continue;
+            };
+            // Another one by now, perhaps, than when the call began to wait for its turn.
+            let State::Up(session) = node.state() else {
+                continue;
+            };
+            let asking = via.take().is_some();
+            let uptime = &self.0.config.uptime;
+            let mut sent = uptime.now();
+            let answered = session
+                .send(script, keys, events, args, asking, (&mut sent, uptime))
+                .await;
+            let error = match answered {
+                Ok(value) => {
+                    ticket.answered();
+                    session.clock.answered(sent);
+                    let reply = Reply {
+                        value,
+                        asked: SentAt { sent },
+                        repeated: *repeated,
+                    };
+                    return Ok(reply);
+                }
+                Err(error) => error,
+            };
+            let action = retry_action(&error);
+            match action {
+                RetryAction::Wait => ticket.refused(words(&error), self.0.config.chance()),
+                RetryAction::Reconnect => drop(ticket),
+                RetryAction::Deny if gives_back => ticket.denied(words(&error), self.0.config.chance()),
+                _ => ticket.answered(),
+            }
+            match action {
+                RetryAction::Wait => {
+                    debug!(script = script.name, %error, "the server takes no calls, and this one is repeated");
+                    // It may say so of its cluster, of which another node knows better.
+                    routes.cluster(|cluster| cluster.look_again());
+                }
+                RetryAction::Reconnect => {
+                    debug!(script = script.name, %error, "the connection broke, and the call is repeated");
+                    *repeated = true;
+                    node.give_up(&session);
+                }
+                RetryAction::Moved | RetryAction::Ask if self.slot(keys).is_none() => {
+                    // It has become one of a cluster, which the next connection finds out.
+                    node.give_up(&session);
+                }
+                RetryAction::Moved | RetryAction::Ask => {
+                    via = self.redirected(&node, action, &error);
+                    redirected += 1;
+                    if redirected % REDIRECTS == 0 {
+                        self.pause(&mut delay, until).await;
+                    }
+                }
+                RetryAction::AskForMap => {
+                    routes.cluster(|cluster| cluster.look_again());
+                    self.pause(&mut delay, until).await;
+                }
+                RetryAction::Repeat => self.pause(&mut delay, until).await,
+                RetryAction::Deny if gives_back => {}
+                RetryAction::Deny | RetryAction::Fail => return Err(refusal(keys, &error)),
+            }
+            if Instant::now() >= until {
+                return Err(unreachable(&node.address, words(&error)));
+            }
+        }
+    }
+
+    /// Waits before a call is repeated, longer each time, but not past its end.
+    async fn pause(&self, delay: &mut Duration, until: Instant) {
+        let at = later(jittered(*delay, self.0.config.chance()));
+        tokio::time::sleep_until(at.min(until)).await;
+        *delay = (*delay * 2).min(LONGEST_DELAY);
+    }
+
+    /// Calls a script once, over a connection of its own, and then waits until that many replicas have what it has written.
+    /// Returns how many have it. None: nothing is known until then.
+    pub(crate) async fn replicated(
+        &self,
+        script: &'static Script,
+        keys: &[Arc<str>],
+        args: &[&str],
+        replicas: u8,
+        until: Instant,
+    ) -> Result<Option<(Reply, u64)>, Error> {
+        let ConnectionConfig {
+            uptime,
+            version_and_events,
+            ..
+        } = &*self.0.config;
+        let answered = async {
+            let (node, session) = self.wait(until, false, || self.0.routes.find(keys, None)).await?;
+            let Some(replicating) = &session.replicating else {
+                // The twin has no replicas.
+                return Ok((self.repeat(script, keys, args, until).await?, 0));
+            };
+            let mut sent = uptime.now();
+            let (value, reached) = replicating
+                .call(
+                    &session,
+                    script,
+                    keys,
+                    (version_and_events, args),
+                    (replicas, until),
+                    (&mut sent, uptime),
+                )
+                .await
+                .map_err(|error| unreachable(&node.address, words(&error)))?;
+            // Of the order in the shared connection it says nothing: see the clock.
+            let asked = SentAt { sent };
+            let reply = Reply {
+                value,
+                asked,
+                repeated: false,
+            };
+            Ok((reply, reached))
+        };
+        match tokio::time::timeout_at(until, answered).await {
+            Ok(answered) => answered.map(Some),
+            Err(_elapsed) => Ok(None),
+        }
+    }
+
+    /// Notes that a slot has moved, or returns where this once to ask.
+    fn redirected(&self, node: &ServerConnection, action: RetryAction, error: &RedisError) -> Option<String> {
+        let (address, slot) = error.redirect_node()?;
+        // Without a host it is the one that was asked.
+        let address = match address.strip_prefix(':') {
+            Some(port) => {
+                let host = node.address.rsplit_once(':').map_or("", |(host, _)| host);
+                format!("{host}:{port}")
+            }
+            None => address.to_owned(),
+        };
+        if action == RetryAction::Ask {
+            return Some(address);
+        }
+        self.0.routes.cluster(|cluster| cluster.moved(slot, &address));
+        None
+    }
+}
+
+/// Waits for the call's turn; `None`: the connection has gone meanwhile.
+async fn admitted(
+    node: &ServerConnection,
+    class: Class,
+    keys: &[Arc<str>],
+    until: Instant,
+) -> Result<Option<Ticket>, Error> {
+    let turn = node.admission.enter(class, admission::cost(keys.len()));
+    tokio::time::timeout_at(until, turn).await.map_err(|_elapsed| {
+        let refusal = node.admission.refusal(class);
+        unreachable(&node.address, refusal.as_deref().unwrap_or("no answer in time"))
+    })
+}
+
+/// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own, or say that the object
+/// is damaged, or of another version.
+fn refusal(keys: &[Arc<str>], error: &RedisError) -> Error {
+    let reason = words(error);
+    unusable::error(keys, reason)
+}
+
+/// What Redis said, in its own words; or else the driver's.
+pub(super) fn words(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), detail) => format!("{code} {}", detail.unwrap_or_default()).trim().to_owned(),
+        (None, _) => error.to_string(),
+    }
+}

@@ -1,0 +1,111 @@
+//! The servers of a client, and which one has an object.
+
+use std::sync::{Arc, Mutex};
+
+use crate::Error;
+use crate::transport::{
+    cluster::{self, Cluster},
+    connection::{ServerConnection, Session, State, StateChanged},
+    lock,
+};
+
+/// Shared by callers and by the tasks that keep the connections.
+pub(crate) struct RoutingTable {
+    map: Mutex<Map>,
+    pub(crate) state_changed: Arc<StateChanged>,
+}
+
+enum Map {
+    One(Arc<ServerConnection>),
+    Cluster(Cluster),
+    /// The runtime has ended.
+    Closed,
+}
+
+impl RoutingTable {
+    pub(crate) fn to(node: Arc<ServerConnection>, state_changed: Arc<StateChanged>) -> Self {
+        Self {
+            map: Mutex::new(Map::One(node)),
+            state_changed,
+        }
+    }
+
+    /// The one server has turned out to be one of a cluster.
+    pub(crate) fn become_cluster(&self, cluster: Cluster) {
+        *lock(&self.map) = Map::Cluster(cluster);
+        self.state_changed.ring();
+    }
+
+    pub(crate) fn close(&self) {
+        let map = std::mem::replace(&mut *lock(&self.map), Map::Closed);
+        // The servers of a cluster retire when it is dropped.
+        if let Map::One(node) = &map {
+            node.retire(Error::Closed);
+        }
+        drop(map);
+        self.state_changed.ring();
+    }
+
+    /// Looks into, or changes, what is known of a cluster, where it is one.
+    pub(crate) fn cluster<T>(&self, with: impl FnOnce(&mut Cluster) -> T) -> Option<T> {
+        match &mut *lock(&self.map) {
+            Map::Cluster(cluster) => Some(with(cluster)),
+            Map::One(_) | Map::Closed => None,
+        }
+    }
+
+    /// The server that has the object with these keys, or the one at `via`, and its session when there is one.
+    pub(crate) fn find(
+        &self,
+        keys: &[Arc<str>],
+        via: Option<&str>,
+    ) -> Result<(Arc<ServerConnection>, Session), Error> {
+        let node = match &mut *lock(&self.map) {
+            Map::One(node) => node.clone(),
+            Map::Cluster(cluster) => match via {
+                Some(address) => cluster.at(address)?,
+                None => cluster.master(keys.first().map_or(0, |key| cluster::slot(key)))?,
+            },
+            Map::Closed => return Err(Error::Closed),
+        };
+        match node.state() {
+            State::Up(session) => Ok((node, session)),
+            State::Down { error } => Err(error),
+        }
+    }
+
+    /// Any server that answers.
+    pub(crate) fn any(&self) -> Result<Session, Error> {
+        let node = match &*lock(&self.map) {
+            Map::One(node) => Some(node.clone()),
+            Map::Cluster(cluster) => cluster.any(),
+            Map::Closed => None,
+        };
+        match node.map(|node| node.state()) {
+            Some(State::Up(session)) => Ok(session),
+            Some(State::Down { error }) => Err(error),
+            None => self.health().and(Err(Error::Closed)),
+        }
+    }
+
+    /// The version of Redis, where any server answers that has objects.
+    pub(crate) fn reachable(&self) -> Result<Arc<str>, Error> {
+        match &*lock(&self.map) {
+            Map::One(node) => node.version(),
+            Map::Cluster(cluster) => cluster.reachable(),
+            Map::Closed => Err(Error::Closed),
+        }
+    }
+
+    /// The version of Redis, where all servers answer.
+    pub(crate) fn health(&self) -> Result<Arc<str>, Error> {
+        match &*lock(&self.map) {
+            Map::One(node) => match node.state() {
+                State::Up(session) => Ok(session.version),
+                State::Down { error } => Err(error),
+            },
+            Map::Cluster(cluster) => cluster.health(),
+            Map::Closed => Err(Error::Closed),
+        }
+    }
+}

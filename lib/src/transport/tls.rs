@@ -1,0 +1,116 @@
+//! TLS: whom to trust, and how to show who we are.
+
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use redis::{ClientTlsConfig, ConnectionInfo, TlsCertificates};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+use crate::Error;
+
+/// Certificates or a private key, in PEM.
+#[derive(Clone)]
+pub(crate) enum Pem {
+    Is(Arc<[u8]>),
+    /// Is read at each connect.
+    In(Arc<Path>),
+}
+
+impl Pem {
+    pub(crate) fn file(path: impl Into<PathBuf>) -> Self {
+        Self::In(path.into().into())
+    }
+
+    fn read(&self, field: &'static str) -> Result<Cow<'_, [u8]>, Error> {
+        match self {
+            Self::Is(pem) => Ok(Cow::Borrowed(pem)),
+            Self::In(path) => std::fs::read(path).map(Cow::Owned).map_err(|error| {
+                let problem = format!("is in {}, which cannot be read ({error})", path.display());
+                Error::invalid(field, problem, "check the path and that this user may read it")
+            }),
+        }
+    }
+}
+
+/// What the builder was told.
+#[derive(Clone, Default)]
+pub(crate) struct Tls {
+    /// In place of the system's authorities.
+    pub(crate) ca: Option<Pem>,
+    pub(crate) client: Option<(Pem, Pem)>,
+}
+
+impl Tls {
+    /// Itself, where the URL asks for TLS.
+    pub(crate) fn wanted(&self, secure: bool) -> Result<Option<Self>, Error> {
+        if secure {
+            return Ok(Some(self.clone()));
+        }
+        if self.ca.is_some() || self.client.is_some() {
+            let problem = "is not one for TLS, but certificates are given";
+            return Err(crate::transport::endpoint::unusable(problem));
+        }
+        Ok(None)
+    }
+
+    /// Whether another connect may find other certificates.
+    pub(crate) fn changes(&self) -> bool {
+        let client = self
+            .client
+            .iter()
+            .flat_map(|(certificate, key)| [certificate, key]);
+        client.chain(&self.ca).any(|pem| matches!(pem, Pem::In(_)))
+    }
+
+    /// Reads files, and checks everything here, as the driver would take an empty file for no authority at all.
+    pub(crate) fn client(&self, info: ConnectionInfo) -> Result<redis::Client, Error> {
+        const CA: &str = "tls_ca";
+        const CLIENT: &str = "tls_client_certificate";
+        let fix = "use PEM, as in a file that begins with -----BEGIN";
+        let certificates = |field, pem: &[u8]| {
+            let read = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+            match read {
+                Ok(found) if !found.is_empty() => Ok(()),
+                Ok(_) => Err(Error::invalid(field, "has no certificate", fix)),
+                Err(error) => Err(Error::invalid(
+                    field,
+                    format!("has a bad certificate ({error})"),
+                    fix,
+                )),
+            }
+        };
+        let root_cert = match &self.ca {
+            Some(ca) => {
+                let ca = ca.read(CA)?;
+                certificates(CA, &ca)?;
+                Some(ca.into_owned())
+            }
+            None => None,
+        };
+        let client_tls = match &self.client {
+            Some((certificate, key)) => {
+                let (certificate, key) = (certificate.read(CLIENT)?, key.read(CLIENT)?);
+                certificates(CLIENT, &certificate)?;
+                PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
+                    Error::invalid(CLIENT, format!("has no usable private key ({error})"), fix)
+                })?;
+                Some(ClientTlsConfig {
+                    client_cert: certificate.into_owned(),
+                    client_key: key.into_owned(),
+                })
+            }
+            None => None,
+        };
+        // An error means that the program has chosen one itself.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let certificates = TlsCertificates {
+            client_tls,
+            root_cert,
+        };
+        redis::Client::build_with_tls(info, certificates)
+            .map_err(|error| Error::invalid(CA, format!("is not usable ({})", error.category()), fix))
+    }
+}
