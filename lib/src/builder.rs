@@ -10,7 +10,7 @@ use crate::memory::{self, Memory};
 use crate::{
     Client, CredentialsProvider, Error, Identity, control,
     lease::{registry::LeaseRegistry, releaser, renewer, session::Session},
-    protocol::{object::check_namespace, script::PROTOCOL},
+    protocol::{name::check_namespace, script::PROTOCOL},
     transport::{
         cluster::ClusterSeeds,
         connection::{ConnectionConfig, Endpoint},
@@ -447,6 +447,12 @@ impl ClientBuilder {
             }
         };
         let named = endpoint::read(url)?;
+        #[cfg(feature = "tls")]
+        if !named.secure && self.tls.is_given() {
+            return Err(endpoint::unusable(
+                "is not one for TLS, but certificates are given",
+            ));
+        }
         let settings = named.hosts.first().map(|host| host.redis_settings().clone());
         let access = |settings: RedisConnectionInfo,
                       credentials: &UserAndPassword,
@@ -458,7 +464,7 @@ impl ClientBuilder {
                 settings,
                 credentials,
                 provider,
-                self.tls.wanted(named.secure)?,
+                named.secure.then(|| self.tls.clone()),
             ));
             #[cfg(not(feature = "tls"))]
             Ok::<_, Error>(Access::new(settings, credentials, provider))
@@ -501,6 +507,40 @@ impl ClientBuilder {
             config,
             Some(seeds),
         ))
+    }
+}
+
+impl Client {
+    /// Connects with the defaults of [`Client::builder`].
+    ///
+    /// # Errors
+    /// See [`ClientBuilder::connect`].
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::connect("redis://:secret@redis.tenure:6379").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        Self::builder(url).connect().await
+    }
+
+    /// Sets up a client for one of
+    ///
+    /// | URL | leads to |
+    /// |---|---|
+    /// | `redis://[user][:password@]host[:port][/database]` | a server, or any one of a Redis Cluster: which of the two is found out |
+    /// | the same with several hosts, `one:6379,two:6379` | the first that answers and is no replica; or a cluster with several places to ask |
+    /// | `redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]` | the master that most of these Sentinels name, asked at each connect. User, password and database are those of the Redis servers; the Sentinels' own, if they have any, stand behind it: `?sentinel_username=…&sentinel_password=…` |
+    /// | `rediss://`, `rediss+sentinel://` and the same | with TLS: needs the feature `tls` |
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::builder("redis://127.0.0.1").namespace("ml").connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn builder(url: &str) -> ClientBuilder {
+        ClientBuilder::at(url)
     }
 }
 

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use crate::{
-    ClientBuilder, Control, Error, Identity, KeyedLock, Kind, Lock, LockMany, LockPool, Params,
-    ReentrantLock, Register, RwLock, Semaphore, control,
+    Control, Error, Identity, KeyedLock, Kind, Lock, LockMany, LockPool, Params, ReentrantLock, Register,
+    RwLock, Semaphore, control,
     lease::{releaser::Job, session::Session},
     primitives::keyed_lock,
 };
@@ -36,42 +36,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects with the defaults of [`Client::builder`].
-    ///
-    /// # Errors
-    /// See [`ClientBuilder::connect`].
-    ///
-    /// ```no_run
-    /// # async fn run() -> Result<(), tenure::Error> {
-    /// let client = tenure::Client::connect("redis://:secret@redis.tenure:6379").await?;
-    /// # Ok(()) }
-    /// ```
-    pub async fn connect(url: &str) -> Result<Self, Error> {
-        Self::builder(url).connect().await
-    }
-
-    /// Sets up a client for one of
-    ///
-    /// | URL | leads to |
-    /// |---|---|
-    /// | `redis://[user][:password@]host[:port][/database]` | a server, or any one of a Redis Cluster: which of the two is found out |
-    /// | the same with several hosts, `one:6379,two:6379` | the first that answers and is no replica; or a cluster with several places to ask |
-    /// | `redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]` | the master that most of these Sentinels name, asked at each connect. User, password and database are those of the Redis servers; the Sentinels' own, if they have any, stand behind it: `?sentinel_username=…&sentinel_password=…` |
-    /// | `rediss://`, `rediss+sentinel://` and the same | with TLS: needs the feature `tls` |
-    ///
-    /// ```no_run
-    /// # async fn run() -> Result<(), tenure::Error> {
-    /// let client = tenure::Client::builder("redis://127.0.0.1").namespace("ml").connect().await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn builder(url: &str) -> ClientBuilder {
-        ClientBuilder::at(url)
-    }
-
     /// A lock of this name in the client's namespace. Locks need no declaration. No command is sent.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`](crate::ObjectRef).
     ///
     /// ```no_run
     /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -89,7 +57,7 @@ impl Client {
     /// sent.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`](crate::ObjectRef).
     ///
     /// ```no_run
     /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -103,7 +71,7 @@ impl Client {
     /// A read-write lock of this name in the client's namespace. It needs no declaration. No command is sent.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`](crate::ObjectRef).
     ///
     /// ```no_run
     /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -120,7 +88,7 @@ impl Client {
     /// The semaphore that a `Semaphore` resource of this name declares in the client's namespace. No command is sent.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`](crate::ObjectRef).
     ///
     /// ```no_run
     /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -137,7 +105,7 @@ impl Client {
     /// The pool that a `LockPool` resource of this name declares in the client's namespace. No command is sent.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`](crate::ObjectRef).
     ///
     /// ```no_run
     /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -193,7 +161,7 @@ impl Client {
     /// The register of this name in the client's namespace. Registers need no declaration. No command is sent.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`].
+    /// [`Error::InvalidInput`] when the name could not be a key's part, see [`ObjectRef`](crate::ObjectRef).
     ///
     /// ```no_run
     /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -233,7 +201,7 @@ impl Client {
     }
 
     /// Waits until everything that was dropped before is given back, or cannot be, for at most the
-    /// [response timeout](ClientBuilder::response_timeout): see [`Client::close_timeout`]. Call it before the process ends
+    /// [response timeout](crate::ClientBuilder::response_timeout): see [`Client::close_timeout`]. Call it before the process ends
     /// when others should not have to wait for leases to run out.
     ///
     /// Leases that are still held are not given back: drop or release them first. Clones of the client can be used as before.

@@ -28,9 +28,10 @@
 //! | [`Options`], [`Identity`] | how to hold, and who holds |
 //! | [`control`] | the controller's side: declare, observe, reclaim |
 //! | [`guide`] | which primitive for which problem, what a lease is worth, what happens when things break |
-//! | `acquire` | the one way in, from request to lease |
 //! | `memory` | with the feature of this name: the in-memory twin, for tests and single processes |
-//! | `wire` | the connection, the scripts, the pushes, the renewal |
+//!
+//! Inside, modules stand on floors: `primitives` and `control`, `lease` (from request to release), `transport` (connections and
+//! calls), `protocol` (scripts, keys, replies).
 //!
 //! The protocol itself is in `lua/`: one script an operation; `docs/protocol.md` says how to speak it.
 //!

@@ -1,7 +1,7 @@
 //! Imports go down: facade, then primitives and control, lease, transport, protocol. See ARCHITECTURE.md.
 
 // Clippy's allowance for tests reaches only functions that are marked as such, and not what they share.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,6 +46,11 @@ fn modules() -> BTreeMap<String, String> {
                     .lines()
                     .filter(|line| !line.trim_start().starts_with("//"));
                 let code = lines.collect::<Vec<_>>().join("\n");
+                assert!(
+                    !code.contains("use super::"),
+                    "{}: write `use crate::`",
+                    path.display()
+                );
                 let path = path.strip_prefix(source()).unwrap().with_extension("");
                 let module = path.to_str().unwrap().replace('/', "::");
                 let module = module.strip_suffix("::mod").unwrap_or(&module);
@@ -147,6 +152,11 @@ fn imports_go_down() {
     let imports = imports();
     let edges: usize = imports.values().map(BTreeSet::len).sum();
     assert!(edges > 100, "the imports are not found any more: {imports:?}");
+    assert!(
+        imports["client"].contains("lease::session"),
+        "{:?}",
+        imports["client"]
+    );
     let up: Vec<String> = imports
         .iter()
         .flat_map(|(from, to)| to.iter().map(move |to| (from, to)))

@@ -60,7 +60,7 @@ pub async fn redis(authority: &Authority) -> Result<(Redis, u16)> {
     serve(authority, Redis::builder()).await
 }
 
-/// Has a Redis of [`redis`] trust another authority, and show a certificate of that one.
+/// Has a Redis of [`redis()`] trust another authority, and show a certificate of that one.
 pub async fn change_authority(redis: &Redis, authority: &Authority) -> Result {
     let [ca, certificate, key] = files(authority)?;
     redis

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::control::Life;
-use crate::{Error, protocol::object::LONGEST_NAME};
+use crate::{Error, protocol::name::LONGEST_NAME};
 
 /// What a custom resource declares.
 ///

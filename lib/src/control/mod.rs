@@ -31,7 +31,7 @@ pub use observation::{Life, Observation};
 pub use plan::{Kept, Plan, plan};
 pub use snapshot::{HolderView, Snapshot, WaiterView};
 
-/// Declares, observes and reclaims. Made by [`Client::control`].
+/// Declares, observes and reclaims. Made by [`Client::control`](crate::Client::control).
 ///
 /// All of it may be repeated, and all of it fails with [`Error::Unreachable`] when Redis does not answer in time; nothing
 /// is retried longer than that, for a controller reconciles anyway.

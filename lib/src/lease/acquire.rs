@@ -74,6 +74,11 @@ impl Wait {
     }
 }
 
+/// The lease of a request without a timeout, which is never refused as busy.
+pub(crate) fn acquired<T>(result: Result<Option<T>, Error>) -> Result<T, Error> {
+    result.and_then(|lease| lease.ok_or_else(|| Error::protocol("busy, to a request that waits")))
+}
+
 /// An object as a user holds it: which one, and how to ask for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, protocol::object::LONGEST_NAME};
+use crate::{Error, protocol::name::LONGEST_NAME};
 
 /// Who this process is, as others see it in `kubectl get lockpools` and in [`crate::control`].
 ///

@@ -142,7 +142,7 @@ pub(crate) enum WaiterEvent {
 }
 
 enum Entry {
-    /// SentAt for; it stays here until it is held or given up.
+    /// Was asked for; it stays here until it is held or given up.
     Waiting {
         place: Arc<ObjectKeys>,
         /// Absent: told already, and its future has not looked yet.
@@ -219,7 +219,7 @@ pub(crate) struct LeaseRegistry {
 
 #[derive(Default)]
 struct Entries {
-    entries: HashMap<Token, Entry>,
+    by_token: HashMap<Token, Entry>,
     schedule: Schedule,
     /// Until when the renewal sleeps; it is woken only for what comes due before.
     asleep_until: Option<Instant>,
@@ -250,14 +250,14 @@ impl LeaseRegistry {
         };
         let mut book = lock(&self.book);
         book.schedule.unset(token);
-        book.entries.insert(token.clone(), entry);
+        book.by_token.insert(token.clone(), entry);
         heard
     }
 
     /// How long a new queue entry lives unless it is renewed, in milliseconds. A client with more than 10,000 leases and queue
     /// entries asks for a millisecond each, up to 30 s, so that renewals do not take up the server.
     pub(crate) fn place_ms(&self) -> u64 {
-        let entries = lock(&self.book).entries.len() as u64;
+        let entries = lock(&self.book).by_token.len() as u64;
         entries.clamp(SHORTEST_PLACE_MS, LONGEST_PLACE_MS)
     }
 
@@ -271,7 +271,7 @@ impl LeaseRegistry {
     /// Whether the server has said that what this waiting request was granted has run out.
     pub(crate) fn ran_out(&self, token: &Token) -> bool {
         let book = lock(&self.book);
-        matches!(book.entries.get(token), Some(Entry::Waiting { lost: Some(end), .. }) if end.how == How::Expired)
+        matches!(book.by_token.get(token), Some(Entry::Waiting { lost: Some(end), .. }) if end.how == How::Expired)
     }
 
     pub(crate) fn hold(&self, hold: &Arc<Hold>) {
@@ -290,7 +290,7 @@ impl LeaseRegistry {
         let before = {
             let mut book = lock(&self.book);
             book.schedule.unset(&token);
-            book.entries.insert(token.clone(), entry)
+            book.by_token.insert(token.clone(), entry)
         };
         if let Some(Entry::Waiting { lost: Some(end), .. }) = before {
             return self.lost(hold, &end.to_string());
@@ -301,15 +301,15 @@ impl LeaseRegistry {
     pub(crate) fn forget(&self, token: &Token) {
         let mut book = lock(&self.book);
         book.schedule.unset(token);
-        book.entries.remove(token);
+        book.by_token.remove(token);
     }
 
     /// Like `forget`, but leaves a lease that the place has become.
     pub(crate) fn forget_waiting(&self, token: &Token) {
         let mut book = lock(&self.book);
-        if matches!(book.entries.get(token), Some(Entry::Waiting { .. })) {
+        if matches!(book.by_token.get(token), Some(Entry::Waiting { .. })) {
             book.schedule.unset(token);
-            book.entries.remove(token);
+            book.by_token.remove(token);
         }
     }
 
@@ -321,7 +321,7 @@ impl LeaseRegistry {
     fn set_due(&self, token: &Token, at: Instant) {
         let mut book = lock(&self.book);
         let sooner = book.asleep_until.is_none_or(|wakes| at < wakes);
-        if let Some(class) = book.entries.get(token).map(Entry::class) {
+        if let Some(class) = book.by_token.get(token).map(Entry::class) {
             book.schedule.set(token, class, at);
             if sooner {
                 self.changed.notify_one();
@@ -366,7 +366,7 @@ impl LeaseRegistry {
             }
             book.suspended = suspended;
             book.schedule.hurry();
-            for entry in book.entries.values() {
+            for entry in book.by_token.values() {
                 if let Entry::Held { hold, .. } = entry {
                     held.push(hold.clone());
                 }
@@ -387,19 +387,19 @@ impl LeaseRegistry {
         let next = book.schedule.next(now);
         if next.is_none_or(|at| at > now) {
             // Where there is something to be kept, the suspend of the machine is looked for now and then.
-            let look = (!book.entries.is_empty()).then(|| now + LOOK_FOR_SUSPEND);
+            let look = (!book.by_token.is_empty()).then(|| now + LOOK_FOR_SUSPEND);
             book.asleep_until = next.into_iter().chain(look).min();
             return Err(book.asleep_until);
         }
         book.asleep_until = next;
         let moment = self.uptime.now();
         let Entries {
-            entries, schedule, ..
+            by_token, schedule, ..
         } = &mut *book;
-        let slack = |token: &Token| entries.get(token).map_or(COALESCE, |entry| entry.slack(moment));
+        let slack = |token: &Token| by_token.get(token).map_or(COALESCE, |entry| entry.slack(moment));
         let taken = schedule.take(now, slack);
         let item = |token: Token| {
-            let (place, hold) = match entries.get(&token)? {
+            let (place, hold) = match by_token.get(&token)? {
                 Entry::Waiting { place, .. } => (place.clone(), None),
                 Entry::Held { hold, .. } => (hold.place.clone(), Some(hold.clone())),
             };
@@ -416,7 +416,7 @@ impl LeaseRegistry {
 
     /// Notes what a renewal, asked for at `sample.sent`, made of an item.
     pub(crate) fn renewed(&self, item: &Item, outcome: Renewed, sample: Sample) -> Next {
-        if !lock(&self.book).entries.contains_key(&item.token) {
+        if !lock(&self.book).by_token.contains_key(&item.token) {
             return Next::Nothing; // given back while the renewal was on its way
         }
         match (&item.hold, outcome) {
@@ -464,7 +464,7 @@ impl LeaseRegistry {
             }
             // Meanwhile a push may have made the place a lease, and this renewed it.
             (None, Renewed::Held { expires }) if !self.waits(&item.token) => {
-                if let Some(Entry::Held { hold }) = lock(&self.book).entries.get(&item.token)
+                if let Some(Entry::Held { hold }) = lock(&self.book).by_token.get(&item.token)
                     && hold.grant.now < sample.server_ms
                 {
                     let deadline = clock::deadline(sample, expires);
@@ -520,7 +520,7 @@ impl LeaseRegistry {
 
     fn waits(&self, token: &Token) -> bool {
         matches!(
-            lock(&self.book).entries.get(token),
+            lock(&self.book).by_token.get(token),
             Some(Entry::Waiting { word: Some(_), .. })
         )
     }
@@ -529,11 +529,11 @@ impl LeaseRegistry {
     fn tell(&self, token: &str, word: WaiterEvent) {
         let mut book = lock(&self.book);
         let Entries {
-            entries, schedule, ..
+            by_token, schedule, ..
         } = &mut *book;
         if let Some(Entry::Waiting {
             word: teller, lost, ..
-        }) = entries.get_mut(token)
+        }) = by_token.get_mut(token)
             && let Some(teller) = teller.take()
         {
             schedule.unset(token);
@@ -564,7 +564,7 @@ impl Receiver for LeaseRegistry {
                 }
             }
             Some((token, Push::Lost(end))) => {
-                let held = match lock(&self.book).entries.get_mut(token) {
+                let held = match lock(&self.book).by_token.get_mut(token) {
                     Some(Entry::Held { hold, .. }) => Some(hold.clone()),
                     Some(Entry::Waiting { lost, .. }) => {
                         *lost = Some(end.clone());
@@ -582,7 +582,7 @@ impl Receiver for LeaseRegistry {
 
     fn closed(&self) {
         const CLOSED: &str = "the client cannot be used any more: the runtime in which it was made has ended";
-        for entry in lock(&self.book).entries.values_mut() {
+        for entry in lock(&self.book).by_token.values_mut() {
             match entry {
                 // Whoever waits asks again, and is told.
                 Entry::Waiting { word, .. } => drop(word.take()),

@@ -7,13 +7,12 @@ use tokio::time::Instant;
 use crate::{
     Error, Lease,
     lease::{
-        acquire::{AGES, Claim, Handle, Wait, WaitOutcome, took_nothing},
+        acquire::{AGES, Claim, Handle, Wait, WaitOutcome, acquired, took_nothing},
         registry::Request,
     },
-    primitives::lock::acquired,
     protocol::{
         message::{self, Acquired, texts},
-        object::check_name,
+        name::check_name,
         script,
     },
     transport::{later, router::Failed},

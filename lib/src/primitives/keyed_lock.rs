@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Lease, Lock, ObjectRef, Options,
-    protocol::object::{LONGEST_NAME, allowed_in_name},
+    protocol::name::{LONGEST_NAME, allowed_in_name},
 };
 
 /// A lock that a namespace and parameters name: one holder at a time for "this job, with these arguments".

@@ -12,7 +12,7 @@ use crate::{
     control::HolderView,
     lease::session::Session,
     lease::{
-        acquire::{Handle, Wait},
+        acquire::{Handle, Wait, acquired},
         registry::ObjectKeys,
     },
 };
@@ -288,9 +288,4 @@ pub enum LockStatus {
     Locked,
     /// It is held under a lease that runs on for longer.
     Unavailable,
-}
-
-/// Who waits for ever is never told that the place is taken.
-pub(crate) fn acquired<T>(result: Result<Option<T>, Error>) -> Result<T, Error> {
-    result.and_then(|lease| lease.ok_or_else(|| Error::protocol("busy, to a request that waits")))
 }

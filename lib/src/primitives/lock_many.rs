@@ -18,13 +18,12 @@ use uuid::Uuid;
 
 use crate::{
     Error, KeyedLease, KeyedLock, Options,
-    lease::acquire::{AT_ONCE, Wait},
+    lease::acquire::{AT_ONCE, Wait, acquired},
     lease::session::Session,
-    primitives::lock::acquired,
     transport::later,
 };
 
-/// Several [`KeyedLock`]s that are held together: all or nothing. Made by [`Client::lock_many`].
+/// Several [`KeyedLock`]s that are held together: all or nothing. Made by [`Client::lock_many`](crate::Client::lock_many).
 ///
 /// Two of these with keys in common never wait for one another. Each lock stays an ordinary lock: who wants only one of
 /// them waits in the same queue.

@@ -6,10 +6,9 @@ use crate::{
     Error, Lease, ObjectRef, Options,
     lease::session::Session,
     lease::{
-        acquire::{Handle, Wait},
+        acquire::{Handle, Wait, acquired},
         registry::ObjectKeys,
     },
-    primitives::lock::acquired,
     protocol::{message::texts, script},
 };
 

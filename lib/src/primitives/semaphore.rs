@@ -6,10 +6,9 @@ use crate::{
     Control, Error, Lease, ObjectRef, Options,
     lease::session::Session,
     lease::{
-        acquire::{Handle, Wait},
+        acquire::{Handle, Wait, acquired},
         registry::ObjectKeys,
     },
-    primitives::lock::acquired,
 };
 
 /// A semaphore that a `Semaphore` resource declares, or its first user makes: as many leases at a time as it has permits.

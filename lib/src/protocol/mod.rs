@@ -3,6 +3,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`object`] | kinds, names and keys of objects |
+//! | [`name`] | names that objects may have |
 //! | [`error`] | the error of the crate |
 //! | [`script`] | the texts of the scripts, and their hashes |
 //! | [`message`] | replies and pushes, parsed into types |
@@ -11,6 +12,7 @@
 
 pub(crate) mod error;
 pub(crate) mod message;
+pub(crate) mod name;
 pub(crate) mod object;
 pub(crate) mod script;
 pub(crate) mod secret;

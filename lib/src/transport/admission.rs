@@ -27,11 +27,12 @@ use tokio::{
 
 use crate::{
     protocol::script::Script,
-    transport::{
-        connection::{FIRST_DELAY, LONGEST_DELAY},
-        later, lock,
-    },
+    transport::{later, lock},
 };
+
+/// The delay between two tries, at first and at most.
+pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(20);
+pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// What a call is for. What stands first goes out first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,13 +33,15 @@ pub(crate) trait ScriptConnection: Send + Sync {
     fn time(&self) -> BoxFuture<'_, Result<(u64, u64), RedisError>>;
 }
 
+/// Is called with the channel and the payload of each message.
+pub(crate) type OnMessage = Box<dyn Fn(&str, &str) + Send>;
+
 /// A client that connects to a server of this process.
 #[allow(dead_code, reason = "the feature `memory` has the only server that reads it")]
 pub(crate) struct Caller {
     pub(crate) channels: Vec<String>,
     pub(crate) response_timeout: Duration,
-    /// Is called with the channel and the payload of each message.
-    pub(crate) on_message: Box<dyn Fn(&str, &str) + Send>,
+    pub(crate) on_message: OnMessage,
     pub(crate) on_cut: Box<dyn FnOnce() + Send>,
 }
 

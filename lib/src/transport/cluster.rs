@@ -7,26 +7,18 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::stream::{self, StreamExt};
-use redis::{AsyncConnectionConfig, RedisError, Value, aio::MultiplexedConnection};
+use redis::{Value, aio::MultiplexedConnection};
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::Error;
 use crate::transport::{
-    connection::{
-        ConnectionConfig, Endpoint, FIRST_DELAY, LONGEST_DELAY, ServerConnection, State, StateChanged,
-    },
+    connection::{ConnectionConfig, Endpoint, ServerConnection, State, StateChanged},
     endpoint::{self, Access},
-    explain::explain_at,
-    routing_table::RoutingTable,
     unreachable,
 };
 
 const SLOTS: u16 = 16384;
-/// So many servers are asked at once for the map: one that does not answer keeps nobody waiting.
-const ASKED_AT_ONCE: usize = 3;
-
 /// The slot of a key, by its hash tag: CRC-16/XMODEM, as the cluster specification says.
 pub(crate) fn slot(key: &str) -> u16 {
     const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
@@ -72,9 +64,9 @@ pub(crate) struct Cluster {
     /// They can be asked for the map as well.
     replicas: Vec<String>,
     /// Why there is no map.
-    problem: Option<Error>,
+    pub(super) problem: Option<Error>,
     /// The map is to be asked for again.
-    stale: Arc<Notify>,
+    pub(super) stale: Arc<Notify>,
 }
 
 impl Cluster {
@@ -191,7 +183,7 @@ impl Cluster {
         nodes.find(|node| matches!(node.state(), State::Up(_))).cloned()
     }
 
-    fn adopt(&mut self, map: &SlotMap) {
+    pub(super) fn adopt(&mut self, map: &SlotMap) {
         let before = self.members.len();
         let mut slots = vec![None; SLOTS.into()];
         for (from, to, address) in &map.masters {
@@ -211,7 +203,7 @@ impl Cluster {
     }
 
     /// Whom to ask for the map: who is connected first, each time from another one on.
-    fn candidates(&self, turn: usize) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, turn: usize) -> Vec<Candidate> {
         let mut open = Vec::new();
         let mut closed = Vec::new();
         for (address, member) in &self.members {
@@ -237,109 +229,14 @@ impl Cluster {
     }
 }
 
-enum Candidate {
+pub(super) enum Candidate {
     Open(String, MultiplexedConnection),
     Closed(redis::Client),
 }
 
-/// Keeps the map true, for as long as it is polled.
-pub(crate) async fn follow(routes: &RoutingTable, seeds: &ClusterSeeds) {
-    let Some(stale) = routes.cluster(|cluster| cluster.stale.clone()) else {
-        return;
-    };
-    let (mut delay, mut turn) = (FIRST_DELAY, 0);
-    loop {
-        let candidates = routes
-            .cluster(|cluster| cluster.candidates(turn))
-            .unwrap_or_default();
-        turn += 1;
-        match ask_some(candidates, seeds).await {
-            Ok(map) => drop(routes.cluster(|cluster| cluster.adopt(&map))),
-            Err(error) => {
-                debug!(%error, "no server of the cluster tells its map");
-                routes.cluster(|cluster| {
-                    // An old map is better than none.
-                    if cluster.problem.is_some() {
-                        cluster.problem = Some(error);
-                    }
-                });
-                routes.state_changed.ring();
-            }
-        }
-        tokio::time::sleep(delay).await;
-        if routes.health().is_err() {
-            delay = (delay * 2).min(LONGEST_DELAY);
-            continue;
-        }
-        delay = FIRST_DELAY;
-        tokio::select! {
-            () = stale.notified() => {}
-            () = routes.state_changed.until(|| routes.health().err().map(drop)) => {}
-        }
-    }
-}
-
-/// The first map of a server to which the cluster looks well; else that of any other.
-async fn ask_some(candidates: Vec<Candidate>, seeds: &ClusterSeeds) -> Result<SlotMap, Error> {
-    let mut asked = stream::iter(candidates)
-        .map(|candidate| ask(candidate, seeds))
-        .buffer_unordered(ASKED_AT_ONCE);
-    let mut best = Err(Error::Unreachable {
-        reason: "the cluster has no server".to_owned(),
-    });
-    while let Some(answer) = asked.next().await {
-        match answer {
-            Ok((true, map)) => return Ok(map),
-            Ok((false, map)) => best = Ok(map),
-            Err(error) if best.is_err() => best = Err(error),
-            Err(_) => {}
-        }
-    }
-    best
-}
-
-/// Whether the cluster looks well to a server, and which slots it says are where.
-async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMap), Error> {
-    let (address, connection) = match candidate {
-        Candidate::Open(address, connection) => (address, Ok(connection)),
-        Candidate::Closed(client) => {
-            let timeout = Some(seeds.config.response_timeout);
-            let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(timeout)
-                .set_response_timeout(timeout);
-            let patience = seeds.config.response_timeout;
-            let (client, _) = seeds.access.current(&client, patience).await?;
-            let connection = client.get_multiplexed_async_connection_with_config(&config);
-            (endpoint::of(&client), connection.await)
-        }
-    };
-    let answer = async {
-        let mut connection = connection?;
-        let (info, slots): (String, Value) = redis::pipe()
-            .cmd("CLUSTER")
-            .arg("INFO")
-            .cmd("CLUSTER")
-            .arg("SLOTS")
-            .query_async(&mut connection)
-            .await?;
-        Ok::<_, RedisError>((info, slots))
-    };
-    let (info, slots) = answer.await.map_err(|error| {
-        let seed = seeds.seeds.first().map(redis::Client::get_connection_info);
-        explain_at(
-            address.clone(),
-            seed.map(redis::ConnectionInfo::redis_settings),
-            &error,
-        )
-    })?;
-    let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
-    let map = SlotMap::read(&slots, host).ok_or_else(|| Error::protocol(&slots))?;
-    Ok((info.contains("cluster_state:ok"), map))
-}
-
 /// What CLUSTER SLOTS says.
 #[derive(Debug, PartialEq, Eq)]
-struct SlotMap {
+pub(super) struct SlotMap {
     /// From slot to slot, and its master's address.
     masters: Vec<(u16, u16, String)>,
     replicas: Vec<String>,
@@ -347,7 +244,7 @@ struct SlotMap {
 
 impl SlotMap {
     /// A server that does not know its own name is at the host at which it was asked.
-    fn read(slots: &Value, asked: &str) -> Option<Self> {
+    pub(super) fn read(slots: &Value, asked: &str) -> Option<Self> {
         let Value::Array(ranges) = slots else { return None };
         let number = |value: &Value| redis::from_redis_value_ref::<u16>(value).ok();
         let address = |server: &Value| {

@@ -24,16 +24,12 @@ use crate::{
         clock::Clock,
         endpoint::Access,
         lock,
-        replicated::Replicating,
+        own_connection::OwnConnection,
         sentinel::Sentinels,
         unreachable,
         uptime::{Moment, Uptime},
     },
 };
-
-/// Between two tries, at first and at most.
-pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(20);
-pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 const LOST: &str = "the connection is lost";
 
@@ -92,7 +88,7 @@ pub(crate) struct Session {
     /// The same, for questions about the server itself; a local server has none.
     redis: Option<MultiplexedConnection>,
     /// For writes that wait for replicas; the twin has none.
-    pub(crate) replicating: Option<Arc<Replicating>>,
+    pub(crate) own_connection: Option<Arc<OwnConnection>>,
     pub(crate) clock: Arc<Clock>,
     /// With which it was made, if they change.
     credentials: Option<Credentials>,

@@ -8,7 +8,7 @@ use redis::{
 };
 
 use crate::Error;
-use crate::transport::{endpoint, router::words, unreachable};
+use crate::transport::{endpoint, unreachable, words};
 
 const NO_RESP3: &str = "it does not speak RESP3, over which Tenure hears of grants: connect to Redis or Valkey itself, not to a \
                         proxy, or update it";

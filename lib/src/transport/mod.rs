@@ -12,10 +12,12 @@
 //! | [`explain`] | the reason why a connection could not be made |
 //! | [`sentinel`] | finds the master that a majority of Sentinels report |
 //! | [`cluster`] | the map from slots to the servers of a cluster |
+//! | [`cluster_map`] | follows that map |
 //! | [`routing_table`] | the server of each object |
 //! | [`admission`] | bounds the calls in flight, and backs off while a server refuses them |
 //! | [`retry`] | the reaction to each error |
 //! | [`router`] | calls scripts at the servers of their objects, and repeats calls safely |
+//! | [`own_connection`] | the connection of those |
 //! | [`replicated`] | calls that wait for replicas, over a connection of their own |
 //! | [`uptime`] | the clock of this process, which counts suspends of the machine |
 //! | [`clock`] | converts the ends of leases from the server's clock to that of this process |
@@ -33,10 +35,12 @@ pub(crate) mod admission;
 pub(crate) mod backend;
 pub(crate) mod clock;
 pub(crate) mod cluster;
+mod cluster_map;
 pub(crate) mod connection;
 pub(crate) mod credentials;
 pub(crate) mod endpoint;
 mod explain;
+mod own_connection;
 mod redis_connection;
 mod replicated;
 mod retry;
@@ -62,5 +66,13 @@ pub(crate) fn later(span: Duration) -> Instant {
 pub(crate) fn unreachable(address: &str, error: impl std::fmt::Display) -> Error {
     Error::Unreachable {
         reason: format!("{address}: {error}"),
+    }
+}
+
+/// The text of an error reply, or the driver's description of another error.
+pub(crate) fn words(error: &redis::RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), detail) => format!("{code} {}", detail.unwrap_or_default()).trim().to_owned(),
+        (None, _) => error.to_string(),
     }
 }

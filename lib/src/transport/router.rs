@@ -14,17 +14,15 @@ use crate::Error;
 use crate::{
     protocol::{script::Script, unusable},
     transport::{
-        admission::{self, Class, Ticket, jittered},
+        admission::{self, Class, FIRST_DELAY, LONGEST_DELAY, Ticket, jittered},
         clock::SentAt,
         cluster::{self, Cluster, ClusterSeeds},
-        connection::{
-            ConnectionConfig, Endpoint, FIRST_DELAY, LONGEST_DELAY, Receiver, ServerConnection, State,
-            StateChanged,
-        },
-        later,
+        cluster_map,
+        connection::{ConnectionConfig, Endpoint, Receiver, ServerConnection, State, StateChanged},
+        later, replicated,
         retry::{RetryAction, retry_action},
         routing_table::RoutingTable,
-        unreachable,
+        unreachable, words,
     },
 };
 
@@ -113,7 +111,7 @@ impl Router {
                 closing
                     .routes
                     .become_cluster(Cluster::new(seeds.clone(), state_changed));
-                cluster::follow(&closing.routes, &seeds).await;
+                cluster_map::follow(&closing.routes, &seeds).await;
             }
             // What is wrong stays said for as long as somebody may ask.
             std::future::pending::<()>().await;
@@ -353,20 +351,21 @@ impl Router {
         } = &*self.0.config;
         let answered = async {
             let (node, session) = self.wait(until, false, || self.0.routes.find(keys, None)).await?;
-            let Some(replicating) = &session.replicating else {
+            let Some(own) = &session.own_connection else {
                 // The twin has no replicas.
                 return Ok((self.repeat(script, keys, args, until).await?, 0));
             };
             let mut sent = uptime.now();
-            let (value, reached) = replicating
-                .call(
-                    &session,
-                    script,
-                    keys,
-                    (version_and_events, args),
-                    (replicas, until),
-                    (&mut sent, uptime),
-                )
+            let outcome = replicated::call(
+                own,
+                &session,
+                script,
+                keys,
+                (version_and_events, args),
+                (replicas, until),
+                (&mut sent, uptime),
+            );
+            let (value, reached) = outcome
                 .await
                 .map_err(|error| unreachable(&node.address, words(&error)))?;
             // Of the order in the shared connection it says nothing: see the clock.
@@ -422,12 +421,4 @@ async fn admitted(
 fn refusal(keys: &[Arc<str>], error: &RedisError) -> Error {
     let reason = words(error);
     unusable::error(keys, reason)
-}
-
-/// What Redis said, in its own words; or else the driver's.
-pub(super) fn words(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
-        (Some(code), detail) => format!("{code} {}", detail.unwrap_or_default()).trim().to_owned(),
-        (None, _) => error.to_string(),
-    }
 }

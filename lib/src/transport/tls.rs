@@ -44,16 +44,9 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Itself, where the URL asks for TLS.
-    pub(crate) fn wanted(&self, secure: bool) -> Result<Option<Self>, Error> {
-        if secure {
-            return Ok(Some(self.clone()));
-        }
-        if self.ca.is_some() || self.client.is_some() {
-            let problem = "is not one for TLS, but certificates are given";
-            return Err(crate::transport::endpoint::unusable(problem));
-        }
-        Ok(None)
+    /// Whether certificates are given, which need a URL that asks for TLS.
+    pub(crate) fn is_given(&self) -> bool {
+        self.ca.is_some() || self.client.is_some()
     }
 
     /// Whether another connect may find other certificates.

@@ -15,10 +15,9 @@ use crate::{
     control::{Order, check_resource},
     lease::session::Session,
     lease::{
-        acquire::{Handle, Wait},
+        acquire::{Handle, Wait, acquired},
         registry::ObjectKeys,
     },
-    primitives::lock::acquired,
 };
 
 /// A pool of resources, declared by a `LockPool` resource, or kept by programs (see [`LockPool::assign`]).

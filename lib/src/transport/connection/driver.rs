@@ -20,18 +20,17 @@ use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::transport::connection::{
-    ConnectionConfig, Endpoint, FIRST_DELAY, LONGEST_DELAY, LOST, LastAnswer, ServerConnection, Session,
-    State, tell,
+    ConnectionConfig, Endpoint, LOST, LastAnswer, ServerConnection, Session, State, tell,
 };
 use crate::{
     Error,
     transport::{
-        admission::jittered,
+        admission::{FIRST_DELAY, LONGEST_DELAY, jittered},
         backend::Caller,
         clock::Clock,
         endpoint,
         explain::{explain, greet},
-        replicated::Replicating,
+        own_connection::OwnConnection,
         server_info::ServerInfo,
         unreachable,
         uptime::Uptime,
@@ -175,7 +174,7 @@ impl ConnectionDriver {
                     id: Some(connected.id),
                     connection: connected.connection,
                     redis: None,
-                    replicating: None,
+                    own_connection: None,
                     run_id: connected.run_id,
                     version: connected.version,
                 }));
@@ -216,7 +215,7 @@ impl ConnectionDriver {
             heard,
             redis: Some(connection.clone()),
             connection: Arc::new(connection),
-            replicating: Some(Arc::new(Replicating::new(client, timeout))),
+            own_connection: Some(Arc::new(OwnConnection::new(client, timeout))),
             run_id: about.run_id,
             version: about.version,
             id,

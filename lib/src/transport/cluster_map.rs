@@ -1,0 +1,114 @@
+//! Follows the map of a cluster: asks its servers for it, again and again.
+
+use futures_util::stream::{self, StreamExt};
+use redis::{AsyncConnectionConfig, RedisError, Value};
+use tracing::debug;
+
+use crate::{
+    Error,
+    transport::{
+        admission::{FIRST_DELAY, LONGEST_DELAY},
+        cluster::{Candidate, ClusterSeeds, SlotMap},
+        endpoint,
+        explain::explain_at,
+        routing_table::RoutingTable,
+    },
+};
+
+/// So many servers are asked at once for the map: one that does not answer delays no other.
+const ASKED_AT_ONCE: usize = 3;
+
+/// Keeps the map true, for as long as it is polled.
+pub(crate) async fn follow(routes: &RoutingTable, seeds: &ClusterSeeds) {
+    let Some(stale) = routes.cluster(|cluster| cluster.stale.clone()) else {
+        return;
+    };
+    let (mut delay, mut turn) = (FIRST_DELAY, 0);
+    loop {
+        let candidates = routes
+            .cluster(|cluster| cluster.candidates(turn))
+            .unwrap_or_default();
+        turn += 1;
+        match ask_some(candidates, seeds).await {
+            Ok(map) => drop(routes.cluster(|cluster| cluster.adopt(&map))),
+            Err(error) => {
+                debug!(%error, "no server of the cluster tells its map");
+                routes.cluster(|cluster| {
+                    // An old map is better than none.
+                    if cluster.problem.is_some() {
+                        cluster.problem = Some(error);
+                    }
+                });
+                routes.state_changed.ring();
+            }
+        }
+        tokio::time::sleep(delay).await;
+        if routes.health().is_err() {
+            delay = (delay * 2).min(LONGEST_DELAY);
+            continue;
+        }
+        delay = FIRST_DELAY;
+        tokio::select! {
+            () = stale.notified() => {}
+            () = routes.state_changed.until(|| routes.health().err().map(drop)) => {}
+        }
+    }
+}
+
+/// The first map of a server to which the cluster looks well; else that of any other.
+async fn ask_some(candidates: Vec<Candidate>, seeds: &ClusterSeeds) -> Result<SlotMap, Error> {
+    let mut asked = stream::iter(candidates)
+        .map(|candidate| ask(candidate, seeds))
+        .buffer_unordered(ASKED_AT_ONCE);
+    let mut best = Err(Error::Unreachable {
+        reason: "the cluster has no server".to_owned(),
+    });
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok((true, map)) => return Ok(map),
+            Ok((false, map)) => best = Ok(map),
+            Err(error) if best.is_err() => best = Err(error),
+            Err(_) => {}
+        }
+    }
+    best
+}
+
+/// Whether the cluster looks well to a server, and which slots it says are where.
+async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMap), Error> {
+    let (address, connection) = match candidate {
+        Candidate::Open(address, connection) => (address, Ok(connection)),
+        Candidate::Closed(client) => {
+            let timeout = Some(seeds.config.response_timeout);
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(timeout)
+                .set_response_timeout(timeout);
+            let patience = seeds.config.response_timeout;
+            let (client, _) = seeds.access.current(&client, patience).await?;
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            (endpoint::of(&client), connection.await)
+        }
+    };
+    let answer = async {
+        let mut connection = connection?;
+        let (info, slots): (String, Value) = redis::pipe()
+            .cmd("CLUSTER")
+            .arg("INFO")
+            .cmd("CLUSTER")
+            .arg("SLOTS")
+            .query_async(&mut connection)
+            .await?;
+        Ok::<_, RedisError>((info, slots))
+    };
+    let (info, slots) = answer.await.map_err(|error| {
+        let seed = seeds.seeds.first().map(redis::Client::get_connection_info);
+        explain_at(
+            address.clone(),
+            seed.map(redis::ConnectionInfo::redis_settings),
+            &error,
+        )
+    })?;
+    let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
+    let map = SlotMap::read(&slots, host).ok_or_else(|| Error::protocol(&slots))?;
+    Ok((info.contains("cluster_state:ok"), map))
+}
