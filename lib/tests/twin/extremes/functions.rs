@@ -104,16 +104,16 @@ async fn keeps(register: &Register, value: RegisterValue) -> Outcome {
 }
 
 table! {
-    "object::new", texts(), async |_: World, text: String| {
+    "name::new", texts(), async |_: World, text: String| {
         ObjectRef::new(Kind::Lock, "test", &text)?;
         Ok(())
     };
-    "object::new namespace", texts(), async |_: World, text: String| {
+    "name::new namespace", texts(), async |_: World, text: String| {
         ObjectRef::new(Kind::Lock, &text, "x")?;
         Ok(())
     };
-    "client::builder", texts(), async |_: World, text: String| connects(Client::builder(&text)).await;
-    "client::connect", texts(), async |_: World, text: String| {
+    "builder::builder", texts(), async |_: World, text: String| connects(Client::builder(&text)).await;
+    "builder::connect", texts(), async |_: World, text: String| {
         Client::connect(&format!("redis://{text}\0@")).await?;
         Ok(())
     };
@@ -336,23 +336,23 @@ table! {
         drop(world.client.lock_pool("p")?.adopt(&text).await?);
         Ok(())
     };
-    "pool_members::contains", texts(), async |world: World, text: String| {
+    "members::contains", texts(), async |world: World, text: String| {
         world.client.lock_pool("mine")?.contains(&text).await?;
         Ok(())
     };
-    "pool_members::ordered", [Order::Random, Order::MostRecentlyUsed], async |world: World, order: Order| {
+    "members::ordered", [Order::Random, Order::MostRecentlyUsed], async |world: World, order: Order| {
         world.client.lock_pool("mine")?.ordered(order).assign([Resource::new("m")]).await?;
         Ok(())
     };
-    "pool_members::extend", texts(), async |world: World, text: String| {
+    "members::extend", texts(), async |world: World, text: String| {
         world.client.lock_pool("mine")?.extend([Resource::new(text)]).await?;
         Ok(())
     };
-    "pool_members::shrink", texts(), async |world: World, text: String| {
+    "members::shrink", texts(), async |world: World, text: String| {
         world.client.lock_pool("mine")?.shrink([text]).await?;
         Ok(())
     };
-    "pool_members::assign", [0_usize, 1, 5000], async |world: World, count: usize| {
+    "members::assign", [0_usize, 1, 5000], async |world: World, count: usize| {
         let pool = world.client.lock_pool("mine")?;
         pool.assign((0..count).map(|n| Resource::new(format!("m{n}")))).await?;
         assert_eq!(pool.list().await?.len(), count);

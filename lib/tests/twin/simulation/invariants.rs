@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ops::RangeInclusive,
     sync::{Arc, Weak},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::mixed_primitives::Got;
@@ -12,6 +13,11 @@ use tenure::{
     control::{Snapshot, WaiterView},
 };
 use tokio::time::Instant;
+
+/// Snapshots are taken at least this often.
+const LOOKS: Duration = Duration::from_secs(1);
+/// A queue entry that is not renewed is not there for longer.
+const OLDEST_WAITER: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 pub(super) struct InvariantChecker {
@@ -23,6 +29,9 @@ pub(super) struct InvariantChecker {
     /// Largest fencing token that was held when its holder saw it, by object.
     newest: HashMap<String, u64>,
     snapshots: HashMap<String, Snapshot>,
+    /// Times that a server's clock may have shown twice because it was set back, by object. A place that was taken then is not
+    /// told from another one of the same token.
+    shown_twice: HashMap<String, RangeInclusive<SystemTime>>,
     /// Floor of the last declaration after a loss, by object.
     floors: HashMap<String, u64>,
     /// Declaration, and the newest fencing token when that was first seen, by object.
@@ -206,7 +215,19 @@ impl InvariantChecker {
         if let Some(before) = self.snapshots.get(object)
             && before.current == now.current
         {
-            wrong.extend(overtaken(before, &now));
+            if now.now < before.now {
+                let (from, to) = (
+                    (now.now - LOOKS).max(before.now - OLDEST_WAITER),
+                    before.now + LOOKS,
+                );
+                let times = self.shown_twice.entry(object.to_owned()).or_insert(from..=to);
+                *times = from.min(*times.start())..=to.max(*times.end());
+            }
+            let twice = self.shown_twice.get(object);
+            let mut waiters = before.waiters.iter().chain(&now.waiters);
+            if !waiters.any(|w| twice.is_some_and(|times| times.contains(&w.since))) {
+                wrong.extend(overtaken(before, &now));
+            }
             if now.last_fence < before.last_fence {
                 wrong.push(format!(
                     "fencing tokens went back from {} to {}",
