@@ -256,7 +256,7 @@ async fn work(worker: Worker) -> Result {
             }
         });
         sleep(ms(random.u64(..3000))).await;
-        if let Some(got) = downgraded(&world, &process, got, &mut random).await {
+        if let Some(got) = downgraded(&world, &process, got, max_hold.is_some(), &mut random).await {
             end(&world, &wanted, got, max_hold.is_some(), &mut random).await;
         }
     }
@@ -264,7 +264,13 @@ async fn work(worker: Worker) -> Result {
 }
 
 /// A writer may become a reader, and continues under the same fencing token, beside others. None: it was lost.
-async fn downgraded(world: &World, process: &str, got: Arc<Got>, random: &mut Rng) -> Option<Arc<Got>> {
+async fn downgraded(
+    world: &World,
+    process: &str,
+    got: Arc<Got>,
+    may_end: bool,
+    random: &mut Rng,
+) -> Option<Arc<Got>> {
     if !matches!(*got, Got::Write(_)) || !held(&got) || random.bool() {
         return Some(got);
     }
@@ -287,6 +293,8 @@ async fn downgraded(world: &World, process: &str, got: Arc<Got>, random: &mut Rn
             Some(read)
         }
         Err(Error::Lost { .. } | Error::Unreachable { .. }) if world.profile != FaultProfile::None => None,
+        // It has come to its longest hold.
+        Err(Error::Lost { .. }) if may_end => None,
         Err(error) => {
             world.violation(format!("{object}: the downgrade says {error}"));
             None
