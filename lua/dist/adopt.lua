@@ -718,6 +718,7 @@ local function advance(object, asking)
     elseif fits(object, entry, earlier) then
       call('ZREM', object.queue, token)
       if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      entry.lease, entry.max_hold = bounded(object, entry.lease, entry.max_hold)
       if token == asking then
         reply = grant(object, token, entry, lease_end(entry))
       else

@@ -590,6 +590,17 @@ local function grant(object, token, entry, ends, waited)
   if not waited then return describe(object, object.last, ends, entry) end
   publish(entry.channel, describe(object, object.last, ends, entry, token))
 end
+local function own_entry(object, token)
+  local entry = parse_entry(object.values[token])
+  if not entry then damaged('-', 'what ' .. object.obj .. ' has of this lease cannot be read; that goes when the lease has run out') end
+  return entry
+end
+local function bounded(object, lease, max_hold)
+  if lease == 0 then lease = object.lease > 0 and object.lease or 30000 end
+  if object.lease > 0 then lease = math.min(lease, object.lease) end
+  if object.max_hold > 0 then max_hold = max_hold == 0 and object.max_hold or math.min(max_hold, object.max_hold) end
+  return lease, max_hold
+end
 local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
 local function missing(object) publish(object.events, { 'missing', object_name(object) }) end
 local function outdated(object, seen)
@@ -718,6 +729,7 @@ local function advance(object, asking)
     elseif fits(object, entry, earlier) then
       call('ZREM', object.queue, token)
       if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      entry.lease, entry.max_hold = bounded(object, entry.lease, entry.max_hold)
       if token == asking then
         reply = grant(object, token, entry, lease_end(entry))
       else

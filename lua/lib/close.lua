@@ -6,8 +6,8 @@ local function nobody_waits(object) return call('EXISTS', object.queue, object.w
 
 local function drop(object) call('UNLINK', unpack(KEYS, object.at + 1, object.at + object.width)) end
 
--- Tells the first of those who wait, and whose client seems to be alive, to come again for what this call has left to be
--- done. The caller's own learn it from the reply.
+-- Publishes `again` to the first waiters whose entries have not expired, so that one of them calls again for the work
+-- that this call has left. The caller learns of it from the reply.
 local function call_again(object)
   local first = call('ZRANGE', object.queue, 0, FAR - 1)
   local tries = 3
@@ -24,15 +24,15 @@ local function call_again(object)
   end
 end
 
--- What every script does last: writes the counters back, drops or times a first-user object, tells the controller.
--- True when that has ended the object.
+-- Saves the counters, drops the keys of an unused first-user object or sets their ends, and publishes `changed` to
+-- the controller. Every script does so last. Returns true if that has removed the object.
 local function close(object)
   if not object.exists then return true end
   local lasting = (object.declared or object.kept) and not object.draining
   if object.changed and not lasting and object.held == 0 and nobody_waits(object) then
     drop(object)
     if object.draining then
-      -- So that nobody takes the end for a loss of data.
+      -- A client must not mistake the end of the object for a loss of data.
       call('HSET', object.obj, 'drained', 1)
       call('PEXPIREAT', object.obj, int(now + 86400000))
       publish(object.events, { 'changed', object_name(object) })
@@ -44,8 +44,8 @@ local function close(object)
   if object.retained then
     for i = object.at + 1, object.at + object.width do call('PEXPIREAT', KEYS[i], int(object.retained)) end
   elseif not (object.declared or object.kept) then
-    -- Leases end by themselves; the keys of an object that nobody touches again must, too.
-    -- They still outlive all that is in them where nothing was added and more than the longest span is left.
+    -- The keys of an object that no client touches again must end, as its leases do. If nothing was added, and they
+    -- live for longer than the longest lease, they outlive all leases already.
     if object.changed or call('PTTL', object.obj) <= object.ttl then
       local ttl = int(object.ttl * 2 + 1000)
       call('PEXPIRE', object.obj, ttl)
@@ -57,7 +57,7 @@ local function close(object)
       end
     end
   end
-  -- A declared object that has come to another server of a cluster, alive, waits for the controller to declare it there.
+  -- A declared object that has moved to another server of a cluster waits until the controller declares it there.
   if object.watched and (object.changed or object.declared and object.run ~= object.here) then
     call('HDEL', object.obj, 'watched')
     publish(object.events, { 'changed', object_name(object) })

@@ -2,17 +2,18 @@
 
 ---- include lib/queue.lua
 
--- The member of waits that stands for a token whose names say that it waits for a condition.
+-- Returns the member of `waits` for a token whose names state that it waits for a condition.
 local function wait_of(token, names)
   local condition, ticket = string.match(names, '^(@[^#]*)#(%d+)#?%-?%d*$')
   return condition and condition .. ' ' .. ticket .. ' ' .. token
 end
 
--- With which priority a place that waits for a condition enters the lock's queue: it stands behind the ticket in its names.
+-- Returns the priority with which a waiter for a condition enters the queue of the lock: the number after the ticket
+-- in its names.
 local function priority_of(names) return tonumber(string.match(names, '#%d+#(-?%d+)$') or 0) end
 
--- Moves the one who has waited longest for a condition into the lock's queue: when it is granted, it wakes up. The end of
--- its place stays as it was, for its client has said nothing: dead ones do not gain a new life by being notified.
+-- Moves the longest waiter for a condition into the queue of the lock. When it is granted the lock, its wait ends.
+-- Its entry keeps its end, because its client has not called: a dead waiter gains no time by a notification.
 local function notify(object, condition)
   while true do
     local member = call('ZRANGE', object.waits, '[' .. condition .. ' ', '(' .. condition .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]

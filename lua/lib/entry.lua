@@ -2,7 +2,7 @@
 
 ---- include lib/object.lua
 
--- Nothing where the value is not one of Tenure's.
+-- Returns the fields of a value, or nil if it is not one of Tenure.
 local function parse_entry(value)
   local permits, lease, place, max_hold, grace, since, channel, names, holder =
     string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
@@ -11,8 +11,7 @@ local function parse_entry(value)
     grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
 end
 
--- What stands under a token. Nothing where part of the object is gone or cannot be read: by an eviction, or by somebody's
--- hand.
+-- Returns the entry of a token, or nil if part of it is missing (an eviction) or cannot be read (it was overwritten).
 local function value_of(object, token) return object.values[token] or call('HGET', object.obj, 't:' .. token) end
 local function find_entry(object, token)
   local value = value_of(object, token)
@@ -27,7 +26,7 @@ local function store(object, token, entry)
   save(object, 't:' .. token, value)
 end
 
--- A lease never reaches past the longest hold, counted from when it was granted.
+-- Returns the end of a lease that is renewed now. It never lies beyond the longest hold, counted from the grant.
 local function lease_end(entry)
   local ends = now + entry.lease
   if entry.max_hold > 0 then ends = math.min(ends, entry.since + entry.max_hold) end

@@ -3,13 +3,13 @@
 ---- include lib/recovery.lua
 ---- include lib/condition.lua
 
--- Counts anew what is held, by those who can still be seen to hold: after some of it has gone without being told of. What
--- of a pool's resources nobody holds any more is free. O(n) in the leases, and the resources of a pool.
+-- Recomputes `held` from the holders that are still readable, after a lease was lost without being ended, and frees
+-- the resources of a pool that no holder has. O(n) in the leases, and in the resources of a pool.
 local function recount(object)
   local held = 0
   for _, token in ipairs(call('ZRANGE', object.holders, 0, -1)) do
     local entry = find_entry(object, token)
-    -- What another lease has that cannot be read is not known before that has ended, too: until then nothing is freed.
+    -- The resources of another unreadable lease are not known until that lease ends. Nothing is freed before.
     if not entry then return end
     held = held + entry.permits
   end
@@ -17,10 +17,10 @@ local function recount(object)
   if object.pool then pool().find_unheld(object) end
 end
 
--- Ends a lease or a place in the queue. `how` is a word of the protocol: none where its owner ends it, "dropped" where its
--- client does because nobody takes it up, and otherwise what its client is told: "expired", "withdrawn", "superseded",
--- "reclaimed", "taken", "refused". `why` is the text of whoever ends it, which is only passed on; of what is refused, the
--- error that a new request would get.
+-- Ends a lease or a queue entry. `how` is one of the protocol's causes: nil if its owner ends it, "dropped" if its
+-- client does because no caller takes it up, and else the cause that is published to its client: "expired",
+-- "withdrawn", "superseded", "reclaimed", "taken" or "refused". `why` is free text, which is passed on; with
+-- "refused" it is the error that a new request would get.
 local function finish(object, token, how, why)
   local entry = find_entry(object, token)
   budget = budget - 1
@@ -30,8 +30,8 @@ local function finish(object, token, how, why)
   local fence = entry and how == 'expired' and entry.grace > 0 and call('ZSCORE', object.holders, token)
   local was_held = call('ZREM', object.holders, token) == 1
   if not entry then
-    -- Of what cannot be read, all that is left of it goes, too (but for its wait, which a notification finds); and what it
-    -- held has to be found by what the others hold.
+    -- The entry cannot be read: the rest of it is removed, except for its member of `waits`, which the next
+    -- notification removes. The resources that it held are found by those of the other holders.
     local waited = call('ZREM', object.queue, token) > 0
     if was_held then
       object.changed = true
@@ -40,14 +40,16 @@ local function finish(object, token, how, why)
     return was_held and 'released' or waited and 'left' or nil
   end
   object.changed = true
-  -- In data that may be old, a lease that has run out may have been renewed since: its holder comes back, or knows its end.
+  -- The data may be old, and the lease may have been renewed since: its holder is readmitted, or knows that it has
+  -- ended.
   local renewed = was_held and how == 'expired' and recovering(object)
   if how and how ~= 'dropped' and not renewed and entry.channel ~= '-' then
     publish(entry.channel, { was_held and 'lost' or 'gone', token, how, why or '' })
   end
   if was_held then
     if fence then
-      -- What cannot check a fencing token is kept from the next holder for a while: under a name that nobody can renew.
+      -- A grace keeps the next holder out for a while, for resources that cannot check a fencing token. The lease
+      -- goes on under a token that no client can renew.
       local ends, ghost = now + entry.grace, 'grace-' .. token
       entry.grace, entry.channel = 0, '-'
       store(object, ghost, entry)
@@ -67,15 +69,15 @@ local function finish(object, token, how, why)
   local wait = object.waits and not was_held and wait_of(token, entry.names)
   local waited = wait and call('ZREM', object.waits, wait) == 1
   if not (was_held or queued or waited) then
-    -- Its place is gone with all others of its key, by an eviction.
+    -- The entry was not in its sorted set: an eviction has removed the whole key.
     recount(object)
   end
   if object.waits and string.sub(entry.names, 1, 1) == '@' then
-    -- A notification that reached nobody goes to the next: its waiter left, or died or was dropped before it had taken up
-    -- its lease.
+    -- A notification that did not reach its waiter goes to the next one. Its waiter left, died, or was dropped before
+    -- it took up its lease.
     local unheard = not waited and (not was_held or how)
     if unheard then
-      -- A wait that cannot be read must not leave the counters behind as they were.
+      -- The counters are saved even if the next wait cannot be read.
       local done, problem = pcall(notify, object, string.match(entry.names, '^@[^#]*'))
       if not done then
         save(object)

@@ -3,7 +3,7 @@
 ---- include lib/entry.lua
 ---- include lib/pool.lua
 
--- Whether a request can be granted now. A pool's resources are taken in finding out.
+-- Returns whether a request can be granted now, and takes the resources of a pool for it.
 local function fits(object, entry, earlier)
   if not object.pool then return entry.permits <= object.limit - object.held end
   local chosen = pool().choose(object, entry, earlier)
@@ -13,9 +13,9 @@ local function fits(object, entry, earlier)
   return true
 end
 
--- The error that a request gets which can never be granted as the object is now; a request that waits already gets the
--- same. A limit of 0 is no reason: who asks waits until there is something again. Data of another life of the server may be
--- old: by such a limit nothing is refused.
+-- Returns the error of a request that can never be granted as the object is now, for a new request and for one that
+-- waits. A limit of 0 is no such reason: a request waits until there is more. Data of an earlier life of the server
+-- may be old, and no request is refused by its limit.
 local function refusal(object, permits, names)
   if object.draining then return 'NOTDECLARED ' .. object_name(object) end
   if object.declared and object.run ~= object.here then return nil end
@@ -38,24 +38,26 @@ end
 
 local function available(object) return object.pool and pool().unused(object) or object.limit - object.held end
 
--- What a grant's reply and its push say. Never unpacked: Lua's stack has no room for the resources of a large lease.
+-- Returns the reply and the push of a grant. It is never unpacked, because Lua's stack has no room for the resources
+-- of a large lease.
 local function describe(object, fence, ends, entry, token)
   local out = { 'granted', fence, now, ends, entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
   if token then table.insert(out, 2, token) end
   if object.pool then
     for name in string.gmatch(entry.names, '[^,]+') do
       out[#out + 1] = name
-      -- A push is lines; between the signs of JSON a line's end is a space like any other.
+      -- The values of a push are lines. Between the tokens of JSON a line break may be replaced by a space.
       out[#out + 1] = (string.gsub(string.sub(pool().record_of(object, name), 2), '[\r\n]', ' '))
     end
   end
   return out
 end
 
--- Returns the reply of whoever asked, or tells the waiter.
+-- Grants a request. Returns its reply, or publishes the grant if the request waited in the queue.
 local function grant(object, token, entry, ends, waited)
   entry.since = now
-  -- Declared objects count on from the floor that the controller keeps in etcd; the others have only the clock.
+  -- Fencing tokens of a declared object follow the floor that the controller keeps in etcd. Those of other objects
+  -- follow the clock.
   object.last = object.declared and object.last + 1 or math.max(object.last + 1, now_us)
   budget = budget - 2 - (object.pool and entry.permits / 8 or 0)
   object.held = object.held + entry.permits

@@ -3,7 +3,7 @@
 ---- include lib/entry.lua
 ---- include lib/pool.lua
 
--- Puts a token at the end of the queue, behind its equals in priority. A step of priority is worth 2^42 tickets, which
+-- Adds a token to the queue, behind all entries of the same priority. A step of priority is worth 2^42 tickets, which
 -- a thousand requests a second use up in 139 years.
 local function enqueue(object, token, entry, priority)
   object.ticket = object.ticket + 1

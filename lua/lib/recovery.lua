@@ -2,17 +2,18 @@
 
 ---- include lib/object.lua
 
--- A declared object that this server process has not been told of anew may have lost its newest leases (restart,
--- failover, old snapshot). Until the controller has declared it again, and for one lease after that, nothing new is
--- granted, while holders that still know their fencing token are let in again.
+-- Returns whether the object recovers. A declared object that the controller has not declared in this life of the
+-- server may have lost its newest leases (restart, failover, old snapshot). Until the controller has declared it
+-- again, and for one lease after that, nothing is granted, and holders that know their fencing token are readmitted.
 local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
 
--- Somebody asks for a declared object that is not there: the controller may have to declare it (again).
+-- Publishes that a client asks for a declared object that is missing: the controller may have to declare it (again).
 local function missing(object) publish(object.events, { 'missing', object_name(object) }) end
 
--- A client says the newest fencing token that it has seen of a declared object. Data that has not granted it is older, also
--- where the server process is the one that the object was declared under: it may have been cut off while another one was the
--- master (a failback). So the object recovers, for everybody, until the controller has declared it again.
+-- Compares the data with the newest fencing token that a client has seen of a declared object. Data that has not
+-- granted it is older, even if this is the server process under which the object was declared: it may have been cut
+-- off while another one was the master (a failback). The object then recovers, for all clients, until the controller
+-- has declared it again.
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
   object.run, object.last, object.changed = false, seen, true

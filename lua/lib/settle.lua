@@ -1,14 +1,16 @@
 -- Settle: ends what has run out, and grants what is free.
 
 ---- include lib/grant.lua
+---- include lib/lease.lua
 ---- include lib/finish.lua
 
--- Grants to the head of the queue while there is room for it. Nobody overtakes: a large request at the head waits for
--- its room, and the small ones wait behind it. Only who waits for certain resources of a pool lets others pass, to those
--- that would not do for it. A granted lease runs only as long as the place in the queue would have, until its client has
--- renewed it: that is why any number of dead waiters costs one place lease in total.
--- What can never be served any more is sent away. `asking` is the token whose own script this is: it gets its lease in the
--- reply, and in full.
+-- Grants to the head of the queue while there is room for it. No request overtakes another: a large request at the
+-- head waits for room, and smaller ones behind it wait, too. Only a request for certain resources of a pool lets
+-- later requests pass, and only to resources that do not match it. A granted lease runs for the rest of its queue
+-- entry's life until its client renews it, so that any number of dead waiters delays the next one by one entry's life
+-- in total.
+-- A request that can no longer be served is refused. `asking` is the token of the calling client: its lease goes into
+-- the reply, and has its full length.
 local function advance(object, asking)
   if object.draining or recovering(object) then return nil end
   local earlier, reply, heads = {}, nil, nil
@@ -32,6 +34,8 @@ local function advance(object, asking)
     elseif fits(object, entry, earlier) then
       call('ZREM', object.queue, token)
       if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      -- The declaration may have changed since the entry was queued, and a recovery lasts for one declared lease.
+      entry.lease, entry.max_hold = bounded(object, entry.lease, entry.max_hold)
       if token == asking then
         reply = grant(object, token, entry, lease_end(entry))
       else
@@ -49,7 +53,7 @@ local function advance(object, asking)
         break
       end
     end
-    -- Who comes next in its line stands where its ticket says.
+    -- The next entry of the line takes the position of its ticket.
     local following = served and first and pool().head(object, first.line)
     if following then
       local at = 1
@@ -63,8 +67,8 @@ local function advance(object, asking)
   return reply
 end
 
--- What every script does first: end what has run out, then grant what is free. After that none of the tokens that the
--- call is about has run out, also where others have that are not ended yet.
+-- Ends expired leases and entries, and then grants what is free. Every script does so first. Afterwards none of the
+-- tokens of the call has expired, although others may wait for a later call to end them.
 local function settle(object)
   if not object.exists then return end
   local most = math.max(0, math.floor(budget))

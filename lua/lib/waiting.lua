@@ -2,12 +2,12 @@
 
 ---- include lib/condition.lua
 
--- How long a place is kept for its client without a word from it.
+-- Renews a queue entry.
 local function keep_entry(object, token, entry) call('ZADD', object.expiry, int(now + entry.place), token) end
 
--- A server clock that was set back would keep the lease of a dead holder, and everybody behind it, until the clock has
--- caught up. But nothing may last longer from now than the longest span that the object has known: what does is cut to
--- it, which is never less than its holder counts on. Asked for only where somebody is kept waiting.
+-- If the server's clock is set back, the lease of a dead holder would block the queue until the clock has caught up.
+-- No lease or entry lasts longer from now than the longest that the object has had (`ttl`), so ends beyond that are
+-- cut to it. That is never less than what a holder counts on. Called only when a client is kept waiting.
 local function unwind(object)
   local latest = call('ZRANGE', object.expiry, -1, -1, 'WITHSCORES')[2]
   local bound = now + object.ttl + 1000
@@ -24,8 +24,8 @@ local function unwind(object)
   end
 end
 
--- Milliseconds until the next thing that may change who holds: an expiry, or the end of a recovery. 0: at once, for some of
--- that is left to be done.
+-- Returns the milliseconds until the next event that may change the holders: an expiry, or the end of a recovery. 0
+-- means at once, because this call has left work.
 local function wake(object)
   unwind(object)
   local next_at = tonumber(call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2] or 0)
@@ -33,8 +33,8 @@ local function wake(object)
   return object.more and 0 or math.max(0, next_at - now)
 end
 
--- At which of those who wait a token stands, and how long its place runs if that is in the queue: who waits for a condition
--- stands behind all who wait for the lock.
+-- Returns the position of a token among the waiters, and the life of its entry if that is in the queue. Waiters for a
+-- condition stand behind all waiters for the lock.
 local function position(object, token, entry)
   local rank = call('ZRANK', object.queue, token)
   if rank then return rank + 1, entry.place end
@@ -42,14 +42,14 @@ local function position(object, token, entry)
   return call('ZCARD', object.queue) + (wait and call('ZRANK', object.waits, wait) or 0) + 2, nil
 end
 
--- When a place should come back. One call does the work for all, so that the head comes when there is something to do.
--- Another one comes when all before it have run out, for then it is the head; and otherwise a little later than those
--- before it: were all to come at once, an expiry would wake a herd. All renew their places anyway, which bounds how long
--- those before it can keep it.
+-- Returns after how many milliseconds a waiter calls again. One call does the work for all waiters, so the head of
+-- the queue calls when the next lease expires. Another waiter calls when all entries before it have expired, because
+-- it is the head then, and otherwise a little later than those before it, so that an expiry does not wake all waiters
+-- at once. All waiters renew their entries anyway, which bounds how long dead entries can block one.
 local function wake_at(object, soonest, at, place)
   local spaced = soonest + (at - 1) * SPACING
   if at == 1 or at > FAR or not place then return int(spaced) end
-  -- Nearest first: one that lives has its end far away.
+  -- The nearest entry comes first: the end of a live one is far away.
   local head_at, bound = soonest, math.min(spaced, place / 3)
   for rank = at - 2, 0, -1 do
     local before = call('ZRANGE', object.queue, rank, rank)[1]
