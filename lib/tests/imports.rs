@@ -111,7 +111,7 @@ fn paths(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// What the root of the crate exports, and from where.
+/// The names that the root of the crate exports, and the paths of their items.
 fn exports() -> BTreeMap<String, String> {
     let text = fs::read_to_string(source().join("lib.rs")).unwrap();
     let items = text

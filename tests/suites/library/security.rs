@@ -128,7 +128,7 @@ async fn certificates_in_files_are_read_at_each_connect() -> Result {
     replace(&first)?;
     let client = builder.connect().await?;
     let lease = client.lock("x")?.acquire().await?;
-    // Redis first: a client that connects is not trusted, and trusts nobody, until its files follow.
+    // Redis changes first: server and client do not trust each other until the files of the client follow.
     tls::change_authority(&redis, &second).await?;
     redis
         .cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])

@@ -29,8 +29,8 @@ pub(super) struct InvariantChecker {
     /// Largest fencing token that was held when its holder saw it, by object.
     newest: HashMap<String, u64>,
     snapshots: HashMap<String, Snapshot>,
-    /// Times that a server's clock may have shown twice because it was set back, by object. A place that was taken then is not
-    /// told from another one of the same token.
+    /// Times that a server's clock may have shown twice because it was set back, by object. A place that was taken then cannot
+    /// be distinguished from another one of the same token.
     shown_twice: HashMap<String, RangeInclusive<SystemTime>>,
     /// Floor of the last declaration after a loss, by object.
     floors: HashMap<String, u64>,
