@@ -567,7 +567,7 @@ local function refusal(object, permits, names)
 end
 local function available(object) return object.pool and pool().unused(object) or object.limit - object.held end
 local function describe(object, fence, ends, entry, token)
-  local out = { 'granted', fence, now, ends, entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
+  local out = { 'granted', fence, now, math.min(ends, now + entry.lease), entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
   if token then table.insert(out, 2, token) end
   if object.pool then
     for name in string.gmatch(entry.names, '[^,]+') do
@@ -580,7 +580,7 @@ end
 local function grant(object, token, entry, ends, waited)
   entry.since = now
   object.last = object.declared and object.last + 1 or math.max(object.last + 1, now_us)
-  budget = budget - 2 - (object.pool and entry.permits / 8 or 0)
+  budget = budget - 2 - (object.pool and entry.permits / 2 or 0)
   object.held = object.held + entry.permits
   object.changed = true
   if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end

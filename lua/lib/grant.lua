@@ -39,9 +39,10 @@ end
 local function available(object) return object.pool and pool().unused(object) or object.limit - object.held end
 
 -- Returns the reply and the push of a grant. It is never unpacked, because Lua's stack has no room for the resources
--- of a large lease.
+-- of a large lease. A stored end lies too late if the server's clock was set back after it was written. No client is
+-- told of more than the length of its lease, because `unwind` cuts the stored end to that.
 local function describe(object, fence, ends, entry, token)
-  local out = { 'granted', fence, now, ends, entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
+  local out = { 'granted', fence, now, math.min(ends, now + entry.lease), entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
   if token then table.insert(out, 2, token) end
   if object.pool then
     for name in string.gmatch(entry.names, '[^,]+') do
@@ -59,7 +60,7 @@ local function grant(object, token, entry, ends, waited)
   -- Fencing tokens of a declared object follow the floor that the controller keeps in etcd. Those of other objects
   -- follow the clock.
   object.last = object.declared and object.last + 1 or math.max(object.last + 1, now_us)
-  budget = budget - 2 - (object.pool and entry.permits / 8 or 0)
+  budget = budget - 2 - (object.pool and entry.permits / 2 or 0)
   object.held = object.held + entry.permits
   object.changed = true
   if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end

@@ -8,7 +8,7 @@ use tenure::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Result, client, settle};
+use super::{Result, client, settle, silence};
 
 const LEASE: Duration = Duration::from_millis(200);
 const LATE: Duration = Duration::from_millis(300);
@@ -220,6 +220,52 @@ async fn a_late_push_after_a_jump_of_the_clock_moves_no_deadline_out() -> Result
         "{:?} too late",
         lease.deadline() - expires
     );
+    Ok(())
+}
+
+/// A client repeats a request after the server's clock was set back, and the lease that it got the first time ends late by
+/// that clock.
+#[tokio::test(start_paused = true)]
+async fn a_lease_from_before_a_clock_was_set_back_is_no_longer_than_its_length() -> Result {
+    let (second, length) = (Duration::from_secs(1), Duration::from_secs(20));
+    for repeated in ["acquire", "adopt"] {
+        let memory = Memory::seeded(66);
+        let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+        let lock = a.lock("x")?.with(Options::new().lease(length));
+        let secret = match repeated {
+            "adopt" => Some(lock.acquire().await?.detach()),
+            _ => None,
+        };
+        let is_lost = Arc::new(Notify::new());
+        let (clock, losing, mut lost) = (memory.clone(), is_lost.clone(), false);
+        memory.set_faults(move |process, message| match message {
+            Message::Reply { script } if process == "a" && script == repeated && !lost => {
+                lost = true;
+                losing.notify_one();
+                Fault::Cut
+            }
+            _ => Fault::Deliver,
+        });
+        tokio::spawn(async move {
+            is_lost.notified().await;
+            clock.set_clock(clock.clock() - 600 * second);
+        });
+        let lease = match secret {
+            Some(secret) => lock.adopt(&secret).await?.ok_or("gone")?,
+            None => lock.acquire().await?,
+        };
+        let longest = Instant::now() + length;
+        assert!(
+            lease.deadline() <= longest,
+            "{repeated}: {:?} too late",
+            lease.deadline() - longest
+        );
+        // The end that is cut to the length of the lease is never before the one that its holder counts on.
+        silence(&memory, "a");
+        let next = b.lock("x")?.acquire_timeout(60 * second).await?;
+        assert!(next.is_some(), "{repeated}: the lease does not end");
+        assert!(lease.deadline() <= Instant::now(), "{repeated}: two holders");
+    }
     Ok(())
 }
 
