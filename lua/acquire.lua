@@ -7,10 +7,12 @@
 --       them), seen (the newest fencing token that this client has seen of the object, as a declared one: data that has not
 --       granted it yet is not current, and recovers; and what is not declared is not made, and not used)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
---       queued  now expires wake position [parts]
---       busy    now [parts]    where not all free resources were looked at: in how many calls they all are, for each goes
---                              on where the last one stopped
+--       queued  now expires wake position newest [parts]
+--       busy    now newest [parts]
 --       again   now     there may be room when what this call has left to be done is done: ask again at once
+--       newest: the newest fencing token of a declared object, and 0 of another
+--       parts: where not all free resources were looked at, the number of calls that look at all of them; each call goes on
+--       where the last one stopped
 -- Error NOTDECLARED, TOOLARGE, NORESOURCE, NOPROPERTIES (a wish for properties, of generated resources)
 -- A repeated token gets what the first call did: its lease, or its place.
 -- O(log n) in the leases and waiters of the object; a wish for properties looks at up to 500 of the
@@ -85,7 +87,8 @@ if value then
     if object.pool and string.sub(entry.names, 1, 1) == '?' then reply = advance(object, token) end
     if not reply then
       local at, place_ms = position(object, token, entry)
-      reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, object.parts }
+      reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, newest_of(object),
+        object.parts }
     end
   end
 else
@@ -120,12 +123,13 @@ else
     reply = got
   elseif place > 0 then
     local at, place_ms = position(object, token, entry)
-    reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, object.parts }
+    reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, newest_of(object),
+      object.parts }
   else
     finish(object, token)
     unwind(object)
     -- What is left to be done may make room.
-    reply = { (object.overdue or object.more) and 'again' or 'busy', int(now), object.parts }
+    reply = { (object.overdue or object.more) and 'again' or 'busy', int(now), newest_of(object), object.parts }
   end
 end
 close(object)

@@ -4,7 +4,7 @@
 -- ARGV  run id, controller's channel, then for each object: how many keys, how many tokens, token... A number of
 --       tokens may be followed by ">" and the newest fencing token that the client has seen of that object, as a declared
 --       one: data that has not granted it yet is not current, and recovers
--- Reply now, then for each token three values:
+-- Reply now, then for each token four values, the last of which is the newest fencing token of a declared object, or 0:
 --       held       expires 0
 --       waiting    expires wake   wake: when to renew next if that is before a third of the place; 0: at once
 --       recovering 0 0    the object is coming back from a loss and does not know this token: readmit
@@ -22,8 +22,8 @@ do
     local width, count, seen = tonumber(ARGV[arg]), string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
     count = tonumber(count)
     groups[#groups + 1] = { key = key, width = width, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
-    for i = last + 1, last + 3 * count do reply[i] = 0 end
-    key, arg, last = key + width, arg + 2 + count, last + 3 * count
+    for i = last + 1, last + 4 * count do reply[i] = 0 end
+    key, arg, last = key + width, arg + 2 + count, last + 4 * count
   end
 end
 
@@ -133,7 +133,8 @@ local function renew(group)
       finish(object, token)
       reply[at] = 'gone'
     end
-    at = at + 3
+    reply[at + 3] = newest_of(object)
+    at = at + 4
   end
   if next(waiting) then
     local soonest = wake(object)
@@ -153,8 +154,8 @@ for _, group in ipairs(groups) do
       if not string.find(text, 'user_script:', 1, true) then error({ err = text }) end
       text = 'DAMAGED - its parts do not fit together: ' .. text
     end
-    for at = group.at, group.at + 3 * (group.count - 1), 3 do
-      reply[at], reply[at + 1], reply[at + 2] = 'failed', text, 0
+    for at = group.at, group.at + 4 * (group.count - 1), 4 do
+      reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = 'failed', text, 0, 0
     end
   end
 end

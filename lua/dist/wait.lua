@@ -117,6 +117,7 @@ local function parse_entry(value)
   return { permits = tonumber(permits), lease = tonumber(lease), place = tonumber(place), max_hold = tonumber(max_hold),
     grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
 end
+local function newest_of(object) return object.declared and object.last or 0 end
 local function value_of(object, token) return object.values[token] or call('HGET', object.obj, 't:' .. token) end
 local function find_entry(object, token)
   local value = value_of(object, token)

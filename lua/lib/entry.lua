@@ -11,6 +11,10 @@ local function parse_entry(value)
     grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
 end
 
+-- Returns the newest fencing token of a declared object, and 0 of another. A client that has seen it makes no object of
+-- that name as a first user, because a declared object that is gone will recover.
+local function newest_of(object) return object.declared and object.last or 0 end
+
 -- Returns the entry of a token, or nil if part of it is missing (an eviction) or cannot be read (it was overwritten).
 local function value_of(object, token) return object.values[token] or call('HGET', object.obj, 't:' .. token) end
 local function find_entry(object, token)

@@ -260,6 +260,9 @@ impl Claim {
                 }
             };
             undeclared_since = None;
+            if let Acquired::Queued { newest, .. } | Acquired::Busy { newest, .. } = reply {
+                self.place.saw_newest(newest);
+            }
             let lease = match reply {
                 Acquired::Granted(grant) => self.granted_by_reply(grant, &asked, &request),
                 // What this call has left to be done may make room.
@@ -280,6 +283,7 @@ impl Claim {
                     expires,
                     wake,
                     parts,
+                    ..
                 } => {
                     self.queued(&asked, now, expires, wake);
                     // What came free since it queued is offered to it; what was free before, it has to look at once.

@@ -50,12 +50,17 @@ impl ObjectKeys {
         }
     }
 
-    /// Notes a grant. It tells that the object is declared, and how far its fencing tokens have got at least: a server that
-    /// says otherwise has lost data.
+    /// Notes a grant. It shows that the object is declared, and how far its fencing tokens have got at least: a server that
+    /// replies otherwise has lost data.
     pub(crate) fn saw(&self, grant: &Grant) {
         if grant.declared {
-            self.newest.fetch_max(grant.fence, Ordering::Relaxed);
+            self.saw_newest(grant.fence);
         }
+    }
+
+    /// Notes the newest fencing token that a reply names, which is 0 unless the object is declared.
+    pub(crate) fn saw_newest(&self, newest: u64) {
+        self.newest.fetch_max(newest, Ordering::Relaxed);
     }
 
     /// The newest fencing token that was seen while the object was declared, or 0.
@@ -419,8 +424,11 @@ impl LeaseRegistry {
         if !lock(&self.book).by_token.contains_key(&item.token) {
             return Next::Nothing; // given back while the renewal was on its way
         }
+        if let Renewed::Held { newest, .. } | Renewed::Waiting { newest, .. } = outcome {
+            item.place.saw_newest(newest);
+        }
         match (&item.hold, outcome) {
-            (Some(hold), Renewed::Held { expires }) => {
+            (Some(hold), Renewed::Held { expires, .. }) => {
                 let deadline = clock::deadline(sample, expires);
                 let in_time = hold.status.send_if_modified(|status| {
                     // Whoever has looked since the deadline took it for lost, and so it is, whatever the server has.
@@ -463,7 +471,7 @@ impl LeaseRegistry {
                 );
             }
             // Meanwhile a push may have made the place a lease, and this renewed it.
-            (None, Renewed::Held { expires }) if !self.waits(&item.token) => {
+            (None, Renewed::Held { expires, .. }) if !self.waits(&item.token) => {
                 if let Some(Entry::Held { hold }) = lock(&self.book).by_token.get(&item.token)
                     && hold.grant.now < sample.server_ms
                 {
@@ -480,7 +488,7 @@ impl LeaseRegistry {
                 }
             }
             (None, _) if !self.waits(&item.token) => {}
-            (None, Renewed::Waiting { expires, wake }) => {
+            (None, Renewed::Waiting { expires, wake, .. }) => {
                 let place = Duration::from_millis(expires.saturating_sub(sample.server_ms));
                 self.queued(&item.token, place, Duration::from_millis(wake));
             }

@@ -244,7 +244,7 @@ async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &
                 Ok((
                     sample,
                     if state == "held" {
-                        Renewed::Held { expires }
+                        Renewed::Held { expires, newest: 0 }
                     } else {
                         Renewed::Gone
                     },

@@ -28,10 +28,13 @@ pub(crate) enum Acquired {
         expires: u64,
         wake: u64,
         /// As of [`Acquired::Busy`].
+        newest: u64,
         parts: u64,
     },
     Busy {
         now: u64,
+        /// The newest fencing token of a declared object, or 0.
+        newest: u64,
         /// In how many calls all free resources are looked at.
         parts: u64,
     },
@@ -123,10 +126,13 @@ impl fmt::Display for End {
 pub(crate) enum Renewed {
     Held {
         expires: u64,
+        /// As of [`Acquired::Busy`].
+        newest: u64,
     },
     Waiting {
         expires: u64,
         wake: u64,
+        newest: u64,
     },
     Recovering,
     Missing,
@@ -173,17 +179,20 @@ pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
             .zip(number())
             .map(|((now, expires), wake)| {
                 let _position = number();
+                let newest = number().unwrap_or_default();
                 let parts = number().unwrap_or(1);
                 Acquired::Queued {
                     now,
                     expires,
                     wake,
+                    newest,
                     parts,
                 }
             }),
         Some("again") => Some(Acquired::Again),
         Some("busy") => number().map(|now| Acquired::Busy {
             now,
+            newest: number().unwrap_or_default(),
             parts: number().unwrap_or(1),
         }),
         _ => None,
@@ -215,18 +224,20 @@ pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
     // A hundred times in each reply: nothing is copied.
     let read = || {
         let (now, rest) = reply.as_sequence()?.split_first()?;
-        let mut states = Vec::with_capacity(rest.len() / 3);
-        for part in rest.chunks(3) {
-            let [Value::BulkString(state), expires, wake] = part else {
+        let mut states = Vec::with_capacity(rest.len() / 4);
+        for part in rest.chunks(4) {
+            let [Value::BulkString(state), expires, wake, newest] = part else {
                 return None;
             };
             states.push(match &state[..] {
                 b"held" => Renewed::Held {
                     expires: number(expires)?,
+                    newest: number(newest)?,
                 },
                 b"waiting" => Renewed::Waiting {
                     expires: number(expires)?,
                     wake: number(wake)?,
+                    newest: number(newest)?,
                 },
                 b"recovering" => Renewed::Recovering,
                 b"missing" => Renewed::Missing,
@@ -331,7 +342,7 @@ mod tests {
         for fields in [&["adopted", "1", "2"][..], &["gone"], &["busy", "1"], &[]] {
             assert!(adopted(&reply(fields)).is_err(), "{fields:?}");
         }
-        assert!(renewed(&reply(&["1", "held", "2"])).is_err());
+        assert!(renewed(&reply(&["1", "held", "2", "0"])).is_err());
         assert_eq!(push("granted\ntoken\n1\n2"), None);
         assert_eq!(push("hello"), None);
     }

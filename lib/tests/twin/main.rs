@@ -9,6 +9,7 @@ mod connection;
 mod damage;
 mod drops;
 mod extremes;
+mod first_users;
 mod late;
 mod options;
 mod owners;
