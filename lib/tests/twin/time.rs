@@ -7,6 +7,7 @@ use std::{
 
 use tenure::{
     Identity, Kind, LeaseState, Memory, Options,
+    control::Declaration,
     memory::{Fault, Message},
 };
 use tokio::time::Instant;
@@ -493,8 +494,11 @@ async fn a_long_wait_outlasts_a_loss_of_data_until_the_object_is_declared_again(
     memory.flush_all();
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!wait.is_finished());
-    let mut again = semaphore(1);
-    again.recovery = Some(Duration::ZERO);
+    let again = Declaration {
+        floor: 1_000_000,
+        recovery: Some(Duration::ZERO),
+        ..semaphore(1)
+    };
     a.control().declare(&object, &again).await?;
     drop(held);
     wait.await??.release().await?;
