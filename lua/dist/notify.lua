@@ -159,18 +159,24 @@ local function pool()
     if marked and number >= object.count then object.beyond = object.beyond - 1 end
     return marked
   end
-  local function take_fresh(object)
-    while object.prefix and object.fresh < object.count do
+  local function take_fresh(object, count, names)
+    local marked = object.prefix and call('HLEN', object.resources) - object.beyond or 0
+    local wanted = #names + count
+    while object.prefix and object.fresh < object.count and #names < wanted do
       if budget <= 0 then
         object.more = true
-        return nil
+        return false
       end
       local number = object.fresh
       local name = object.prefix .. int(number)
       object.fresh = number + 1
-      if not unmark(object, name, number) then return name end
-      budget = budget - 1 / 8
+      if marked > 0 and unmark(object, name, number) then
+        marked, budget = marked - 1, budget - 1 / 8
+      else
+        names[#names + 1] = name
+      end
     end
+    return true
   end
   local function lowering(object) return object.prefix and object.fresh > object.count end
   local function lower(object)
@@ -191,35 +197,66 @@ local function pool()
     end
   end
   local SCANNED, FOR_WAITERS, NEWEST, SEEN_AGAIN = 500, 1000, 32, 100
-  local function take(object)
-    local fresh = fresh_left(object)
-    if object.order == 'MostRecentlyUsed' then
-      local got = call('ZPOPMAX', object.free)
-      return got[1] or take_fresh(object)
-    elseif object.order == 'Random' then
-      local used = call('ZCARD', object.free)
-      math.randomseed(now_us % 2147483648) -- the server seeds every script alike
-      if fresh > 0 and math.random(used + fresh) > used then return take_fresh(object) end
-      local name = call('ZRANDMEMBER', object.free)
-      if not name then return nil end
-      call('ZREM', object.free, name)
-      return name
+  local CHUNK = 200
+  local function in_chunks(names, run)
+    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
+  end
+  local function take(object, count)
+    local names = {}
+    local function take_used(command, most)
+      local got = call(command, object.free, int(most))
+      for i = 1, #got, 2 do names[#names + 1] = got[i] end
     end
-    if fresh > 0 then return take_fresh(object) end
-    return call('ZPOPMIN', object.free)[1]
+    if object.order == 'MostRecentlyUsed' then
+      take_used('ZPOPMAX', count)
+      take_fresh(object, count - #names, names)
+    elseif object.order == 'Random' then
+      local used, fresh, from_fresh = call('ZCARD', object.free), fresh_left(object), 0
+      math.randomseed(now_us % 2147483648) -- the server seeds every script alike
+      local from_used = 0
+      for _ = 1, math.min(count, used + fresh) do
+        if math.random(used + fresh - from_used - from_fresh) > used - from_used then
+          from_fresh = from_fresh + 1
+        else
+          from_used = from_used + 1
+        end
+      end
+      names = from_used > 0 and call('ZRANDMEMBER', object.free, int(from_used)) or names
+      in_chunks(names, function(some) call('ZREM', object.free, unpack(some)) end)
+      take_fresh(object, from_fresh, names)
+    else
+      local whole = take_fresh(object, math.min(count, fresh_left(object)), names)
+      if whole and #names < count then take_used('ZPOPMIN', count - #names) end
+    end
+    return names
   end
   local function give_back(object, names)
     object.freed, object.newest = object.freed or {}, nil
+    local free, named = {}, {}
     for name in string.gmatch(names, '[^,]+') do
-      local record = call('HGET', object.resources, name)
       local number = number_of(object, name)
-      if number then
-        if number < object.fresh then call('ZADD', object.free, now_us, name) else unmark(object, name, number) end
-      elseif record and string.sub(record, 1, 1) == '1' then
-        call('ZADD', object.free, now_us, name)
+      if not number then
+        named[#named + 1] = name
+      elseif number < object.fresh then
+        free[#free + 1] = name
+      else
+        unmark(object, name, number)
       end
       object.freed[#object.freed + 1] = name
     end
+    in_chunks(named, function(some)
+      for i, record in ipairs(call('HMGET', object.resources, unpack(some))) do
+        if record and string.sub(record, 1, 1) == '1' then free[#free + 1] = some[i] end
+      end
+    end)
+    in_chunks(free, function(some)
+      local pairs_of = {}
+      for _, name in ipairs(some) do
+        pairs_of[#pairs_of + 1] = now_us
+        pairs_of[#pairs_of + 1] = name
+      end
+      call('ZADD', object.free, unpack(pairs_of))
+    end)
   end
   local function in_service(object, name)
     return index_of(object, name) ~= nil or string.sub(call('HGET', object.resources, name) or '0', 1, 1) == '1'
@@ -469,12 +506,14 @@ local function pool()
         chosen[1] = wanted
       end
       local unreadable = {}
-      while #chosen < entry.permits do
-        local name = take(object)
-        if not name then break end
-        local into = properties_of(object, name) and chosen or unreadable
-        into[#into + 1] = name
-      end
+      repeat
+        local names = take(object, entry.permits - #chosen)
+        in_chunks(names, function(some) read_records(object, some) end)
+        for _, name in ipairs(names) do
+          local into = properties_of(object, name) and chosen or unreadable
+          into[#into + 1] = name
+        end
+      until #names == 0 or #chosen == entry.permits
       for _, name in ipairs(unreadable) do
         call('ZADD', object.free, object.order == 'MostRecentlyUsed' and 0 or now_us, name)
       end
@@ -566,7 +605,7 @@ end
 local function grant(object, token, entry, ends, waited)
   entry.since = now
   object.last = object.declared and object.last + 1 or math.max(object.last + 1, now_us)
-  budget = budget - 2 - (object.pool and entry.permits / 2 or 0)
+  budget = budget - 2 - (object.pool and entry.permits / 4 or 0)
   object.held = object.held + entry.permits
   object.changed = true
   if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end
@@ -668,7 +707,7 @@ local function finish(object, token, how, why)
     end
     object.held = object.held - entry.permits
     if object.pool then
-      budget = budget - math.floor(entry.permits / 8)
+      budget = budget - math.floor(entry.permits / 4)
       pool().give_back(object, entry.names)
     end
   end

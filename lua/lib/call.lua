@@ -6,8 +6,8 @@
 -- 390,000 without.
 --
 -- No call works for other clients for more than about a millisecond. It has a budget of units, which are counted and not
--- timed, so that all servers decide the same: the end of a lease or of a queue entry is one unit and one more for every
--- eight resources, and a grant two and one more for every two resources. When the budget is used up, the call leaves the rest: it replies wake 0 to the head of the queue, or
+-- timed, so that all servers decide the same: the end of a lease or of a queue entry is one unit, a grant two, and both one more
+-- for every four resources. When the budget is used up, the call leaves the rest: it replies wake 0 to the head of the queue, or
 -- publishes `again` to it, and each later call goes on. If that message is lost, the renewals of the queue entries go on.
 -- A lease that has run out and is not ended yet counts as held, but cannot be renewed, released or used.
 

@@ -59,7 +59,7 @@ local function finish(object, token, how, why)
     end
     object.held = object.held - entry.permits
     if object.pool then
-      budget = budget - math.floor(entry.permits / 8)
+      budget = budget - math.floor(entry.permits / 4)
       pool().give_back(object, entry.names)
     end
   end

@@ -60,7 +60,7 @@ local function grant(object, token, entry, ends, waited)
   -- Fencing tokens of a declared object follow the floor that the controller keeps in etcd. Those of other objects
   -- follow the clock.
   object.last = object.declared and object.last + 1 or math.max(object.last + 1, now_us)
-  budget = budget - 2 - (object.pool and entry.permits / 2 or 0)
+  budget = budget - 2 - (object.pool and entry.permits / 4 or 0)
   object.held = object.held + entry.permits
   object.changed = true
   if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end

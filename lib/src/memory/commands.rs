@@ -186,10 +186,11 @@ impl Database {
             ("ZCARD", []) => Ok(count(set.len())),
             ("ZSCORE", [member]) => Ok(set.score(member).map_or(Value::Nil, |n| text(score_text(n)))),
             ("ZRANK", [member]) => Ok(set.rank(member).map_or(Value::Nil, count)),
-            ("ZRANDMEMBER", []) => {
-                // The order is Redis' own secret; any will do for a member at random.
-                let nth = self.random.usize(..set.len().max(1));
-                Ok(maybe(set.iter().nth(nth).map(|(member, _)| member)))
+            ("ZRANDMEMBER", [most]) => {
+                let most = usize::try_from(integer(most)?).unwrap_or_default();
+                // The order of Redis is not documented; any distinct members will do.
+                let chosen = self.random.choose_multiple(set.iter(), most);
+                Ok(members(chosen.into_iter(), false))
             }
             ("ZRANGE", [first, last]) => {
                 let (skip, take) = span(set.len(), integer(first)?, integer(last)?);
@@ -223,32 +224,37 @@ impl Database {
     /// None: it is not a command that changes anything.
     fn change_sorted(&mut self, name: &str, key: &Bytes, words: &[&[u8]]) -> Option<Answer> {
         let store = &mut self.store;
-        let mut add = |at: &[u8], member: &[u8], only_new: bool| {
-            let at = score(at)?;
+        let mut add = |pairs: &[&[u8]], only_new: bool| {
+            let pairs = pairs.chunks(2).map(|pair| Ok((score(pair[0])?, pair[1])));
+            let pairs = pairs.collect::<Result<Vec<_>, String>>()?;
             let add = |set: &mut SortedSet| {
-                let known = set.score(member).is_some();
-                !(known && only_new) && set.add(member, at)
+                let mut added = 0;
+                for (at, member) in pairs {
+                    let known = set.score(member).is_some();
+                    added += usize::from(!(known && only_new) && set.add(member, at));
+                }
+                added
             };
-            store.change(key, add).map(flag)
+            store.change(key, add).map(count)
         };
+        let are_pairs = |words: &[&[u8]]| !words.is_empty() && words.len().is_multiple_of(2);
         Some(match (name, words) {
-            ("ZADD", [at, member]) => add(at, member, false),
-            ("ZADD", [b"NX", at, member]) => add(at, member, true),
+            ("ZADD", [b"NX", pairs @ ..]) if are_pairs(pairs) => add(pairs, true),
+            ("ZADD", pairs) if are_pairs(pairs) => add(pairs, false),
             ("ZREM", [_, ..]) => {
                 let remove = |set: &mut SortedSet| words.iter().filter(|member| set.remove(member)).count();
                 store.change(key, remove).map(count)
             }
-            ("ZPOPMIN" | "ZPOPMAX", []) => {
+            ("ZPOPMIN" | "ZPOPMAX", [most]) => {
+                let most = integer(most).ok().and_then(|most| usize::try_from(most).ok())?;
                 let pop = |set: &mut SortedSet| {
-                    let mut order = set.iter();
-                    let end = if name == "ZPOPMIN" {
-                        order.next()
+                    let end = |(member, score): (&Bytes, f64)| (member.clone(), score);
+                    let popped: Vec<_> = if name == "ZPOPMIN" {
+                        set.iter().take(most).map(end).collect()
                     } else {
-                        order.next_back()
+                        set.iter().rev().take(most).map(end).collect()
                     };
-                    let popped = end.map(|(member, score)| (member.clone(), score));
-                    drop(order);
-                    if let Some((member, _)) = &popped {
+                    for (member, _) in &popped {
                         set.remove(member);
                     }
                     popped
