@@ -30,10 +30,12 @@ local function pool()
 
   local function mark(object, name, number)
     if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then object.beyond = object.beyond + 1 end
+    if object.records then object.records[name] = 'x' end
   end
 
   local function unmark(object, name, number)
     local marked = call('HDEL', object.resources, name) == 1
+    if object.records then object.records[name] = nil end
     if marked and number >= object.count then object.beyond = object.beyond - 1 end
     return marked
   end
@@ -174,6 +176,26 @@ local function pool()
     else
       call('ZREM', object.free, name)
     end
+  end
+
+  -- Claims free resources in service.
+  local function claim_all(object, names)
+    local used, fresh = {}, {}
+    for _, name in ipairs(names) do
+      local number = number_of(object, name)
+      local into = number and number >= object.fresh and fresh or used
+      into[#into + 1] = name
+    end
+    in_chunks(used, function(some) call('ZREM', object.free, unpack(some)) end)
+    in_chunks(fresh, function(some)
+      local marks = {}
+      for _, name in ipairs(some) do
+        marks[#marks + 1] = name
+        marks[#marks + 1] = 'x'
+        if object.records then object.records[name] = 'x' end
+      end
+      call('HSET', object.resources, unpack(marks))
+    end)
   end
 
   -- What stands in `resources` of one that is named, as this call has found it first.
@@ -430,10 +452,16 @@ local function pool()
         local at = math.max(object.fresh, tonumber(call('HGET', object.obj, 'scanned_fresh') or 0))
         while #chosen < entry.permits and looked < left and (object.scans > 0 or looked < entry.permits) do
           if at >= object.count then at = object.fresh end
-          local name = object.prefix .. int(at)
-          if is_free(object, name) and may_have(name) then chosen[#chosen + 1] = name end
-          at, looked = at + 1, looked + 1
-          object.scans = object.scans - 5
+          local names, missing_yet = {}, math.max(20, entry.permits - #chosen)
+          local last = math.min(at + math.min(CHUNK, missing_yet, left - looked), object.count) - 1
+          for number = at, last do names[#names + 1] = object.prefix .. int(number) end
+          read_records(object, names)
+          for _, name in ipairs(names) do
+            if #chosen == entry.permits then break end
+            if record_of(object, name) == '' and may_have(name) then chosen[#chosen + 1] = name end
+            at, looked = at + 1, looked + 1
+            object.scans = object.scans - 3
+          end
         end
         call('HSET', object.obj, 'scanned_fresh', int(at))
         if asks and #chosen < entry.permits then
@@ -464,7 +492,7 @@ local function pool()
       give_back(object, table.concat(chosen, ','))
       return nil
     end
-    for _, name in ipairs(chosen) do claim(object, name) end
+    claim_all(object, chosen)
     return chosen
   end
 
