@@ -41,7 +41,8 @@ impl Tale {
                 Warning,
                 "Recovering",
                 "Declare",
-                "Redis lost its data or was restarted; nothing new is granted for one lease, holders keep what they have"
+                "Redis has lost the data of this object, or was restarted; nothing new is granted for one lease, and holders keep \
+                 what they have"
                     .to_owned(),
             ),
             Self::Draining => (

@@ -317,7 +317,8 @@ fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
         View::Declared { snapshot, .. } => {
             if let Some(until) = snapshot.recovering_until {
                 let message = format!(
-                    "Redis lost its data or was restarted: nothing new is granted before {}, and holders keep what they have",
+                    "Redis has lost the data of this object, or was restarted: nothing new is granted before {}, and holders \
+                     keep what they have",
                     whole_seconds(timestamp(until)).0,
                 );
                 return [

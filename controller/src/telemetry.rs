@@ -129,7 +129,7 @@ impl Metrics {
         );
         registry.register(
             "redis_connected",
-            "Whether Redis answers",
+            "1 if Redis answers, of a Redis Cluster each master; 0 otherwise. The controller stays ready while one master answers",
             metrics.redis_connected.clone(),
         );
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);

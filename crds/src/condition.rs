@@ -87,8 +87,8 @@ pub enum ConditionReason {
     Synced,
     /// The spec has not been brought to Redis yet.
     Pending,
-    /// Redis lost its data or was restarted: nothing new is granted until every lease of before has ended or was
-    /// renewed.
+    /// Redis has lost the data of this object, or was restarted: nothing new is granted until every lease of before has
+    /// ended or was renewed.
     Recovering,
     /// Resources or permits were taken away while held, and their holders keep them until they let go.
     Draining,

@@ -215,10 +215,11 @@ impl Lease {
             standing if status.deadline <= self.session.registry.uptime.now() => LeaseState::Lost {
                 cause: match standing {
                     Standing::Unsure { reason } => format!("{OUTRUN}: {reason}"),
+                    Standing::Ending => "it has come to its longest hold".to_owned(),
                     _ => OUTRUN.to_owned(),
                 },
             },
-            Standing::Held => LeaseState::Held,
+            Standing::Held | Standing::Ending => LeaseState::Held,
             Standing::Unsure { reason } => LeaseState::Unsure {
                 reason: reason.clone(),
             },

@@ -73,8 +73,14 @@ impl ObjectKeys {
 #[derive(Debug, Clone)]
 pub(crate) enum Standing {
     Held,
-    Unsure { reason: String },
-    Lost { cause: String },
+    /// Held until the deadline, at which it has been held for as long as it may be.
+    Ending,
+    Unsure {
+        reason: String,
+    },
+    Lost {
+        cause: String,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -100,7 +106,7 @@ impl Hold {
     /// It is not renewed at present.
     fn doubt(&self, reason: &str) {
         self.status.send_if_modified(|status| {
-            let was_held = matches!(status.standing, Standing::Held);
+            let was_held = matches!(status.standing, Standing::Held | Standing::Ending);
             if was_held {
                 status.standing = Standing::Unsure {
                     reason: reason.to_owned(),
@@ -435,9 +441,17 @@ impl LeaseRegistry {
                     let in_time = status.deadline > self.uptime.now()
                         && !matches!(status.standing, Standing::Lost { .. });
                     if in_time {
+                        // Renewed for less than a whole lease, to the deadline that it had: the longest hold ends there.
+                        let whole = expires.saturating_sub(sample.server_ms) >= hold.grant.lease;
+                        let moved =
+                            deadline - status.deadline > Duration::from_millis(hold.grant.lease / 100);
                         *status = Status {
                             deadline,
-                            standing: Standing::Held,
+                            standing: if whole || moved {
+                                Standing::Held
+                            } else {
+                                Standing::Ending
+                            },
                         };
                     }
                     in_time

@@ -53,7 +53,8 @@ async fn the_longest_hold_is_kept_to_the_millisecond() -> Result {
     let granted = Instant::now();
     let lock = b.lock("x")?;
     let next = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
-    lease.lost().await;
+    let cause = lease.lost().await;
+    assert!(cause.contains("longest hold"), "{cause}");
     let held = granted.elapsed();
     assert!(held <= max_hold && held + MARGIN >= max_hold, "{held:?}");
     let (next, at) = next.await?;
