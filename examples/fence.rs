@@ -110,7 +110,7 @@ impl Cli {
         }
         let (made, counter) = (self.workers * self.updates, at(&store).counter);
         println!(
-            "{} fence: {made} updates made, the counter says {counter}: {} lost ({late} came late, knew it, and were made again)",
+            "{} fence: {made} updates made, the counter is at {counter}: {} lost ({late} came late, knew it, and were made again)",
             if fenced { "   with" } else { "without" },
             made - counter
         );

@@ -78,7 +78,7 @@ async fn declared(client: &Client, name: &str, patience: Duration) -> anyhow::Re
     let started = Instant::now();
     loop {
         match semaphore.acquire_timeout(patience).await {
-            Ok(lease) => return lease.context("somebody else holds the permit"),
+            Ok(lease) => return lease.context("another client holds the permit"),
             Err(Error::NotDeclared { .. }) if started.elapsed() < patience => {
                 sleep(Duration::from_millis(100)).await;
             }

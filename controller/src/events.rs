@@ -36,7 +36,7 @@ impl Tale {
     fn event(&self) -> Event {
         use EventType::{Normal, Warning};
         let (type_, reason, action, note) = match self {
-            Self::Declared => (Normal, "Declared", "Declare", "Redis has what the spec says".to_owned()),
+            Self::Declared => (Normal, "Declared", "Declare", "the spec is applied to Redis".to_owned()),
             Self::Recovering => (
                 Warning,
                 "Recovering",

@@ -69,7 +69,7 @@ pub(crate) enum Failure {
     Redis(#[from] tenure::Error),
     #[error("the object vanished from Redis just after it was declared")]
     Vanished,
-    #[error("no end after {} s", TURN_LIMIT.as_secs())]
+    #[error("the reconciliation did not finish within {} s", TURN_LIMIT.as_secs())]
     TurnTimeout,
 }
 
@@ -239,7 +239,7 @@ impl<'a, K: Declared> Turn<'a, K> {
         )))
     }
 
-    /// Sees to it that Redis has what the spec says, and looks at it.
+    /// Applies the spec to Redis, and observes the object.
     async fn declare(&mut self) -> Result<Snapshot, Failure> {
         let control = &self.context.control;
         let (lease, capacity) = (self.object.lease(), self.object.capacity());

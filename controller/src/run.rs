@@ -68,7 +68,7 @@ pub(crate) enum RunError {
     Signals(#[source] std::io::Error),
     #[error(transparent)]
     Redis(#[from] tenure::Error),
-    #[error("{0} has ended by itself")]
+    #[error("{0} has ended unexpectedly")]
     Ended(String),
 }
 

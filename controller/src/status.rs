@@ -275,7 +275,7 @@ fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
         message: message.to_owned(),
     };
     let connected = || is(BackendReachable, True, Reason::Connected, "Redis answers");
-    let not_stalled = || is(Stalled, False, Reason::Synced, "nothing needs anybody");
+    let not_stalled = || is(Stalled, False, Reason::Synced, "no action is needed");
     match view {
         View::Trouble(trouble) => {
             let reason = trouble.reason;
@@ -338,7 +338,7 @@ fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
                 is(Reconciling, False, Reason::Synced, "there is nothing to do")
             };
             [
-                is(Ready, True, Reason::Synced, "Redis has what the spec says"),
+                is(Ready, True, Reason::Synced, "the spec is applied to Redis"),
                 reconciling,
                 not_stalled(),
                 connected(),

@@ -109,7 +109,7 @@ impl Metrics {
         );
         registry.register(
             "reconcile_duration_seconds",
-            "How long reconciliations took",
+            "Duration of reconciliations in seconds",
             metrics.durations.clone(),
         );
         registry.register(
@@ -133,7 +133,7 @@ impl Metrics {
             metrics.redis_connected.clone(),
         );
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Which controller this is", version);
+        registry.register("build", "Version of the controller", version);
         metrics
     }
 

@@ -2,8 +2,8 @@
 //!
 //! | type | True | False |
 //! |---|---|---|
-//! | `Ready` | Redis has what the spec says and grants it | new requests wait, and the message says for what |
-//! | `Reconciling` | the controller is at work on it, or waits for something that comes by itself | there is nothing to do |
+//! | `Ready` | the spec is applied to Redis, and requests are granted | new requests wait, and the message says for what |
+//! | `Reconciling` | the controller is at work on it, or waits for something that needs no action | there is nothing to do |
 //! | `Stalled` | nothing will get better until somebody acts, and the message says how | otherwise |
 //! | `BackendReachable` | Redis answered the last time it was asked | it did not; counts and lists are the last known ones |
 //!
@@ -17,7 +17,7 @@ use crate::status::{MAX_MESSAGE, bounded, whole_seconds};
 /// What a condition is about.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ConditionType {
-    /// Redis has what the spec says, and grants it.
+    /// The spec is applied to Redis, and requests are granted.
     Ready,
     /// The controller is at work on the object.
     Reconciling,
@@ -83,7 +83,7 @@ impl From<bool> for ConditionStatus {
 /// Why a condition has its status.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ConditionReason {
-    /// Redis has what the spec says.
+    /// The spec is applied to Redis.
     Synced,
     /// The spec has not been brought to Redis yet.
     Pending,
@@ -150,13 +150,13 @@ impl ConditionReason {
 /// What is found about one condition; [`merge`] makes a [`Condition`] of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Assessment {
-    /// What it is about.
+    /// The type of the condition.
     pub type_: ConditionType,
-    /// Whether it holds.
+    /// The status of the condition.
     pub status: ConditionStatus,
     /// Why.
     pub reason: ConditionReason,
-    /// The same for people: what is the matter and what to do. Must not change while nothing changes.
+    /// A message for people: what is wrong and what to do. It must not change while nothing changes.
     pub message: String,
 }
 

@@ -64,24 +64,24 @@ pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
             "properties": {
                 "type": {
                     "type": "string",
-                    "description": format!("What it is about: {}.", one_of(&ConditionType::ALL.map(ConditionType::as_str))),
+                    "description": format!("The type of the condition: {}.", one_of(&ConditionType::ALL.map(ConditionType::as_str))),
                     "maxLength": 316,
                 },
                 "status": {
                     "type": "string",
-                    "description": "Whether it is so: True, False, or Unknown.",
+                    "description": "The status of the condition: True, False, or Unknown.",
                     "enum": statuses,
                 },
                 "reason": {
                     "type": "string",
-                    "description": format!("Why, in one word: {}.", one_of(&ConditionReason::ALL.map(ConditionReason::as_str))),
+                    "description": format!("The reason for the last change, as one word: {}.", one_of(&ConditionReason::ALL.map(ConditionReason::as_str))),
                     "minLength": 1,
                     "maxLength": 128,
                     "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
                 },
                 "message": {
                     "type": "string",
-                    "description": "Why, for people: what is the matter and what to do.",
+                    "description": "A message for people: what is wrong and what to do.",
                     "maxLength": MAX_MESSAGE,
                 },
                 "lastTransitionTime": {

@@ -48,7 +48,7 @@ pub struct CommonStatus {
     /// Requests in the queue, each for one or more resources or permits.
     pub waiting: u32,
 
-    /// Who holds, in short, the longest hold first, with the number of further holders: `gpu-worker-1 (seat-a) +2`.
+    /// A short list of the holders, the longest hold first, with the number of further holders: `gpu-worker-1 (seat-a) +2`.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
     pub held_by: String,
@@ -58,7 +58,7 @@ pub struct CommonStatus {
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub waiters: Vec<Waiter>,
 
-    /// Whether there are more holders or waiters than are listed here; the counts are exact all the same.
+    /// `true` if there are more holders or waiters than are listed here. The counts are exact in any case.
     pub truncated: bool,
 
     /// Longest lease in seconds that may be running: for so long nothing new is granted after a loss of Redis' data. More
@@ -96,7 +96,7 @@ pub struct Holder {
     #[schemars(length(max = 63))]
     pub namespace: Option<String>,
 
-    /// Why it is held, in the holder's own words.
+    /// The reason that the holder has given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]
     pub reason: String,
@@ -111,7 +111,7 @@ pub struct Holder {
     pub expires_at: Time,
 }
 
-/// Who has asked and not been granted yet.
+/// A request that waits to be granted.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Waiter {
@@ -128,7 +128,7 @@ pub struct Waiter {
     #[schemars(length(max = 63))]
     pub namespace: Option<String>,
 
-    /// Why it is wanted, in the waiter's own words.
+    /// The reason that the waiter has given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]
     pub reason: String,

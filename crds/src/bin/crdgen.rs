@@ -11,7 +11,7 @@ const MEND: &str = "cargo run -p tenure-crds --bin crdgen";
 /// Write Tenure's custom resource definitions as YAML, one file each.
 #[derive(Parser)]
 struct Options {
-    /// Write nothing; fail if a file is not what the types say.
+    /// Write nothing; fail if a file differs from the types.
     #[arg(long)]
     check: bool,
 
@@ -22,7 +22,7 @@ struct Options {
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("{0} is not what the types say; mend it with: {MEND}")]
+    #[error("{0} differs from the types; mend it with: {MEND}")]
     Drift(PathBuf),
     #[error("cannot read {0}; write it with: {MEND}")]
     Read(PathBuf, #[source] io::Error),

@@ -456,7 +456,7 @@ impl Control {
         if object.kind() == Kind::Register {
             return Err(Error::invalid(
                 "object",
-                format!("{object} is a register, which nobody declares or holds"),
+                format!("{object} is a register, which is neither declared nor held"),
                 "use Client::register",
             ));
         }

@@ -338,7 +338,7 @@ impl Lease {
     /// let lease = lock.adopt(&secret).await?;
     /// # Ok(()) }
     /// ```
-    #[must_use = "without the secret nobody can take the lease over"]
+    #[must_use = "without the secret no client can take the lease over"]
     pub fn detach(mut self) -> String {
         self.retire();
         self.released = true;

@@ -147,7 +147,7 @@ pub enum Error {
     /// A fence has seen a newer fencing token than the one that was offered: whoever offered it lost its lease, and must
     /// not write any more. See [`Register::advance`](crate::Register::advance).
     #[error(
-        "{object} has seen fencing token {newest}, and refuses the older {token}: somebody else holds since"
+        "{object} has seen fencing token {newest}, and refuses the older {token}: another holder was granted it since"
     )]
     Fenced {
         /// Which register.

@@ -32,7 +32,7 @@ pub(crate) async fn follow(routes: &RoutingTable, seeds: &ClusterSeeds) {
         match ask_some(candidates, seeds).await {
             Ok(map) => drop(routes.cluster(|cluster| cluster.adopt(&map))),
             Err(error) => {
-                debug!(%error, "no server of the cluster tells its map");
+                debug!(%error, "no server of the cluster answers with its map");
                 routes.cluster(|cluster| {
                     // An old map is better than none.
                     if cluster.problem.is_some() {

@@ -79,7 +79,7 @@ impl Sentinels {
         let reasons: Vec<String> = errors.iter().map(Error::bare).collect();
         Error::Unreachable {
             reason: format!(
-                "no Sentinel says who is the master of {:?}: {}",
+                "no Sentinel knows the master of {:?}: {}",
                 self.service,
                 reasons.join("; ")
             ),

@@ -33,7 +33,7 @@ impl ServerInfo {
             (None, Some(redis)) => ("Redis", redis),
             (None, None) => {
                 return unsupported(format!(
-                    "INFO does not say its version, so it may be no Redis: {NEEDED}"
+                    "INFO does not contain its version, so it may be no Redis: {NEEDED}"
                 ));
             }
         };
@@ -46,7 +46,7 @@ impl ServerInfo {
         }
         let Some(run_id) = field("run_id").filter(|run_id| !run_id.is_empty()) else {
             return unsupported(format!(
-                "it is {version}, and INFO does not say its run_id, by which Tenure sees that a server has lost its data: \
+                "it is {version}, and INFO does not contain its run_id, by which Tenure sees that a server has lost its data: \
                  connect to Redis or Valkey itself, not to a proxy"
             ));
         };
@@ -122,7 +122,7 @@ mod tests {
             ("hello", "does not say its version"),
             (
                 "redis_version:7.0.15\r\n",
-                "it is Redis 7.0.15, and INFO does not say its run_id",
+                "it is Redis 7.0.15, and INFO does not contain its run_id",
             ),
             ("valkey_version:7.1.9\r\nrun_id:abc\r\n", "Valkey 7.2 or newer"),
             (&format!("{redis}redis_mode:sentinel\r\n"), "is a Sentinel"),
