@@ -25,21 +25,21 @@ use redis::Redis;
 struct Cli {
     #[command(flatten)]
     redis: Redis,
-    /// How many workers there are.
+    /// The number of workers.
     #[arg(long, default_value_t = 4)]
     workers: u32,
-    /// How many updates each of them makes.
+    /// The number of updates of each worker.
     #[arg(long, default_value_t = 10)]
     updates: u32,
-    /// How long a lease runs, in milliseconds.
+    /// The length of a lease, in milliseconds.
     #[arg(long, default_value_t = 200)]
     lease_ms: u64,
-    /// How long a worker pauses in every third update, in milliseconds.
+    /// The pause of a worker in every third update, in milliseconds.
     #[arg(long, default_value_t = 500)]
     pause_ms: u64,
 }
 
-/// What the lock protects. In earnest it is a database, or an object store, elsewhere.
+/// The value that the lock protects. In practice it is in a database, or an object store, elsewhere.
 #[derive(Default)]
 struct Store {
     fenced: bool,
@@ -48,11 +48,11 @@ struct Store {
     newest: u64,
 }
 
-/// The lease is lost, and somebody else may have held since: what was read is old.
+/// The lease is lost, and another worker may have held since: the read value is old.
 struct Late;
 
 impl Store {
-    /// A read shows the token too: from here on, whoever held before can write no more.
+    /// A read shows the token too: from here on, the former holders can write no more.
     fn read(&mut self, token: u64) -> Result<u32, Late> {
         self.admit(token)?;
         Ok(self.counter)
@@ -92,7 +92,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 impl Cli {
-    /// How many updates were lost.
+    /// The number of lost updates.
     fn count(&self, fenced: bool) -> anyhow::Result<u32> {
         let store = Shared::new(Mutex::new(Store {
             fenced,
@@ -136,7 +136,7 @@ impl Cli {
         Ok(late)
     }
 
-    /// One update: read, perhaps pause, write. Its check is all that a holder can do by itself.
+    /// One update: read, perhaps pause, write. Without a fence, a holder can only check its lease.
     async fn update(&self, lease: Lease, store: &Shared, pauses: bool) -> anyhow::Result<Result<(), Late>> {
         let token = lease.fencing_token();
         let Ok(counter) = at(store).read(token) else {

@@ -22,7 +22,7 @@ struct Cli {
     semaphore: String,
     #[command(flatten)]
     redis: Redis,
-    /// How long to wait for whatever must happen, in seconds.
+    /// The time to wait for each step, in seconds.
     #[arg(long, default_value_t = 30)]
     patience: u64,
 }

@@ -1,4 +1,4 @@
-//! How each of these programs finds Redis.
+//! The address of Redis for these programs.
 
 use std::{fs, path::PathBuf};
 

@@ -22,7 +22,7 @@ use redis::Redis;
 
 /// Takes leases from Redis through Tenure, holds each for a while, and gives it back.
 ///
-/// Who it is comes from `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, else from the host name and process id.
+/// The identity comes from `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, else from the host name and process id.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -46,16 +46,16 @@ enum What {
 struct Work {
     /// The object's name.
     name: String,
-    /// How many leases to take, one after the other.
+    /// The number of leases to take, one after the other.
     #[arg(long, default_value_t = 1)]
     rounds: u32,
-    /// How long to hold each, in milliseconds.
+    /// The time to hold each, in milliseconds.
     #[arg(long, default_value_t = 1000)]
     hold_ms: u64,
-    /// How long to wait for each, in milliseconds; without it, for ever.
+    /// The time to wait for each, in milliseconds; without it, for ever.
     #[arg(long)]
     timeout_ms: Option<u64>,
-    /// How long a lease runs when this program dies, in milliseconds.
+    /// The length of a lease when this program dies, in milliseconds.
     #[arg(long)]
     lease_ms: Option<u64>,
     /// Why it is held, for the people who look.

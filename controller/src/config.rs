@@ -66,7 +66,7 @@ pub(crate) struct Config {
     )]
     pub(crate) redis_client_key_file: Option<PathBuf>,
 
-    /// What all keys in Redis begin with; the programs that hold and wait must use the same
+    /// The prefix of all keys in Redis; the programs that hold and wait must use the same
     #[arg(
         long,
         env = "TENURE_REDIS_KEY_PREFIX",
@@ -79,23 +79,24 @@ pub(crate) struct Config {
     #[arg(long, env = "TENURE_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACES", value_parser = namespace)]
     pub(crate) watch_namespaces: Vec<String>,
 
-    /// Where to serve /livez, /readyz and /metrics; port 0 takes a free one, and the log tells which
+    /// The address for /livez, /readyz and /metrics; port 0 takes a free one, which the log shows
     #[arg(long, env = "TENURE_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT", value_parser = address)]
     pub(crate) listen: SocketAddr,
 
-    /// How to write the log, which goes to standard error
+    /// The format of the log, which goes to standard error
     #[arg(long, env = "TENURE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
 
-    /// What to log: error, warn, info, debug or trace; or a list such as info,kube=debug
+    /// The level of the log: error, warn, info, debug or trace; or a list such as info,kube=debug
     #[arg(long, env = "TENURE_LOG_LEVEL", default_value = "info", value_name = "LEVEL", value_parser = log_level)]
     pub(crate) log_level: String,
 
-    /// How long holders of a deleted object with deletionPolicy Drain may keep what they have, such as 300s or 1h
+    /// The time for which holders of a deleted object with deletionPolicy Drain may keep their leases, such as 300s or
+    /// 1h
     #[arg(long, env = "TENURE_DRAIN_TIMEOUT", default_value = "300s", value_name = "DURATION", value_parser = duration)]
     pub(crate) drain_timeout: Duration,
 
-    /// How long Redis may be out of reach before a deleted object goes without its keys being removed
+    /// The time for which Redis may be unreachable before a deleted object is released without its keys being removed
     #[arg(long, env = "TENURE_CLEANUP_TIMEOUT", default_value = "60s", value_name = "DURATION", value_parser = duration)]
     pub(crate) cleanup_timeout: Duration,
 }
@@ -109,7 +110,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// A setting that cannot be used; says which one, and what to do.
+/// A setting that cannot be used; names it, and the action that mends it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error(

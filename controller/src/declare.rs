@@ -1,4 +1,4 @@
-//! Declare: what Redis must be told of an object, and when.
+//! Declares objects in Redis: which declaration, and when.
 //!
 //! Fencing tokens must grow even if Redis loses everything that it knows, so an object counts on from a floor that lies
 //! in its status, hence in etcd. Redis hears of a floor only after etcd has it. When an object has to be declared, and under
@@ -25,7 +25,7 @@ use crate::kinds::Report;
 /// The longest lease that there is, in seconds.
 const LONGEST: u32 = 86_400;
 
-/// What the status keeps of an object for the next declaration; nothing before the first.
+/// The state of an object that the status keeps for the next declaration; absent before the first.
 pub(crate) fn kept(report: &Report, lease: &LeasePolicy) -> Option<Kept> {
     let common = &report.common;
     let shown = report.holds.iter().map(|hold| hold.holder.fencing_token);
@@ -67,7 +67,7 @@ pub(crate) fn longest_lease(known: Option<u32>, lease: &LeasePolicy, in_force_fo
 /// A name for the part of a spec that Redis has to know: equal parts have equal names, over any number of restarts and
 /// versions of this program.
 pub(crate) fn digest(lease: &LeasePolicy, capacity: &Capacity) -> String {
-    /// Whether it is disabled, and its properties.
+    /// The state and the properties of a resource.
     type Member<'a> = (bool, &'a BTreeMap<String, String>);
 
     #[derive(Serialize)]

@@ -12,8 +12,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The API server takes no longer note, in bytes; a cut character is up to three of them.
 const MAX_NOTE: usize = 1000;
 
-/// What is told of an object. The note is for people; an event of the same reason within six minutes only counts up, so
-/// what differs from one to the next belongs into the status.
+/// An event of an object. The note is for people; an event of the same reason within six minutes only counts up, so
+/// that details that differ from one to the next belong in the status.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Tale {
     /// Redis has it for the first time.
@@ -28,7 +28,7 @@ pub(crate) enum Tale {
     DrainTimedOut,
     /// Redis was out of reach for so long that its keys were left behind.
     CleanupSkipped { command: String },
-    /// Nothing gets better until somebody acts.
+    /// The object needs an action.
     Stalled { message: String },
 }
 
@@ -81,7 +81,7 @@ impl Tale {
     }
 }
 
-/// What the step from one report to the next is worth telling.
+/// Returns the events of the step from one report to the next.
 pub(crate) fn between(previous: &Report, next: &Report) -> Option<Tale> {
     let begins = |type_, reason| says(next, type_, reason) && !says(previous, type_, reason);
     if begins(ConditionType::Reconciling, ConditionReason::Draining) {
@@ -101,7 +101,7 @@ pub(crate) fn between(previous: &Report, next: &Report) -> Option<Tale> {
     }
 }
 
-/// Publishes; what cannot be told is only logged, for nothing hangs on it.
+/// Publishes the event; a failure is only logged, because no decision depends on it.
 pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, tale: &Tale) {
     let event = tale.event();
     let outcome = match tokio::time::timeout(LIMIT, recorder.publish(&event, regarding)).await {

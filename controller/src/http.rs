@@ -1,7 +1,8 @@
 //! HTTP: `/livez`, `/readyz` and `/metrics`.
 //!
-//! Ready means that the controller sees what is declared, and that Redis answers it: a rollout with wrong credentials
-//! stops, and whoever watches pods sees it. It is not dead for that: restarting it would not bring Redis back.
+//! Ready means that the controller sees the custom resources, and that Redis answers it: a rollout with wrong
+//! credentials stops, and the pod's state shows it. The controller stays alive then: a restart would not bring Redis
+//! back.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-/// What the controller must have done before it is ready, and what is missing.
+/// The checks that the controller must pass before it is ready, and their state.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     checks: Mutex<BTreeMap<String, Check>>,
@@ -35,12 +36,12 @@ struct Check {
 }
 
 impl Health {
-    /// Says that `name` is well.
+    /// Notes that `name` is well.
     pub(crate) fn good(&self, name: &str) {
         self.well(name, "");
     }
 
-    /// Says that `name` is well, with something worth knowing about it.
+    /// Notes that `name` is well, with a remark.
     pub(crate) fn well(&self, name: &str, message: &str) {
         self.lock().insert(
             name.to_owned(),
@@ -51,7 +52,7 @@ impl Health {
         );
     }
 
-    /// Says why `name` is not well; returns whether that is news.
+    /// Notes why `name` is not well; returns whether that is new.
     pub(crate) fn bad(&self, name: &str, message: &str) -> bool {
         let check = Check {
             ok: false,

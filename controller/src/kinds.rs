@@ -1,4 +1,4 @@
-//! What the controller must know of a custom resource, so that one path serves every kind.
+//! The properties of a custom resource that the controller uses, so that one path serves every kind.
 
 use std::fmt::Debug;
 
@@ -34,16 +34,16 @@ pub(crate) trait Declared:
     /// The kind of object that it declares.
     const KIND: Kind;
 
-    /// How leases run and end.
+    /// The lengths of leases.
     fn lease(&self) -> &LeasePolicy;
 
-    /// What there is to be held.
+    /// The permits or resources.
     fn capacity(&self) -> Capacity;
 
     /// Resources or permits, disabled ones included.
     fn total(&self) -> u32;
 
-    /// What its status says; nothing, if it has none yet.
+    /// The status, if it has one yet.
     fn report(&self) -> Report;
 
     /// A report in the form of its status.
@@ -60,7 +60,7 @@ pub(crate) trait Declared:
     }
 }
 
-/// What the statuses of all kinds say.
+/// The part that the statuses of all kinds share.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Report {
     pub(crate) common: CommonStatus,

@@ -1,5 +1,5 @@
-//! The controller: declares `LockPool`s and `Semaphore`s in Redis, takes back what ended pods held, and reports who holds
-//! and who waits. It never grants: programs talk to Redis themselves, and nobody's lease changes when it dies.
+//! The controller: declares `LockPool`s and `Semaphore`s in Redis, takes back the leases of ended pods, and reports
+//! holders and waiters. It never grants: programs talk to Redis themselves, and no lease changes when it dies.
 //!
 //! # Where to look
 //! | module | what is in it |
@@ -9,12 +9,12 @@
 //! | [`observe`] | what makes it look at an object |
 //! | [`reconcile`] | one turn of one object: the I/O, in order |
 //! | [`kinds`] | what it must know of a custom resource |
-//! | [`declare`] | what Redis must be told, and fencing floors |
+//! | [`declare`] | the declarations in Redis, and fencing floors |
 //! | [`reclaim`] | which pods have ended |
 //! | [`withdraw`] | what becomes of the keys of a deleted object |
 //! | [`status`] | what is reported, and when it is news |
 //! | [`pace`] | how often an object is looked at |
-//! | [`events`] | what is told of an object's past |
+//! | [`events`] | events of an object |
 //! | [`telemetry`], [`http`] | the log, the metrics, the probes |
 //!
 //! `declare`, `withdraw` and `status` decide and do nothing; `reconcile` does and decides nothing.

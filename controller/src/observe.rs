@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use crate::{kinds::Declared, reconcile::Context};
 
-/// The objects of `store` to look at, whenever Redis has told of them, Redis has come or gone, or a pod has ended.
+/// Returns the objects of `store` to reconcile: when Redis has published a change, Redis is back or gone, or a pod has
+/// ended.
 pub(crate) fn triggers<K: Declared>(
     store: &Store<K>,
     context: &Arc<Context>,
@@ -46,7 +47,7 @@ pub(crate) fn triggers<K: Declared>(
     stream::select_all(streams).boxed()
 }
 
-/// The custom resources that an event is about. What no custom resource declares is nobody's business here.
+/// Returns the custom resources of an event. Objects without a custom resource are ignored.
 fn concerned<K: Declared>(store: &Store<K>, event: &Event) -> Vec<KubeRef<K>> {
     match event {
         Event::Changed(object) | Event::Missing(object) if object.kind() == K::KIND => {

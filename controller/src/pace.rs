@@ -25,11 +25,11 @@ struct Entry {
     looked_at: Option<Instant>,
     failures: u32,
     failing_since: Option<Timestamp>,
-    /// When this controller first saw that Redis had what it was told last.
+    /// The time at which this controller first saw that Redis had the last declaration.
     in_force_since: Option<Instant>,
     /// When this controller first saw that Redis had lost it while it was being deleted.
     lost_since: Option<Instant>,
-    /// Nobody held or waited when it was looked at last; whoever came since makes it be looked at again.
+    /// The object had no holder and no waiter at the last observation; a later one causes another observation.
     idle: bool,
     pod_ended: bool,
 }
@@ -50,7 +50,7 @@ impl Default for Entry {
 }
 
 impl Pace {
-    /// How long to wait before looking at the object, or `None`: look now.
+    /// Returns the time until the object is reconciled, or `None`: now.
     pub(crate) fn too_soon(&self, object: &ObjectRef, now: Instant) -> Option<Duration> {
         let mut entries = self.lock();
         let entry = entries.entry(object.clone()).or_default();
@@ -64,7 +64,7 @@ impl Pace {
         left
     }
 
-    /// Notes a failure and tells how long to wait before the next try: twice as long each time, a quarter up or down so
+    /// Notes a failure and returns the time until the next attempt: twice as long each time, a quarter up or down so
     /// that objects that failed together do not come back together.
     pub(crate) fn failed(&self, object: &ObjectRef, deleting: bool, now: Timestamp, random: f64) -> Duration {
         let mut entries = self.lock();
@@ -94,12 +94,12 @@ impl Pace {
         self.lock().get(object).and_then(|entry| entry.failing_since)
     }
 
-    /// Notes that Redis was told something new.
+    /// Notes that Redis has a new declaration.
     pub(crate) fn declared(&self, object: &ObjectRef) {
         self.lock().entry(object.clone()).or_default().in_force_since = None;
     }
 
-    /// For how long Redis has had what it was told last, as far as this controller has seen. To be asked when it has.
+    /// Returns for how long Redis has had the last declaration, as far as this controller has seen. Called when it has.
     pub(crate) fn in_force_for(&self, object: &ObjectRef, now: Instant) -> Duration {
         let mut entries = self.lock();
         let entry = entries.entry(object.clone()).or_default();
@@ -113,12 +113,12 @@ impl Pace {
         now.saturating_duration_since(*entry.lost_since.get_or_insert(now))
     }
 
-    /// Notes whether anybody holds or waits. Has to be noted before it is asked which pods have ended.
+    /// Notes whether the object has holders or waiters. Must be noted before the ended pods are looked up.
     pub(crate) fn looked(&self, object: &ObjectRef, idle: bool) {
         self.lock().entry(object.clone()).or_default().idle = idle;
     }
 
-    /// Notes that a pod has ended; tells whether the object has to be looked at for that.
+    /// Notes that a pod has ended; returns whether the object must be reconciled for that.
     pub(crate) fn pod_ended(&self, object: &ObjectRef) -> bool {
         let mut entries = self.lock();
         let entry = entries.entry(object.clone()).or_default();
@@ -126,7 +126,7 @@ impl Pace {
         entry.pod_ended
     }
 
-    /// Whether a pod has ended since the last call.
+    /// Returns whether a pod has ended since the last call.
     pub(crate) fn take_pod_ended(&self, object: &ObjectRef) -> bool {
         self.lock()
             .get_mut(object)

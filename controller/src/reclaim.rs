@@ -1,10 +1,11 @@
 //! Reclaim: leases and queue entries of pods that have ended.
 //!
-//! A pod has ended when its phase is `Succeeded` or `Failed`. The kubelet reports such a phase only after all containers
-//! have stopped, also for a pod that is deleted, evicted or preempted. That an object vanishes from the API server proves
-//! nothing: a forced deletion removes the pod at once, while its processes may go on, on a node that the control plane does not
-//! reach. The leases of such a pod run until they expire. Whoever removes a node, or taints it `out-of-service`, states that its
-//! processes have stopped: the control plane then sets the phase `Failed` in place of the kubelet.
+//! A pod has ended when its phase is `Succeeded` or `Failed`. The kubelet reports such a phase only after all
+//! containers have stopped, also for a pod that is deleted, evicted or preempted. An object that vanishes from the API
+//! server proves nothing: a forced deletion removes the pod at once, while its processes may go on, on a node that the
+//! control plane does not reach. The leases of such a pod run until they expire. A person who removes a node, or taints
+//! it `out-of-service`, states that its processes have stopped: the control plane then sets the phase `Failed` in place
+//! of the kubelet.
 
 use std::collections::{BTreeMap, HashMap};
 use std::{
@@ -16,12 +17,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use tenure::control::Snapshot;
 
-/// How long it is remembered that a pod has ended: longer than a failing object is left alone.
+/// The time for which the end of a pod is remembered: longer than the longest back-off of an object.
 const REMEMBER: Duration = Duration::from_secs(600);
 /// The phases of a pod whose containers have all stopped.
 pub(crate) const ENDED: [&str; 2] = ["Succeeded", "Failed"];
 
-/// The uid of the pod of which a watch of ended pods says that it is there. That it goes says nothing new.
+/// Returns the uid of the pod in an event of the watch of ended pods. The removal of such a pod adds nothing.
 pub(crate) fn ended(event: &Event<PartialObjectMeta<Pod>>) -> Option<String> {
     match event {
         Event::Apply(pod) | Event::InitApply(pod) => pod.metadata.uid.clone(),

@@ -46,7 +46,7 @@ const ALL: usize = 100_000;
 /// Leases that are reclaimed by one command.
 const BATCH: usize = 1_000;
 
-/// What all turns share.
+/// The state that all reconciliations share.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) control: Control,
@@ -92,7 +92,7 @@ impl Failure {
         }
     }
 
-    /// What the turn was planned for has changed, in the API server or in Redis.
+    /// The object has changed since the reconciliation was planned, in the API server or in Redis.
     fn is_outdated(&self) -> bool {
         match self {
             Self::Api(error) => matches!(&**error, kube::Error::Api(status) if status.is_conflict()),
@@ -121,7 +121,7 @@ pub(crate) async fn reconcile<K: Declared>(object: Arc<K>, context: Arc<Context>
     }
 }
 
-/// What happens after a turn has failed.
+/// Handles a failed reconciliation.
 pub(crate) fn retry<K: Declared>(object: &K, failure: &Failure, context: &Context) -> Action {
     context
         .metrics
@@ -155,7 +155,7 @@ struct Turn<'a, K> {
     resource_version: Option<String>,
     /// Before Redis was asked for anything.
     started: Timestamp,
-    /// Whether it was declared in this turn, and may have had first users until then.
+    /// `true` if it was declared in this reconciliation, and may have had first users until then.
     adopted: bool,
 }
 
@@ -386,8 +386,8 @@ impl<'a, K: Declared> Turn<'a, K> {
         Ok(Action::await_change())
     }
 
-    /// What is left of it. Where Redis has lost it, its holders keep what they have for as long as their leases may run: an
-    /// object of the same name would be granted beside them.
+    /// The rest of a withdrawn object. If Redis has lost it, its holders keep their leases for as long as those may
+    /// run: requests for an object of the same name would be granted beside them.
     async fn withdraw(&mut self, policy: DeletionPolicy, how: Withdrawal) -> Result<Left, Failure> {
         let control = &self.context.control;
         self.reachable()?;

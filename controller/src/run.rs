@@ -38,13 +38,13 @@ use crate::{
     withdraw::Limits,
 };
 
-/// A watch that says nothing for this long is made anew: load balancers drop silent connections without a word.
+/// A watch without an event for this long is made anew: load balancers drop silent connections without a notice.
 const WATCH_SECONDS: u32 = 200;
 /// Turns of one kind that run at the same time.
 const CONCURRENCY: u16 = 16;
-/// How long turns under way may take to finish when the controller stops.
+/// The time that running reconciliations have to finish when the controller stops.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// Redis gets this long before objects are told that it is away.
+/// The time after which objects report that Redis is unreachable.
 const FIRST_CONNECTION: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_secs(2);
 
@@ -166,7 +166,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     Ok(())
 }
 
-/// What works on one scope: a namespace, or all of them.
+/// The tasks of one scope: a namespace, or all of them.
 #[derive(Clone)]
 struct Part {
     scope: Option<String>,
@@ -329,7 +329,7 @@ impl Part {
     }
 }
 
-/// Tells health and metrics whether Redis answers; the connection itself logs it.
+/// Updates health and metrics with the state of Redis; the connection itself logs it.
 async fn follow_redis(control: tenure::Control, health: Arc<Health>, metrics: Metrics) -> &'static str {
     loop {
         let server = control.server();

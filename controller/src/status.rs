@@ -31,7 +31,7 @@ const MAX_TOKEN: usize = 64;
 /// The longest name of a resource that a status shows, in characters.
 const MAX_RESOURCE: usize = 63;
 
-/// What was found out about an object.
+/// The result of observing an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum View<'a> {
     /// Redis has it as declared: so many resources or permits in all, and no lease runs for longer, in seconds. It was asked at
@@ -52,7 +52,7 @@ pub(crate) enum View<'a> {
     Trouble(&'a Trouble),
 }
 
-/// Why Redis has not what the spec says.
+/// The reason why the spec is not applied to Redis.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Trouble {
     reason: ConditionReason,
@@ -78,7 +78,7 @@ impl From<&tenure::Error> for Trouble {
     }
 }
 
-/// What an object's status should say.
+/// The status that an object should have.
 pub(crate) fn report(
     previous: &Report,
     generation: Option<i64>,
@@ -109,8 +109,8 @@ pub(crate) fn report(
     report
 }
 
-/// What of `fresh` is to be written, if anything: leases that were merely renewed are no news until what is shown of
-/// them has passed.
+/// Returns the part of `fresh` that must be written, if any: leases that were merely renewed are no change until the
+/// shown expiries have passed.
 pub(crate) fn to_write(previous: &Report, fresh: Report, lease: Duration, now: Timestamp) -> Option<Report> {
     let mut unrenewed = fresh.clone();
     for hold in &mut unrenewed.holds {
@@ -127,8 +127,8 @@ pub(crate) fn to_write(previous: &Report, fresh: Report, lease: Duration, now: T
     (unrenewed != *previous).then_some(fresh)
 }
 
-/// How long the object may be left alone if nothing is heard of it: until time itself changes who holds, or what is
-/// shown of a lease has passed.
+/// Returns the time until the next reconciliation without an event: until time itself changes the holders, or a shown
+/// expiry has passed.
 pub(crate) fn nap(shown: &Report, snapshot: &Snapshot, lease: Duration) -> Duration {
     let now = timestamp(snapshot.now);
     let refresh = shown.holds.iter().map(|hold| refresh_at(hold, lease)).min();
@@ -142,7 +142,7 @@ pub(crate) fn nap(shown: &Report, snapshot: &Snapshot, lease: Duration) -> Durat
     wait.clamp(SHORTEST_NAP, LONGEST_NAP)
 }
 
-/// Whether the report says `reason` about `type_`.
+/// Returns whether the report has `reason` for `type_`.
 pub(crate) fn says(report: &Report, type_: ConditionType, reason: ConditionReason) -> bool {
     let mut conditions = report.common.conditions.iter();
     conditions.any(|c| c.type_ == type_.as_str() && c.reason == reason.as_str())

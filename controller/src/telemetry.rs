@@ -148,7 +148,7 @@ impl Metrics {
 /// Reads total, held, free and waiting of every object in a store.
 type ReadStore = dyn Fn() -> Vec<(OfObject, [u32; 4])> + Send + Sync;
 
-/// What the statuses in a store say, read when asked, so that an object's numbers go with it.
+/// The values in the statuses of a store, read at each scrape, so that an object's values vanish with it.
 pub(crate) struct Objects {
     read: Vec<Box<ReadStore>>,
 }

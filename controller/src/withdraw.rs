@@ -9,19 +9,19 @@ use tenure::{
 };
 use tenure_crds::DeletionPolicy;
 
-/// How long retained keys are kept.
+/// The time for which retained keys are kept.
 const RETAIN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long deletions may take.
+/// The limits of a deletion.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// How long holders may keep what they have.
+    /// The time for which holders may keep their leases.
     pub(crate) drain: Duration,
-    /// How long Redis may be out of reach before its keys are left behind.
+    /// The time for which Redis may be unreachable before its keys are left behind.
     pub(crate) cleanup: Duration,
 }
 
-/// How to withdraw an object that was deleted at `deleted_at`.
+/// Returns the way to withdraw an object that was deleted at `deleted_at`.
 pub(crate) fn how(
     policy: DeletionPolicy,
     deleted_at: Timestamp,
@@ -35,13 +35,13 @@ pub(crate) fn how(
     }
 }
 
-/// When draining ends, whoever still holds.
+/// Returns when draining ends, even if the object is still held.
 pub(crate) fn drained_by(deleted_at: Timestamp, limits: Limits) -> Timestamp {
     later(deleted_at, limits.drain)
 }
 
-/// Whether to let the object go although its keys are still there: it has been deleted, and every try to reach Redis
-/// has failed, for as long as is allowed.
+/// Returns whether to remove the finalizer although the keys are still there: the object was deleted, and each attempt
+/// to reach Redis has failed, for as long as is allowed.
 pub(crate) fn give_up(
     deleted_at: Timestamp,
     failing_since: Option<Timestamp>,
@@ -51,11 +51,11 @@ pub(crate) fn give_up(
     failing_since.is_some_and(|since| now >= later(since.max(deleted_at), limits.cleanup))
 }
 
-/// What is left of an object that is being withdrawn.
+/// The rest of an object that is being withdrawn.
 #[derive(Debug)]
 pub(crate) enum Left {
     Nothing,
-    /// What Redis shows is still held.
+    /// The snapshot of leases that are still held.
     Held(Box<Snapshot>),
     /// Redis has lost the object, and leases of which it does not know may be running for so long.
     Unknown(Duration),

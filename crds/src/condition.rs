@@ -2,9 +2,9 @@
 //!
 //! | type | True | False |
 //! |---|---|---|
-//! | `Ready` | the spec is applied to Redis, and requests are granted | new requests wait, and the message says for what |
+//! | `Ready` | the spec is applied to Redis, and requests are granted | new requests wait, and the message names the reason |
 //! | `Reconciling` | the controller is at work on it, or waits for something that needs no action | there is nothing to do |
-//! | `Stalled` | nothing will get better until somebody acts, and the message says how | otherwise |
+//! | `Stalled` | the object needs an action, which the message names | otherwise |
 //! | `BackendReachable` | Redis answered the last time it was asked | it did not; counts and lists are the last known ones |
 //!
 //! `Ready`, `Reconciling` and `Stalled` are those that `kubectl wait`, Flux and Argo CD understand.
@@ -14,14 +14,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::status::{MAX_MESSAGE, bounded, whole_seconds};
 
-/// What a condition is about.
+/// The type of a condition.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ConditionType {
     /// The spec is applied to Redis, and requests are granted.
     Ready,
     /// The controller is at work on the object.
     Reconciling,
-    /// The object stays as it is until somebody acts.
+    /// The object stays as it is until a person acts.
     Stalled,
     /// Redis answers.
     BackendReachable,
@@ -48,14 +48,14 @@ impl ConditionType {
     }
 }
 
-/// Whether a condition holds.
+/// The status of a condition.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ConditionStatus {
     /// It does.
     True,
     /// It does not.
     False,
-    /// Nobody can tell.
+    /// The status is not known.
     Unknown,
 }
 
@@ -100,13 +100,13 @@ pub enum ConditionReason {
     BackendUnreachable,
     /// Redis answers, and refuses: a wrong password, or a user without the permission.
     BackendDenied,
-    /// What answers is older than what Tenure needs, or a proxy that lacks what Tenure needs.
+    /// The server is older than Tenure requires, or a proxy that lacks a feature which Tenure requires.
     BackendUnsupported,
-    /// The spec says something that cannot be done, although the API server let it pass.
+    /// The spec cannot be applied, although the API server has accepted it.
     InvalidSpec,
-    /// What Redis has of the object was overwritten or removed in part: other objects go on.
+    /// The data of the object in Redis was overwritten or removed in part: other objects go on.
     Damaged,
-    /// What Redis has of the object was written by a newer Tenure than the controller.
+    /// The data of the object in Redis was written by a newer Tenure than the controller.
     VersionMismatch,
 }
 
@@ -147,7 +147,7 @@ impl ConditionReason {
     }
 }
 
-/// What is found about one condition; [`merge`] makes a [`Condition`] of it.
+/// The finding about one condition; [`merge`] makes a [`Condition`] of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Assessment {
     /// The type of the condition.
@@ -160,7 +160,7 @@ pub struct Assessment {
     pub message: String,
 }
 
-/// The conditions that say `found` about `generation`.
+/// Returns the conditions with `found` of `generation`.
 ///
 /// A condition keeps its transition time from `previous` as long as its status is the same, and `previous` conditions
 /// that nothing was found about are dropped. Pure: equal input gives equal output, so that a status that did not change

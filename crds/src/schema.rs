@@ -1,8 +1,9 @@
-//! What turns the derived schemas into the ones that an API server is given.
+//! Turns the derived schemas into those that an API server gets.
 //!
-//! Derived schemas say `nullable` for every `Option`, describe in several lines, put defaults into a status, know
-//! integer formats that Kubernetes does not, and allow counts and times that the types cannot read; [`finish`] mends all
-//! five. One object that cannot be read hides every object of its kind from the controller, because a list is read whole.
+//! Derived schemas set `nullable` for every `Option`, describe in several lines, put defaults into a status, use
+//! integer formats that Kubernetes does not know, and allow counts and times that the types cannot read; [`finish`]
+//! mends all five. One object that cannot be read hides every object of its kind from the controller, because a list is
+//! read whole.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,

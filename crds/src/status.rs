@@ -1,4 +1,4 @@
-//! What is reported of an object: counts that are always exact, and the heads of its two lists.
+//! The status of an object: counts that are always exact, and the heads of its two lists.
 //!
 //! Nothing here moves while nothing happens: no current time, no remaining time, no age.
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
-/// How many holders and how many waiters a status lists at most.
+/// The most holders, and the most waiters, that a status lists.
 pub const MAX_LISTED: usize = 32;
 /// The longest name of a pod or process that a status shows, in characters.
 pub const MAX_POD: usize = 253;
@@ -20,7 +20,7 @@ pub const MAX_HELD_BY: usize = 128;
 /// The longest message of a condition, in characters.
 pub const MAX_MESSAGE: usize = 1024;
 
-/// What the statuses of both kinds share.
+/// The fields that the statuses of both kinds share.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CommonStatus {
@@ -78,7 +78,7 @@ pub struct CommonStatus {
     pub fencing_floor_time: Option<Time>,
 }
 
-/// Who has a lease, since when and until when.
+/// A lease: its holder, its grant and its expiry.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {

@@ -28,19 +28,19 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Nor does an acquisition, behind all others.
 const PATIENCE_OF_ALL: Duration = Duration::from_secs(LONGEST_MS / 1000 + 60);
-/// What a crash would leave behind goes by itself after this.
+/// The time after which the leftovers of a crash expire.
 const KEEP: Duration = Duration::from_secs(600);
 /// The longest time for which the lock may be held in all.
 const LONGEST_MS: u64 = 300_000;
 
-/// How much load.
+/// The size of the load.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Size {
     pub(crate) nodes: u32,
     /// Of each node.
     pub(crate) workers: u32,
-    /// How often each worker acquires each object.
+    /// The number of acquisitions of each object by each worker.
     pub(crate) rounds: u32,
     pub(crate) hold_ms: u64,
     /// Of the semaphore.
@@ -63,7 +63,7 @@ impl Default for Size {
 }
 
 impl Size {
-    /// Says what to change in a size that is none, or too much.
+    /// Returns an error that names a size which is zero, or too large.
     pub(crate) fn check(self) -> Result<(), String> {
         for (name, value, range) in [
             ("nodes", u64::from(self.nodes), 1..=16),
@@ -97,11 +97,11 @@ impl Size {
     }
 }
 
-/// What became of the notifications of a condition.
+/// The outcomes of the notifications of a condition.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Wakes {
     waits: u64,
-    /// What the notifications said, in sum.
+    /// The sum of the waiters that the notifications reported.
     notified: u64,
     woken: u64,
     /// Waiters that were notified and not woken: must be 0.
@@ -110,7 +110,7 @@ pub(crate) struct Wakes {
     duplicate: u64,
     /// Notifications that reached another number than they should have: must be 0.
     miscounted: u64,
-    /// Notifications that nobody waited for, and that woke somebody later: must be 0.
+    /// Notifications without a waiter that woke a later one: must be 0.
     kept: u64,
 }
 
@@ -123,7 +123,7 @@ impl Wakes {
 /// All that a run has found out.
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome {
-    /// Whether every promise was kept.
+    /// Returns whether every promise was kept.
     ok: bool,
     size: Size,
     seconds: f64,
@@ -161,7 +161,7 @@ pub(crate) async fn run(redis: &Redis, size: Size) -> anyhow::Result<Outcome> {
     outcome
 }
 
-/// What has to be declared: a controller does that for custom resources, and here is none.
+/// Declares the objects in place of a controller, which does that for custom resources.
 struct Objects {
     name: String,
     declared: [ObjectRef; 2],
@@ -208,7 +208,7 @@ impl Objects {
     }
 }
 
-/// What a worker came back with.
+/// The result of a worker.
 type Worked = (u32, Vec<Hold>, Option<String>);
 
 struct Load {
@@ -343,7 +343,7 @@ impl Load {
     }
 }
 
-/// Whether it was notified in time.
+/// `true` if it was notified in time.
 async fn wait(
     client: Client,
     name: String,

@@ -1,4 +1,4 @@
-//! A service that loads Redis through the library, and tells what it cost and whether the promises held.
+//! A service that loads Redis through the library, and reports the cost and whether the promises held.
 //!
 //! `GET /gather_stats` lets some nodes compete for a lock, a semaphore, a pool and a condition, and answers with one JSON
 //! object. Each node has a connection of its own, and all of them are in this one process, so that one clock sees who held
@@ -30,13 +30,13 @@ mod report;
 use load::Size;
 use redis::Redis;
 
-/// Serves `GET /gather_stats`: loads Redis through Tenure, and tells what it cost and whether the promises held.
+/// Serves `GET /gather_stats`: loads Redis through Tenure, and reports the cost and whether the promises held.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
     #[command(flatten)]
     redis: Redis,
-    /// Where to serve; port 0 takes a free one.
+    /// The address to serve; port 0 takes a free one.
     #[arg(long, env = "TENURE_LISTEN", default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
 }

@@ -1,4 +1,4 @@
-//! What was measured, and whether the promises held: computed from the holds, as those saw them who had them.
+//! Measurements, and whether the promises held: computed from the holds, as their holders saw them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Clone, Debug)]
 pub(crate) struct Hold {
     pub(crate) node: u32,
-    /// Which resource of a pool; empty where permits have no names.
+    /// The resource of a pool; empty where permits have no names.
     pub(crate) resource: String,
     pub(crate) permits: u64,
     pub(crate) fence: u64,
@@ -18,10 +18,10 @@ pub(crate) struct Hold {
     pub(crate) ended: Duration,
 }
 
-/// What happened to one object.
+/// The history of one object.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// How much there is to hold at a time.
+    /// The number of permits or resources.
     permits: u64,
     max_concurrency: u64,
     /// Grants of more than there was, or of a resource that was held: must be 0.
@@ -84,7 +84,7 @@ impl Report {
         }
     }
 
-    /// Whether it is as promised, and `expected` times over.
+    /// Returns whether all promises held, in `expected` holds.
     pub(crate) fn is_good(&self, expected: u64) -> bool {
         self.overlaps == 0
             && self.fences_out_of_order == 0
@@ -94,7 +94,7 @@ impl Report {
     }
 }
 
-/// How much was held at the same time, at most; and how many grants came when there was not as much left of `permits`.
+/// Returns the most that was held at the same time, and how many grants came when less was left of `permits`.
 fn concurrency(holds: &[Hold], permits: u64) -> (u64, usize) {
     // What ends in the same moment ends first.
     let ends = holds.iter().map(|hold| (hold.ended, false, hold.permits));
@@ -114,9 +114,9 @@ fn concurrency(holds: &[Hold], permits: u64) -> (u64, usize) {
     (most, overlaps)
 }
 
-/// How many grants have a fencing token that is not larger than those of all grants before. That one grant came before
-/// another is certain if it was known of before the other was asked for; and if there is one `holder` at a time, by the order
-/// in which they were known of.
+/// Returns how many grants have a fencing token that is not larger than those of all earlier grants. One grant came
+/// certainly before another if it was known before the other was requested; and if there is one `holder` at a time, by
+/// the order in which they became known.
 fn fences_out_of_order(holds: &[Hold], one_holder: bool) -> usize {
     let after = |hold: &Hold| if one_holder { hold.granted } else { hold.asked };
     let mut granted: Vec<&Hold> = holds.iter().collect();
@@ -151,7 +151,7 @@ fn spread(spans: impl Iterator<Item = Duration>) -> Spread {
     }
 }
 
-/// More holds than that nobody has the patience for.
+/// The most holds of a run, so that it ends in a reasonable time.
 fn count(holds: usize) -> f64 {
     u32::try_from(holds).map_or(f64::INFINITY, f64::from)
 }

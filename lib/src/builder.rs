@@ -1,4 +1,4 @@
-//! How a client is set up.
+//! The settings of a client.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// How to connect, and who connects. Made by [`Client::builder`].
+/// The settings of a connection, and the identity of its user. Made by [`Client::builder`].
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), tenure::Error> {
@@ -166,7 +166,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Who holds, as others see it. Default: [`Identity::from_env`].
+    /// The identity of the holder, as other clients see it. Default: [`Identity::from_env`].
     ///
     /// ```
     /// let mut me = tenure::Identity::from_env();
@@ -178,7 +178,7 @@ impl ClientBuilder {
         self
     }
 
-    /// What all keys and channels begin with. Default: `tenure`. Clients and controller have to agree on it.
+    /// The prefix of all keys and channels. Default: `tenure`. Clients and controller must use the same.
     ///
     /// It is checked by [`ClientBuilder::connect`]: 1 to 64 ASCII letters, digits and `- _ . :`.
     ///
@@ -190,7 +190,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long [`ClientBuilder::connect`] tries, 1 ms or longer; more than ten years count as ten. Default: 10 s.
+    /// The time for which [`ClientBuilder::connect`] tries, 1 ms or longer; more than ten years count as ten. Default:
+    /// 10 s.
     ///
     /// ```
     /// let patient = std::time::Duration::from_secs(60);
@@ -201,11 +202,11 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one command may take before the connection counts as broken, 1 ms or longer. Default: 3 s. It should be well below a
-    /// lease, so that a second try fits in.
+    /// The longest time for one command, after which the connection counts as broken, 1 ms or longer. Default: 3 s. It
+    /// should be well below a lease, so that a second attempt fits in.
     ///
-    /// A server that has been silent for this long, but at least 1 s and at most 10 s, is asked for its time: a connection that
-    /// died without a word is noticed within twice as long, also by a client that has nothing to do.
+    /// The client asks a server for its time if it has been silent for this long, but at least 1 s and at most 10 s: a
+    /// dead connection is noticed within twice as long, also by an idle client.
     ///
     /// ```
     /// let quick = std::time::Duration::from_millis(500);
@@ -234,9 +235,9 @@ impl ClientBuilder {
         self
     }
 
-    /// As [`tls_ca`](Self::tls_ca), from a file that is read when the client is built and again at each connect, so that
-    /// certificates can be replaced while the client runs. Where the file cannot be read or used at a connect, Redis is
-    /// unreachable until it can.
+    /// As [`tls_ca`](Self::tls_ca), from a file that is read when the client is built and again at each connect, so
+    /// that certificates can be replaced while the client runs. If the file cannot be read or used at a connect, Redis
+    /// counts as unreachable until it can.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), tenure::Error> {
@@ -305,7 +306,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects, to any master of a cluster, and tries on for as long as [`ClientBuilder::connect_timeout`] says: Redis may come up after its users.
+    /// Connects, to any master of a cluster, and tries for as long as [`ClientBuilder::connect_timeout`]: Redis may
+    /// start after its clients.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] names the setting, [`Error::Authentication`] and [`Error::UnsupportedServer`] come at

@@ -14,9 +14,9 @@ use crate::{
 /// A connection to Redis (in a cluster: one to each master), and the way to everything else. Cheap to clone; one per process is enough, however many locks.
 ///
 /// # When Redis is gone
-/// The client connects again by itself, with delays from 20 ms to 1 s. What waits goes on waiting with its place in
-/// the queue, as long as Redis comes back before the place runs out; leases run on until their deadline, are renewed when
-/// Redis is back, and are lost otherwise: see [`Lease`](crate::Lease).
+/// The client connects again on its own, with delays from 20 ms to 1 s. Waiters keep their positions in the queue if
+/// Redis is back before their queue entries expire; leases run until their deadline, are renewed when Redis is back,
+/// and are lost otherwise: see [`Lease`](crate::Lease).
 ///
 /// Dropping the last clone, and all leases, closes the connection. Background releases still under way are finished first
 /// if the runtime lives; [`Client::close`] waits for them.
@@ -136,7 +136,8 @@ impl Client {
         Ok(KeyedLock::new(lock, key))
     }
 
-    /// Several keyed locks, to be held all together or not at all. What is named twice is locked once. No command is sent.
+    /// Returns several keyed locks, to be held all together or not at all. A lock that is named twice is taken once. No
+    /// command is sent.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] when parameters make no key, see [`Params::key`], or when there are no keys.
@@ -188,7 +189,7 @@ impl Client {
         Control::with_mailbox(self.session.clone(), self.events.clone())
     }
 
-    /// Who this client says it is.
+    /// The identity of this client, as other clients see it.
     ///
     /// ```no_run
     /// # fn run(client: tenure::Client) {
@@ -219,8 +220,9 @@ impl Client {
         self.close_timeout(patience).await;
     }
 
-    /// As [`Client::close`], for at most `timeout`. True: all was given back, or had ended by itself. What was not given
-    /// back goes on in the background as long as the runtime lives, for up to 60 s or until its lease has run out.
+    /// As [`Client::close`], for at most `timeout`. Returns `true` if all leases were given back or had expired. The
+    /// rest is given back in the background as long as the runtime lives, for up to 60 s or until the lease has
+    /// expired.
     ///
     /// # Cancel safety
     /// Dropping the future only ends the waiting.

@@ -1,5 +1,6 @@
 //! Coordination over Redis for programs on Kubernetes and elsewhere: locks, semaphores and pools, whose holds are
-//! *leases*: bounded in time, renewed while held, carrying a fencing token, and the holder is told when one is lost.
+//! *leases*: bounded in time, renewed while held, carrying a fencing token, and the holder is notified when one is
+//! lost.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), tenure::Error> {
@@ -33,7 +34,8 @@
 //! Inside, modules stand on floors: `primitives` and `control`, `lease` (from request to release), `transport` (connections and
 //! calls), `protocol` (scripts, keys, replies).
 //!
-//! The protocol itself is in `lua/`: one script an operation; `docs/protocol.md` says how to speak it.
+//! The scripts of the protocol are in `lua/`, one for each operation; `docs/protocol.md` describes them for other
+//! clients.
 //!
 //! # What needs what
 //! The feature `tls` adds `rediss://` URLs, own certificate authorities and client certificates.
@@ -98,7 +100,7 @@ pub use protocol::{
 };
 pub use transport::credentials::{Credentials, CredentialsFuture, CredentialsProvider, FileCredentials};
 
-/// What the README shows compiles.
+/// Compiles the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

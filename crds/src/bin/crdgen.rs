@@ -1,4 +1,4 @@
-//! Writes the custom resource definitions as YAML, or checks that what is written is what the types say.
+//! Writes the custom resource definitions as YAML, or checks that the files agree with the types.
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 

@@ -1,11 +1,11 @@
-//! What a custom resource declares of an object, and how the script is told.
+//! The declaration of an object by a custom resource, and its arguments for the script.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::control::Life;
 use crate::{Error, protocol::name::LONGEST_NAME};
 
-/// What a custom resource declares.
+/// The declaration of an object by a custom resource.
 ///
 /// ```
 /// use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::{Error, protocol::name::LONGEST_NAME};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
-    /// Stands for all of the rest; a snapshot tells it, so that an unchanged declaration need not be repeated.
+    /// Stands for all other fields; a snapshot contains it, so that an unchanged declaration need not be repeated.
     pub digest: String,
     /// Every fencing token from now on is larger. Kept outside of Redis, and raised before a declaration that follows a
     /// loss of data.
@@ -30,15 +30,15 @@ pub struct Declaration {
     /// For how long nothing new is granted if this life of the server does not know the object: the longest lease that may
     /// be running from before, `lease` at least. `None`: it has never been declared before, so that nothing is running.
     pub recovery: Option<Duration>,
-    /// How long a lease runs, at most.
+    /// The longest lease.
     pub lease: Duration,
     /// For how long a lease may be renewed.
     pub max_hold: Option<Duration>,
-    /// What there is to hold.
+    /// The permits or resources.
     pub capacity: Capacity,
 }
 
-/// What there is to hold.
+/// The permits or resources of an object.
 ///
 /// ```
 /// use tenure::control::{Capacity, Order, Resource};
@@ -54,23 +54,23 @@ pub enum Capacity {
     Permits(u64),
     /// A pool's resources, by name.
     Resources {
-        /// Which one is granted next.
+        /// The order in which free resources are granted.
         order: Order,
         /// The resources.
         resources: Vec<Resource>,
     },
     /// A pool's resources `prefix0` to `prefix(count - 1)`.
     Generated {
-        /// Which one is granted next.
+        /// The order in which free resources are granted.
         order: Order,
-        /// What the names begin with.
+        /// The prefix of the names.
         prefix: String,
-        /// How many there are.
+        /// The number of resources.
         count: u64,
     },
 }
 
-/// Which free resource is granted next.
+/// The order in which free resources are granted.
 ///
 /// ```
 /// use tenure::control::{Capacity, Order};
@@ -109,9 +109,9 @@ impl Order {
 pub struct Resource {
     /// Its name.
     pub name: String,
-    /// What its holder is told about it.
+    /// The properties that its holder gets.
     pub properties: BTreeMap<String, String>,
-    /// Not granted: whoever holds it keeps it, nobody gets it next.
+    /// Not granted: a holder keeps it, and it is not granted again.
     pub disabled: bool,
 }
 
@@ -226,12 +226,12 @@ impl Resource {
     }
 }
 
-/// Names of resources are joined by commas, and stand in words, of which `-` means none.
+/// Names of resources are joined by commas, in a line in which `-` means none.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// As the options of an acquisition have them.
 const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 const LONGEST_HOLD: Duration = Duration::from_secs(30 * 86_400);
-/// Lua tells whole numbers apart up to 2^53: a floor leaves room for as many tokens again.
+/// Lua represents whole numbers exactly up to 2^53: a floor leaves room for as many tokens again.
 const LARGEST_FLOOR: u64 = 1 << 52;
 
 fn most(field: &'static str, number: u64, most: u64) -> Result<(), Error> {

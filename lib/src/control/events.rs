@@ -1,4 +1,4 @@
-//! What a controller is told without asking: objects that have changed, or are missing.
+//! The events that a controller receives: objects that have changed, or are missing.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,9 +24,9 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A watched object has changed. It is told once; observing it asks for the next.
+    /// A watched object has changed. It is published once; observing the object requests the next one.
     Changed(ObjectRef),
-    /// Somebody wants an object that is not there.
+    /// A client requests an object that does not exist.
     Missing(ObjectRef),
     /// There is a new connection, or events were lost: anything may have changed.
     Reconnected,
@@ -67,7 +67,7 @@ impl Events {
     }
 }
 
-/// Passes pushes on to the ledger, and events to whoever listens.
+/// Passes pushes on to the registry, and events to the receiver.
 pub(crate) struct Mailbox {
     channel: String,
     registry: Arc<LeaseRegistry>,

@@ -49,13 +49,13 @@ pub use snapshot::{HolderView, Snapshot, WaiterView};
 #[derive(Clone)]
 pub struct Control {
     session: Arc<Session>,
-    /// Where the events of [`Control::events`] come in, if the client receives them.
+    /// The receiver of [`Control::events`], if the client receives them.
     mailbox: Option<Arc<Mailbox>>,
 }
 
 const LONGEST_KEPT: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// How to take a declared object away.
+/// The way in which a declared object is withdrawn.
 ///
 /// ```
 /// use std::time::Duration;
@@ -70,12 +70,12 @@ pub enum Withdrawal {
     Delete,
     /// Everything goes on as it is, for at most this long.
     Retain {
-        /// How long the keys stay.
+        /// The time for which the keys stay.
         keep: Duration,
     },
 }
 
-/// How Redis is.
+/// The state of the connection to Redis.
 ///
 /// ```no_run
 /// # fn run(client: tenure::Client) {
@@ -107,7 +107,7 @@ pub enum Server {
     Disconnected {
         /// Why.
         error: String,
-        /// Whether waiting may help; otherwise somebody has to change something.
+        /// Returns whether waiting may help; otherwise a setting must be changed.
         transient: bool,
     },
 }
@@ -135,7 +135,7 @@ impl Control {
         Self { session, mailbox }
     }
 
-    /// How Redis is now: of a cluster, whether all of its masters answer, some, or none.
+    /// Returns the state of Redis now: of a cluster, whether all, some or none of its masters answer.
     ///
     /// ```no_run
     /// # fn run(control: tenure::Control) {
@@ -154,7 +154,8 @@ impl Control {
         }
     }
 
-    /// How the server is now that has an object: in a cluster, one of several, of which another may be away.
+    /// Returns the state of the server that has an object: in a cluster, one of several, of which another may be
+    /// unreachable.
     ///
     /// ```no_run
     /// # fn run(control: tenure::Control, object: tenure::ObjectRef) {
@@ -224,8 +225,8 @@ impl Control {
         self.session.link.time(self.soon()).await
     }
 
-    /// Makes or changes an object. True: it recovers from a loss of data, and grants nothing new for as long as
-    /// [`Declaration::recovery`] says. One command.
+    /// Makes or changes an object. Returns `true` if it recovers from a loss of data, and grants nothing new for
+    /// [`Declaration::recovery`]. One command.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
@@ -287,8 +288,8 @@ impl Control {
         }
     }
 
-    /// What an object is, with at most `head` holders and waiters; `None` when there is no such object. One command for each 200
-    /// that are listed: what changes in between may be missing, or listed twice.
+    /// Returns the state of an object, with at most `head` holders and waiters; `None` when there is no such object.
+    /// One command for each 200 that are listed: entries that change in between may be missing, or listed twice.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
@@ -313,7 +314,7 @@ impl Control {
     /// [`Error::Unreachable`], [`Error::Refused`].
     ///
     /// # Cancel safety
-    /// Dropping the future leaves open whether the next change is told.
+    /// After dropping the future, the next change may or may not be published.
     ///
     /// ```no_run
     /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
@@ -426,7 +427,8 @@ impl Control {
         }
     }
 
-    /// Ends leases and places that are not ours, and tells their clients the cause, of at most 256 bytes. Returns how many there were.
+    /// Ends leases and queue entries of other clients, and notifies their clients of the cause, of at most 256 bytes.
+    /// Returns how many there were.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].

@@ -4,7 +4,8 @@ use redis::Value;
 
 use crate::control::snapshot::{Snapshot, number, text};
 
-/// What a controller has to know before it declares an object. Made by [`Control::inspect`](super::Control::inspect).
+/// The state that a controller needs before it declares an object. Made by
+/// [`Control::inspect`](super::Control::inspect).
 ///
 /// ```no_run
 /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
@@ -16,7 +17,7 @@ use crate::control::snapshot::{Snapshot, number, text};
 pub struct Observation {
     /// The object; `None`: there is none.
     pub snapshot: Option<Snapshot>,
-    /// There is no such object because it was withdrawn, and its last lease has ended. Told for a day.
+    /// The object does not exist because it was withdrawn, and its last lease has ended. Reported for a day.
     pub drained: bool,
     /// The server's time, in microseconds since 1970.
     pub now_micros: u64,

@@ -10,10 +10,10 @@
 //! - *First declaration*: the floor is the server's clock, or the newest token that Redis shows if that is larger.
 //! - *Change of the spec in the same life of the data*: the floor is the newest token, so that nothing is raised. Should the server be restarted, or lose its data, after it was observed, then it refuses the declaration
 //!   (see [`Life`]) and the controller plans again.
-//! - *Loss*: `floor' = max(now, known + elapsed/8 + 1)`. `known` is the newest of the floor, the tokens that were ever shown,
-//!   and what Redis shows of a declared object; `elapsed` is the time since the floor was known to be current, by the controller's clock. At most
-//!   `elapsed/8` tokens were granted since, so the floor is beyond all of them, whatever the clock of Redis says: that a
-//!   failover leads to a machine whose clock is behind does not matter.
+//! - *Loss*: `floor' = max(now, known + elapsed/8 + 1)`. `known` is the newest of the floor, the tokens that were ever
+//!   shown, and the tokens of a declared object in Redis; `elapsed` is the time since the floor was known to be
+//!   current, by the controller's clock. At most `elapsed/8` tokens were granted since, so that the floor is above all
+//!   of them, independent of the clock of Redis: a failover to a machine whose clock is behind does no harm.
 //! - *Refresh*: a floor that is 2^24 behind the newest token is brought up to date. So `known` is nearly right also where
 //!   `elapsed` is not known.
 //!
@@ -27,7 +27,7 @@
 //! controllers one is refused there, and plans again. Redis takes the larger floor, so the order in which the declarations
 //! arrive does not matter. A declaration of another life of the server is refused by the script.
 //!
-//! *Where it ends:*
+//! *The limits:*
 //! - A clock of Redis that is d behind the one before (a failover, or set back) lets an object that is made again without a
 //!   status within d start below its predecessor's tokens. Objects with a status are not concerned.
 //! - The clock of the controller may be set back, too. Seen (it is before the time of the floor), 2^26 are added in place of
@@ -43,15 +43,15 @@ use crate::control::{Observation, Snapshot};
 
 /// Microseconds that a grant takes at least.
 const MICROS_OF_A_GRANT: u128 = 8;
-/// How far a floor may lag behind the newest token.
+/// The longest distance by which a floor may lag behind the newest token.
 const REFRESH_AFTER: u64 = 1 << 24;
-/// In place of what may have been granted since the floor was current, where the controller's clock cannot tell for how long
-/// that is.
+/// In place of the tokens that may have been granted since the floor was current, where the controller's clock does not
+/// show how long that is.
 const MARGIN_WITHOUT_ELAPSED: u64 = 1 << 26;
 /// The same, where no time was ever kept: floors without one lagged by up to 2^30.
 const MARGIN_WITHOUT_TIME: u64 = 1 << 31;
 
-/// What is kept of a declared object outside of Redis.
+/// The state of a declared object that is kept outside of Redis.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -76,7 +76,7 @@ pub struct Kept {
     pub longest_lease: Duration,
 }
 
-/// That an object has to be declared, and how. All of it has to be kept outside of Redis before Redis is told.
+/// A declaration that is to be made. All of it must be kept outside of Redis before Redis gets it.
 ///
 /// ```no_run
 /// # fn run(plan: tenure::control::Plan) {
@@ -91,17 +91,18 @@ pub struct Plan {
     pub current_at: SystemTime,
     /// The longest lease that may be running.
     pub longest_lease: Duration,
-    /// Whether Redis has had this object before, so that leases of which it does not know may be running:
+    /// Redis has had this object before, so that leases of which it has no data may be running:
     /// [`Declaration::recovery`](super::Declaration::recovery) is then the longest lease.
     pub declared_before: bool,
-    /// Whether it may have had first users until it is declared. Their leases may be longer than what is known here: once it is
-    /// declared, what [`Snapshot::longest_lease`] says has to be kept as the longest lease, if it is more.
+    /// The object may have first users until it is declared. Their leases may be longer than the known ones: after the
+    /// declaration, [`Snapshot::longest_lease`] must be kept as the longest lease, if it is longer.
     pub adopts: bool,
 }
 
-/// Plans a declaration. `None`: Redis has the object as `digest` says, in a life of its data that knows the kept floor.
+/// Plans a declaration. `None`: Redis has the object with this `digest`, in a life of its data that knows the kept
+/// floor.
 ///
-/// `lease` is what the declaration will say, `now` the controller's clock before `seen` was asked for.
+/// `lease` is that of the declaration, `now` the controller's clock before `seen` was requested.
 ///
 /// ```no_run
 /// # async fn run(control: tenure::Control, object: tenure::ObjectRef) -> Result<(), tenure::Error> {
@@ -168,9 +169,9 @@ pub fn plan(
     with(floor.max(seen.now_micros).max(newest), true)
 }
 
-/// Whether the data of the server, in the life that it was observed in, is that which the floor was told to. If not, its
-/// newest leases may be missing, even where the server itself is the same: it may have been a master before the one that
-/// was told of the floor.
+/// Returns whether the data of the server, in the life that it was observed in, is the data that got the floor. If not,
+/// its newest leases may be missing, even if the server process is the same: it may have been a master before the one
+/// that got the floor.
 #[must_use]
 fn same_data(snapshot: &Snapshot, floor: u64) -> bool {
     snapshot.current && snapshot.last_fence >= floor
@@ -202,7 +203,7 @@ impl Kept {
         (lags || self.current_at.is_none()).then_some(newest.max(self.floor))
     }
 
-    /// Whether Redis' data is of the life that the kept floor was told to. If not, leases that it does not know may be
+    /// Returns whether Redis' data is of the life that got the kept floor. If not, leases that it does not know may be
     /// running, for as long as [`Kept::longest_lease`].
     ///
     /// ```no_run

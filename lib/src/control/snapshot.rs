@@ -1,4 +1,4 @@
-//! What an object is, who holds and who waits: read from the reply of the observing script.
+//! A snapshot of an object, its holders and its waiters, read from the reply of the observing script.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,9 +19,9 @@ pub struct Snapshot {
     pub now: SystemTime,
     /// The digest of the declaration; none: its first user made it.
     pub digest: Option<String>,
-    /// Whether it was declared under this very life of the server that answers. If not, that server may have lost the
-    /// object's newest leases, and it grants nothing new before it is declared again. In a cluster each object has its own
-    /// server, so that only the script can tell.
+    /// `true` if the object was declared in the present life of the server that answers. If not, that server may have
+    /// lost the object's newest leases, and it grants nothing new before the object is declared again. In a cluster
+    /// each object has its own server, so that only the script knows it.
     pub current: bool,
     /// Permits, or resources in service.
     pub limit: u64,
@@ -92,7 +92,7 @@ impl Snapshot {
         })
     }
 
-    /// What is held beyond what is in service: it drains.
+    /// The number of held permits or resources that are out of service: they drain.
     ///
     /// ```no_run
     /// # fn run(snapshot: &tenure::control::Snapshot) {
@@ -120,17 +120,17 @@ pub struct HolderView {
     pub token: String,
     /// The fencing token.
     pub fence: u64,
-    /// How many permits it has.
+    /// The number of its permits.
     pub permits: u64,
-    /// Which resources it has.
+    /// The names of its resources.
     pub resources: Vec<String>,
     /// When it was granted.
     pub since: SystemTime,
     /// When it runs out unless renewed.
     pub expires: SystemTime,
-    /// Who holds it.
+    /// The identity of the holder.
     pub holder: Identity,
-    /// What for.
+    /// The reason that the holder has given.
     pub reason: String,
 }
 
@@ -147,13 +147,13 @@ pub struct HolderView {
 pub struct WaiterView {
     /// Names the place, for [`Control::reclaim`](super::Control::reclaim).
     pub token: String,
-    /// How many permits or resources it asks for.
+    /// The number of permits or resources that it requests.
     pub permits: u64,
     /// When it asked.
     pub since: SystemTime,
-    /// Who waits.
+    /// The identity of the waiter.
     pub holder: Identity,
-    /// What for.
+    /// The reason that the waiter has given.
     pub reason: String,
 }
 
@@ -200,7 +200,7 @@ fn waiter_view(value: &Value) -> Option<WaiterView> {
     })
 }
 
-/// What stands under a token: see the head of `lua/lib/object.lua`.
+/// The value of a token: see the head of `lua/lib/object.lua`.
 struct Entry {
     permits: u64,
     since: u64,
@@ -209,7 +209,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Stands for one that somebody's hand has damaged: it is there, and goes with the lease.
+    /// Stands for an entry that was damaged by another program: it counts, and ends with its lease.
     fn unreadable() -> Self {
         Self {
             permits: 1,

@@ -1,8 +1,9 @@
 //! The one way in: asks for a lease, waits in the queue, and leaves nothing behind when it is not wanted any more.
 //!
-//! One command asks. It grants, or enqueues, or says busy. Whoever is enqueued is granted by the script that frees the
-//! place, and told by push; should the push be lost, the renewal of the place in the queue finds out. The token is drawn
-//! once, so that asking again is always safe, and a guard gives back whatever the token got if the future is dropped.
+//! One command requests a lease. It grants the lease, enqueues the request, or replies busy. A queued request is
+//! granted by the script that frees its permits, which notifies the client by push; if the push is lost, the renewal of
+//! the queue entry finds the lease. The token is drawn once, so that repeating the request is always safe, and a guard
+//! gives back the lease of the token if the future is dropped.
 //!
 //! A grant takes time to arrive, and a future takes time to be polled. A lease whose deadline has passed by then is not
 //! returned, for another client may hold it: the token asks again. The server may have the lease still; otherwise the
@@ -40,7 +41,7 @@ use crate::{
     },
 };
 
-/// How long to wait.
+/// The time for which a request waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wait {
     Not,
@@ -64,7 +65,7 @@ impl Wait {
         }
     }
 
-    /// Whether there is no time for another attempt, after the first.
+    /// Returns whether there is no time for another attempt, after the first.
     pub(crate) fn is_over(self) -> bool {
         match self {
             Self::Not => true,
@@ -87,16 +88,17 @@ pub(crate) struct Handle {
     pub(crate) options: Options,
     /// The permits of an object that its first user makes; 0: it must be declared.
     pub(crate) first_limit: u64,
-    /// Which resources of a pool would do, as the scripts want it; `-`: any.
+    /// The selector of a pool's resources, as the scripts expect it; `-`: any.
     pub(crate) wish: Arc<str>,
     /// Becomes true when a request of this handle has got a place in the queue.
     pub(crate) in_queue: Option<Arc<watch::Sender<bool>>>,
 }
 
-/// An object that is not declared may be about to be: whoever waits anyway waits this long for it.
+/// The time for which a waiting request waits for an object to be declared.
 const DECLARE_GRACE: Duration = Duration::from_secs(5);
 const DECLARE_POLL: Duration = Duration::from_millis(100);
-/// What has to be given back when the time is over gets so much more, which is within what is promised of a timeout.
+/// The additional time in which a lease is given back after a timeout, which is within the bound that is documented for
+/// timeouts.
 pub(crate) const AT_ONCE: Duration = Duration::from_millis(20);
 /// Far enough to be for ever.
 pub(crate) const AGES: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -127,7 +129,7 @@ impl Handle {
         self.replicated(outcome?, wait.end()).await
     }
 
-    /// Takes the lease from whoever holds, and tells them why.
+    /// Takes the lease from its holders, and notifies them of the reason.
     pub(crate) async fn take_over(&self, why: &str) -> Result<Option<Lease>, Error> {
         check_text("why", why)?;
         let who = self.who();
@@ -145,8 +147,8 @@ impl Handle {
         identity.pod.as_deref().unwrap_or(&identity.process).to_owned()
     }
 
-    /// Makes sure that as many replicas as the options say have the lease, if there is one; gives it back if they have not
-    /// by `end`, or within half a response timeout.
+    /// Makes sure that as many replicas as the options require have the lease, if there is one; gives it back if they
+    /// have not by `end`, or within half a response timeout.
     pub(crate) async fn replicated(
         &self,
         lease: Option<Lease>,
@@ -212,13 +214,13 @@ pub(crate) struct Claim {
     pub(crate) session: Arc<Session>,
     pub(crate) place: Arc<ObjectKeys>,
     pub(crate) token: Token,
-    /// What the token is made of.
+    /// The secret from which the token is computed.
     secret: Secret,
     pub(crate) open: bool,
     in_queue: Option<Arc<watch::Sender<bool>>>,
 }
 
-/// What became of waiting for a word.
+/// The outcome of waiting for a push or a reply.
 pub(crate) enum WaitOutcome {
     Granted { grant: Grant, deadline: Moment },
     AskAgain,
@@ -310,8 +312,8 @@ impl Claim {
         }
     }
 
-    /// Whether a wait goes on although nobody has declared the object: it may be about to be, at first, or again after a
-    /// loss of data.
+    /// Returns whether a wait goes on although the object is not declared: it may be declared soon, for the first time,
+    /// or again after a loss of data.
     fn may_be_declared_yet(since: &mut Option<Instant>, wait: Wait) -> bool {
         let now = Instant::now();
         let since = *since.get_or_insert(now);
@@ -422,7 +424,7 @@ impl Claim {
         }
     }
 
-    /// The same failure, with the protocol's named errors in place of their words.
+    /// Returns the same failure, with the protocol's named errors in place of their texts.
     pub(crate) fn named(&self, failed: Failed, asked: u64) -> Failed {
         let Failed { error, repeated } = failed;
         let error = match error {
@@ -514,9 +516,9 @@ impl Claim {
     }
 }
 
-/// Whether an error proves that its request has taken nothing: one of the protocol's own does, a request that was not sent,
-/// and a server that refuses a script before it runs, if the request was not sent before (`repeated`). Any other may have come
-/// after the effects, or instead of the reply.
+/// Returns whether an error proves that its request has taken nothing: a named error of the protocol does, and so does
+/// a request that was not sent, and a server that refuses a script before it runs, if the request was not sent before
+/// (`repeated`). Any other error may have followed the effects, or replaced the reply.
 pub(crate) fn took_nothing(error: &Error, repeated: bool) -> bool {
     match error {
         Error::NotDeclared { .. }

@@ -20,7 +20,7 @@ use crate::{
     protocol::{message::texts, script},
 };
 
-/// How a lease stands.
+/// The state of a lease.
 ///
 /// ```
 /// # fn watch(lease: &tenure::Lease) {
@@ -36,10 +36,10 @@ pub enum LeaseState {
     Held,
     /// It is ours until its deadline, but the last renewal had no answer. It is tried again.
     Unsure {
-        /// What the renewal met.
+        /// The error of the last renewal.
         reason: String,
     },
-    /// It is not ours any more: somebody else may hold.
+    /// The lease has ended: another client may hold.
     Lost {
         /// Why.
         cause: String,
@@ -52,11 +52,11 @@ pub enum LeaseState {
 /// it back in the background; [`Lease::release`] does so and waits for the answer.
 ///
 /// # What it promises
-/// Until [`Lease::deadline`], nobody else is granted what this lease holds: the deadline is kept by this machine's own
-/// clock, and lies before the server's expiry however long replies took. Past it the lease counts as lost,
-/// whether anybody noticed or not. A process that is paused between [`Lease::check`] and what it does next cannot know: let
-/// the protected system refuse a smaller [`Lease::fencing_token`] than it has seen (Kleppmann, "How to do distributed
-/// locking", 2016).
+/// Until [`Lease::deadline`], no other client is granted the permits or resources of this lease: the deadline is kept
+/// by this machine's own clock, and lies before the server's expiry however long replies took. After it the lease
+/// counts as lost, even if the process has not noticed it. A process that is paused between [`Lease::check`] and its
+/// next step cannot know: let the protected system refuse a smaller [`Lease::fencing_token`] than it has seen
+/// (Kleppmann, "How to do distributed locking", 2016).
 ///
 /// # When the machine is suspended
 /// The time of the suspend counts: the first [`Lease::check`] after it knows, and [`Lease::lost`] within a second. On Linux,
@@ -117,7 +117,7 @@ impl Lease {
         Ok(answered?.value)
     }
 
-    /// What a script has found out: the lease is not ours any more.
+    /// Notes the outcome of a script: the lease has ended.
     pub(crate) fn lose(&self, cause: &str) -> Error {
         self.session.registry.lost(&self.hold, cause);
         Error::Lost {
@@ -136,7 +136,7 @@ impl Lease {
         self.released = true;
     }
 
-    /// What is held.
+    /// The object that is held.
     ///
     /// ```no_run
     /// # fn run(lease: &tenure::Lease) {
@@ -194,7 +194,7 @@ impl Lease {
         self.session.registry.uptime.instant(deadline)
     }
 
-    /// How it stands now.
+    /// Returns the state of the lease now.
     ///
     /// ```no_run
     /// # fn run(lease: &tenure::Lease) {
@@ -249,7 +249,7 @@ impl Lease {
         }
     }
 
-    /// Waits until the lease is lost, and says why. For use in `select!` beside the work.
+    /// Waits until the lease is lost, and returns the cause. For use in `select!` beside the work.
     ///
     /// # Cancel safety
     /// Cancel safe: it only watches.
@@ -279,7 +279,7 @@ impl Lease {
         }
     }
 
-    /// How many permits it has: 1 of a lock, or the number that was asked for.
+    /// The number of its permits: 1 of a lock, or the number that was requested.
     ///
     /// ```no_run
     /// # fn run(lease: tenure::Lease) {
@@ -326,9 +326,9 @@ impl Lease {
     /// over with `adopt` on the same object: [`Lock::adopt`](crate::Lock::adopt). If none does, it runs out at its
     /// [`Lease::deadline`], or a little later.
     ///
-    /// The secret is 32 hexadecimal digits. Whoever knows it can take the lease, once: pass it on as a password, and do not
-    /// log it. What is shown of the lease elsewhere ([`HolderView::token`](crate::control::HolderView::token), the status of
-    /// the resource) is another text, from which the secret cannot be computed.
+    /// The secret is 32 hexadecimal digits. A program that knows it can take the lease, once: pass it on as a password,
+    /// and do not log it. The id that is shown elsewhere ([`HolderView::token`](crate::control::HolderView::token), the
+    /// status of the resource) is another text, from which the secret cannot be computed.
     ///
     /// ```no_run
     /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -348,8 +348,8 @@ impl Lease {
     /// Gives the lease back, which grants it to the next in the queue in the same step. One command.
     ///
     /// # Errors
-    /// [`Error::Lost`] when it was lost before: somebody else may have held since. [`Error::Unreachable`] when Redis did
-    /// not answer before the lease's end: it ends by itself.
+    /// [`Error::Lost`] when it was lost before: another client may have held since. [`Error::Unreachable`] when Redis
+    /// did not answer before the lease's end: it expires.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the release to the background.

@@ -1,13 +1,13 @@
-//! Who holds: what a lease says about its holder.
+//! The identity of a holder or waiter.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, protocol::name::LONGEST_NAME};
 
-/// Who this process is, as others see it in `kubectl get lockpools` and in [`crate::control`].
+/// The identity of this process, as shown in `kubectl get lockpools` and in [`crate::control`].
 ///
 /// By default it is read from the environment, as the downward API sets it: `POD_NAME`, `POD_NAMESPACE`, `POD_UID`.
-/// Outside of a pod the host name and process id say who it is. Each text has at most 253 bytes, which connecting checks.
+/// Outside of a pod it is the host name and process id. Each text has at most 253 bytes, which connecting checks.
 ///
 /// ```
 /// let me = tenure::Identity::from_env();
@@ -70,7 +70,7 @@ impl Identity {
     }
 }
 
-/// What stands in Redis about a holder or waiter.
+/// The JSON that is stored in Redis about a holder or waiter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holder {
     #[serde(flatten)]

@@ -1,10 +1,10 @@
-//! What all acquisitions have in common.
+//! Options that all acquisitions share.
 
 use std::time::Duration;
 
 use crate::Error;
 
-/// How to hold: how long a lease runs, for how long it may be renewed, and why it is held.
+/// Options of a lease: its length, the time for which it may be renewed, and the reason for which it is held.
 ///
 /// ```
 /// use std::time::Duration;
@@ -51,7 +51,7 @@ impl Options {
         Self::default()
     }
 
-    /// How long the lease runs when it is not renewed: 100 ms to one day, exact to the millisecond. A declared object's
+    /// The length of the lease when it is not renewed: 100 ms to one day, exact to the millisecond. A declared object's
     /// `leaseDurationSeconds` is the upper bound.
     ///
     /// A crash of the holder keeps others waiting for this long; a pause of the holder, or of Redis, that is longer than
@@ -82,9 +82,10 @@ impl Options {
         self
     }
 
-    /// For how long the object stays taken after the lease has *run out* (not after a release): up to one hour, none by
-    /// default. For resources that cannot check a fencing token: a holder that is late by less than this meets nobody.
-    /// Consul calls it lock-delay. A grace does not outlast a loss of Redis' data by more than the longest lease.
+    /// The time for which the object stays taken after the lease has *expired* (not after a release): up to one hour,
+    /// none by default. For resources that cannot check a fencing token: a holder that is late by less than this meets
+    /// no other holder. Consul calls it lock-delay. A grace does not outlast a loss of Redis' data by more than the
+    /// longest lease.
     ///
     /// ```
     /// use std::time::Duration;
@@ -96,8 +97,8 @@ impl Options {
         self
     }
 
-    /// Where to stand in the queue: a larger number stands before all smaller ones, and behind its equals. 0 by default.
-    /// Whoever waits with a small number may wait for ever while larger ones keep coming.
+    /// The priority in the queue: a larger number stands before all smaller ones, and behind its equals. 0 by default.
+    /// A request with a small number may wait for ever while larger ones keep arriving.
     ///
     /// ```
     /// let options = tenure::Options::new().priority(10);
@@ -107,9 +108,10 @@ impl Options {
         self
     }
 
-    /// How many replicas must have acknowledged the lease before it is given to the caller: none by default. It narrows the
-    /// window in which a failover loses a lease, and does not close it: the fencing token does. It costs one more command,
-    /// and a `WAIT`, over a second connection of the client that is made for the first of these; they take turns on it.
+    /// The number of replicas that must have acknowledged the lease before the caller gets it: none by default. It
+    /// narrows the window in which a failover loses a lease, and does not close it: the fencing token does. It costs
+    /// one more command, and a `WAIT`, over a second connection of the client that is made for the first of these; they
+    /// take turns on it.
     ///
     /// Acquiring fails with [`Error::NotReplicated`] when fewer have it within half a response timeout, or by the end of a
     /// shorter timeout of the caller, and what was acquired is given back.

@@ -1,4 +1,5 @@
-//! What this client holds and waits for. Pushes arrive here, and the renewal reads from here what is due.
+//! The registry of the leases and waiting requests of a client. Pushes arrive here, and the renewer reads from here
+//! which entries are due.
 //!
 //! A token is entered before its request is sent, for its push may come before the reply has been looked at.
 
@@ -69,7 +70,7 @@ impl ObjectKeys {
     }
 }
 
-/// How a lease stands.
+/// The state of a lease, as this client knows it.
 #[derive(Debug, Clone)]
 pub(crate) enum Standing {
     Held,
@@ -93,11 +94,11 @@ pub(crate) struct Status {
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) token: Token,
-    /// What the token is made of.
+    /// The secret from which the token is computed.
     pub(crate) secret: Secret,
     pub(crate) place: Arc<ObjectKeys>,
     pub(crate) grant: Grant,
-    /// What the request for it was, to be let in again after a loss of data.
+    /// The request that got it, for a readmission after a loss of data.
     pub(crate) request: Request,
     pub(crate) status: watch::Sender<Status>,
 }
@@ -123,7 +124,7 @@ impl Hold {
     }
 }
 
-/// What an acquisition asks for, as the scripts want it.
+/// The arguments of an acquisition, as the scripts expect them.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) permits: u64,
@@ -133,14 +134,14 @@ pub(crate) struct Request {
     pub(crate) priority: i8,
     /// The permits of an object that its first user makes; 0: it must be declared.
     pub(crate) first_limit: u64,
-    /// Which resources of a pool would do; `-`: any.
+    /// The selector of a pool's resources; `-`: any.
     pub(crate) wish: Arc<str>,
-    /// Take it from whoever holds, and why: a text for them.
+    /// The reason of a takeover, for the former holders; absent: no takeover.
     pub(crate) takeover: Option<Arc<str>>,
     pub(crate) holder: Arc<str>,
 }
 
-/// What a waiting request is told.
+/// The event that ends a wait.
 #[derive(Debug)]
 pub(crate) enum WaiterEvent {
     Granted {
@@ -156,9 +157,9 @@ enum Entry {
     /// Was asked for; it stays here until it is held or given up.
     Waiting {
         place: Arc<ObjectKeys>,
-        /// Absent: told already, and its future has not looked yet.
+        /// Absent: the event was sent already, and its future has not been polled since.
         word: Option<oneshot::Sender<WaiterEvent>>,
-        /// What was granted has been ended before its future could take it up.
+        /// The lease has ended before its future could take it up.
         lost: Option<End>,
     },
     Held {
@@ -174,8 +175,8 @@ impl Entry {
         }
     }
 
-    /// How much too early it may be renewed, along with others: a tenth of the time between two renewals of a lease, so
-    /// that leases taken one by one come due in a few big batches.
+    /// Returns by how much the entry may be renewed early, along with others: a tenth of the time between two renewals
+    /// of a lease, so that leases taken one by one come due in a few big batches.
     fn slack(&self, now: Moment) -> Duration {
         match self {
             Self::Waiting { .. } => COALESCE,
@@ -195,24 +196,24 @@ pub(crate) struct Item {
     pub(crate) hold: Option<Arc<Hold>>,
 }
 
-/// What is to be done after a renewal's outcome has been noted.
+/// The next step after the outcome of a renewal has been noted.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     Nothing,
-    /// The server has lost the lease: its holder has to be let in again.
+    /// The server has lost the lease: its holder must be readmitted.
     Readmit,
-    /// The server has a lease that its holder had to take for lost: nobody else should wait for it to run out.
+    /// The server has a lease that its holder counts as lost: it is given back, so that no waiter waits for its expiry.
     GiveBack,
 }
 
-/// What is due this soon, at least, is renewed along with what is due now.
+/// Entries that are due within this time are renewed along with those that are due now.
 const COALESCE: Duration = Duration::from_millis(50);
 /// A suspend of the machine is noticed after so long at most, by one wake-up for all leases and places.
 const LOOK_FOR_SUSPEND: Duration = Duration::from_secs(1);
 /// Two clocks cannot be read at the same instant: a smaller difference is none.
 const SHORTEST_SUSPEND: Duration = Duration::from_millis(50);
-/// How long a queue entry lives unless it is renewed, in milliseconds. A lease that is handed to a waiter lives no longer
+/// The life of a queue entry without a renewal, in milliseconds. A lease that is handed off to a waiter lives no longer
 /// until its client has renewed it.
 const SHORTEST_PLACE_MS: u64 = 10_000;
 const LONGEST_PLACE_MS: u64 = 30_000;
@@ -265,21 +266,21 @@ impl LeaseRegistry {
         heard
     }
 
-    /// How long a new queue entry lives unless it is renewed, in milliseconds. A client with more than 10,000 leases and queue
-    /// entries asks for a millisecond each, up to 30 s, so that renewals do not take up the server.
+    /// Returns the life of a new queue entry without a renewal, in milliseconds. A client with more than 10,000 leases
+    /// and queue entries requests a millisecond for each, up to 30 s, so that renewals do not take up the server.
     pub(crate) fn place_ms(&self) -> u64 {
         let entries = lock(&self.book).by_token.len() as u64;
         entries.clamp(SHORTEST_PLACE_MS, LONGEST_PLACE_MS)
     }
 
-    /// Notes when a place in the queue has to be renewed, after the server has said that it is one.
+    /// Notes when a queue entry must be renewed, after the server has confirmed it.
     pub(crate) fn queued(&self, token: &Token, place: Duration, wake: Duration) {
         if self.waits(token) {
             self.set_due(token, later(waiting_interval(token, place, wake)));
         }
     }
 
-    /// Whether the server has said that what this waiting request was granted has run out.
+    /// Returns whether the lease that this waiting request was granted has expired on the server.
     pub(crate) fn ran_out(&self, token: &Token) -> bool {
         let book = lock(&self.book);
         matches!(book.by_token.get(token), Some(Entry::Waiting { lost: Some(end), .. }) if end.how == How::Expired)
@@ -547,7 +548,8 @@ impl LeaseRegistry {
         )
     }
 
-    /// Tells a waiting request, once. What waits no more is left alone: the word may be late, and the token a lease by now.
+    /// Sends the event to a waiting request, once. A token that waits no more is left alone: the event may be late, and
+    /// the token a lease by now.
     fn tell(&self, token: &str, word: WaiterEvent) {
         let mut book = lock(&self.book);
         let Entries {

@@ -1,4 +1,4 @@
-//! Gives back, in the background, what was dropped: leases, and places of futures that nobody polls any more.
+//! Gives back, in the background, dropped leases and the queue entries of dropped futures.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use crate::{
     transport::{later, router::Router},
 };
 
-/// What has no known end is given back for this long; then it ends with its lease.
+/// The time for which a lease without a known end is given back; after that it expires.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How what is released ends, as the script wants it: by its owner.
+/// The way in which a lease ends, as the script expects it: by its owner.
 pub(crate) const BY_OWNER: &str = "owner";
-/// Nobody has taken up what the token has got, or may have.
+/// By its client, because no caller has taken up the lease, or may have.
 pub(crate) const DROPPED: &str = "dropped";
-/// By another: its owner is told.
+/// By another client: its owner is notified.
 pub(crate) const RECLAIMED: &str = "reclaimed";
 
 pub(crate) enum Job {

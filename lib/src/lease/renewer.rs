@@ -1,4 +1,4 @@
-//! Renews what the ledger says is due: many leases and places in one command, over many objects.
+//! Renews the entries of the registry that are due: many leases and queue entries in one command, over many objects.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -63,8 +63,8 @@ fn batches(items: Vec<Item>, link: &Router) -> Vec<Vec<Item>> {
     together
 }
 
-/// In the background: there is no hurry, and an error means that the runtime is gone. What asked for a grace runs out, so
-/// that it has one: its holder may not have noticed yet that it is lost.
+/// Gives back in the background: there is no hurry, and an error means that the runtime has ended. A lease with a grace
+/// period is left to expire, so that the grace period follows: its holder may not have noticed yet that it is lost.
 fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
     if hold.request.grace_ms > 0 {
         return;
@@ -77,8 +77,8 @@ fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
     });
 }
 
-/// Renews a lease by itself, at its holder's wish. Returns how many replicas have acknowledged it, if so many are to, until
-/// then.
+/// Renews a single lease on behalf of its holder. Returns how many replicas have acknowledged it, if so many are
+/// required, until then.
 pub(crate) async fn renew_one(
     registry: &LeaseRegistry,
     link: &Router,
@@ -123,7 +123,7 @@ pub(crate) async fn renew_one(
     failed.map_or(Ok(reached), Err)
 }
 
-/// How many tokens of an object follow, and the newest fencing token that was seen of it, if it is declared.
+/// Returns the number of tokens of an object, and the newest fencing token that was seen of it, if it is declared.
 fn count_and_newest(count: usize, newest: u64) -> String {
     match newest {
         0 => count.to_string(),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::protocol::secret::Token;
 
-/// What stands first is taken first.
+/// The entries, in the order in which they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
     Lease,

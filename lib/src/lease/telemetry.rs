@@ -1,4 +1,4 @@
-//! What is counted. Without the feature `metrics` there is nothing to it.
+//! The metrics of the library. Without the feature `metrics` the functions do nothing.
 
 use std::time::Duration;
 

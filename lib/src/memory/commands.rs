@@ -1,4 +1,4 @@
-//! The commands that the scripts call, each as Redis does it. No other: a script that calls one fails and says so.
+//! The commands that the scripts call, each as Redis does it. Any other fails with an error that names it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,19 +10,20 @@ use redis::Value;
 
 use crate::memory::store::{Bytes, Hash, SortedSet, Store, Text};
 
-/// What a script works on.
+/// The state that a script works on.
 pub(super) struct Database {
     pub(super) store: Store,
     /// The server's clock while a script runs, in microseconds: it stands still.
     pub(super) now_us: u64,
     /// The keys that the running script was given. It may touch no other, or it would not work in a cluster.
     pub(super) keys: HashSet<Bytes>,
-    /// How many clients listen to a channel.
+    /// The number of clients that are subscribed to a channel.
     pub(super) listeners: HashMap<String, usize>,
     /// Messages that the running script has sent: channel and payload.
     pub(super) published: Vec<(String, String)>,
     pub(super) random: fastrand::Rng,
-    /// What the running script has done, and the most that any has: see [`Memory::most_work`](super::Memory::most_work).
+    /// The units of work of the running script, and the most of any: see
+    /// [`Memory::most_work`](super::Memory::most_work).
     pub(super) work: u64,
     pub(super) most_work: u64,
 }
@@ -297,7 +298,8 @@ fn unknown(name: &str, args: usize) -> String {
     format!("ERR the in-memory twin has no command {name} with {args} arguments like these")
 }
 
-/// How many to pass over and how many to take, for the places from `first` to `last`: negative ones count from the end.
+/// Returns how many members to skip and how many to take, for the positions from `first` to `last`: negative ones count
+/// from the end.
 fn span(len: usize, first: i64, last: i64) -> (usize, usize) {
     let len = i64::try_from(len).unwrap_or(i64::MAX);
     let from_start = |at: i64| if at < 0 { at.saturating_add(len) } else { at };

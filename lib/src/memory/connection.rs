@@ -1,5 +1,5 @@
-//! A client's connection to the twin: two pipes that keep their order, one for calls and one for replies and pushes, each
-//! emptied by a task. What a caller has sent is executed though the caller may have gone, as with a real connection.
+//! A client's connection to the twin: two pipes that keep their order, one for calls and one for replies and pushes,
+//! each emptied by a task. A call that was sent is executed even if its caller is gone, as with a real connection.
 
 use std::{
     collections::HashSet,
@@ -76,7 +76,7 @@ pub(super) struct Peer {
     /// When the last thing on its way arrives: what follows it does not overtake.
     last_up: Instant,
     last_down: Instant,
-    /// Nothing passes any more, and nobody knows.
+    /// The connection is dead: nothing passes any more, and neither side is notified.
     silent: bool,
     unanswered: Vec<oneshot::Sender<Value>>,
 }

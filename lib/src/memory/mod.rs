@@ -103,7 +103,7 @@ pub enum Message<'a> {
     },
     /// A message that was not asked for: a grant, a loss, an event for a controller.
     Push {
-        /// What it says; its first line says what it is.
+        /// Its text; the first line names its kind.
         payload: &'a str,
     },
 }
@@ -121,9 +121,9 @@ pub enum Fault {
     Deliver,
     /// It arrives this much later (to the millisecond), and so does what follows it in the same direction.
     Delay(Duration),
-    /// It never arrives. A push is lost alone. A call or a reply is lost because the connection is dead without anybody
-    /// being told: nothing passes any more until the client, after its response timeout, makes another one. A client that
-    /// connects waits for as long.
+    /// It never arrives. A push is lost alone. A call or a reply is lost because the connection is dead without either
+    /// side being notified: nothing passes any more until the client, after its response timeout, makes another one. A
+    /// client that connects waits for as long.
     Drop,
     /// The connection is cut before it arrives, and both sides know.
     Cut,
@@ -167,7 +167,7 @@ struct State {
     random: fastrand::Rng,
 }
 
-/// The server's wall clock: what it said at an instant, and goes on from there.
+/// The server's wall clock: its reading at an instant, from which it goes on.
 struct Clock {
     said_us: u64,
     at: Instant,
@@ -219,7 +219,7 @@ impl State {
 }
 
 impl Memory {
-    /// An empty server, whose clock says the present time, and whose chance is as good as any.
+    /// An empty server, whose clock shows the present time, and whose random numbers have a random seed.
     ///
     /// ```
     /// let memory = tenure::Memory::new();
@@ -230,9 +230,9 @@ impl Memory {
         Self::with(fastrand::Rng::new(), SystemTime::now())
     }
 
-    /// An empty server that draws everything that has to be drawn (tokens, names of channels, resources in random
-    /// order) from `seed`, and whose clock says the beginning of 2025: with a paused clock, a single-threaded runtime and
-    /// the same program, all happens in the same way again.
+    /// An empty server that draws all random values (tokens, names of channels, resources in random order) from `seed`,
+    /// and whose clock shows the beginning of 2025: with a paused clock, a single-threaded runtime and the same
+    /// program, each run is the same.
     ///
     /// ```
     /// let memory = tenure::Memory::seeded(42);
@@ -396,7 +396,7 @@ impl Memory {
         state.running = true;
     }
 
-    /// Cuts all connections, like `CLIENT KILL`. What the server has sent before still arrives.
+    /// Cuts all connections, like `CLIENT KILL`. Messages that the server has sent before still arrive.
     ///
     /// ```
     /// let memory = tenure::Memory::new();
@@ -406,8 +406,9 @@ impl Memory {
         lock(&self.shared).cut_all();
     }
 
-    /// From now on, `decide` is asked for each [`Message`] what becomes of it. It is told the process name that the client's
-    /// [`Identity`](crate::Identity) has. It is called while the server stands still: it must not call this `Memory`.
+    /// From now on, `decide` chooses the fate of each [`Message`]. Its first argument is the process name of the
+    /// client's [`Identity`](crate::Identity). It is called while the server stands still: it must not call this
+    /// `Memory`.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), tenure::Error> {
@@ -457,12 +458,12 @@ impl Memory {
         keys
     }
 
-    /// Runs a command on the data, as somebody's hand would with `redis-cli`: to see what a program does when a key is
-    /// overwritten or removed. Replies that are lists come as such, everything else as one text, and nothing as an empty
-    /// list. Only the commands that the scripts use are there.
+    /// Runs a command on the data, as a person would with `redis-cli`: to see how a program reacts when a key is
+    /// overwritten or removed. Replies that are lists are returned as such, everything else as one text, and nil as an
+    /// empty list. Only the commands that the scripts use are supported.
     ///
     /// # Errors
-    /// What the command says against it, in Redis' words.
+    /// The error reply of the command.
     ///
     /// ```
     /// let memory = tenure::Memory::new();
@@ -504,7 +505,7 @@ impl Memory {
         database.most_work
     }
 
-    /// How many calls the server has had from all clients.
+    /// Returns the number of calls that the server has had from all clients.
     ///
     /// ```
     /// let memory = tenure::Memory::new();

@@ -159,7 +159,7 @@ fn command(database: &Mutex<Database>, args: &MultiValue) -> mlua::Result<Result
     Ok(lock(database).execute(&String::from_utf8_lossy(&name), &args))
 }
 
-/// What a script gives to a command.
+/// An argument that a script gives to a command.
 fn argument(value: &LuaValue) -> mlua::Result<Bytes> {
     const EXACT: i64 = 100_000_000_000_000_000;
     match value {

@@ -43,7 +43,7 @@ pub(super) trait Kind: Default {
 const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 
 impl Store {
-    /// What is under the key; nothing is like an empty one.
+    /// Returns the value of the key; a missing key is like an empty value.
     pub(super) fn read<K: Kind>(&self, key: &[u8]) -> Result<Option<&K>, String> {
         self.keys
             .get(key)
@@ -247,7 +247,7 @@ impl SortedSet {
         self.scores.len()
     }
 
-    /// How many stand before the member. Linear, other than in Redis.
+    /// Returns the number of members before this one. Linear, unlike in Redis.
     pub(super) fn rank(&self, member: &[u8]) -> Option<usize> {
         let score = *self.scores.get(member)?;
         self.order.iter().position(|at| at.0 == score && at.1 == member)

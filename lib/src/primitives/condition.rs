@@ -24,9 +24,10 @@ use crate::{
 /// the one who has waited longest into the queue of the lock; when the lock is granted to it, by push, the wait is over. So
 /// there is no herd, and nothing to poll.
 ///
-/// A notification that nobody waits for is not kept. One that reaches a waiter which has died, or was dropped before it had
-/// taken up its lease, goes to the next. Still check what you waited for after waking up, as [`Condition::wait_while`] does:
-/// somebody else may have held the lock in between, and after a loss of Redis' data a wait ends early.
+/// A notification without a waiter is not kept. If the notified waiter has died, or was dropped before it had taken up
+/// its lease, the next waiter is notified instead. Check the awaited state after each wake-up, as
+/// [`Condition::wait_while`] does: another client may have held the lock in between, and after a loss of Redis' data a
+/// wait ends early.
 ///
 /// ```no_run
 /// # async fn run(client: tenure::Client, queue_is_empty: impl AsyncFn() -> bool) -> Result<(), tenure::Error> {
@@ -65,11 +66,12 @@ impl Condition {
     /// Gives the lock back, waits to be notified, and holds the lock again.
     ///
     /// # Errors
-    /// The lock is **not** held after an error. [`Error::Lost`] when it was not held before; [`Error::Refused`] has Redis'
-    /// words. While Redis is unreachable the wait goes on.
+    /// The lock is **not** held after an error. [`Error::Lost`] when it was not held before; [`Error::Refused`] with
+    /// the error reply of Redis. While Redis is unreachable the wait goes on.
     ///
     /// # Cancel safety
-    /// After dropping the future the lock is not held, and nobody waits; a notification that had come goes to the next.
+    /// After dropping the future the lock is not held, and the wait has ended; the next waiter gets a notification that
+    /// had arrived.
     ///
     /// ```no_run
     /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<tenure::Lease, tenure::Error> {
@@ -98,7 +100,7 @@ impl Condition {
         self.wait_until(lease, Instant::now().checked_add(timeout)).await
     }
 
-    /// Waits for as long as `predicate` says so. It is asked with the lock held, before the first wait too.
+    /// Waits while `predicate` returns `true`. It is evaluated with the lock held, and before the first wait too.
     ///
     /// # Errors
     /// As [`Condition::wait`].

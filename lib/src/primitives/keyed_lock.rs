@@ -1,10 +1,11 @@
 //! A lock that a namespace and parameters name.
 //!
 //! The parameters make a key, a UUID of version 5 (see [`Params`](crate::Params)), and the key names an ordinary
-//! [`Lock`]: `<namespace>:<key>`, where whatever of the namespace cannot stand in a name is an underscore,
-//! and what is too long is left out. The key alone says which lock it is; the namespace stands there to be read.
+//! [`Lock`]: `<namespace>:<key>`, where an underscore replaces each character of the namespace that a name cannot
+//! contain, and a namespace that is too long is cut. The key alone identifies the lock; the namespace is there for
+//! readers.
 //!
-//! What Superset's `KeyValueDistributedLock` does, and what this does about it:
+//! The behaviour of Superset's `KeyValueDistributedLock`, and the one of this lock:
 //!
 //! | line | there | here | test |
 //! |---|---|---|---|
@@ -15,12 +16,12 @@
 //! | K5 | other types by their text, decimals by their digits | the same text by the caller, [`ParamValue::number`](crate::ParamValue::number) for digits | `k5_…` in `params.rs` |
 //! | K6 | always SHA-1 | the same | `k2_to_k6_…` in `params.rs` |
 //! | K7 | look, purge, insert: three statements; no parameter called `namespace` | one script; refused in Superset's form | `k7_…` here and in `params.rs` |
-//! | K8 | taken: fails at once, callers poll | `try_acquire` says `None` at once, `acquire` waits its turn without polling | `k8_taken_…` |
-//! | K9 | 30 s, however long the work takes | 30 s unless [`Options::lease`] says otherwise, renewed while held | `k9_…` |
+//! | K8 | taken: fails at once, callers poll | `try_acquire` returns `None` at once, `acquire` waits its turn without polling | `k8_taken_…` |
+//! | K9 | 30 s, however long the work takes | 30 s by default ([`Options::lease`]), renewed while held | `k9_…` |
 //! | K10 | not reentrant; other parameters are other locks; none make the key of `{}` | the same | `k10_…` |
-//! | K11 | giving back what is gone says nothing | [`Error::Lost`]: somebody else may have worked meanwhile | `k11_…` |
+//! | K11 | releasing a lost lock succeeds silently | [`Error::Lost`]: another client may have worked meanwhile | `k11_…` |
 //! | K12 | an outage looks like a lock that is taken | [`Error::Unreachable`], and never `None` | `k12_…` |
-//! | 6.1 | entry `lock:<namespace>:<key>`, deleted by anybody | the object's own keys, by token, under the same key | `k1_…` |
+//! | 6.1 | entry `lock:<namespace>:<key>`, which any client can delete | the object's own keys, by token, under the same key | `k1_…` |
 
 use std::{ops::Deref, time::Duration};
 
@@ -33,8 +34,8 @@ use crate::{
 
 /// A lock that a namespace and parameters name: one holder at a time for "this job, with these arguments".
 ///
-/// It is a [`Lock`] in all else: fair, leased, renewed while held, not reentrant. Whoever comes to the same key shares the
-/// lock, and different namespaces or parameters never do, save by a collision of UUIDs (SHA-1, 122 bits).
+/// In all else it is a [`Lock`]: fair, leased, renewed while held, not reentrant. Clients with the same key share the
+/// lock, and different namespaces or parameters never do, except by a collision of UUIDs (SHA-1, 122 bits).
 ///
 /// # When Redis is gone
 /// As for any lock: see [`Lease`].
@@ -156,7 +157,7 @@ impl KeyedLock {
         Ok(lease.map(|lease| self.held(lease)))
     }
 
-    /// Takes the lock if it is free and nobody waits for it, else returns `None` at once: see [`Lock::try_acquire`].
+    /// Takes the lock if it is free and has no waiter, else returns `None` at once: see [`Lock::try_acquire`].
     ///
     /// # Errors
     /// As [`Lock::try_acquire`].

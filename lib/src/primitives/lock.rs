@@ -19,11 +19,11 @@ use crate::{
 
 /// A lock over Redis, made by its first user and gone with its last: at most one lease at a time.
 ///
-/// Fair: whoever asks first is granted first, and nobody overtakes, not even [`Lock::try_acquire`]. A release grants the
-/// next in the queue in the same step and wakes that one alone. Not reentrant: a second `acquire` in the same process
-/// waits like anybody else's.
+/// Fair: requests are granted in the order in which they arrive, and no request overtakes another, not even
+/// [`Lock::try_acquire`]. A release grants the lock to the next waiter in the same step and wakes only that one. Not
+/// reentrant: a second `acquire` in the same process waits like that of any other client.
 ///
-/// Its fencing tokens grow as long as the server's clock does not go back, for a lock keeps nothing while nobody uses it.
+/// Its fencing tokens grow as long as the server's clock does not go back, because an unused lock has no data in Redis.
 ///
 /// ```no_run
 /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -87,7 +87,8 @@ impl Lock {
         Condition::new(self.handle.clone(), name)
     }
 
-    /// Who holds it, if anybody. By the time of the answer it may be somebody else. One command.
+    /// Returns the holder, or `None` if the lock is free. The holder may have changed by the time of the answer. One
+    /// command.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
@@ -109,7 +110,7 @@ impl Lock {
         Ok(snapshot.and_then(|snapshot| snapshot.holders.into_iter().next()))
     }
 
-    /// Whether anybody holds it. By the time of the answer that may have changed. One command.
+    /// Returns whether the lock is held. That may have changed by the time of the answer. One command.
     ///
     /// # Errors
     /// As [`Lock::holder`].
@@ -153,9 +154,10 @@ impl Lock {
         self.handle.adopt(secret).await
     }
 
-    /// Takes the lock away from whoever holds it, ahead of all who wait, and tells the holder that and why: its lease is
-    /// lost, and its next step should not take place. For people and their tools, where a holder is known to be hung. The
-    /// next fencing token is larger, as always; `why` has at most 256 bytes; `None` only while the lock is in its grace after an expiry. One command.
+    /// Takes the lock from its holder, ahead of all waiters, and notifies the holder of the reason: its lease is lost,
+    /// and its next step should not take place. For people and their tools, where a holder is known to hang. The next
+    /// fencing token is larger, as always; `why` has at most 256 bytes; `None` only while the lock is in its grace
+    /// after an expiry. One command.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] names the option, [`Error::Unreachable`], [`Error::Refused`].
@@ -172,7 +174,7 @@ impl Lock {
         self.handle.take_over(why).await
     }
 
-    /// How the lock is, for a caller who could wait for `within`.
+    /// Returns the state of the lock, for a caller who could wait for `within`.
     ///
     /// # Errors
     /// As [`Lock::holder`].
@@ -201,7 +203,7 @@ impl Lock {
         })
     }
 
-    /// The same lock, which says when a request has got a place in the queue.
+    /// The same lock, which reports when a request has joined the queue.
     pub(crate) fn telling(mut self, in_queue: Arc<watch::Sender<bool>>) -> Self {
         self.handle.in_queue = Some(in_queue);
         self
@@ -216,7 +218,7 @@ impl Lock {
     /// One command when the lock is free.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has Redis' words.
+    /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has the error reply of Redis.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
@@ -251,7 +253,7 @@ impl Lock {
         self.handle.acquire(1, Wait::for_up_to(timeout)).await
     }
 
-    /// Takes the lock if it is free and nobody waits for it, else returns `None`. One command.
+    /// Takes the lock if it is free and has no waiter, else returns `None`. One command.
     ///
     /// # Errors
     /// As [`Lock::acquire`], and [`Error::Unreachable`] when Redis does not answer within the response timeout.
@@ -275,14 +277,14 @@ fn ends_within(expires: SystemTime, now: SystemTime, within: Duration) -> bool {
     expires.duration_since(now).map_or(true, |left| left <= within)
 }
 
-/// How a lock is. Nothing of Tenure's is held without an end, so there is no state for that.
+/// The state of a lock. No lease of Tenure is without an end, so there is no state for that.
 ///
 /// ```
 /// assert_ne!(tenure::LockStatus::Free, tenure::LockStatus::Locked);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockStatus {
-    /// Nobody holds it.
+    /// The lock is free.
     Free,
     /// It is held, under a lease that runs out within the time asked for, unless it is renewed.
     Locked,

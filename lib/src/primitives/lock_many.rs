@@ -1,12 +1,12 @@
 //! Several keyed locks at once: all of them, or none.
 //!
-//! They lie on different servers of a cluster, so no script takes them together. What makes it safe is their order:
-//! every client sorts by key, and waits for a lock only while it holds none behind it. So no two can wait for one
-//! another.
+//! The locks lie on different servers of a cluster, so that no script takes them together. Their order makes it safe:
+//! each client sorts them by key, and waits for a lock only while it holds none behind it. So no two clients can wait
+//! for each other.
 //!
-//! First all are asked for at once, without waiting: one round trip, and where nobody else is about, that is all. Where
-//! one is taken, those before it are kept, those behind it are given back, and from there on they are waited for one by
-//! one, in order. A lock that runs out meanwhile (Redis was away for longer than a lease) starts the whole again.
+//! First the client requests all of them at once, without waiting: one round trip, which is enough if all are free. If
+//! one is taken, the client keeps those before it, gives back those behind it, and then waits for the rest one by one,
+//! in order. If a lease expires meanwhile (Redis was unreachable for longer than a lease), the client starts again.
 
 use std::sync::Arc;
 
@@ -124,7 +124,8 @@ impl LockMany {
         self.take(Wait::for_up_to(timeout)).await
     }
 
-    /// Takes all if all are free and nobody waits for any of them, else gives back what it has got, and returns `None`.
+    /// Takes all locks if all are free and none has a waiter, else gives back the ones that it has taken, and returns
+    /// `None`.
     ///
     /// Of several that try at the same moment for the same keys, each may find one taken by another, so that none gets
     /// all. [`LockMany::acquire_timeout`] sorts that out, however short the timeout.
@@ -324,7 +325,7 @@ impl LeaseMany {
         deadlines.min().unwrap_or_else(Instant::now)
     }
 
-    /// Waits until one of them is lost, and says why.
+    /// Waits until one of them is lost, and returns the cause.
     ///
     /// # Cancel safety
     /// Cancel safe: it only watches.

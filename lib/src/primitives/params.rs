@@ -1,7 +1,7 @@
 //! The parameters that name a lock, and the key that they make.
 //!
 //! A key is `uuid5(uuid5(NAMESPACE_DNS, namespace), text)`, where the text is the parameters as JSON. Two forms of the
-//! text exist, which differ only in the order of names. What is not said here is as in RFC 8259.
+//! text exist, which differ only in the order of names. Everything else is as in RFC 8259.
 //!
 //! - Members are separated by `", "`, names from values by `": "`. Nothing else is blank.
 //! - Everything but the characters from space to `~` is escaped, and `"` and `\` are: `\"`, `\\`, `\n`, `\r`, `\t`, `\f`,
@@ -23,8 +23,8 @@ use crate::Error;
 /// The parameters of a [`KeyedLock`](crate::KeyedLock): names and values, from which its key is made.
 ///
 /// Two ways to make a key exist. [`Params::new`] is *canonical*: the order of names makes no difference.
-/// [`Params::superset`] makes the very key that Apache Superset (4.1 to 6.1) makes of the same parameters in the same
-/// order, byte for byte. Where the names happen to be sorted, both make the same key.
+/// [`Params::superset`] makes the same key, byte for byte, as Apache Superset (4.1 to 6.1) makes of the same parameters
+/// in the same order. If the names are in sorted order, both make the same key.
 ///
 /// ```
 /// use tenure::Params;
@@ -63,9 +63,9 @@ impl Params {
 
     /// No parameters yet; the order in which they are given makes a difference, as it does for Superset.
     ///
-    /// The key is Superset's, the lock is not: a Superset process writes its own entry and does not look at Tenure's.
-    /// What Superset turns into text has to be given as that text: dates and times as `isoformat()` writes them, a
-    /// `timedelta` like `0:01:30`, bytes as UTF-8.
+    /// The key is Superset's, but the lock is not: a Superset process writes its own entry and does not look at
+    /// Tenure's. Values that Superset turns into text must be given as that text: dates and times as `isoformat()`
+    /// writes them, a `timedelta` like `0:01:30`, bytes as UTF-8.
     ///
     /// ```
     /// let params = tenure::Params::superset().with("key", "dedup-17");
@@ -111,7 +111,7 @@ impl Params {
         Ok(Uuid::new_v5(&space, self.to_json()?.as_bytes()))
     }
 
-    /// The text that the key is made of, for whoever computes keys in another language.
+    /// The text from which the key is made, for programs that compute keys in another language.
     ///
     /// # Errors
     /// As [`Params::key`].

@@ -1,10 +1,10 @@
 //! A reentrant lock: a lock that its owner may take again.
 //!
-//! The tasks of an owner act as one. What it holds stands in `current`, under a mutex that nobody keeps while awaiting: whoever
-//! finds a lease there comes in again by renewing it, beside others that do the same. Where there is none, one task at a time
-//! asks the server (`asking`), and the others wait for what becomes of that: if it is granted they come in again; if it is
-//! given up, fails or is dropped, the next one asks. `in_queue` says that the server has put the one that asks into the
-//! queue, so that another owner holds: then who does not want to wait is told so at once.
+//! The tasks of an owner act as one. Its lease is in `current`, under a mutex that no task keeps while awaiting: a task
+//! that finds a lease there re-enters by renewing it, beside others that do the same. If there is none, one task at a
+//! time requests the lock (`asking`), and the others wait for its outcome: if it is granted they re-enter; if it is
+//! given up, fails or is dropped, the next one requests it. `in_queue` is set once the server has queued the request,
+//! which means that another owner holds the lock: then a `try_acquire` of the owner returns `None` at once.
 
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -53,7 +53,7 @@ struct Owner {
     current: Mutex<Weak<Lease>>,
     /// Locked by the one task that asks the server.
     asking: AsyncMutex<()>,
-    /// Whether that task has a place in the queue.
+    /// `true` while the request of that task is in the queue.
     in_queue: Arc<watch::Sender<bool>>,
 }
 
@@ -79,7 +79,7 @@ impl Drop for Asking<'_> {
 }
 
 impl ReentrantLock {
-    /// How often an owner may hold it at once.
+    /// The most times that an owner may hold the lock at once.
     ///
     /// ```
     /// assert_eq!(tenure::ReentrantLock::MAX_DEPTH, 1000);
@@ -119,8 +119,8 @@ impl ReentrantLock {
         self.lock.object()
     }
 
-    /// How often this owner holds it now: 0 while its first task waits. One that is about to come in again counts already. No
-    /// command is sent.
+    /// Returns how many times this owner holds the lock now: 0 while its first task waits. A task that is about to
+    /// re-enter counts already. No command is sent.
     ///
     /// ```no_run
     /// # fn run(account: tenure::ReentrantLock) {
@@ -132,8 +132,9 @@ impl ReentrantLock {
         lock(&self.owner.current).strong_count()
     }
 
-    /// Waits until the lock is ours, or comes in again. One command either way when nobody else holds. While Redis does not
-    /// answer, what is held is taken again without having been renewed: it is ours up to its deadline.
+    /// Waits until this owner holds the lock, or re-enters it. One command in either case if no other owner holds it.
+    /// While Redis does not answer, a lock that is held is re-entered without a renewal: the lease runs up to its
+    /// deadline.
     ///
     /// Of several tasks of one owner, one waits in the queue, and the others come in again when it has the lock. If it gives
     /// up before, the next of them asks, and stands behind those who wait by then.
@@ -143,7 +144,7 @@ impl ReentrantLock {
     /// lost, until the last of its [`ReentrantLease`]s is gone; else as [`Lock::acquire`].
     ///
     /// # Cancel safety
-    /// As [`Lock::acquire`]. What is held already stays held, and the owner's other tasks go on.
+    /// As [`Lock::acquire`]. A lease that is held stays held, and the owner's other tasks go on.
     ///
     /// ```no_run
     /// # async fn run(account: tenure::ReentrantLock) -> Result<(), tenure::Error> {
@@ -255,7 +256,7 @@ impl ReentrantLock {
         self.again_until(None).await
     }
 
-    /// Whether Redis has answered or not, the lease is ours up to its deadline.
+    /// The lease runs up to its deadline, even if Redis has not answered.
     async fn again_until(&self, end: Option<Instant>) -> Result<Option<ReentrantLease>, Error> {
         let Some(lease) = lock(&self.owner.current).upgrade() else {
             return Ok(None);

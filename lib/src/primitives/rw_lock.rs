@@ -71,10 +71,10 @@ impl RwLock {
         &self.handle.place.object
     }
 
-    /// Waits to read, as long as it takes, outages of Redis included. One command when nobody writes or waits.
+    /// Waits for a read lease, as long as it takes, outages of Redis included. One command without a writer or waiter.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has Redis' words.
+    /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has the error reply of Redis.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
@@ -106,7 +106,7 @@ impl RwLock {
         self.handle.acquire(1, Wait::for_up_to(timeout)).await
     }
 
-    /// Reads if nobody writes and nobody waits, else returns `None`. One command.
+    /// Takes a read lease if there is neither a writer nor a waiter, else returns `None`. One command.
     ///
     /// # Errors
     /// As [`RwLock::read`], and [`Error::Unreachable`] when Redis does not answer within the response timeout.
@@ -157,7 +157,7 @@ impl RwLock {
         self.exclusive(Wait::for_up_to(timeout)).await
     }
 
-    /// Writes if the lock is free and nobody waits, else returns `None`. One command.
+    /// Takes the write lease if the lock is free and has no waiter, else returns `None`. One command.
     ///
     /// # Errors
     /// As [`RwLock::try_read`].

@@ -50,15 +50,16 @@ impl Semaphore {
         self
     }
 
-    /// The same semaphore, which its first user makes with this many permits if no resource declares it. It is gone with
-    /// its last user. The number counts for the one who makes it: while the semaphore is there, everybody else's is not
-    /// looked at, for the limit lives in the object. Its fencing tokens are a [`Lock`](crate::Lock)'s.
+    /// Returns the same semaphore, which its first user makes with this many permits if no resource declares it. It is
+    /// gone with its last user. Only the number of the client that makes it counts: the limit is stored in the object,
+    /// and other clients use it as it is. Its fencing tokens are a [`Lock`](crate::Lock)'s.
     ///
-    /// Where exclusion has to survive a loss of Redis' data, declare the semaphore and do without this: between the loss and the
-    /// new declaration, a client that cannot know better makes it anew, beside the holders of before. Its fencing tokens are larger
-    /// than theirs, and where there is not room for both, they are told that they are lost. A handle (with its clones) that was
-    /// granted a permit of the declared semaphore knows better: from then on it waits for the declaration, and answers
-    /// [`Error::NotDeclared`] when that does not come, also where the resource was deleted on purpose.
+    /// If exclusion must survive a loss of Redis' data, declare the semaphore and do not use this option: between
+    /// the loss and the new declaration, a client that has not seen the declared semaphore makes it anew, beside the
+    /// former holders. Its fencing tokens are larger than theirs, and where there is not room for both, the former
+    /// holders are notified of the loss. A handle (with its clones) that has seen the declared semaphore, held it or
+    /// waited for it does not make it: it waits for the declaration, and returns [`Error::NotDeclared`] if that does
+    /// not follow, also if the resource was deleted on purpose.
     ///
     /// ```no_run
     /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
@@ -84,8 +85,9 @@ impl Semaphore {
         &self.handle.place.object
     }
 
-    /// How many permits could be granted now, and how many it has in all. Exact at the moment at which Redis answers. One
-    /// command. What its first user would make, and nobody uses, has what [`Semaphore::or_permits`] says.
+    /// Returns how many permits could be granted now, and how many the semaphore has in total, as of the moment at
+    /// which Redis answers. One command. A semaphore that its first user would make has the number of
+    /// [`Semaphore::or_permits`].
     ///
     /// # Errors
     /// [`Error::NotDeclared`] where its first user does not make it, [`Error::Unreachable`], [`Error::Refused`].
@@ -133,7 +135,7 @@ impl Semaphore {
     ///
     /// # Errors
     /// [`Error::NotDeclared`] when the semaphore is not declared within five seconds, or is deleted meanwhile;
-    /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has Redis' words.
+    /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has the error reply of Redis.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
@@ -148,7 +150,7 @@ impl Semaphore {
         self.acquire_many(1).await
     }
 
-    /// Waits for `permits` permits at once, in one lease: all or nothing. Whoever asks later waits behind, so that small
+    /// Waits for `permits` permits at once, in one lease: all or nothing. Later requests wait behind it, so that small
     /// requests do not starve a large one.
     ///
     /// # Errors
@@ -210,7 +212,7 @@ impl Semaphore {
             .await
     }
 
-    /// Takes a permit if one is free and nobody waits, else returns `None`. One command.
+    /// Takes a permit if one is free and there is no waiter, else returns `None`. One command.
     ///
     /// # Errors
     /// [`Error::NotDeclared`] at once, [`Error::Unreachable`] when Redis does not answer within the response timeout;
@@ -228,7 +230,7 @@ impl Semaphore {
         self.try_acquire_many(1).await
     }
 
-    /// Takes `permits` permits if they are free and nobody waits, else returns `None`. One command.
+    /// Takes `permits` permits if they are free and there is no waiter, else returns `None`. One command.
     ///
     /// # Errors
     /// As [`Semaphore::acquire_many`], but [`Error::NotDeclared`] at once.

@@ -2,10 +2,10 @@
 
 use crate::protocol::object::ObjectRef;
 
-/// What a URL would take for its own in a user name or password.
+/// The characters that have a meaning in a URL and must be percent-encoded in a user name or password.
 pub(crate) const ESCAPES: &str = "write % # / ? @ : in them as %25 %23 %2F %3F %40 %3A";
 
-/// What can go wrong, apart from a place being taken: that is `Ok(None)`.
+/// The errors of the library. An object that is busy is no error: that is `Ok(None)`.
 ///
 /// Busy, not declared, lost and unreachable are different answers, because the caller does something else about each.
 ///
@@ -24,11 +24,11 @@ pub enum Error {
     /// An argument, option or environment variable is not usable. Nothing was sent.
     #[error("{field} {problem}: {fix}")]
     InvalidInput {
-        /// Which argument or option.
+        /// The name of the argument or option.
         field: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
-        /// What to do about it.
+        /// The action that mends it.
         fix: String,
     },
     /// Redis wants other credentials.
@@ -38,7 +38,7 @@ pub enum Error {
     Authentication {
         /// Host and port.
         address: String,
-        /// The user, and Redis' own words.
+        /// The user, and the error reply of Redis.
         reason: String,
     },
     /// The server is not one that Tenure can work on.
@@ -46,18 +46,18 @@ pub enum Error {
     UnsupportedServer {
         /// Host and port.
         address: String,
-        /// What answered there, what it lacks, and what to do about it.
+        /// The server that answered, the feature that it lacks, and the action that mends it.
         found: String,
     },
-    /// Redis did not answer in time. Whether the operation took place is not known; what it may have taken ends by
-    /// itself with its lease.
+    /// Redis did not answer in time. It is unknown whether the operation took place; a lease that it may have taken
+    /// expires.
     #[error("Redis cannot be reached: {reason}")]
     Unreachable {
-        /// What was tried, and how it failed.
+        /// The attempted operation, and the reason of its failure.
         reason: String,
     },
-    /// The tokio runtime in which the client was made has ended, and its connection with it: nothing works any more, and
-    /// what is held ends by itself. Make another client, in a runtime that lives as long as it.
+    /// The tokio runtime in which the client was made has ended, and its connection with it: no operation succeeds any
+    /// more, and the leases of the client expire. Make another client, in a runtime that lives as long as the client.
     #[error(
         "the client cannot be used any more: the tokio runtime in which it was made has ended; make another client"
     )]
@@ -65,28 +65,29 @@ pub enum Error {
     /// Redis answered, but refuses the operation: no rights, no memory, keys of another program.
     #[error("Redis refuses: {reason}")]
     Refused {
-        /// Redis' own words.
+        /// The error reply of Redis.
         reason: String,
     },
-    /// What Redis has of the object is not what Tenure has written: a key or a value was overwritten, by hand or by another
-    /// program. Other objects are not affected. Until it is mended, leases of it cannot be renewed, and end with their
-    /// deadlines. To mend it, stop its holders or let their leases run out, and then remove its keys: whoever waits may be
-    /// granted at once. The controller declares a declared object again, which then recovers for one lease.
+    /// The data of the object differs from the data that Tenure has written: a key or a value was overwritten, by hand
+    /// or by another program. Other objects are not affected. Until it is mended, leases of the object cannot be
+    /// renewed, and end with their deadlines. To mend it, stop its holders or let their leases expire, and then remove
+    /// its keys: waiters may be granted at once. The controller declares a declared object again, which then recovers
+    /// for one lease.
     #[error("{object} is damaged in Redis: {reason}")]
     Damaged {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
-        /// Which key, what is wrong with it, and how to mend it.
+        /// The key, the reason, and the action that mends it.
         reason: String,
     },
-    /// What Redis has of the object was written by a client or controller that speaks another protocol. Nothing of it was read
+    /// The data of the object was written by a client or controller that speaks another protocol. None of it was read
     /// or changed.
     #[error(
         "{object} was written by protocol {written}, and this client speaks {spoken}: {}",
         if written > spoken { "upgrade the client" } else { "upgrade the clients and the controller that wrote it" }
     )]
     VersionMismatch {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
         /// The protocol that it was written in; 0 is the one of before there were versions.
         written: u32,
@@ -96,24 +97,24 @@ pub enum Error {
     /// No custom resource has declared the object, or it has been deleted.
     #[error("{}", not_declared(object))]
     NotDeclared {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
     },
     /// The server was restarted, or has lost data, since the object was observed: what was planned then may not be declared
     /// now. See [`Control::declare_in`](crate::Control::declare_in).
     #[error("Redis was restarted, or has lost data, since {object} was observed: observe it again")]
     OtherLife {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
     },
     /// More was asked for at once than the object has.
     #[error("{asked} asked for at once, but {object} has {limit}: ask for at most {limit}, or declare more")]
     TooLarge {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
         /// Permits or resources asked for.
         asked: u64,
-        /// What the object has in all.
+        /// The permits or resources that the object has in total.
         limit: u64,
     },
     /// Not as many replicas as asked for have acknowledged the lease in time. It was given back.
@@ -121,7 +122,7 @@ pub enum Error {
         "{reached} of {asked} replicas have acknowledged the lease of {object}: add replicas, or ask for fewer"
     )]
     NotReplicated {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
         /// Replicas asked for.
         asked: u8,
@@ -131,26 +132,26 @@ pub enum Error {
     /// The pool has no such resource in service.
     #[error("{object} has no resource {resource} in service: see its list for those that it has")]
     NoSuchResource {
-        /// Which pool.
+        /// The pool.
         object: ObjectRef,
-        /// Which resource.
+        /// The name of the resource.
         resource: String,
     },
     /// The lease is not held any more: it ran out, or was taken back.
     #[error("the lease of {object} is lost: {cause}")]
     Lost {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
         /// Why.
         cause: String,
     },
-    /// A fence has seen a newer fencing token than the one that was offered: whoever offered it lost its lease, and must
-    /// not write any more. See [`Register::advance`](crate::Register::advance).
+    /// A fence has seen a newer fencing token than the given one: the caller has lost its lease, and must not write any
+    /// more. See [`Register::advance`](crate::Register::advance).
     #[error(
         "{object} has seen fencing token {newest}, and refuses the older {token}: another holder was granted it since"
     )]
     Fenced {
-        /// Which register.
+        /// The register.
         object: ObjectRef,
         /// The token that was offered.
         token: u64,
@@ -160,7 +161,7 @@ pub enum Error {
     /// The reply is none that this version knows: library and scripts do not match.
     #[error("Redis replied what this version of Tenure does not understand: {reply}")]
     Protocol {
-        /// What came.
+        /// The reply.
         reply: String,
     },
 }
@@ -186,7 +187,7 @@ fn not_declared(object: &ObjectRef) -> String {
 }
 
 impl Error {
-    /// Whether Redis could not be reached, so that trying again may help.
+    /// Returns whether Redis could not be reached, so that another attempt may succeed.
     ///
     /// ```
     /// let error = tenure::Error::Unreachable { reason: "connection refused".into() };
@@ -197,7 +198,8 @@ impl Error {
         matches!(self, Self::Unreachable { .. })
     }
 
-    /// As it reads within another one of its kind, or beside a condition that says the kind.
+    /// The text without its heading, for use within another error of the same kind or beside a condition that names the
+    /// kind.
     pub(crate) fn bare(&self) -> String {
         match self {
             Self::Unreachable { reason } => reason.clone(),

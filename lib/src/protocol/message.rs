@@ -1,4 +1,4 @@
-//! What the server says, read into types: replies of the scripts, and pushes.
+//! The replies and pushes of the server, read into types.
 
 use std::fmt;
 
@@ -61,15 +61,15 @@ pub(crate) enum Push {
     Gone(End),
 }
 
-/// How a lease or a place in the queue was ended, and why.
+/// The way in which a lease or a queue entry was ended, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct End {
     pub(crate) how: How,
-    /// In the words of whoever did it, if they gave any. Only for people.
+    /// The text that the other client has given, if any. Only for people.
     pub(crate) why: String,
 }
 
-/// The protocol's words.
+/// The ways that the protocol names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum How {
     Expired,
@@ -257,7 +257,7 @@ fn number(value: &Value) -> Option<u64> {
     redis::from_redis_value_ref(value).ok()
 }
 
-/// A push's token and what it says; lines, the first of which names it.
+/// Returns the token and the content of a push: lines, the first of which names its kind.
 pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
     // What is free text stands last, and may have lines of its own.
     let mut lines = payload.splitn(3, '\n');

@@ -1,4 +1,4 @@
-//! What an object is called, and which keys it lies in.
+//! The name of an object, and its keys.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +17,7 @@ pub enum Kind {
     Semaphore,
     /// Named resources.
     Pool,
-    /// One value. Nobody holds it, and no resource declares it.
+    /// One value. It has no holder, and no resource declares it.
     Register,
 }
 

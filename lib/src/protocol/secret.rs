@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 /// Names one request for a lease, from its first try to the lease's end.
 pub(crate) type Token = Arc<str>;
 
-/// Drawn once a request. The server, and whoever looks, sees only the [`Token`] that is made of it, from which it cannot be
-/// computed; whoever shows it may adopt the lease.
+/// Drawn once for each request. The server, and other clients, see only the [`Token`] that is computed from it, and
+/// cannot compute it from that; a client that shows the secret may adopt the lease.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(Arc<str>);
 
@@ -18,7 +18,7 @@ impl Secret {
         Self(drawn.simple().to_string().into())
     }
 
-    /// What a program has kept of it, as it may have been written down.
+    /// Reads a secret that a program has kept, in any notation.
     pub(crate) fn read(text: &str) -> Option<Self> {
         uuid::Uuid::try_parse(text).ok().map(Self::new)
     }

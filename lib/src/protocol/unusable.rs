@@ -1,5 +1,5 @@
-//! Reads what a script says of an object that it can do nothing with, because it is damaged or of another version, and says
-//! what to do about it.
+//! Reads the error of a script about an object that is damaged or of another version, and adds the action that mends
+//! it.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::{Error, ObjectRef};
 
 /// The error reply of a script that came upon something that it cannot have written.
 const CODE: &str = "DAMAGED ";
-/// How an error of Lua itself begins, behind its code: the script could not do with what it found.
+/// The beginning of an error of Lua itself, after its code: the data did not have the form that the script expects.
 const IN_LUA: &str = "user_script:";
 
-/// What the refusal of a call with these keys says.
+/// Returns the error of a refused call with these keys.
 pub(crate) fn error(keys: &[Arc<str>], refusal: String) -> Error {
     newer(keys, &refusal)
         .or_else(|| damaged(keys, &refusal))
@@ -49,7 +49,7 @@ fn damaged(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
     })
 }
 
-/// What is wrong and how to mend it, from a script's text: the key, or `-`, and what is wrong with it.
+/// Returns the problem and the action that mends it, from a script's text: the key, or `-`, and the problem.
 fn reason(stem: &str, what: &str) -> String {
     // Where it happened in the script says nothing to a user.
     let what = what.split_once(" script: ").map_or(what, |(what, _)| what);

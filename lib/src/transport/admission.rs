@@ -1,9 +1,9 @@
 //! Decides when a call may go out to a server: bounds what is in flight, and backs off while the server refuses.
 //!
-//! Calls enter one of three queues, by [`Class`], and leave it with a [`Ticket`]. What is in flight counts against a
-//! window, a call by its number of keys. The window opens small with each connection and grows with each answer, so that
-//! what waited for the connection is not sent all at once. A call that waits here has not been sent: its time does not
-//! count as the server's.
+//! Calls enter one of three queues, by [`Class`], and leave it with a [`Ticket`]. Calls in flight count against a
+//! window, each by its number of keys. The window opens small with each connection and grows with each answer, so that
+//! calls that waited for the connection are not sent all at once. A call that waits here has not been sent: its time
+//! does not count as the server's.
 //!
 //! When the server answers that it takes no calls at present ([`Ticket::refused`]), one call at a time goes out, after a
 //! delay that doubles from 20 ms to a second, less up to a half by chance. The first call that is answered opens the
@@ -34,7 +34,7 @@ use crate::{
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(20);
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// What a call is for. What stands first goes out first.
+/// The purpose of a call. Calls of an earlier class are sent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Keeps what is held or waited for.
@@ -65,7 +65,7 @@ const OUTAGE_OVER: Duration = LONGEST_DELAY.saturating_mul(2);
 /// Of the largest call: a few fit into the window.
 const HIGHEST_COST: usize = FULL_WINDOW / 4;
 
-/// How much of the window a call with so many keys takes.
+/// Returns how much of the window a call with this number of keys takes.
 pub(crate) fn cost(keys: usize) -> usize {
     (1 + keys / 8).min(HIGHEST_COST)
 }
@@ -96,7 +96,8 @@ struct Pace {
     /// The next delay; zero: the first one.
     delay: Duration,
     refused_at: Option<Instant>,
-    /// How often the server has refused. A call that was sent before the last refusal says nothing about now.
+    /// The number of refusals of the server. A call that was sent before the last refusal is no sign of the present
+    /// state.
     refusals: u64,
 }
 
@@ -118,7 +119,7 @@ pub(crate) struct Ticket {
     admission: Option<Arc<Admission>>,
     class: Class,
     cost: usize,
-    /// How often the server had refused all calls, and those of this class, when it was given out.
+    /// The number of refusals of all calls, and of those of this class, when the ticket was given out.
     refusals: (u64, u64),
 }
 
@@ -131,7 +132,7 @@ impl Admission {
         self.admit(&mut state);
     }
 
-    /// The connection is gone: whoever waits here has to look for another one.
+    /// The connection is gone: calls that wait here must use another one.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.open = false;

@@ -1,9 +1,9 @@
 //! From the server's clock to this process' own (see [`Uptime`](super::uptime::Uptime)), on the safe side.
 //!
-//! Of the server's clock only spans are used that begin when the script has read it: a lease with the times `now` and
-//! `expires` runs for `expires - now` from the execution of that script. What is needed here is an instant before the
-//! execution; the lease's local deadline is that instant and the span. So it does not matter what the server's clock has
-//! said before, nor how late an answer is.
+//! Only spans of the server's clock are used that begin when the script has read it: a lease with the times `now` and
+//! `expires` runs for `expires - now` from the execution of that script. The client needs an instant before the
+//! execution; the lease's local deadline is that instant and the span. So neither earlier readings of the server's
+//! clock nor the delay of an answer matter.
 //!
 //! - A **reply**: its own request was sent before the execution.
 //! - A **push**: no request of ours was on its way. But a server puts replies and pushes into a connection in the order of
@@ -12,12 +12,14 @@
 //!   first reply: after the connection was begun, for the client subscribes over it.) A place in the queue is renewed at a third of its life, so that this is at most some three seconds ago, or a third of a short lease;
 //!   the first renewal makes up for it.
 //!
-//! An earlier pair of a local and a server's time says more as long as the server's clock only goes on: `expires` comes no
-//! earlier than `sent + (expires - server's time)`. If that clock jumps ahead between the pair and the grant, this bound
-//! lies too late by the jump, and the arrival of the push, the only bound from the other side, lies too late by its delay.
-//! Nothing tells a late push from a jump of that length. That is why such a pair is not used.
+//! An earlier pair of a local and a server's time would bound it more closely if the server's clock only went on:
+//! `expires` comes no earlier than `sent + (expires - server's time)`. If that clock jumps ahead between the pair and
+//! the grant, this bound lies too late by the jump, and the arrival of the push, the only bound from the other side,
+//! lies too late by its delay. A late push cannot be distinguished from a jump of that length. That is why such a pair
+//! is not used.
 //!
-//! A jump ahead *after* a grant ends the lease earlier than any bound; the holder is told by push, or at its next renewal.
+//! A jump ahead *after* a grant ends the lease earlier than any bound; the holder is notified by push, or at its next
+//! renewal.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -57,7 +59,7 @@ pub(crate) struct SentAt {
 }
 
 impl SentAt {
-    /// The answer has told the server's time.
+    /// Adds the server's time in the answer.
     pub(crate) fn told(self, server_ms: u64) -> Sample {
         Sample {
             sent: self.sent,
@@ -76,7 +78,7 @@ fn after(at: Moment, from_ms: u64, to_ms: u64) -> Moment {
     at + span.saturating_sub(margin(span))
 }
 
-/// The local deadline of a lease that ends at `expires_ms`, told by a reply to a request sent at `sample.sent`.
+/// Returns the local deadline of a lease that ends at `expires_ms`, from the reply to a request sent at `sample.sent`.
 pub(crate) fn deadline(sample: Sample, expires_ms: u64) -> Moment {
     after(sample.sent, sample.server_ms, expires_ms)
 }
@@ -111,7 +113,7 @@ mod tests {
         }
     }
 
-    /// Granted at 1003 s, whatever the server's clock says then, and however late the push is.
+    /// Granted at 1003 s, whatever the server's clock shows then, and however late the push is.
     #[test]
     fn a_pushed_lease_ends_before_the_servers_expiry_whatever_its_clock_has_said_before() {
         let clock = Clock::of_a_connection_begun_at(second(900));

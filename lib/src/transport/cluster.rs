@@ -1,8 +1,8 @@
 //! Redis Cluster: which server has which object.
 //!
-//! All keys of an object share one hash tag, so an object lies in one slot, and a slot on one master. There is a
-//! connection to each master. The map of the slots is asked for again whenever a server is away, or says that a slot is
-//! elsewhere (MOVED). Pushes come by ordinary publishing, which a cluster passes on to all of its servers, and not by
+//! All keys of an object share one hash tag, so that an object lies in one slot, and a slot on one master. There is a
+//! connection to each master. The map of the slots is requested again when a server does not answer, or replies that a
+//! slot has moved (MOVED). Pushes use ordinary publishing, which a cluster passes on to all of its servers, and not
 //! sharded channels: those would cost a subscription for each object, and end when a slot moves.
 
 use std::{collections::HashMap, sync::Arc};
@@ -19,7 +19,7 @@ use crate::transport::{
 };
 
 const SLOTS: u16 = 16384;
-/// The slot of a key, by its hash tag: CRC-16/XMODEM, as the cluster specification says.
+/// Returns the slot of a key, by its hash tag: CRC-16/XMODEM, as in the cluster specification.
 pub(crate) fn slot(key: &str) -> u16 {
     const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
     let tag = key
@@ -30,11 +30,11 @@ pub(crate) fn slot(key: &str) -> u16 {
     CRC.checksum(tag.unwrap_or(key).as_bytes()) % SLOTS
 }
 
-/// How to reach the servers of a cluster.
+/// The settings for the servers of a cluster.
 pub(crate) struct ClusterSeeds {
     pub(crate) access: Arc<Access>,
     pub(crate) config: Arc<ConnectionConfig>,
-    /// Where to ask first.
+    /// The servers that are asked first.
     pub(crate) seeds: Vec<redis::Client>,
 }
 
@@ -127,7 +127,7 @@ impl Cluster {
         self.seeds.access.client_at(host, port)
     }
 
-    /// A server has said that a slot is at this address; what else has changed is asked for.
+    /// Notes that a slot is at this address, as a server has replied, and requests the rest of the map.
     pub(crate) fn moved(&mut self, slot: u16, address: &str) {
         if let Ok(node) = self.at(address) {
             self.slots[usize::from(slot)] = Some(node);
@@ -234,7 +234,7 @@ pub(super) enum Candidate {
     Closed(redis::Client),
 }
 
-/// What CLUSTER SLOTS says.
+/// Reads the reply of CLUSTER SLOTS.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SlotMap {
     /// From slot to slot, and its master's address.

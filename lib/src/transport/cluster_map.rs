@@ -74,7 +74,7 @@ async fn ask_some(candidates: Vec<Candidate>, seeds: &ClusterSeeds) -> Result<Sl
     best
 }
 
-/// Whether the cluster looks well to a server, and which slots it says are where.
+/// Returns the health of the cluster and the addresses of its slots, as seen by one server.
 async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMap), Error> {
     let (address, connection) = match candidate {
         Candidate::Open(address, connection) => (address, Ok(connection)),

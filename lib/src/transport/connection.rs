@@ -33,15 +33,15 @@ use crate::{
 
 const LOST: &str = "the connection is lost";
 
-/// What is the same for all servers of a client.
+/// The settings that all servers of a client share.
 pub(crate) struct ConnectionConfig {
     /// The client's own channel first; a controller also listens for events.
     pub(crate) channels: Vec<String>,
-    /// The protocol's version, `@`, and the channel on which a controller listens: what each call says.
+    /// The protocol's version, `@`, and the channel to which a controller subscribes: an argument of each call.
     pub(crate) version_and_events: String,
     pub(crate) response_timeout: Duration,
     pub(crate) receiver: Arc<dyn Receiver>,
-    /// What a server denies now it may take later.
+    /// Commands that a server denies now it may accept later.
     pub(crate) credentials_change: bool,
     pub(crate) uptime: Arc<Uptime>,
     /// Draws a token. No other token is the same.
@@ -59,11 +59,11 @@ impl ConnectionConfig {
     }
 }
 
-/// Where a server is to be found.
+/// The way to find a server.
 pub(crate) enum Endpoint {
     /// One of these, tried in turn.
     At(Vec<redis::Client>, Arc<Access>),
-    /// Where the Sentinels say.
+    /// The address that the Sentinels return.
     Sentinels(Sentinels),
     /// In this process.
     #[allow(dead_code, reason = "the feature `memory` has the only one")]
@@ -212,7 +212,7 @@ impl ServerConnection {
         self.state_changed.ring();
     }
 
-    /// What admits calls changes in the same step.
+    /// The admission of calls changes in the same step.
     fn replace(&self, old: &mut State, new: State) {
         match &new {
             State::Up(_) => self.admission.open(),
@@ -242,9 +242,9 @@ impl ServerConnection {
 }
 
 impl Session {
-    /// Waits for an answer. After a silence the connection may be dead without a word: it then counts as broken if nothing
-    /// comes in for a third of the response timeout, or twice the time of the last answer where that is longer. So there is
-    /// time left to repeat the call over another connection.
+    /// Waits for an answer. After a silence the connection may be dead without a notice: it then counts as broken if no
+    /// byte arrives for a third of the response timeout, or twice the time of the last answer if that is longer. So
+    /// there is time left to repeat the call over another connection.
     async fn answer<T>(
         &self,
         answer: impl Future<Output = Result<T, RedisError>> + Send,

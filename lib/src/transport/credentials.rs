@@ -66,11 +66,11 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 /// A mounted Secret changes within a minute or so; reading two small files costs nothing.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 
-/// What a [`CredentialsProvider`] answers, later.
+/// The future of a [`CredentialsProvider`].
 pub type CredentialsFuture<'a> =
     Pin<Box<dyn Future<Output = Result<Credentials, Box<dyn StdError + Send + Sync>>> + Send + 'a>>;
 
-/// Says with which credentials to connect: for [`ClientBuilder::credentials`](crate::ClientBuilder::credentials).
+/// Returns the credentials for a connect: for [`ClientBuilder::credentials`](crate::ClientBuilder::credentials).
 ///
 /// It is asked at each connect, of each server, and again after [`Credentials::refresh_after`]; not more often than once a
 /// second while a server denies them or the provider fails. An answer that takes longer than the client's response timeout

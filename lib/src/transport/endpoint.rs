@@ -1,4 +1,4 @@
-//! What a URL names: servers or Sentinels, and how to come in.
+//! Reads a URL: its servers or Sentinels, and the credentials.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ const FORMS: &str = "use redis://[user][:password@]host[:port][,host[:port]][/da
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const SENTINEL_PORT: u16 = 26379;
 
-/// What a URL names.
+/// The content of a URL.
 #[derive(Debug)]
 pub(crate) struct ParsedUrl {
     pub(crate) hosts: Vec<ConnectionInfo>,
@@ -32,7 +32,7 @@ pub(crate) struct ParsedUrl {
 /// That the hosts are Sentinels.
 #[derive(Debug, Clone)]
 pub(crate) struct Sentinel {
-    /// What they watch.
+    /// The service that they watch.
     pub(crate) service: String,
     /// With their own user and password.
     pub(crate) settings: RedisConnectionInfo,
@@ -126,7 +126,7 @@ fn escape(character: char) -> Error {
     Error::invalid("url", problem, format!("if it belongs to one, {ESCAPES}"))
 }
 
-/// What is wrong with the URL as far as TLS goes.
+/// Returns the problem of the URL that concerns TLS, if any.
 fn tls_problem(wanted: bool, rest: &str, built_in: bool) -> Option<&'static str> {
     if wanted && !built_in {
         return Some("asks for TLS, which needs the feature `tls` of the crate tenure");
@@ -143,7 +143,7 @@ fn tcp_settings() -> TcpSettings {
     TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
 }
 
-/// How to come in, wherever the server is.
+/// The credentials and TLS settings, for any server.
 pub(crate) struct Access {
     settings: RedisConnectionInfo,
     /// Knows the credentials, in place of the settings.
@@ -260,7 +260,7 @@ impl Access {
     }
 }
 
-/// Where a client leads, for people.
+/// The address of a client, for people.
 pub(crate) fn of(client: &redis::Client) -> String {
     match client.get_connection_info().addr() {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => join(host, *port),

@@ -1,4 +1,4 @@
-//! Why a connection could not be made, in words that say what to do.
+//! Explains why a connection could not be made, and what to do.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::transport::{endpoint, unreachable, words};
 const NO_RESP3: &str = "it does not speak RESP3, over which Tenure hears of grants: connect to Redis or Valkey itself, not to a \
                         proxy, or update it";
 
-/// Why the server that a client leads to has refused, as far as its words say.
+/// Explains why the server has refused the client, as far as its reply shows.
 pub(crate) fn explain(client: &redis::Client, error: &RedisError) -> Error {
     let settings = client.get_connection_info().redis_settings();
     explain_at(endpoint::of(client), Some(settings), error)
@@ -60,7 +60,7 @@ pub(crate) fn explain_at(
     }
 }
 
-/// Redis tells who has no password, in many words, how to send one: that is the driver's business.
+/// The reply of Redis to a client without a password is a long text on how to send one: that is the driver's business.
 fn credentials(address: String, settings: Option<&RedisConnectionInfo>, error: &RedisError) -> Error {
     let reason = match settings {
         Some(settings) if settings.password().is_none() => {
@@ -77,9 +77,10 @@ fn credentials(address: String, settings: Option<&RedisConnectionInfo>, error: &
 
 /// Connects, as far as the driver does so. `known`: the server has spoken RESP3 before.
 ///
-/// Some proxies close the connection at the driver's greeting, a command that they do not know; but so does a server that is
-/// about to start or stop, and a proxy whose server is. What is known to speak RESP3 is the latter. Otherwise the older protocol
-/// tells the two apart, and a second greeting, because another server may answer by then.
+/// Some proxies close the connection at the driver's greeting, a command that they do not know; but so does a server
+/// that is about to start or stop, and a proxy whose server is. A server that is known to speak RESP3 is the latter.
+/// Otherwise the older protocol distinguishes the two, and a second greeting, because another server may answer by
+/// then.
 pub(crate) async fn greet(
     client: &redis::Client,
     config: &AsyncConnectionConfig,

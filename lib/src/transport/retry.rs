@@ -6,10 +6,10 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// What follows an error.
+/// The action after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryAction {
-    /// The server takes no such call at present, whoever sends it. All calls to it wait.
+    /// The server accepts no such call at present, from any client. All calls to it wait.
     Wait,
     /// This call alone is repeated a little later.
     Repeat,
@@ -76,7 +76,7 @@ const REPLIES: &[(&str, RetryAction)] = &[
     ("UNKILLABLE", Fail),
 ];
 
-/// What follows an error reply.
+/// Returns the action after an error reply.
 fn of_reply(code: &str, detail: &str) -> RetryAction {
     match code {
         "CLUSTERDOWN" if detail.starts_with("The cluster is down") => Wait,
@@ -90,7 +90,7 @@ fn of_reply(code: &str, detail: &str) -> RetryAction {
     }
 }
 
-/// What follows an error, of the server or of the connection to it.
+/// Returns the action after an error of the server or of the connection to it.
 pub(crate) fn retry_action(error: &RedisError) -> RetryAction {
     match (error.kind(), error.code()) {
         (ErrorKind::Server(_) | ErrorKind::Extension, Some(code)) => {

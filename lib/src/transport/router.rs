@@ -33,7 +33,7 @@ const REDIRECTS: u32 = 4;
 pub(crate) struct Reply {
     pub(crate) value: Value,
     pub(crate) asked: SentAt,
-    /// Whether it was sent before, so that this reply may tell of a state that the first sending made.
+    /// `true` if the call was sent before, so that this reply may be about a state that the first sending made.
     pub(crate) repeated: bool,
 }
 
@@ -70,7 +70,7 @@ impl Drop for Closing {
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) error: Error,
-    /// The call was sent before, over a connection that broke: that one may have had its effects, whatever the error says.
+    /// The call was sent before, over a connection that broke: it may have had its effects, whatever the error.
     pub(crate) repeated: bool,
 }
 
@@ -131,7 +131,7 @@ impl Router {
         self.0.config.response_timeout
     }
 
-    /// The slot of an object in a cluster. What lies in different ones cannot go into one command.
+    /// Returns the slot of an object in a cluster. Objects in different slots cannot go into one command.
     pub(crate) fn slot(&self, keys: &[Arc<str>]) -> Option<u16> {
         self.0
             .routes
@@ -201,7 +201,7 @@ impl Router {
         }
     }
 
-    /// Calls a script for a caller who waits until then, and no longer: a server that hangs keeps nobody. What is late
+    /// Calls a script for a caller who waits until then, and no longer, even if the server hangs. A call that is late
     /// already has one attempt. See [`Router::repeat`].
     pub(crate) async fn call(
         &self,
@@ -226,7 +226,7 @@ impl Router {
     }
 
     /// Calls a script, with the server's run id and the controller's channel before the arguments. Repeats it over new
-    /// connections until `until`; the last reply is waited for, as it may say what nothing else will.
+    /// connections until `until`; the last reply is waited for, because no other reply may contain its outcome.
     pub(crate) async fn repeat(
         &self,
         script: &'static Script,
@@ -416,8 +416,8 @@ async fn admitted(
     })
 }
 
-/// An error reply of ours carries its name as code; it is read by the caller. The rest are Redis' own, or say that the object
-/// is damaged, or of another version.
+/// An error reply of a script carries its name as code, which the caller reads. The rest are errors of Redis, or name
+/// an object that is damaged, or of another version.
 fn refusal(keys: &[Arc<str>], error: &RedisError) -> Error {
     let reason = words(error);
     unusable::error(keys, reason)

@@ -1,4 +1,4 @@
-//! Who the master is, by the word of most Sentinels.
+//! Finds the master by the answers of a majority of Sentinels.
 //!
 //! They are asked at every connect, all at once, as in Redis' guidelines for clients of Sentinel; but where those take the
 //! first answer, this takes that of the majority: a Sentinel that is cut off together with an old master is outvoted.
@@ -13,17 +13,17 @@ use crate::transport::{endpoint::Access, explain::explain};
 
 /// The Sentinels of a service.
 pub(crate) struct Sentinels {
-    /// What they call it.
+    /// The name of the service.
     pub(crate) service: String,
     pub(crate) asked: Vec<redis::Client>,
-    /// How to come in to the Sentinels themselves.
+    /// The credentials for the Sentinels themselves.
     pub(crate) own: Access,
-    /// How to come in where they point to.
+    /// The credentials for the master.
     pub(crate) access: Arc<Access>,
     pub(crate) patience: Duration,
 }
 
-/// What a Sentinel says: host and port, or that it does not know the service.
+/// The answer of a Sentinel: host and port, or that it does not know the service.
 type Answer = Result<Option<(String, u16)>, Error>;
 
 impl Sentinels {

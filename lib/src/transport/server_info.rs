@@ -1,4 +1,4 @@
-//! What a server says about itself, and whether it will do.
+//! Reads the INFO of a server, and checks that Tenure can use it.
 
 use std::sync::Arc;
 

@@ -35,7 +35,7 @@ impl Pem {
     }
 }
 
-/// What the builder was told.
+/// The settings of the builder.
 #[derive(Clone, Default)]
 pub(crate) struct Tls {
     /// In place of the system's authorities.
@@ -44,12 +44,12 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Whether certificates are given, which need a URL that asks for TLS.
+    /// Returns whether certificates are given, which need a URL with TLS.
     pub(crate) fn is_given(&self) -> bool {
         self.ca.is_some() || self.client.is_some()
     }
 
-    /// Whether another connect may find other certificates.
+    /// Returns whether another connect may find other certificates.
     pub(crate) fn changes(&self) -> bool {
         let client = self
             .client

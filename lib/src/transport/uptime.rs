@@ -46,7 +46,7 @@ pub(crate) struct Uptime {
 }
 
 enum Source {
-    /// What the system's clock said at the origin. None: it has none that counts suspends.
+    /// The reading of the system's clock at the origin. `None`: the system has no clock that counts suspends.
     System(Option<Duration>),
     /// Tokio's clock, and for how long the clients of a local server have been suspended.
     Virtual(Box<dyn Fn() -> Duration + Send + Sync>),

@@ -1,5 +1,5 @@
-//! An old snapshot has a lease as it was before its adoption, or as it ran out before a renewal: the same fencing token says
-//! that it is the one of the holder who comes back.
+//! An old snapshot has a lease as it was before its adoption, or as it expired before a renewal: the same fencing token
+//! shows that it belongs to the holder that comes back.
 
 use redis::Value;
 
@@ -70,7 +70,7 @@ impl Object {
         message::texts(&reply).unwrap_or_else(|error| panic!("{}: {error}", script.name))
     }
 
-    /// What is held, and by which tokens.
+    /// The leases, and their tokens.
     fn held(&mut self) -> (u64, Vec<String>) {
         let reply = self.call(&script::OBSERVE, &["10", "0"]);
         let snapshot = crate::control::Snapshot::read(&reply).unwrap();

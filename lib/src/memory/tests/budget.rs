@@ -1,4 +1,4 @@
-//! More has run out at once than one call ends: what is not ended yet is nobody's all the same.
+//! More entries have expired at once than one call ends: an entry that is not ended yet has no holder all the same.
 
 use redis::Value;
 

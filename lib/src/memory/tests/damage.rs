@@ -1,4 +1,4 @@
-//! Objects of which a part is missing, or too much is there: after an eviction, by somebody's hand, from an old snapshot.
+//! Objects with missing or additional parts: after an eviction, by another program, from an old snapshot.
 
 use redis::Value;
 
@@ -53,7 +53,7 @@ impl Trial {
         self.call(&script::ACQUIRE, &args)[0].clone()
     }
 
-    /// Somebody's hand.
+    /// Stands for another program.
     fn remove_value(&self, token: &str) {
         let args = [
             self.keys[0].clone().into_bytes(),

@@ -1,5 +1,5 @@
-//! Nobody can tell a script's fast lane from its slow way: the same calls, at the same times, by the scripts as they are
-//! and by the scripts without their lanes, get the same replies, send the same messages and leave the same keys.
+//! A script's fast lane has the same outcome as its slow way: the same calls, at the same times, by the scripts as they
+//! are and by the scripts without their lanes, get the same replies, send the same messages and leave the same keys.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ const LANES: [(&str, &str); 3] = [
     ("renew", "if string.sub(ARGV[2], 1, 2) == '1@' and #groups"),
 ];
 
-/// The same script with a lane that nobody takes.
+/// The same script with a lane that is never taken.
 fn without_lane(script: &'static Script) -> &'static Script {
     let Some((_, lane)) = LANES.iter().find(|(name, _)| *name == script.name) else {
         return script;

@@ -103,7 +103,7 @@ impl Side {
         }
     }
 
-    /// How many objects lie in one string.
+    /// Returns the number of objects that lie in one string.
     fn alone(&self) -> usize {
         let dump = lock(&self.database).store.dump();
         dump.iter().filter(|line| line.contains("Text(")).count()

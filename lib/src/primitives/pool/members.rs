@@ -18,7 +18,7 @@ use crate::{
 /// Resources in one command: 250 commands assign 100,000, and none keeps the server for much over a millisecond.
 const PIECE: usize = 400;
 
-/// How a resource is.
+/// The state of a resource.
 ///
 /// ```
 /// assert_ne!(tenure::ResourceState::Free, tenure::ResourceState::Held);
@@ -28,11 +28,11 @@ const PIECE: usize = 400;
 pub enum ResourceState {
     /// It can be granted.
     Free,
-    /// Somebody holds it.
+    /// The resource is held.
     Held,
     /// It is out of service, held or not.
     Disabled,
-    /// What Redis has of it cannot be read. It is granted to nobody until it is declared or added again.
+    /// The data of the resource in Redis cannot be read. It is not granted until it is declared or added again.
     Damaged,
 }
 
@@ -52,11 +52,11 @@ pub struct Member {
     pub name: String,
     /// Its properties.
     pub properties: BTreeMap<String, String>,
-    /// How it is.
+    /// The state of the resource.
     pub state: ResourceState,
 }
 
-/// How many resources of a pool are how.
+/// The number of resources of a pool in each state.
 ///
 /// ```no_run
 /// # async fn run(seats: tenure::LockPool) -> Result<(), tenure::Error> {
@@ -79,8 +79,8 @@ pub struct PoolHealth {
     pub waiting: u64,
 }
 
-/// The resources of the pool. A pool that nobody has declared can be *kept* by programs: it lasts until it is empty, has
-/// no lease of its own length and no recovery after a loss of Redis' data, and its fencing tokens are a lock's.
+/// The resources of the pool. A pool that is not declared can be *kept* by programs: it lasts until it is empty, has no
+/// declared lease and no recovery after a loss of Redis' data, and its fencing tokens are a lock's.
 impl LockPool {
     /// All named resources: those of a kept pool, and those that a custom resource names; a generated pool lists none. Read
     /// in pieces of about a thousand, one command each: what changes meanwhile may be missing or not.
@@ -109,7 +109,7 @@ impl LockPool {
         }
     }
 
-    /// Whether the pool has a named resource of this name. One command.
+    /// Returns whether the pool has a named resource of this name. One command.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].

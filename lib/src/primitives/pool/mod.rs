@@ -22,10 +22,10 @@ use crate::{
 
 /// A pool of resources, declared by a `LockPool` resource, or kept by programs (see [`LockPool::assign`]).
 ///
-/// Acquiring takes any free resource, in the pool's order (least recently used, unless it says otherwise), or what
-/// [`LockPool::named`], [`LockPool::matching`], [`LockPool::many`] and [`LockPool::preferring`] ask for. Resources may be
-/// added, removed and disabled while the pool is in use: a resource taken away while held is drained, that is, its holder
-/// keeps it and nobody gets it next.
+/// Acquiring takes any free resource, in the pool's order (by default the least recently used first), or the resources
+/// that [`LockPool::named`], [`LockPool::matching`], [`LockPool::many`] and [`LockPool::preferring`] select. Resources
+/// may be added, removed and disabled while the pool is in use: a resource that is removed while held is drained: its
+/// holder keeps it, and it is not granted again.
 ///
 /// Fair like [`Lock`](crate::Lock): first come, first served. Only those who wait for certain resources let others pass, to
 /// resources that would not do for them.
@@ -176,8 +176,8 @@ impl LockPool {
     ///
     /// # Errors
     /// [`Error::NotDeclared`] when the pool is not declared within five seconds, or is deleted meanwhile;
-    /// [`Error::NoSuchResource`] for a name that it does not have; [`Error::TooLarge`] when it has fewer resources in all;
-    /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has Redis' words.
+    /// [`Error::NoSuchResource`] for a name that it does not have; [`Error::TooLarge`] when it has fewer resources in
+    /// total; [`Error::InvalidInput`] names the option, [`Error::Refused`] has the error reply of Redis.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
@@ -209,7 +209,7 @@ impl LockPool {
         self.take(Wait::for_up_to(timeout)).await
     }
 
-    /// Takes a resource if one is free and nobody waits for it, else returns `None`. One command.
+    /// Takes a resource if one is free and has no waiter, else returns `None`. One command.
     ///
     /// # Errors
     /// [`Error::NotDeclared`] at once, [`Error::Unreachable`] when Redis does not answer within the response timeout;
@@ -260,7 +260,7 @@ impl LockPool {
     }
 }
 
-/// As in the query of a URL, so that it is one word and its signs keep their meaning.
+/// As in the query of a URL, so that it contains no space and its special characters keep their meaning.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,11 +1,11 @@
-//! What has to hold for a register to change.
+//! The condition under which a register changes.
 
 use crate::primitives::register::RegisterValue;
 
-/// What has to hold for a [`Register`](crate::Register) to change: how an argument compares with what is stored.
+/// The condition under which a [`Register`](crate::Register) changes: how an argument compares with the stored value.
 ///
-/// Read from left to right: `gt(7)` holds where 7 is greater than what is stored. Where nothing is stored, no comparison
-/// holds, unless [`Compare::or_missing`] says so.
+/// Read from left to right: `gt(7)` holds where 7 is greater than the stored value. If no value is stored, no
+/// comparison holds, except with [`Compare::or_missing`].
 ///
 /// ```
 /// use tenure::Compare;

@@ -1,4 +1,4 @@
-//! What a write does with the value's time to live.
+//! The effect of a write on the value's time to live.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::Error;
 
 const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// What a write does with the value's time to live. Deleting ends it; a new value has none.
+/// The effect of a write on the value's time to live. Deleting ends it; a new value has none.
 ///
 /// ```
 /// let expiry = tenure::Expiry::After(std::time::Duration::from_millis(1500));

@@ -1,15 +1,15 @@
 //! A register: one value that is written if a condition holds.
 //!
-//! Comparison and write are one script, hence one step. The value is a string that says its type; what was changed is
-//! remembered for a while by the request's token, in a second key, so that a request whose reply was lost on a broken
-//! connection is repeated without being carried out again, whoever has written since.
+//! Comparison and write are one script, hence one step. The value is a string that contains its type; an applied write
+//! is remembered for a while by the request's token, in a second key, so that a request whose reply was lost on a
+//! broken connection is repeated without being applied again, even if another client has written since.
 //!
-//! What the conditional operations of `redis-allocator` do, and what this does about it:
+//! The behaviour of the conditional operations of `redis-allocator`, and the one of this register:
 //!
 //! | line | there | here | test |
 //! |---|---|---|---|
 //! | R9 | `set` and `del` if gt, lt, ge, le, eq, ne: argument to stored | [`Register::set_if`], [`Register::delete_if`] with a [`Compare`], the same direction | `r9_every_condition_…` |
-//! | R9 | nothing stored: every condition holds, and `del` reports success | no condition holds, unless [`Compare::or_missing`] says so; there is nothing to delete | `r9_a_missing_value_…` |
+//! | R9 | nothing stored: every condition holds, and `del` reports success | no condition holds, except with [`Compare::or_missing`]; there is nothing to delete | `r9_a_missing_value_…` |
 //! | R9 | a stored text: every condition holds | a text equals the same text and differs from all else; nothing is greater or less | `r9_texts_…` |
 //! | R9 | `set_value` writes something else than was compared, 0 too | condition and value are two arguments | `r9_every_condition_…` |
 //! | R9 | returns 1 or `None` | [`Outcome`]: applied, or kept and what is stored | `r9_every_condition_…` |
@@ -37,18 +37,18 @@ use crate::{
 /// One value in Redis, read and written by many: set it, or set it only if it compares so with what is stored. Made by
 /// its first write; needs no declaration.
 ///
-/// Every operation is one command, and atomic. Nobody holds a register, and there is no queue: for "one at a time" use a
+/// Every operation is one command, and atomic. A register has no holder and no queue: for "one at a time" use a
 /// [`Lock`](crate::Lock).
 ///
 /// # Repeats
-/// When the connection breaks before the reply is there, the request is sent again. What changed something is then not
-/// done twice, even if somebody else has written meanwhile, and the answer is the first one's:
+/// When the connection breaks before the reply has arrived, the request is sent again. A write that was applied is then
+/// not applied again, even if another client has written meanwhile, and the answer is that of the first request:
 ///
 /// | operation | a repeat |
 /// |---|---|
 /// | [`get`](Self::get), [`get_with_expiry`](Self::get_with_expiry) | reads again |
 /// | [`set`](Self::set), [`delete`](Self::delete) | is done once |
-/// | [`set_if`](Self::set_if), [`delete_if`](Self::delete_if) | applied once, it says so again; not applied, it looks again |
+/// | [`set_if`](Self::set_if), [`delete_if`](Self::delete_if) | if applied: the same answer; if not applied: compared again |
 /// | [`advance`](Self::advance) | raised the fence once, it passes again; otherwise it looks again |
 ///
 /// Redis remembers this for 10 s and twice the response timeout, which is longer than a request is repeated; a failover
@@ -73,8 +73,8 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// It closes all but the moment between the check and the write behind it. Where the protected system can compare fencing
-/// tokens in the write itself, let it; where what is protected fits in a register, the write can be the check:
+/// It closes all but the moment between the check and the following write. If the protected system can compare fencing
+/// tokens in the write itself, use that; if the protected data fits in a register, the write can be the check:
 /// [`Register::set_if`] is one step.
 #[derive(Debug, Clone)]
 pub struct Register {
@@ -83,7 +83,7 @@ pub struct Register {
     expiry: Expiry,
 }
 
-/// How long a write is remembered beyond the time in which it can be repeated.
+/// The time for which a write is remembered after the last moment at which it can be repeated.
 const MEMORY: Duration = Duration::from_secs(10);
 
 impl Register {
@@ -124,10 +124,10 @@ impl Register {
         &self.place.object
     }
 
-    /// What is stored; `None` when nothing is, or no longer. One command.
+    /// Returns the stored value; `None` when there is none, or it has expired. One command.
     ///
     /// # Errors
-    /// [`Error::Unreachable`]; [`Error::Refused`] has Redis' words.
+    /// [`Error::Unreachable`]; [`Error::Refused`] has the error reply of Redis.
     ///
     /// # Cancel safety
     /// Cancel safe: it only reads.
@@ -143,7 +143,8 @@ impl Register {
         Ok(self.get_with_expiry().await?.map(|(value, _)| value))
     }
 
-    /// What is stored, and for how long yet by the server's clock; `None`: for ever. One command.
+    /// Returns the stored value, and its remaining time to live by the server's clock; `None` if it has none. One
+    /// command.
     ///
     /// # Errors
     /// As [`Register::get`].
@@ -232,8 +233,8 @@ impl Register {
         Ok(matches!(reply, Reply::Applied))
     }
 
-    /// Deletes what is stored if the condition holds for it. Where nothing is stored, nothing is deleted, and the outcome
-    /// is kept. One command.
+    /// Deletes the stored value if the condition holds for it. If no value is stored, nothing is deleted, and the
+    /// outcome is kept. One command.
     ///
     /// # Errors
     /// As [`Register::get`], and [`Error::InvalidInput`] on the condition's `argument`.
@@ -350,7 +351,7 @@ enum Reply {
     Kept(Option<(RegisterValue, Option<Duration>)>),
 }
 
-/// What became of a conditional operation of a [`Register`].
+/// The outcome of a conditional operation of a [`Register`].
 ///
 /// ```
 /// use tenure::{Outcome, RegisterValue};
@@ -365,13 +366,13 @@ pub enum Outcome {
     Applied,
     /// The condition did not hold, and nothing has changed.
     Kept {
-        /// What is stored: `None` when nothing is.
+        /// The stored value: `None` when there is none.
         stored: Option<RegisterValue>,
     },
 }
 
 impl Outcome {
-    /// Whether the condition held.
+    /// Returns whether the condition held.
     ///
     /// ```
     /// assert!(tenure::Outcome::Applied.is_applied());

@@ -1,4 +1,4 @@
-//! What a register holds.
+//! The value of a register.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::Error;
 
 const LONGEST_TEXT: usize = 4096;
 
-/// What a [`Register`](crate::Register) holds.
+/// The value of a [`Register`](crate::Register).
 ///
 /// Numbers compare by their value, exactly, an `Int` with a `Float` too. A text equals the same text; there is no order
 /// between texts, nor between texts and numbers.

@@ -3,9 +3,9 @@
 //! The keeper is a task of its own. It connects, checks the server, subscribes to the client's channels, and shows the
 //! session to callers; when the session breaks it starts over, with a growing delay.
 //!
-//! A connection may die without a word: a load balancer forgets it, a host is frozen. So a server that has been silent for
-//! about as long as an answer may take is asked for its time, and given up when it does not answer. A connection that is in
-//! use, also by the renewal of leases, is never asked.
+//! A connection may die without a notice: a load balancer drops it, a host is frozen. So the driver asks a server for
+//! its time after a silence of about the time that an answer may take, and gives the connection up when it does not
+//! answer. A connection that is in use, also by the renewal of leases, is never asked.
 
 use std::{
     sync::{
@@ -222,9 +222,10 @@ impl ConnectionDriver {
         }))
     }
 
-    /// What was sent over the last connection and has not arrived yet must not arrive any more: the same is sent again
-    /// over this one, and an acquisition that came in after its own release would hold what nobody knows of. Without the
-    /// right to end it, it ends when the network gives it up. Returns the server's name for this connection.
+    /// Calls that were sent over the last connection and have not arrived yet must not arrive any more: the same calls
+    /// are sent again over this one, and an acquisition that arrived after its own release would take a lease that no
+    /// client knows of. Without the right to end it, that connection ends when the network gives it up. Returns the
+    /// server's name for this connection.
     async fn end_last(&self, connection: &mut MultiplexedConnection, run_id: &str) -> Option<i64> {
         if let Some((run, id)) = &self.last
             && **run == *run_id
@@ -237,7 +238,7 @@ impl ConnectionDriver {
     }
 }
 
-/// Waits until a server that has said nothing for so long does not say its time either.
+/// Waits until a server that has been silent for so long does not answer with its time either.
 async fn silent(session: &Session, span: Duration, uptime: &Uptime) -> RedisError {
     loop {
         tokio::time::sleep_until(session.heard.last() + span).await;
@@ -294,7 +295,7 @@ async fn authenticated(session: &Session, endpoint: &Endpoint, config: &Connecti
     std::future::pending::<()>().await;
 }
 
-/// What the driver calls when something comes in that no request has asked for, or the connection ends.
+/// The callbacks of the driver for a message without a request, and for the end of the connection.
 fn on_push(
     broken: mpsc::UnboundedSender<u64>,
     number: u64,
