@@ -44,7 +44,7 @@ async fn main() -> anyhow::Result<()> {
         "the permit is held, and yet a second client got it"
     );
     let waiting = tokio::spawn(async move { queue.acquire_timeout(patience).await });
-    // So long that the second client stands in the queue; nothing hangs on it.
+    // Long enough for the second client to join the queue; the result does not depend on it.
     sleep(Duration::from_millis(300)).await;
     let token = first.fencing_token();
     let released = Instant::now();

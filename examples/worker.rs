@@ -104,8 +104,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let client = cli.redis.builder()?.connect().await.context("cannot start")?;
     let code = tokio::select! {
         done = work_on(&cli.what, &client) => done.map(|()| ExitCode::SUCCESS)?,
-        // What it holds or waits for is dropped, and given back in the background. The work is not done: a Job has to
-        // try again.
+        // Its lease or queue entry is dropped, and given back in the background. The work is not done: a Job must try
+        // again.
         () = asked_to_stop() => {
             say("stopped");
             ExitCode::from(143)
@@ -163,6 +163,6 @@ async fn asked_to_stop() {
 }
 
 fn say(line: &str) {
-    // Whoever reads may have gone: that is no reason to lose a lease.
+    // A reader that has closed the pipe is no reason to lose a lease.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

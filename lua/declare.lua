@@ -1,19 +1,19 @@
--- declare: makes a declared object, or changes it. The controller's script; it takes nothing from any holder.
+-- declare: makes a declared object, or changes it. The controller's script; it ends no lease.
 -- KEYS  obj holders queue expiry [resources free selectors]
 -- ARGV  run id, controller's channel, digest, floor (every later fencing token is larger), recovery (0: the object has
 --       never been declared before; else the longest lease that may be running, in ms), lease ms, max hold ms (0: none),
---       limit (permits, or resources in service), life, newest (the run id and the newest fencing token that it was planned
---       for: what observe said; or "" and 0);
+--       limit (permits, or resources in service), life, newest (the run id and the newest fencing token of the observation that
+--       it was planned for; or "" and 0);
 --       a pool goes on: order, then prefix and count of generated names, or "" and 0; then for each named resource:
 --       name, "1" (in service) or "0" (disabled) followed by its properties
--- Reply 1 when the object has to recover: nothing new is granted for the longest lease that may be running, as far as Redis
---       or the caller knows, and known holders are let in again; else 0
+-- Reply 1 when the object must recover: nothing new is granted for the longest lease that may be running, as far as Redis
+--       or the caller knows, and known holders are readmitted; else 0
 -- Error OTHERLIFE: the server was restarted, or has lost data, since it was observed
--- Data in which the newest fencing token is below the floor, although a floor goes to Redis before it is counted from, is not
--- the data that was told the floor before: it has to recover also in the same life of the server process (a failback).
--- A smaller limit drains: holders keep what they have, and it is not granted again. Safe to repeat.
+-- A floor goes to Redis before tokens are counted from it. Data in which the newest fencing token is below the floor is
+-- therefore other data: it must recover also in the same life of the server process (a failback).
+-- A smaller limit drains: holders keep their leases, and the excess is not granted again. Safe to repeat.
 -- O(n) in the named resources and the leases; of a generated pool, O(n) in the leases where its prefix changes, and in the
--- marked names (lua/lib/object.lua) where its count does. Of a smaller count the calls that follow apply some each.
+-- marked names (lua/lib/object.lua) where its count does. The following calls apply a smaller count in pieces.
 ---- include lib/settle.lua
 ---- include lib/close.lua
 local object = open(0, #KEYS, ARGV[1], ARGV[2])
@@ -26,7 +26,7 @@ local longest = math.max(recovery, lease, object.lease)
 local lost = recovery > 0 and (object.run ~= object.here or object.last < floor)
 if lost then object.recover = now + longest end
 object.ttl = math.max(object.ttl, longest) -- also bounds the recovery
--- Its first users have been granted something since the loss: who held before is let in again only where there is room.
+-- First users have been granted permits since the loss: former holders are readmitted only where there is room.
 if lost then
   if object.exists and not object.declared then call('HSET', object.obj, 'beside', 1) else call('HDEL', object.obj, 'beside') end
 end

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- list: some of a pool's named resources, and how each of them is.
+-- list: returns some of a pool's named resources, and the state of each.
 -- KEYS  obj holders queue expiry resources free selectors
 -- ARGV  run id, controller's channel, cursor ("0" at first), about how many; or "=" and a name, for that one alone
 -- Reply cursor of the rest ("0": none), then for each resource: name, its entry ("1" in service or "0" disabled, and its
---       properties), "free" or "held" or "disabled" or "damaged" (its entry cannot be read: it is granted to nobody)
+--       properties), "free" or "held" or "disabled" or "damaged" (its entry cannot be read: it is not granted)
 -- A resource that is added or taken away meanwhile may be missing or not; none of the others is missing, and one may come
 -- twice. O(how many).
 ---- include lib/settle.lua

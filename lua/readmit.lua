@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
--- readmit: lets a holder in again, under its old fencing token, while its object recovers from a loss of data.
+-- readmit: readmits a holder, under its old fencing token, while its object recovers from a loss of data.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, token, fence, permits, lease ms, max hold ms, since ms, channel,
 --       resources joined by commas (or "-"), holder JSON, grace ms
 -- Reply held now expires, or gone now
--- Where an old snapshot has given a resource to somebody else, the larger fencing token is the truth. Of permits nobody can
--- tell who has whose: all that know their fencing token are let in, also past the limit. They did hold together, so that
--- they are no more than it; what is too many has ended since the snapshot, and nobody renews it. It keeps others out for one
--- lease at most, while to refuse, or to end the oldest, could take a lease from one who works on it. But where first users have
--- been granted permits since the loss, before the object was declared again, who does not fit beside them is refused: the
--- larger fencing tokens are theirs.
--- A lease with the same fencing token is the same one: it was adopted after the snapshot (see adopt), or has run out in it and
--- stands there in its grace. It makes room for the holder that comes back.
+-- If an old snapshot has given a resource to another holder, the larger fencing token wins. Permits have no names: all holders
+-- that know their fencing token are readmitted, also past the limit. They have held together, so that they are not more than
+-- the limit; the excess leases have ended since the snapshot, and are not renewed. They delay other requests by one lease at
+-- most, while a refusal, or the end of the oldest lease, could end a lease that is in use. But if first users have been granted
+-- permits since the loss, before the object was declared again, a holder that does not fit beside them is refused: they have
+-- the larger fencing tokens.
+-- A lease with the same fencing token is the same lease: it was adopted after the snapshot (see adopt), or has expired in it
+-- and is there in its grace. It makes room for the holder that comes back.
 -- O(n) in the leases of a pool, otherwise O(log n).
 ---- include lib/lease.lua
 ---- include lib/settle.lua

@@ -5,10 +5,10 @@
 --       never, or milliseconds from now)
 -- Reply applied
 --       kept [stored, ms to live (-1: for ever)]   the condition does not hold, there is nothing to delete, or get
--- `value` is a string: "int 5", "float 0.5" ("inf", "-inf"), "text hello". A condition says what the argument is to
--- the stored value. Numbers compare exactly, whole and floating ones too; texts are equal or not, and neither greater.
--- `done` is a sorted set: token -> when it was carried out. A repeated token gets "applied" again and changes nothing,
--- for as long as its memory lasts; what changed nothing is not remembered, and a repeat of it looks anew.
+-- `value` is a string: "int 5", "float 0.5" ("inf", "-inf"), "text hello". A condition compares the argument with
+-- the stored value. Numbers compare exactly, whole and floating ones too; texts are equal or not, and neither is greater.
+-- `done` is a sorted set: token -> the time of its write. A repeated token gets "applied" again and changes nothing,
+-- for as long as its memory lasts; a call that changed nothing is not remembered, and a repeat compares again.
 -- O(log n) in the writes remembered.
 ---- include lib/call.lua
 local value, done, token = KEYS[1], KEYS[2], ARGV[3]
@@ -27,8 +27,8 @@ local function read(text)
   return { kind = kind, rest = rest, number = kind ~= 'text' and number or nil }
 end
 
--- -1, 0 or 1. Lua has doubles alone, which cannot tell large whole numbers apart; but rounding keeps the order, so only
--- numbers that round to the same double are left for their digits to tell.
+-- Returns -1, 0 or 1. Lua has only doubles, which do not distinguish large whole numbers; but rounding keeps the order, so that
+-- only numbers that round to the same double are compared by their digits.
 local function order(a, b)
   if a.number ~= b.number then return a.number < b.number and -1 or 1 end
   if a.number == 0 or a.kind == b.kind and a.kind ~= 'int' then return 0 end

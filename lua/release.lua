@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- release: gives leases back and leaves the queue, and grants what that frees.
+-- release: ends leases and queue entries of the caller, and grants the freed permits.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, how ("owner": by the owner; "dropped": by its client, because nobody takes it up;
---       "reclaimed": by another, and the owner is told), why (a text for the owner that is told), token...
+-- ARGV  run id, controller's channel, how ("owner": by the owner; "dropped": by its client, because no caller has taken it up;
+--       "reclaimed": by another client, and the owner is notified), why (a text for the notified owner), token...
 -- Reply for each token: released (it was held), left (it was waiting), gone (neither)
 -- Safe to repeat. O(log n) a token.
 
--- The fast lane, before the functions of lua/lib are created: the lease lies in obj alone (see `unfold`), so nobody waits.
+-- The fast lane, before the functions of lua/lib are created: the lease lies in obj alone (see `unfold`), so that there is no waiter.
 local alone
 if ARGV[3] == 'owner' and #ARGV == 5 and string.sub(ARGV[2], 1, 2) == '1@' then
   alone = redis.call('MGET', KEYS[1])[1]

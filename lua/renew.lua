@@ -1,20 +1,20 @@
 #!lua flags=allow-oom
--- renew: renews many leases and places of one client, over many objects, in one command.
+-- renew: renews many leases and queue entries of one client, over many objects, in one command.
 -- KEYS  the keys of each object, one after the other
 -- ARGV  run id, controller's channel, then for each object: how many keys, how many tokens, token... A number of
 --       tokens may be followed by ">" and the newest fencing token that the client has seen of that object, as a declared
 --       one: data that has not granted it yet is not current, and recovers
 -- Reply now, then for each token four values, the last of which is the newest fencing token of a declared object, or 0:
 --       held       expires 0
---       waiting    expires wake   wake: when to renew next if that is before a third of the place; 0: at once
---       recovering 0 0    the object is coming back from a loss and does not know this token: readmit
---       missing    0 0    there is no such object (any more, or yet)
---       gone       0 0    neither holds nor waits, or waited for what it can never get (any more): acquire says why
---       failed     error 0  an error of this object alone: DAMAGED (it, or what it has of this lease, is not as Tenure
---                  left it) or VERSION. Other objects are renewed all the same
--- What has run out is gone: a renewal never revives. A declared lease that was shortened counts from here. O(log n) a token.
+--       waiting    expires wake   wake: when to renew next if that is before a third of the entry's life; 0: at once
+--       recovering 0 0    the object recovers from a loss of data and does not have this token: readmit
+--       missing    0 0    the object does not exist (any more, or yet)
+--       gone       0 0    neither holds nor waits, or waited for what can never be granted: acquire returns the error
+--       failed     error 0  an error of this object alone: DAMAGED (its data, or the value of this lease, was not written by
+--                  Tenure) or VERSION. Other objects are renewed all the same
+-- An expired lease is gone: a renewal never revives it. A declared lease that was shortened counts from here. O(log n) a token.
 
--- What each object of the call asks for, and where its outcomes stand in the reply.
+-- The arguments of each object of the call, and the position of its outcomes in the reply.
 local reply, groups = { 0 }, {}
 do
   local key, arg, last = 0, 3, 1
@@ -27,9 +27,9 @@ do
   end
 end
 
--- Two fast lanes, before the functions of lua/lib are created: most leases lie in obj alone (see `unfold`), and most places are
--- the only one of their object. They do nothing else, so all that has run out, may be granted, or is not ordinary goes the
--- slow way; and so does a command that fails, for the slow way says why.
+-- Two fast lanes, before the functions of lua/lib are created: most leases lie in obj alone (see `unfold`), and most queue
+-- entries are the only one of their object. The lanes only renew: an object with an expired lease, with room for a grant, or out
+-- of the ordinary takes the slow way; and so does a command that fails, because the slow way names the error.
 local function ask(...)
   local got = redis.pcall(...)
   return not (type(got) == 'table' and got.err) and got or nil
@@ -109,7 +109,7 @@ local function renew(group)
         local ends = lease_end(entry)
         call('ZADD', object.expiry, ends, token)
         local unheard, set_back = string.sub(entry.names, 1, 1) == '@', entry.since > now
-        if unheard then entry.names = '-' end -- its client has woken up: the notification is heard
+        if unheard then entry.names = '-' end -- its client has woken up: the notification was received
         if set_back then entry.since = now end -- the server's clock was: the longest hold counts from here
         if unheard or set_back then store(object, token, entry) end
         reply[at], reply[at + 1] = 'held', ends
@@ -129,7 +129,7 @@ local function renew(group)
         waiting[at + 2] = { token, entry }
       end
     else
-      -- A place that cannot be read is taken anew.
+      -- An entry that cannot be read is made anew.
       finish(object, token)
       reply[at] = 'gone'
     end

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
 use tenure_crds::{ConditionReason, ConditionType, bounded};
 
-use crate::{kinds::Report, status::says};
+use crate::{kinds::Report, status::has_reason};
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// The API server takes no longer note, in bytes; a cut character is up to three of them.
@@ -15,7 +15,7 @@ const MAX_NOTE: usize = 1000;
 /// An event of an object. The note is for people; an event of the same reason within six minutes only counts up, so
 /// that details that differ from one to the next belong in the status.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Tale {
+pub(crate) enum ObjectEvent {
     /// Redis has it for the first time.
     Declared,
     /// Redis has it anew after a loss.
@@ -32,8 +32,8 @@ pub(crate) enum Tale {
     Stalled { message: String },
 }
 
-impl Tale {
-    fn event(&self) -> Event {
+impl ObjectEvent {
+    fn to_event(&self) -> Event {
         use EventType::{Normal, Warning};
         let (type_, reason, action, note) = match self {
             Self::Declared => (Normal, "Declared", "Declare", "the spec is applied to Redis".to_owned()),
@@ -82,10 +82,10 @@ impl Tale {
 }
 
 /// Returns the events of the step from one report to the next.
-pub(crate) fn between(previous: &Report, next: &Report) -> Option<Tale> {
-    let begins = |type_, reason| says(next, type_, reason) && !says(previous, type_, reason);
+pub(crate) fn between(previous: &Report, next: &Report) -> Option<ObjectEvent> {
+    let begins = |type_, reason| has_reason(next, type_, reason) && !has_reason(previous, type_, reason);
     if begins(ConditionType::Reconciling, ConditionReason::Draining) {
-        return Some(Tale::Draining);
+        return Some(ObjectEvent::Draining);
     }
     let stalled = |report: &Report| {
         let mut conditions = report.common.conditions.iter();
@@ -94,7 +94,7 @@ pub(crate) fn between(previous: &Report, next: &Report) -> Option<Tale> {
             .cloned()
     };
     match (stalled(previous), stalled(next)) {
-        (None, Some(condition)) => Some(Tale::Stalled {
+        (None, Some(condition)) => Some(ObjectEvent::Stalled {
             message: condition.message,
         }),
         _ => None,
@@ -102,8 +102,8 @@ pub(crate) fn between(previous: &Report, next: &Report) -> Option<Tale> {
 }
 
 /// Publishes the event; a failure is only logged, because no decision depends on it.
-pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, tale: &Tale) {
-    let event = tale.event();
+pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, event: &ObjectEvent) {
+    let event = event.to_event();
     let outcome = match tokio::time::timeout(LIMIT, recorder.publish(&event, regarding)).await {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
@@ -139,7 +139,10 @@ mod tests {
             ConditionStatus::True,
             ConditionReason::Draining,
         );
-        assert_eq!(between(&Report::default(), &draining), Some(Tale::Draining));
+        assert_eq!(
+            between(&Report::default(), &draining),
+            Some(ObjectEvent::Draining)
+        );
         assert_eq!(between(&draining, &draining), None);
         assert_eq!(between(&draining, &Report::default()), None);
     }
@@ -151,36 +154,36 @@ mod tests {
             ConditionStatus::True,
             ConditionReason::BackendDenied,
         );
-        let told = Some(Tale::Stalled {
+        let expected = Some(ObjectEvent::Stalled {
             message: "check the password".to_owned(),
         });
-        assert_eq!(between(&Report::default(), &stalled), told);
+        assert_eq!(between(&Report::default(), &stalled), expected);
         assert_eq!(between(&stalled, &stalled), None);
     }
 
     #[test]
     fn an_event_fits_what_the_api_server_takes() {
-        let tales = [
-            Tale::Declared,
-            Tale::Recovering,
-            Tale::Draining,
-            Tale::Reclaimed {
+        let events = [
+            ObjectEvent::Declared,
+            ObjectEvent::Recovering,
+            ObjectEvent::Draining,
+            ObjectEvent::Reclaimed {
                 pod: "p".repeat(253),
                 leases: 7,
             },
-            Tale::DrainTimedOut,
-            Tale::CleanupSkipped {
+            ObjectEvent::DrainTimedOut,
+            ObjectEvent::CleanupSkipped {
                 command: "c".repeat(500),
             },
-            Tale::Stalled {
+            ObjectEvent::Stalled {
                 message: "m".repeat(2000),
             },
         ];
-        for tale in tales {
-            let event = tale.event();
+        for object_event in events {
+            let event = object_event.to_event();
             assert!(
                 event.note.as_ref().is_some_and(|note| note.len() <= 1024),
-                "{tale:?}"
+                "{object_event:?}"
             );
             assert!(event.reason.len() <= 128 && event.action.len() <= 128);
         }

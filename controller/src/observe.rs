@@ -24,7 +24,7 @@ pub(crate) fn triggers<K: Declared>(
     events: Events,
     pods_ended: watch::Receiver<()>,
 ) -> BoxStream<'static, KubeRef<K>> {
-    let told = {
+    let changed = {
         let store = store.clone();
         stream::unfold(events, |mut events| async move {
             Some((events.next().await?, events))
@@ -43,7 +43,7 @@ pub(crate) fn triggers<K: Declared>(
         })
         .flat_map(move |()| stream::iter(reclaimable(&store, &context)))
     };
-    let streams: [BoxStream<'static, KubeRef<K>>; 3] = [told.boxed(), came_or_gone.boxed(), ended.boxed()];
+    let streams: [BoxStream<'static, KubeRef<K>>; 3] = [changed.boxed(), came_or_gone.boxed(), ended.boxed()];
     stream::select_all(streams).boxed()
 }
 

@@ -24,7 +24,7 @@ use tenure_crds::{DeletionPolicy, MAX_LISTED, ReclaimPolicy, whole_seconds};
 
 use crate::{
     declare,
-    events::{self, Tale},
+    events::{self, ObjectEvent},
     kinds::{Declared, Report},
     pace::Pace,
     reclaim::Ended,
@@ -131,7 +131,7 @@ pub(crate) fn retry<K: Declared>(object: &K, failure: &Failure, context: &Contex
     let Ok(name) = object.declares() else {
         return Action::await_change();
     };
-    // Redis being away is told once by the connection, and in each object's conditions.
+    // The connection reports once that Redis is unreachable, and so do the conditions of each object.
     if matches!(failure, Failure::Redis(_)) {
         tracing::debug!(object = %name, error = %failure, "reconciling failed");
     } else {
@@ -276,9 +276,9 @@ impl<'a, K: Declared> Turn<'a, K> {
             .inc();
         tracing::info!(object = %self.name, recovers, floor = plan.floor, "declared");
         if recovers {
-            self.tell(&Tale::Recovering).await;
+            self.publish(&ObjectEvent::Recovering).await;
         } else if !plan.declared_before {
-            self.tell(&Tale::Declared).await;
+            self.publish(&ObjectEvent::Declared).await;
         }
         self.observe().await?.ok_or(Failure::Vanished)
     }
@@ -317,7 +317,7 @@ impl<'a, K: Declared> Turn<'a, K> {
         let taken = match outcome {
             Ok(taken) => taken,
             Err(error) => {
-                // What was not finished is looked for again by the next turn.
+                // The next reconciliation looks again for the rest.
                 self.context.pace.pod_ended(&self.name);
                 return Err(error.into());
             }
@@ -332,7 +332,7 @@ impl<'a, K: Declared> Turn<'a, K> {
                 .reclaimed
                 .get_or_create(&OfKind::of::<K>())
                 .inc_by(leases as u64);
-            self.tell(&Tale::Reclaimed { pod, leases }).await;
+            self.publish(&ObjectEvent::Reclaimed { pod, leases }).await;
         }
         self.observe().await
     }
@@ -370,7 +370,7 @@ impl<'a, K: Declared> Turn<'a, K> {
                 }
                 let command = withdraw::command(&self.context.key_prefix, &self.name);
                 tracing::warn!(object = %self.name, error = %failure, command, "deleted without removing its keys from Redis; remove them with this command");
-                self.tell(&Tale::CleanupSkipped { command }).await;
+                self.publish(&ObjectEvent::CleanupSkipped { command }).await;
             }
         }
         let finalizers = self
@@ -407,7 +407,7 @@ impl<'a, K: Declared> Turn<'a, K> {
                 .await?
                 .is_some_and(|snapshot| snapshot.held > 0)
         {
-            self.tell(&Tale::DrainTimedOut).await;
+            self.publish(&ObjectEvent::DrainTimedOut).await;
         }
         if control.withdraw(&self.name, how).await? == 0 {
             return Ok(gone());
@@ -465,10 +465,10 @@ impl<'a, K: Declared> Turn<'a, K> {
         let Some(news) = status::to_write(&self.report, fresh, lease, redis_now) else {
             return Ok(());
         };
-        let tale = events::between(&self.report, &news);
+        let event = events::between(&self.report, &news);
         self.write(news).await?;
-        if let Some(tale) = tale {
-            self.tell(&tale).await;
+        if let Some(event) = event {
+            self.publish(&event).await;
         }
         Ok(())
     }
@@ -505,11 +505,11 @@ impl<'a, K: Declared> Turn<'a, K> {
         Ok(())
     }
 
-    async fn tell(&self, tale: &Tale) {
+    async fn publish(&self, event: &ObjectEvent) {
         events::publish(
             &self.context.recorder,
             &Resource::object_ref(self.object, &()),
-            tale,
+            event,
         )
         .await;
     }

@@ -145,7 +145,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
         ended = parts.join_next() => ended,
         ended = watchers.join_next() => ended,
     };
-    // The parts end when they are told to, and may be heard of first.
+    // The tasks end on a signal, and may report before that.
     if !*stop.borrow() {
         return Err(RunError::Ended(match ended {
             Some(Err(error)) => error.to_string(),
@@ -215,7 +215,7 @@ impl Part {
             .modify(|object: &mut K| object.meta_mut().managed_fields = None)
             .reflect(writer)
             .applied_objects()
-            // What the controller itself writes, a status, is no reason to look again.
+            // A status that the controller itself has written is no reason for another reconciliation.
             .predicate_filter(
                 kube::runtime::Predicate::combine(predicates::generation, predicates::finalizers),
                 kube::runtime::utils::PredicateConfig::default(),
@@ -244,7 +244,7 @@ impl Part {
                     Err(controller::Error::RunnerError(error)) => {
                         tracing::error!(kind = K::CRD_KIND, %error, "the controller failed");
                     }
-                    // Failures of turns are told where it is decided what follows; an object that is gone is no failure.
+                    // Failed reconciliations are logged where the next step is decided; a removed object is no failure.
                     Err(_) | Ok(_) => {}
                 }
             });
@@ -362,7 +362,7 @@ async fn first_connection(context: &Context) {
             server = context.control.server_changed(&server).await;
         }
     };
-    // Whatever Redis is by now, the objects are told.
+    // The objects are notified in any state of Redis.
     let _ = tokio::time::timeout(FIRST_CONNECTION, first).await;
 }
 
@@ -376,7 +376,7 @@ fn stop_on_signals() -> Result<watch::Receiver<bool>, RunError> {
             _ = interrupt.recv() => {}
         }
         stop.send_replace(true);
-        // Whoever asks later must still hear of it.
+        // Later readers must still see it.
         stop.closed().await;
     });
     Ok(stopping)

@@ -64,7 +64,7 @@ impl From<&tenure::Error> for Trouble {
         let reason = match error {
             tenure::Error::Unreachable { .. } => ConditionReason::BackendUnreachable,
             tenure::Error::UnsupportedServer { .. } => ConditionReason::BackendUnsupported,
-            // About the controller's own setting, whatever the object says.
+            // This is about the controller's own setting, independent of the object.
             tenure::Error::InvalidInput { field: "url", .. } => ConditionReason::BackendDenied,
             tenure::Error::InvalidInput { .. } => ConditionReason::InvalidSpec,
             tenure::Error::Damaged { .. } => ConditionReason::Damaged,
@@ -143,7 +143,7 @@ pub(crate) fn nap(shown: &Report, snapshot: &Snapshot, lease: Duration) -> Durat
 }
 
 /// Returns whether the report has `reason` for `type_`.
-pub(crate) fn says(report: &Report, type_: ConditionType, reason: ConditionReason) -> bool {
+pub(crate) fn has_reason(report: &Report, type_: ConditionType, reason: ConditionReason) -> bool {
     let mut conditions = report.common.conditions.iter();
     conditions.any(|c| c.type_ == type_.as_str() && c.reason == reason.as_str())
 }
@@ -279,7 +279,8 @@ fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
     match view {
         View::Trouble(trouble) => {
             let reason = trouble.reason;
-            // How exactly a connection fails changes from try to try; what was said first is said until it ends.
+            // The exact error of a connection changes from attempt to attempt; the first one is kept until the outage
+            // ends.
             let message = previous
                 .common
                 .conditions

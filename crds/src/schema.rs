@@ -75,7 +75,7 @@ pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
                 },
                 "reason": {
                     "type": "string",
-                    "description": format!("The reason for the last change, as one word: {}.", one_of(&ConditionReason::ALL.map(ConditionReason::as_str))),
+                    "description": format!("The reason for the last change, in CamelCase: {}.", one_of(&ConditionReason::ALL.map(ConditionReason::as_str))),
                     "minLength": 1,
                     "maxLength": 128,
                     "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",

@@ -58,7 +58,7 @@ pub struct CommonStatus {
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub waiters: Vec<Waiter>,
 
-    /// `true` if there are more holders or waiters than are listed here. The counts are exact in any case.
+    /// True if there are more holders or waiters than are listed here; the counts are exact in any case.
     pub truncated: bool,
 
     /// Longest lease in seconds that may be running: for so long nothing new is granted after a loss of Redis' data. More

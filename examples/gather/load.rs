@@ -302,7 +302,7 @@ impl Load {
                 wakes.woken += u64::from(woken??);
             }
         }
-        // Nobody waits any more: this reaches nobody, now or later.
+        // There is no waiter any more: this notification wakes no client, now or later.
         let entered = Arc::new(AtomicU64::new(0));
         self.notify(0, &entered, 1, &mut wakes.kept).await.map(drop)?;
         let client = self.clients.first().context("no node")?.clone();
@@ -327,7 +327,7 @@ impl Load {
         let notified = timeout(PATIENCE, async {
             loop {
                 let lease = lock.acquire().await?;
-                // Who has entered has given the lock back by waiting, or we would not have it.
+                // A waiter that has entered has released the lock by waiting, or this worker would not hold it.
                 if entered.load(SeqCst) == waiters {
                     let notified = condition.notify(&lease, u32::try_from(count)?).await?;
                     lease.release().await?;
@@ -401,7 +401,8 @@ impl Worker {
             }
         };
         let granted = self.start.elapsed();
-        // In earnest it would stop when the lease is lost; here it is to be seen when somebody else has it meanwhile.
+        // In practice a worker would stop when the lease is lost; here it goes on, so that a second holder would be
+        // seen.
         sleep(Duration::from_millis(self.size.hold_ms)).await;
         holds.push(Hold {
             node: self.node,

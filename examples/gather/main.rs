@@ -62,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
     println!("listening on {}", listener.local_addr()?);
     tokio::select! {
         served = axum::serve(listener, router) => served?,
-        // What a load holds is given back in the background, or runs out.
+        // The leases of a load are given back in the background, or expire.
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }

@@ -96,7 +96,7 @@ impl Report {
 
 /// Returns the most that was held at the same time, and how many grants came when less was left of `permits`.
 fn concurrency(holds: &[Hold], permits: u64) -> (u64, usize) {
-    // What ends in the same moment ends first.
+    // Of two events of the same moment, an end comes first.
     let ends = holds.iter().map(|hold| (hold.ended, false, hold.permits));
     let starts = holds.iter().map(|hold| (hold.granted, true, hold.permits));
     let mut moments: Vec<_> = ends.chain(starts).collect();

@@ -1,26 +1,26 @@
--- acquire: takes a lease, or a place in the queue, or neither.
+-- acquire: takes a lease, or a queue entry, or neither.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
---       be declared; else the permits of an object that its first user makes), place ms (0: do not wait), client's
---       channel, holder JSON; and unless they all are 0, 0, "-", 0, "" and 0: grace ms, priority, wish (which resources of a
---       pool would do: see lua/lib/object.lua), takeover (1: take it from whoever holds), why (a text for
---       them), seen (the newest fencing token that this client has seen of the object, as a declared one: data that has not
---       granted it yet is not current, and recovers; and what is not declared is not made, and not used)
+--       be declared; else the permits of an object that its first user makes), life of the queue entry in ms (0: do not wait), client's
+--       channel, holder JSON; and unless they all are 0, 0, "-", 0, "" and 0: grace ms, priority, selector (of a
+--       pool's resources: see lua/lib/object.lua), takeover (1: take it from its holders), why (a text for
+--       them), seen (the newest fencing token that this client has seen of the object while it was declared: data without that
+--       token is not current, and recovers; and an undeclared object is neither made nor used)
 -- Reply granted fence now expires lease since declared permits [resource properties]...
 --       queued  now expires wake position newest [parts]
 --       busy    now newest [parts]
---       again   now     there may be room when what this call has left to be done is done: ask again at once
+--       again   now     there may be room when the work that this call has left is done: call again at once
 --       newest: the newest fencing token of a declared object, and 0 of another
 --       parts: where not all free resources were looked at, the number of calls that look at all of them; each call goes on
 --       where the last one stopped
--- Error NOTDECLARED, TOOLARGE, NORESOURCE, NOPROPERTIES (a wish for properties, of generated resources)
--- A repeated token gets what the first call did: its lease, or its place.
--- O(log n) in the leases and waiters of the object; a wish for properties looks at up to 500 of the
--- free resources, and the next one goes on from there.
+-- Error NOTDECLARED, TOOLARGE, NORESOURCE, NOPROPERTIES (a selector of properties, for generated resources)
+-- A repeated token gets the outcome of the first call: its lease, or its queue entry.
+-- O(log n) in the leases and waiters of the object; a selector of properties looks at up to 500 of the
+-- free resources, and the next call goes on from there.
 local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 
--- The fast lane, before the functions of lua/lib are created: nothing special is asked for, there is no such object, and its first
--- user makes it. This lease is what `grant` would make it; it lies in obj alone until somebody else comes (see `unfold`).
+-- The fast lane, before the functions of lua/lib are created: an ordinary request for an object that does not exist, which its
+-- first user makes. The lease is the one that `grant` would make; it lies in obj alone until another client comes (see `unfold`).
 if #ARGV == 10 and string.sub(ARGV[2], 1, 2) == '1@' and permits <= first_limit and lease > 0 and ARGV[6] == '0' then
   local clock = redis.call('TIME')
   local fence = clock[1] * 1000000 + clock[2]
@@ -966,10 +966,10 @@ end
 local value, reply = object.values[token], nil
 local fence = value and call('ZSCORE', object.holders, token)
 if value and not fence and not parse_entry(value) then
-  finish(object, token) -- a place that cannot be read is taken anew
+  finish(object, token) -- an entry that cannot be read is made anew
   value = nil
 end
--- What is held stays held, whatever a new request would get.
+-- A lease stays held, even if a new request would be refused.
 local refused = not fence and refusal(object, permits, selector)
 if refused then
   if value then
@@ -992,7 +992,7 @@ if value then
     reply = describe(object, tonumber(fence), ends, entry)
   else
     call('ZADD', object.expiry, now + entry.place, token)
-    -- Looks on, where the last call has stopped.
+    -- The search goes on where the last call has stopped.
     if object.pool and string.sub(entry.names, 1, 1) == '?' then reply = advance(object, token) end
     if not reply then
       local at, place_ms = position(object, token, entry)
@@ -1006,7 +1006,7 @@ else
     grace = grace, since = now, channel = ARGV[9], names = selector, holder = ARGV[10] }
   if takeover then
     for _, other in ipairs(call('ZRANGE', object.holders, 0, -1)) do
-      -- In its grace nobody holds it: there is nobody to take it from, and one to be kept from.
+      -- An object in its grace has no holder to take it from, and no new holder yet.
       if string.sub(other, 1, 6) ~= 'grace-' then finish(object, other, 'taken', why) end
     end
   end
@@ -1015,7 +1015,7 @@ else
   if alone and not recovering(object) and fits(object, entry, {}) then
     got = grant(object, token, entry, lease_end(entry))
   else
-    -- The search may have met a resource that cannot be read.
+    -- The search may have found a resource that cannot be read.
     refused = object.unreadable and refusal(object, permits, selector)
     if refused then
       close(object)
@@ -1024,7 +1024,7 @@ else
     if place > 0 or (object.pool and not alone) then
       enqueue(object, token, entry, priority)
       keep_entry(object, token, entry)
-      -- Those before it in a pool may wait for something else, and a larger priority stands before what has no room.
+      -- The entries before it in a pool may wait for other resources, and a larger priority stands before an entry without room.
       if not alone then got = advance(object, token) end
     end
   end
@@ -1037,7 +1037,7 @@ else
   else
     finish(object, token)
     unwind(object)
-    -- What is left to be done may make room.
+    -- The work that is left may free permits.
     reply = { (object.overdue or object.more) and 'again' or 'busy', int(now), newest_of(object), object.parts }
   end
 end

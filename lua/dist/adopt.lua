@@ -1,10 +1,10 @@
--- adopt: moves a lease from the token that its holder has let go of to the adopter's own token, and renews it.
+-- adopt: moves a detached lease to the adopter's own token, and renews it.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
 -- ARGV  run id, controller's channel, secret (its SHA-1 begins with the old token), the adopter's token, its channel, holder
---       JSON, why (a text for the old token's client, which is told that its lease is lost)
+--       JSON, why (a text for the old token's client, which is notified of the loss)
 -- Reply adopted max_hold grace fence now expires lease since declared permits [resource properties]...
 --       gone now: no lease has the secret's token (any more), or the object recovers from a loss of data
--- A token is shown to whoever looks; its secret is known only to the client that drew it, until it detaches the lease. The
+-- A token is shown in statuses; its secret is known only to the client that drew it, until it detaches the lease. The
 -- fencing token stays the same, and so do lease, longest hold, grace, permits and resources. Safe to repeat: the adopter's
 -- token finds its lease. In a recovery nothing is adopted: the data may be older than an adoption of the same lease, whose
 -- adopter will come back (see readmit).
@@ -899,7 +899,7 @@ elseif object.values[old] and not recovering(object) then
     call('ZREM', object.expiry, old)
     entry.lease = bounded(object, entry.lease, 0)
     entry.channel, entry.holder, entry.since = ARGV[5], ARGV[6], math.min(entry.since, now)
-    -- Who has let go of a lease had woken up with it: the notification is heard.
+    -- The client that has detached the lease had woken up with it: the notification was received.
     if string.sub(entry.names, 1, 1) == '@' then entry.names = '-' end
     object.changed = true
     store(object, token, entry)

@@ -5,11 +5,11 @@
 --       extend  adds
 --       shrink  takes away
 --       clear   takes all away
---       stage   puts aside for commit, for a minute
---       commit  replaces all by what was put aside, in one step
--- Reply how many resources the pool has now
--- Error DECLARED: a custom resource has the say; STALE: what was put aside is not what commit expects
--- What is taken away while it is held drains. Safe to repeat. O(n) in the resources given and the leases, commit in the
+--       stage   stages for commit, for a minute
+--       commit  replaces all by the staged ones, in one step
+-- Reply the number of resources of the pool
+-- Error DECLARED: a custom resource declares the pool; STALE: the staged resources are not those that commit expects
+-- A resource that is removed while it is held drains. Safe to repeat. O(n) in the resources given and the leases, commit in the
 -- leases alone.
 local format = string.format
 local function int(n) return format('%d', n) end

@@ -1,10 +1,10 @@
--- notify: wakes who waits for a condition, longest first, by moving them into the queue of the lock.
+-- notify: wakes waiters for a condition, the longest wait first, by moving them into the queue of the lock.
 -- KEYS  obj holders queue expiry waits
 -- ARGV  run id, controller's channel, the lock's token, "@" and the condition, how many, request id
--- Reply how many were notified, and whether more wait for the condition (1 or 0)
+-- Reply the number of notified waiters, and whether more wait for the condition (1 or 0)
 -- Error NOTHELD: the lock's token does not hold it
 -- One call notifies at most PIECE: call again, with another request id, for the rest. The newest request id is kept with its
--- count, so that a repeated one notifies nobody else. O(log n) for each that is notified.
+-- count, so that a repeated one notifies no other waiter. O(log n) for each that is notified.
 local format = string.format
 local function int(n) return format('%d', n) end
 local PROTOCOL = 1

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- observe: what an object is, who holds and who waits.
+-- observe: returns the state of an object, its holders and its waiters.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, how many holders and how many waiters to list, watch (1: send a word on the
+-- ARGV  run id, controller's channel, how many holders and how many waiters to list, watch (1: publish a message on the
 --       controller's channel at the next change); and, if not from the first ones, behind how many of each; and if a
 --       declaration may follow: 1, floor (the floor of fencing tokens that is kept outside: data in which no token has got
 --       so far is not current)
@@ -10,11 +10,11 @@
 --       holders: { token fence expires value }..., oldest lease first
 --       waiters: { token value }..., head of the queue first
 --       longest
---       current: 1 when it was declared under this very life of the server process that answers, else 0
---       longest: milliseconds; no lease, place or grace of it has run for longer
+--       current: 1 when it was declared in the present life of the server process that answers, else 0
+--       longest: milliseconds; no lease, queue entry or grace of it has run for longer
 --       If a declaration may follow, all this as the last value of: now in microseconds, the run id, drained (1: there is no
 --       such object because it was withdrawn, and its last lease has ended)
--- Where more has run out at once than one call ends, what is not ended yet counts as held, and wake is 1: look again.
+-- If more leases have expired than one call ends, the rest counts as held, and wake is 1: observe again.
 -- O(log n + what is listed).
 local format = string.format
 local function int(n) return format('%d', n) end

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- withdraw: takes a declared object away. The controller's script.
+-- withdraw: withdraws a declared object. The controller's script.
 -- KEYS  obj holders queue expiry [resources free selectors]
 -- ARGV  run id, controller's channel, how, keep ms
---       drain   waiters are sent away, nothing new is granted, the keys go with the last lease; but for the word that this was
---               so, for a day or until it is withdrawn again
---       delete  holders and waiters are told, the keys go now
+--       drain   waiters are refused, nothing new is granted, the keys are removed with the last lease, except for a mark that
+--               this was so, for a day or until it is withdrawn again
+--       delete  holders and waiters are notified, the keys are removed now
 --       retain  everything stays as it is for keep ms
--- Reply how many permits or resources are still being drained, and how many tokens are left to be sent away: call again at
+-- Reply the number of permits or resources that are still drained, and of tokens that are left to be ended: call again at
 --       once until there are none; nil when nothing is left to do
--- Safe to repeat. O(log n) for each that is sent away, of which one call does not do many.
+-- Safe to repeat. O(log n) for each token that is ended, of which one call does not end many.
 local format = string.format
 local function int(n) return format('%d', n) end
 local PROTOCOL = 1

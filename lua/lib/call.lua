@@ -30,8 +30,8 @@ end
 -- Raises what is wrong with an object, so that its client can name it: the key, or "-" where the text names it, and the text.
 local function damaged(key, what) error({ err = 'DAMAGED ' .. key .. ' ' .. what }) end
 
--- A command that finds another type of value than Tenure keeps under its key says which key that is. Any other failure
--- (no memory, no replicas) is not the object's, and passes as it is.
+-- Runs a command. If its key has another type of value than Tenure keeps there, the error names the key. Any other error
+-- (no memory, no replicas) is not about the object, and is raised as it is.
 local function call(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then

@@ -39,8 +39,8 @@ end
 local function available(object) return object.pool and pool().unused(object) or object.limit - object.held end
 
 -- Returns the reply and the push of a grant. It is never unpacked, because Lua's stack has no room for the resources
--- of a large lease. A stored end lies too late if the server's clock was set back after it was written. No client is
--- told of more than the length of its lease, because `unwind` cuts the stored end to that.
+-- of a large lease. A stored end lies too late if the server's clock was set back after it was written. The reply
+-- never exceeds the length of the lease, because `unwind` cuts the stored end to that.
 local function describe(object, fence, ends, entry, token)
   local out = { 'granted', fence, now, math.min(ends, now + entry.lease), entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
   if token then table.insert(out, 2, token) end

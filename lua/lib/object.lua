@@ -5,39 +5,39 @@
 --              `unfold`
 --   holders    sorted set: token -> fencing token         (oldest lease first)
 --   queue      sorted set: token -> ticket                (head first)
---   expiry     sorted set: token -> milliseconds of the server's clock, leases and places in the queue alike
+--   expiry     sorted set: token -> milliseconds of the server's clock, for leases and queue entries
 --   waits      sorted set: "@condition ticket token" -> 0, of those who wait for a condition of the lock, so that the
 --              first one of each condition is found by its name   (locks)
 --   resources  hash: resource -> "1" in service or "0" disabled, then its properties; "x": a generated one from `fresh`
 --              on that is held   (pools)
---   free       sorted set: resource -> when it was given back, in microseconds         (pools)
---   selectors  sorted set: "line ticket token" -> 0, the places in the queue by what they wait for, so that the first one
+--   free       sorted set: resource -> the time of its release, in microseconds         (pools)
+--   selectors  sorted set: "line ticket token" -> 0, the queue entries by their selectors, so that the first one
 --              of each line is found by its name: "=" and one resource, ">" and several, "?" and properties, "-" for any
 --              (pools)
 --
--- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest place),
+-- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest queue entry),
 -- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
--- server's run id when it was declared), recover (nothing new is granted before), watched (the controller wants a word
+-- server's run id when it was declared), recover (nothing new is granted before), watched (the controller gets a message
 -- at the next change), beside (first users have leases from between a loss and the declaration), draining (being withdrawn),
--- drained (there is no such object any more, because it was withdrawn), retained (withdrawn, but there until then), ttl (the
--- longest lease, place or grace so far: the keys of first-user objects outlive the last touch by twice that), protocol (see
+-- drained (the object does not exist any more, because it was withdrawn), retained (withdrawn, but there until then), ttl (the
+-- longest lease, queue entry or grace so far: the keys of first-user objects outlive the last touch by twice that), protocol (see
 -- PROTOCOL);
 -- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out; above count while a smaller
 -- count is being applied), beyond (how many of those in `resources` are not below count).
 --
 -- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
--- are a pool's resources, joined by commas. Names of a place in a pool's queue say which resources would do: "=" and
--- these very ones, "?" and properties as in a URL's query, "~" and the one that would be best, or "-" for any. Names in a
+-- are a pool's resources, joined by commas. The names of a queue entry of a pool are its selector: "=" and
+-- the resources, "?" and properties as in a URL's query, "~" and the preferred resource, or "-" for any. Names in a
 -- lock are "@" and the condition that it was notified of, "@condition#ticket" while it waits for that
 -- (and "#priority", which it gets in the queue, unless that is 0), or "-". The holder is
--- JSON that the scripts never look into.
+-- JSON that the scripts never read.
 
 ---- include lib/call.lua
 
--- Most leases of first-user objects are given back before anybody else asks. Until then such a lease lies in obj alone, as
+-- Most leases of first-user objects are given back before another client asks. Until then such a lease lies in obj alone, as
 -- a string: "v1 expires fence", and acquire's arguments from the token to the holder. The fencing token is the time of the
 -- grant in microseconds. All but the fast lanes unfold it first.
--- It is MGET that reads it, because that finds nothing in a hash, where GET fails.
+-- MGET reads it, because it returns nil for a hash, where GET fails.
 local function unfold(at, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(KEYS[at + 1], version) end
@@ -54,7 +54,7 @@ local function unfold(at, alone)
   call('ZADD', KEYS[at + 4], ends, token)
 end
 
--- A counter of an object. Where it is missing, it is `default`; without one it has to be there.
+-- Returns a counter of an object. A missing one is `default`; without a default it must be there.
 local function counter(obj, field, text, default)
   if not text and default then return default end
   if not text or #text > 16 or not string.match(text, '^%d+$') then
@@ -90,7 +90,7 @@ local function open(at, width, run, events, tokens, alone)
     object.last, object.ticket, object.ttl = counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
     object.retained = got[9] and counter(obj, 'retained', got[9])
     if not got[10] then
-      -- Of before there were versions: those who wait for a condition stood in `waits` by their tokens, with their tickets.
+      -- An object from before there were versions: waiters for a condition stood in `waits` by their tokens, with their tickets.
       call('HSET', obj, 'protocol', PROTOCOL)
       for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
         local before, names, holder = string.match(call('HGET', obj, 't:' .. token) or '',
@@ -119,8 +119,8 @@ local function open(at, width, run, events, tokens, alone)
   return object
 end
 
--- Words for clients begin with the id of the server process that says them: in a cluster every server passes on what any
--- of them publishes, and a client takes only what the server that it is connected to has said itself, once.
+-- Publishes a message, which begins with the run id of the server: in a cluster every server passes on the messages of all
+-- servers, and a client takes only those of the server that it is connected to, once.
 local function publish(channel, lines)
   for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
   return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))

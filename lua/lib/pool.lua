@@ -22,7 +22,7 @@ local function pool()
   end
 
   -- In a generated pool, a resource below `fresh` is free if it stands in `free`, and any other if it is not marked "x" in
-  -- `resources`: a holder that was let in again after a loss may have one of them, or one that has gone out of service.
+  -- `resources`: a holder that was readmitted after a loss may have one of them, or one that has gone out of service.
   local function fresh_left(object)
     if not object.prefix then return 0 end
     return math.max(0, object.count - object.fresh - call('HLEN', object.resources) + object.beyond)
@@ -61,7 +61,7 @@ local function pool()
     return true
   end
 
-  -- Whether resources that have gone out of service still stand among those that were handed out. Until they do not, nothing
+  -- Returns whether resources that have gone out of service are still among those below `fresh`. Until they are not, nothing
   -- is granted.
   local function lowering(object) return object.prefix and object.fresh > object.count end
 
@@ -198,7 +198,7 @@ local function pool()
     end)
   end
 
-  -- What stands in `resources` of one that is named, as this call has found it first.
+  -- Returns the record of a resource, as this call has read it first.
   local function record_of(object, name)
     object.records = object.records or {}
     if object.records[name] == nil then object.records[name] = call('HGET', object.resources, name) or '' end
@@ -218,8 +218,8 @@ local function pool()
     object.unreadable = known
   end
 
-  -- The properties of a resource. Nothing where they cannot be read: such a resource does for nobody, and keeps nobody from
-  -- the others.
+  -- Returns the properties of a resource, or nil if they cannot be read: such a resource matches no request, and does not
+  -- keep a request from the others.
   local function properties_of(object, name)
     local record = record_of(object, name)
     local json = string.sub(record, 2)
@@ -236,7 +236,7 @@ local function pool()
     return (string.gsub(text, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
   end
 
-  -- Whether a resource is among those that a request would take.
+  -- Returns whether a resource matches a selector.
   local function suits(object, selector, name)
     local kind, wanted = string.sub(selector, 1, 1), string.sub(selector, 2)
     if kind ~= '=' and kind ~= '?' then return true end
@@ -258,7 +258,7 @@ local function pool()
       end
       object.selectors_read[selector] = pairs_wanted
     end
-    -- Most that do not suit are told by their text, without reading it.
+    -- Most records that do not match are recognised by their text, without parsing it.
     local record = record_of(object, name)
     if not string.find(record, '\\', 1, true) then
       for _, pair in ipairs(pairs_wanted) do
@@ -284,7 +284,7 @@ local function pool()
   local LOWEST = 1125899906842624
   local function place_in(line, ticket, token) return format('%s %016d %s', line, ticket + LOWEST, token) end
 
-  -- The first of a line. What a client of before there were lines has left in it goes.
+  -- Returns the first entry of a line. Entries of clients from before there were lines are removed.
   local function head(object, line)
     while true do
       local member = call('ZRANGE', object.selectors, '[' .. line .. ' ', '(' .. line .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
@@ -398,7 +398,7 @@ local function pool()
       for _, selector in ipairs(earlier) do
         if suits(object, selector, name) then return false end
       end
-      -- Who waits for this very one since before.
+      -- An earlier entry waits for this resource by name.
       local other = named_wait and head(object, '=' .. name)
       return not other or other.ticket >= object.standing
     end
@@ -514,7 +514,7 @@ local function pool()
     return held
   end
 
-  -- Frees what is in service and held by nobody.
+  -- Frees the resources that are in service and not held.
   local function find_unheld(object)
     local held = held_names(object)
     local function free(name)

@@ -189,7 +189,7 @@ async fn updates_are_lost_without_a_fence_and_none_with_it() -> Result {
     }
     ensure!(lost(&without)? > 0, "without: {without}");
     ensure!(lost(&with)? == 0, "with: {with}");
-    ensure!(with.contains("the counter says 40"), "with: {with}");
+    ensure!(with.contains("the counter is at 40"), "with: {with}");
     ensure!(example.process.wait(SOON).await?.success(), "it failed");
     Ok(())
 }

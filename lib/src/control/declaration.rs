@@ -118,7 +118,7 @@ pub struct Resource {
 impl Declaration {
     /// As the script wants it, planned for this life of the server's data, or for any.
     pub(super) fn args(&self, life: Option<&Life>) -> Result<Vec<String>, Error> {
-        // In a snapshot, none means that nobody has declared the object.
+        // In a snapshot, no digest means that the object is not declared.
         if self.digest.is_empty() {
             let fix = "use anything that differs between two declarations";
             return Err(Error::invalid("digest", "is empty", fix));

@@ -243,7 +243,7 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn declare(&self, object: &ObjectRef, declaration: &Declaration) -> Result<bool, Error> {
-        self.tell(object, declaration, None).await
+        self.send_declaration(object, declaration, None).await
     }
 
     /// As [`Control::declare`], if the server's data still is that which the declaration was planned for.
@@ -268,10 +268,10 @@ impl Control {
         object: &ObjectRef,
         declaration: &Declaration,
     ) -> Result<bool, Error> {
-        self.tell(object, declaration, Some(life)).await
+        self.send_declaration(object, declaration, Some(life)).await
     }
 
-    async fn tell(
+    async fn send_declaration(
         &self,
         object: &ObjectRef,
         declaration: &Declaration,

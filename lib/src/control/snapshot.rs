@@ -232,7 +232,7 @@ impl Entry {
         } else {
             names.split(',').map(str::to_owned).collect()
         };
-        // Another language's client may say about itself what it likes.
+        // A client in another language may write other fields about itself.
         let holder = parts
             .next()
             .and_then(|json| serde_json::from_str(json).ok())

@@ -165,7 +165,7 @@ impl Handle {
         if reached >= u64::from(asked) {
             return Ok(Some(lease));
         }
-        // What has no answer at once is given back in the background.
+        // A lease whose release has no answer at once is given back in the background.
         let _ = tokio::time::timeout(AT_ONCE, lease.release()).await;
         Err(Error::NotReplicated {
             object: self.place.object.clone(),
@@ -233,7 +233,7 @@ impl Claim {
         let (mut undeclared_since, mut looks) = (None, 0);
         let patience = later(self.session.link.response_timeout());
         loop {
-            // Also where nobody waits: what is ended before its lease is made has to be noticed.
+            // Also without a wait: a lease that ends before it is returned must be noticed.
             let mut word = self.listen();
             let asked_before = std::mem::replace(&mut self.open, true);
             let (reply, asked) = match self.ask(&request, wait).await {
@@ -267,7 +267,7 @@ impl Claim {
             }
             let lease = match reply {
                 Acquired::Granted(grant) => self.granted_by_reply(grant, &asked, &request),
-                // What this call has left to be done may make room.
+                // The work that this call has left may free permits.
                 Acquired::Again if Instant::now() < patience => continue,
                 Acquired::Busy { parts, .. } if looks + 1 < parts && Instant::now() < patience => {
                     looks += 1;
@@ -287,8 +287,9 @@ impl Claim {
                     parts,
                     ..
                 } => {
-                    self.queued(&asked, now, expires, wake);
-                    // What came free since it queued is offered to it; what was free before, it has to look at once.
+                    self.queued(now, expires, wake);
+                    // Resources that were freed since it queued are offered to it; it must look at those that were free
+                    // before at once.
                     if looks + 1 < parts {
                         looks += 1;
                         continue;
@@ -357,9 +358,8 @@ impl Claim {
     }
 
     /// Notes a place in the queue, so that it is renewed.
-    pub(crate) fn queued(&self, asked: &SentAt, now: u64, expires: u64, wake: u64) {
+    pub(crate) fn queued(&self, now: u64, expires: u64, wake: u64) {
         let registry = &self.session.registry;
-        asked.told(now);
         let place = Duration::from_millis(expires.saturating_sub(now));
         registry.queued(&self.token, place, Duration::from_millis(wake));
         if let Some(in_queue) = &self.in_queue {
@@ -467,7 +467,7 @@ impl Claim {
         asked: &SentAt,
         request: &Request,
     ) -> Option<Lease> {
-        let deadline = clock::deadline(asked.told(grant.now), grant.expires);
+        let deadline = clock::deadline(asked.answered_at(grant.now), grant.expires);
         self.granted(grant, deadline, request)
     }
 
@@ -526,7 +526,7 @@ pub(crate) fn took_nothing(error: &Error, repeated: bool) -> bool {
         | Error::NoSuchResource { .. }
         | Error::TooLarge { .. }
         | Error::InvalidInput { .. } => true,
-        // Of a command in the midst of a script, the server says of which one.
+        // For an error of a command within a script, the server names the script.
         Error::Refused { reason } => {
             let before = ["OOM ", "NOPERM ", "DENIED "]
                 .iter()

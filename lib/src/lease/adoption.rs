@@ -23,7 +23,7 @@ impl Handle {
         let request = self.request(1)?;
         let cause = format!("adopted by {}", self.who());
         let mut claim = self.claim();
-        // What is ended before its lease is made has to be noticed.
+        // A lease that ends before it is returned must be noticed.
         let _word = claim.listen();
         claim.open = true;
         let link = &self.session.link;

@@ -211,7 +211,7 @@ impl Lease {
         let status = self.hold.status.borrow();
         match &status.standing {
             Standing::Lost { cause } => LeaseState::Lost { cause: cause.clone() },
-            // The deadline counts whether anybody had the time to note it: a paused process wakes up here.
+            // The deadline counts even if no task has had the time to note it: a paused process wakes up here.
             standing if status.deadline <= self.session.registry.uptime.now() => LeaseState::Lost {
                 cause: match standing {
                     Standing::Unsure { reason } => format!("{OUTRUN}: {reason}"),
@@ -272,8 +272,8 @@ impl Lease {
             let deadline = changes.borrow_and_update().deadline;
             tokio::select! {
                 () = tokio::time::sleep_until(self.session.registry.uptime.instant(deadline)) => {}
-                // The sender lives as long as the hold that we have. A suspend of the machine, which the timer does not
-                // count, is told here, too.
+                // The sender lives as long as this hold. A suspend of the machine, which the timer does not count, is
+                // reported here, too.
                 _ = changes.changed() => {}
             }
         }
@@ -414,7 +414,7 @@ impl Drop for Lease {
             how: BY_OWNER,
             ends: Some(self.hold.ends_at_the_latest()),
         };
-        // An error means that the runtime is gone: the lease ends by itself.
+        // An error means that the runtime has ended: the lease expires.
         let _ = self.session.jobs.send(job);
     }
 }

@@ -398,7 +398,7 @@ impl LeaseRegistry {
         let mut book = lock(&self.book);
         let next = book.schedule.next(now);
         if next.is_none_or(|at| at > now) {
-            // Where there is something to be kept, the suspend of the machine is looked for now and then.
+            // While there are leases, a suspend of the machine is looked for now and then.
             let look = (!book.by_token.is_empty()).then(|| now + LOOK_FOR_SUSPEND);
             book.asleep_until = next.into_iter().chain(look).min();
             return Err(book.asleep_until);
@@ -438,7 +438,8 @@ impl LeaseRegistry {
             (Some(hold), Renewed::Held { expires, .. }) => {
                 let deadline = clock::deadline(sample, expires);
                 let in_time = hold.status.send_if_modified(|status| {
-                    // Whoever has looked since the deadline took it for lost, and so it is, whatever the server has.
+                    // A caller that has looked since the deadline has seen a lost lease, and it stays lost, even if the
+                    // server still has it.
                     let in_time = status.deadline > self.uptime.now()
                         && !matches!(status.standing, Standing::Lost { .. });
                     if in_time {
@@ -470,7 +471,7 @@ impl LeaseRegistry {
             }
             (Some(hold), outcome @ (Renewed::Recovering | Renewed::Missing)) if hold.grant.declared => {
                 self.unsure(item, "Redis has lost the object");
-                // What had run out before may be another's by now.
+                // A lease that had expired before may have another holder by now.
                 let lost = matches!(hold.status.borrow().standing, Standing::Lost { .. });
                 if outcome == Renewed::Recovering && !lost {
                     return Next::Readmit;
@@ -507,7 +508,7 @@ impl LeaseRegistry {
                 let place = Duration::from_millis(expires.saturating_sub(sample.server_ms));
                 self.queued(&item.token, place, Duration::from_millis(wake));
             }
-            (None, _) => self.tell(&item.token, WaiterEvent::AskAgain),
+            (None, _) => self.notify(&item.token, WaiterEvent::AskAgain),
         }
         Next::Nothing
     }
@@ -526,7 +527,7 @@ impl LeaseRegistry {
 
     pub(crate) fn lost(&self, hold: &Hold, cause: &str) {
         self.forget(&hold.token);
-        let told = hold.status.send_if_modified(|status| {
+        let is_new = hold.status.send_if_modified(|status| {
             let known = matches!(status.standing, Standing::Lost { .. });
             if !known {
                 status.standing = Standing::Lost {
@@ -535,7 +536,7 @@ impl LeaseRegistry {
             }
             !known
         });
-        if told {
+        if is_new {
             telemetry::lost(hold.place.object.kind());
             warn!(object = %hold.place.object, fence = hold.grant.fence, cause, "a lease is lost");
         }
@@ -550,7 +551,7 @@ impl LeaseRegistry {
 
     /// Sends the event to a waiting request, once. A token that waits no more is left alone: the event may be late, and
     /// the token a lease by now.
-    fn tell(&self, token: &str, word: WaiterEvent) {
+    fn notify(&self, token: &str, word: WaiterEvent) {
         let mut book = lock(&self.book);
         let Entries {
             by_token, schedule, ..
@@ -561,7 +562,7 @@ impl LeaseRegistry {
             && let Some(teller) = teller.take()
         {
             schedule.unset(token);
-            // A loss that was told before is one of an earlier grant to this token.
+            // A loss that was published before is one of an earlier grant to this token.
             *lost = None;
             // An error means that its future was dropped: dropping it also gives back what it got.
             drop(teller.send(word));
@@ -574,13 +575,13 @@ impl Receiver for LeaseRegistry {
         match message::push(payload) {
             Some((token, Push::Granted(grant))) => {
                 let deadline = clock.pushed_deadline(grant.now, grant.expires);
-                self.tell(token, WaiterEvent::Granted { grant, deadline });
+                self.notify(token, WaiterEvent::Granted { grant, deadline });
             }
             // The place ran out while we could not renew it, but who waits is still here, and gets another one.
             Some((token, Push::Gone(end))) if end.how == How::Expired => {
-                self.tell(token, WaiterEvent::AskAgain);
+                self.notify(token, WaiterEvent::AskAgain);
             }
-            Some((token, Push::Gone(end))) => self.tell(token, WaiterEvent::Gone(end)),
+            Some((token, Push::Gone(end))) => self.notify(token, WaiterEvent::Gone(end)),
             Some((token, Push::Again)) => {
                 let token = Token::from(token);
                 if self.waits(&token) {
@@ -608,7 +609,7 @@ impl Receiver for LeaseRegistry {
         const CLOSED: &str = "the client cannot be used any more: the runtime in which it was made has ended";
         for entry in lock(&self.book).by_token.values_mut() {
             match entry {
-                // Whoever waits asks again, and is told.
+                // Waiters request again, and get the error.
                 Entry::Waiting { word, .. } => drop(word.take()),
                 Entry::Held { hold, .. } => hold.doubt(CLOSED),
             }

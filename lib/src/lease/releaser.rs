@@ -49,10 +49,10 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Router) {
                 }
                 Some(Job::Flush(done)) => {
                     let mut before = std::mem::take(&mut running);
-                    // What comes after is not kept waiting.
+                    // Later jobs do not wait for it.
                     running.spawn(async move {
                         while before.join_next().await.is_some() {}
-                        // Whoever asked may have gone.
+                        // The caller may be gone.
                         let _ = done.send(());
                     });
                 }

@@ -108,8 +108,8 @@ pub(crate) async fn renew_one(
         }
     };
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    let sample = reply.asked.told(server_ms);
-    // Should it have to be let in again, the background does so.
+    let sample = reply.asked.answered_at(server_ms);
+    // If it must be readmitted, the background does so.
     let Some(outcome) = outcomes.into_iter().next() else {
         return Ok(reached);
     };
@@ -193,7 +193,7 @@ async fn renew(
 async fn call(link: &Router, keys: &[Arc<str>], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
     let reply = link.repeat(&script::RENEW, keys, args, soon(link)).await?;
     let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    Ok((reply.asked.told(server_ms), outcomes))
+    Ok((reply.asked.answered_at(server_ms), outcomes))
 }
 
 /// Redis has lost data and come back: the holder shows its fencing token and goes on.
@@ -239,7 +239,7 @@ async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &
         match &fields[..] {
             [state, now, expires] => {
                 let read = |text: &String| text.parse().map_err(|_| Error::protocol(&reply.value));
-                let sample = reply.asked.told(read(now)?);
+                let sample = reply.asked.answered_at(read(now)?);
                 let expires = read(expires)?;
                 Ok((
                     sample,

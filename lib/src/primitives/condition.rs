@@ -251,7 +251,7 @@ impl Condition {
             }
             Acquired::Queued {
                 now, expires, wake, ..
-            } => claim.queued(&reply.asked, now, expires, wake),
+            } => claim.queued(now, expires, wake),
             Acquired::Busy { .. } | Acquired::Again => return Err(Error::protocol(&reply.value)),
         }
         let mut notified = true;

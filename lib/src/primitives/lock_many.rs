@@ -205,7 +205,7 @@ impl LockMany {
                 Ok(Some(lease)) if all => leases.push(lease),
                 Ok(Some(lease)) => behind.push(lease),
                 Ok(None) => all = false,
-                // Who waits also waits for Redis.
+                // A waiting request also waits for Redis.
                 Err(error) if waits && error.is_unreachable() => {
                     all = false;
                     unreachable = Some(error);
@@ -257,7 +257,7 @@ impl LockMany {
         let now = Instant::now();
         let patience = now + self.session.link.response_timeout();
         let until = end.map_or(patience, |end| end.max(now + AT_ONCE).min(patience));
-        // What is lost, or not reachable, ends by itself.
+        // A lease that is lost, or whose server is not reachable, expires.
         let _ = tokio::time::timeout_at(until, released).await;
     }
 }

@@ -259,7 +259,7 @@ fn number(value: &Value) -> Option<u64> {
 
 /// Returns the token and the content of a push: lines, the first of which names its kind.
 pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
-    // What is free text stands last, and may have lines of its own.
+    // Free text comes last, and may have several lines.
     let mut lines = payload.splitn(3, '\n');
     let (what, token) = (lines.next()?, lines.next()?);
     if what == "again" {

@@ -51,7 +51,7 @@ fn damaged(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
 
 /// Returns the problem and the action that mends it, from a script's text: the key, or `-`, and the problem.
 fn reason(stem: &str, what: &str) -> String {
-    // Where it happened in the script says nothing to a user.
+    // The position in the script does not help a user.
     let what = what.split_once(" script: ").map_or(what, |(what, _)| what);
     match what.split_once(' ') {
         Some(("-", what)) if !what.contains(IN_LUA) && !what.starts_with("WRONGTYPE") => what.to_owned(),

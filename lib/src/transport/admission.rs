@@ -222,7 +222,7 @@ impl Admission {
                     }
                 }
             }
-            // What comes after waits for room as well, unless this class alone is denied.
+            // Later calls wait for room as well, unless only this class is denied.
             let denied = state.classes[class as usize].refusal.is_some();
             if !denied && !state.queues[class as usize].is_empty() {
                 return;

@@ -60,7 +60,7 @@ pub(crate) struct SentAt {
 
 impl SentAt {
     /// Adds the server's time in the answer.
-    pub(crate) fn told(self, server_ms: u64) -> Sample {
+    pub(crate) fn answered_at(self, server_ms: u64) -> Sample {
         Sample {
             sent: self.sent,
             server_ms,

@@ -228,7 +228,7 @@ impl ServerConnection {
 
     /// Asks for another connection. From now on this one is no longer handed out.
     pub(crate) fn give_up(&self, session: &Session) {
-        tell(&self.broken, session.number);
+        report_broken(&self.broken, session.number);
         {
             let mut state = lock(&self.state);
             if !matches!(&*state, State::Up(current) if current.number == session.number) {
@@ -338,7 +338,7 @@ impl Session {
     }
 }
 
-fn tell(broken: &mpsc::UnboundedSender<u64>, number: u64) {
-    // An error means that nobody keeps the connection any more.
+fn report_broken(broken: &mpsc::UnboundedSender<u64>, number: u64) {
+    // An error means that the connection has no users any more.
     let _ = broken.send(number);
 }

@@ -96,14 +96,14 @@ pub(crate) fn read(url: &str) -> Result<ParsedUrl, Error> {
     });
     let hosts: Vec<_> = hosts.collect::<Result<_, _>>()?;
     let query = tail.split_once('?').map_or("", |(_, query)| query);
-    let said = |key: &str| {
+    let parameter = |key: &str| {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs
             .find(|(name, _)| *name == key)
             .map_or("", |(_, value)| value)
     };
     // The driver takes the escapes out of what stands before a host.
-    let (username, password) = (said("sentinel_username"), said("sentinel_password"));
+    let (username, password) = (parameter("sentinel_username"), parameter("sentinel_password"));
     let own = parse(&format!("redis://{username}:{password}@sentinel"))?;
     Ok(ParsedUrl {
         hosts,

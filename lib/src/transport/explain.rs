@@ -8,7 +8,7 @@ use redis::{
 };
 
 use crate::Error;
-use crate::transport::{endpoint, unreachable, words};
+use crate::transport::{endpoint, error_text, unreachable};
 
 const NO_RESP3: &str = "it does not speak RESP3, over which Tenure hears of grants: connect to Redis or Valkey itself, not to a \
                         proxy, or update it";
@@ -36,7 +36,7 @@ pub(crate) fn explain_at(
         (_, Some("NOPERM" | "DENIED")) => Error::Refused {
             reason: format!(
                 "{}: give the user the rights that docs/redis.md lists",
-                words(error)
+                error_text(error)
             ),
         },
         (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
@@ -56,7 +56,7 @@ pub(crate) fn explain_at(
         _ if detail.contains("SELECT is not allowed") || detail.contains("DB index") => endpoint::unusable(
             format!("names a database that {address} does not have ({detail})"),
         ),
-        _ => unreachable(&address, words(error)),
+        _ => unreachable(&address, error_text(error)),
     }
 }
 
@@ -68,9 +68,9 @@ fn credentials(address: String, settings: Option<&RedisConnectionInfo>, error: &
         }
         Some(settings) => {
             let user = settings.username().unwrap_or("default");
-            format!("user {user:?}: {}", words(error))
+            format!("user {user:?}: {}", error_text(error))
         }
-        None => words(error),
+        None => error_text(error),
     };
     Error::Authentication { address, reason }
 }

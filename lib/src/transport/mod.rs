@@ -70,7 +70,7 @@ pub(crate) fn unreachable(address: &str, error: impl std::fmt::Display) -> Error
 }
 
 /// The text of an error reply, or the driver's description of another error.
-pub(crate) fn words(error: &redis::RedisError) -> String {
+pub(crate) fn error_text(error: &redis::RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), detail) => format!("{code} {}", detail.unwrap_or_default()).trim().to_owned(),
         (None, _) => error.to_string(),

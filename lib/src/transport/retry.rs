@@ -41,7 +41,7 @@ const REPLIES: &[(&str, RetryAction)] = &[
     ("INPROG", Wait),
     ("NOGOODSLAVE", Wait),
     ("NOQUORUM", Wait),
-    // A cluster. CLUSTERDOWN of the whole cluster is told apart by its text.
+    // A cluster. CLUSTERDOWN of the whole cluster differs in its text.
     ("CLUSTERDOWN", AskForMap),
     ("TRYAGAIN", Repeat),
     ("MOVED", Moved),

@@ -19,10 +19,10 @@ use crate::{
         cluster::{self, Cluster, ClusterSeeds},
         cluster_map,
         connection::{ConnectionConfig, Endpoint, Receiver, ServerConnection, State, StateChanged},
-        later, replicated,
+        error_text, later, replicated,
         retry::{RetryAction, retry_action},
         routing_table::RoutingTable,
-        unreachable, words,
+        unreachable,
     },
 };
 
@@ -113,7 +113,7 @@ impl Router {
                     .become_cluster(Cluster::new(seeds.clone(), state_changed));
                 cluster_map::follow(&closing.routes, &seeds).await;
             }
-            // What is wrong stays said for as long as somebody may ask.
+            // The error stays available for later callers.
             std::future::pending::<()>().await;
         });
         Self(Arc::new(Inner {
@@ -169,7 +169,7 @@ impl Router {
     pub(crate) async fn time(&self, until: Instant) -> Result<u64, Error> {
         let session = self.wait(until, false, || self.0.routes.any()).await?;
         match tokio::time::timeout_at(until, session.time()).await {
-            Ok(told) => told.map_err(|error| unreachable("a server", error)),
+            Ok(answer) => answer.map_err(|error| unreachable("a server", error)),
             Err(_elapsed) => Err(unreachable("a server", "no answer in time")),
         }
     }
@@ -250,7 +250,7 @@ impl Router {
     ) -> Result<Reply, Error> {
         let routes = &self.0.routes;
         let events = &self.0.config.version_and_events;
-        // What is not given back now keeps the next holder waiting for a whole lease.
+        // A lease that is not given back now delays the next holder by a whole lease.
         let gives_back = Class::of(script) == Class::Release;
         let (mut redirected, mut delay) = (0, FIRST_DELAY);
         let mut via: Option<String> = None;
@@ -286,15 +286,15 @@ impl Router {
             };
             let action = retry_action(&error);
             match action {
-                RetryAction::Wait => ticket.refused(words(&error), self.0.config.chance()),
+                RetryAction::Wait => ticket.refused(error_text(&error), self.0.config.chance()),
                 RetryAction::Reconnect => drop(ticket),
-                RetryAction::Deny if gives_back => ticket.denied(words(&error), self.0.config.chance()),
+                RetryAction::Deny if gives_back => ticket.denied(error_text(&error), self.0.config.chance()),
                 _ => ticket.answered(),
             }
             match action {
                 RetryAction::Wait => {
                     debug!(script = script.name, %error, "the server takes no calls, and this one is repeated");
-                    // It may say so of its cluster, of which another node knows better.
+                    // The error may be about its cluster, of which another node has newer information.
                     routes.cluster(|cluster| cluster.look_again());
                 }
                 RetryAction::Reconnect => {
@@ -322,7 +322,7 @@ impl Router {
                 RetryAction::Deny | RetryAction::Fail => return Err(refusal(keys, &error)),
             }
             if Instant::now() >= until {
-                return Err(unreachable(&node.address, words(&error)));
+                return Err(unreachable(&node.address, error_text(&error)));
             }
         }
     }
@@ -367,8 +367,8 @@ impl Router {
             );
             let (value, reached) = outcome
                 .await
-                .map_err(|error| unreachable(&node.address, words(&error)))?;
-            // Of the order in the shared connection it says nothing: see the clock.
+                .map_err(|error| unreachable(&node.address, error_text(&error)))?;
+            // It shows nothing about the order in the shared connection: see the clock.
             let asked = SentAt { sent };
             let reply = Reply {
                 value,
@@ -419,6 +419,6 @@ async fn admitted(
 /// An error reply of a script carries its name as code, which the caller reads. The rest are errors of Redis, or name
 /// an object that is damaged, or of another version.
 fn refusal(keys: &[Arc<str>], error: &RedisError) -> Error {
-    let reason = words(error);
+    let reason = error_text(error);
     unusable::error(keys, reason)
 }

@@ -120,7 +120,7 @@ fn after_a_loss_the_floor_is_the_clock_if_that_is_beyond_all_that_may_have_been_
         ),
         ("made by its first user", Some(snapshot("", false, NOW - 5))),
         (
-            "failed back to a master that was not told of the floor",
+            "failed back to a master that did not get the floor",
             Some(snapshot("spec-2", true, second_ago - 1)),
         ),
     ] {

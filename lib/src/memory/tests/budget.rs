@@ -23,7 +23,7 @@ impl Crowd {
             args: before.iter().chain(args).map(|&arg| arg.to_owned()).collect(),
         };
         let (reply, _) = self.side.run(script, &call, self.now_us);
-        // What is a list in the reply stands for nothing here.
+        // A list within the reply becomes an empty text here.
         let text = |value: &Value| redis::from_redis_value_ref(value).unwrap_or_default();
         match &reply {
             Value::Array(values) => values.iter().map(text).collect(),

@@ -157,7 +157,7 @@ fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_ar
     let declare = ["digest", "1000", "1", "30000", "0", "2"];
     trial.call(&script::DECLARE, &declare);
     trial.now_us += 31_000_000;
-    // What the snapshot knows. Since then, b has been given back, and c was granted under the fencing token 1003.
+    // The state of the snapshot. Since then, b has been given back, and c was granted under the fencing token 1003.
     assert_eq!(trial.acquire("a", "0"), "granted");
     assert_eq!(trial.acquire("b", "0"), "granted");
     trial.run = "another run";
@@ -181,7 +181,7 @@ fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_ar
     };
     assert_eq!(held_and_free(&mut trial), ("3".to_owned(), "0".to_owned()));
 
-    // Those who work on them renew, and b's permit is nobody's for as long as it would have been b's.
+    // Live holders renew, and b's permit stays taken for as long as b would have held it.
     trial.now_us += 20_000_000;
     assert_eq!(trial.acquire("d", "0"), "queued");
     let renewed = trial.call(&script::RENEW, &["4", "3", "a", "c", "d"]);

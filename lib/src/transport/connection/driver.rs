@@ -20,7 +20,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::transport::connection::{
-    ConnectionConfig, Endpoint, LOST, LastAnswer, ServerConnection, Session, State, tell,
+    ConnectionConfig, Endpoint, LOST, LastAnswer, ServerConnection, Session, State, report_broken,
 };
 use crate::{
     Error,
@@ -133,11 +133,11 @@ impl ConnectionDriver {
             let (clock, heard) = (clock.clone(), heard.clone());
             move |channel: &str, payload: &str| {
                 heard.now();
-                // What arrives over a connection that was given up may be older than what a newer one has said.
+                // Messages over a connection that was given up may be older than those over a newer one.
                 if newest.load(Ordering::Relaxed) != number {
                     return;
                 }
-                // Other servers' words come from their own connections.
+                // Messages of other servers come over their own connections.
                 if let Some((said_by, payload)) = payload.split_once('\n')
                     && here.get().is_none_or(|here| **here == *said_by)
                 {
@@ -157,7 +157,7 @@ impl ConnectionDriver {
                     channels: self.config.channels.clone(),
                     response_timeout: timeout,
                     on_message: Box::new(on_message),
-                    on_cut: Box::new(move || tell(&broken, number)),
+                    on_cut: Box::new(move || report_broken(&broken, number)),
                 };
                 let connected = server.connect(caller).await?;
                 if let Some((run, id)) = &self.last
@@ -303,7 +303,7 @@ fn on_push(
 ) -> impl Fn(redis::PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |info| {
         match info.kind {
-            PushKind::Disconnection => tell(&broken, number),
+            PushKind::Disconnection => report_broken(&broken, number),
             PushKind::Message => {
                 if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
                     && let (Ok(channel), Ok(payload)) =
