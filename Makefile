@@ -1,6 +1,6 @@
 # Every target gets what it needs; `make` alone lists them.
 
-# Where rustup and Go's own installer put their programs, should PATH not say so.
+# Where rustup and the installer of Go put their programs, if PATH does not have them.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 # An error of a test already carries its causes.
 export RUST_LIB_BACKTRACE ?= 0

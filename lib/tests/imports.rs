@@ -1,4 +1,5 @@
-//! Imports go down: facade, then primitives and control, lease, transport, protocol. See ARCHITECTURE.md.
+//! Imports go down: facade, then primitives and control, lease, transport, protocol; and the words of the scripts stay in
+//! the protocol. See ARCHITECTURE.md.
 
 // Clippy's allowance for tests reaches only functions that are marked as such, and not what they share.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -145,6 +146,69 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
         (module.clone(), found)
     });
     imported.collect()
+}
+
+/// The names of the scripts' errors, and the words of their arguments and replies that no other module has a use for.
+const WORDS: [&str; 34] = [
+    "NOTDECLARED",
+    "NOTHELD",
+    "NORESOURCE",
+    "NOPROPERTIES",
+    "TOOLARGE",
+    "OTHERLIFE",
+    "DECLARED",
+    "STALE",
+    "DAMAGED",
+    "VERSION",
+    "queued",
+    "again",
+    "adopted",
+    "gone",
+    "held",
+    "waiting",
+    "recovering",
+    "failed",
+    "released",
+    "left",
+    "rejoined",
+    "notified",
+    "applied",
+    "kept",
+    "owner",
+    "dropped",
+    "reclaimed",
+    "extend",
+    "shrink",
+    "stage",
+    "commit",
+    "drain",
+    "retain",
+    "changed",
+];
+
+#[test]
+fn only_the_protocol_knows_the_scripts_their_arguments_and_their_words() {
+    let modules = modules();
+    let mut found = Vec::new();
+    for (module, text) in modules.iter().filter(|(module, _)| floor(module) > 0) {
+        // A script is called by its name in `protocol::calls` alone.
+        let names = text
+            .match_indices("script::")
+            .map(|(at, name)| &text[at + name.len()..]);
+        let names = names.filter(|name| name.starts_with(|c: char| c.is_uppercase()));
+        let scripts = names.filter(|name| !name.starts_with("Script") && !name.starts_with("PROTOCOL"));
+        found.extend(scripts.map(|name| format!("{module}: script {}", name.lines().next().unwrap())));
+        let words = WORDS.iter().filter(|word| {
+            let quoted = text.contains(&format!("\"{word}\""));
+            quoted || word.starts_with(char::is_uppercase) && text.contains(&format!("\"{word} "))
+        });
+        found.extend(words.map(|word| format!("{module}: {word:?}")));
+    }
+    assert!(found.is_empty(), "belongs into protocol:\n{}", found.join("\n"));
+    let calls = modules
+        .keys()
+        .filter(|module| module.starts_with("protocol::calls::"));
+    assert_eq!(calls.count(), 16, "one module for each script, and the trait");
 }
 
 #[test]

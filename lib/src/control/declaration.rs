@@ -3,7 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::control::Life;
-use crate::{Error, protocol::name::LONGEST_NAME};
+use crate::{
+    Error,
+    protocol::{
+        calls::{Declare, Pool},
+        name::LONGEST_NAME,
+    },
+};
 
 /// The declaration of an object by a custom resource.
 ///
@@ -117,7 +123,7 @@ pub struct Resource {
 
 impl Declaration {
     /// As the script wants it, planned for this life of the server's data, or for any.
-    pub(super) fn args(&self, life: Option<&Life>) -> Result<Vec<String>, Error> {
+    pub(super) fn call<'a>(&'a self, life: Option<&'a Life>) -> Result<Declare<'a>, Error> {
         // In a snapshot, no digest means that the object is not declared.
         if self.digest.is_empty() {
             let fix = "use anything that differs between two declarations";
@@ -151,38 +157,38 @@ impl Declaration {
             }
             Capacity::Resources { .. } => {}
         }
-        let millis = |d: Duration| d.as_millis().to_string();
-        let limit = match &self.capacity {
-            Capacity::Permits(permits) => *permits,
-            Capacity::Resources { resources, .. } => resources.iter().filter(|r| !r.disabled).count() as u64,
-            Capacity::Generated { count, .. } => *count,
-        };
-        let mut args = vec![
-            self.digest.clone(),
-            self.floor.to_string(),
-            millis(
-                self.recovery
-                    .map_or(Duration::ZERO, |longest| longest.max(self.lease)),
-            ),
-            millis(self.lease),
-            millis(self.max_hold.unwrap_or_default()),
-            limit.to_string(),
-            life.map(|life| life.run.clone()).unwrap_or_default(),
-            life.map_or(0, |life| life.newest).to_string(),
-        ];
-        match &self.capacity {
-            Capacity::Permits(_) => {}
+        let (limit, pool) = match &self.capacity {
+            Capacity::Permits(permits) => (*permits, None),
             Capacity::Generated { order, prefix, count } => {
-                args.extend([order.as_str().to_owned(), prefix.clone(), count.to_string()]);
+                let pool = Pool {
+                    order: order.as_str(),
+                    generated: (prefix, *count),
+                    named: Vec::new(),
+                };
+                (*count, Some(pool))
             }
             Capacity::Resources { order, resources } => {
-                args.extend([order.as_str().to_owned(), String::new(), "0".to_owned()]);
-                for resource in resources {
-                    args.extend([resource.name.clone(), resource.entry()?]);
-                }
+                let named = resources.iter().map(|one| Ok((one.name.as_str(), one.entry()?)));
+                let pool = Pool {
+                    order: order.as_str(),
+                    generated: ("", 0),
+                    named: named.collect::<Result<_, Error>>()?,
+                };
+                let in_service = resources.iter().filter(|one| !one.disabled).count();
+                (in_service as u64, Some(pool))
             }
-        }
-        Ok(args)
+        };
+        let recovery = self.recovery.map(|longest| longest.max(self.lease));
+        Ok(Declare {
+            digest: &self.digest,
+            floor: self.floor,
+            recovery_ms: recovery.unwrap_or_default().as_millis(),
+            lease_ms: self.lease.as_millis(),
+            max_hold_ms: self.max_hold.unwrap_or_default().as_millis(),
+            limit,
+            life: life.map(|life| (life.run.as_str(), life.newest)),
+            pool,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::broadcast;
 use crate::{
     ObjectRef,
     lease::registry::LeaseRegistry,
+    protocol::message::Announcement,
     transport::{clock::Clock, connection::Receiver, lock},
 };
 
@@ -105,13 +106,10 @@ impl Receiver for Mailbox {
         if channel != self.channel {
             return self.registry.message(clock, channel, payload);
         }
-        let event = match payload.split_once('\n') {
-            Some(("changed", object)) => ObjectRef::parse(object).map(Event::Changed),
-            Some(("missing", object)) => ObjectRef::parse(object).map(Event::Missing),
-            _ => None,
-        };
-        if let Some(event) = event {
-            self.send(event);
+        match Announcement::read(payload) {
+            Some(Announcement::Changed(object)) => self.send(Event::Changed(object)),
+            Some(Announcement::Missing(object)) => self.send(Event::Missing(object)),
+            None => {}
         }
     }
 

@@ -8,18 +8,17 @@ mod snapshot;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use redis::Value;
 use tokio::time::Instant;
 
 use crate::{
     Error, Kind, ObjectRef,
+    lease::options,
     lease::session::Session,
-    lease::{options, releaser::RECLAIMED},
     protocol::{
-        message::texts,
-        script::{self, Script},
+        calls::{Call, Ending, Inspect, Observe, Release, Released, Withdraw, Withdrawn},
+        refusal,
     },
-    transport::later,
+    transport::{later, router::Failed},
 };
 
 use declaration::check_floor;
@@ -277,15 +276,7 @@ impl Control {
         declaration: &Declaration,
         life: Option<&Life>,
     ) -> Result<bool, Error> {
-        let args = declaration.args(life)?;
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        match self.call(&script::DECLARE, object, &args).await {
-            Ok(reply) => Ok(reply == Value::Int(1)),
-            Err(Error::Refused { reason }) if reason.starts_with("OTHERLIFE") => Err(Error::OtherLife {
-                object: object.clone(),
-            }),
-            Err(error) => Err(error),
-        }
+        self.call(&declaration.call(life)?, object).await
     }
 
     /// Returns the state of an object, with at most `head` holders and waiters; `None` when there is no such object.
@@ -305,7 +296,7 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn look(&self, object: &ObjectRef, head: usize) -> Result<Option<Snapshot>, Error> {
-        self.read(object, head, "0").await
+        self.read(object, head, false).await
     }
 
     /// As [`Control::look`], and its next change sends an [`Event::Changed`].
@@ -322,7 +313,7 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn observe(&self, object: &ObjectRef, head: usize) -> Result<Option<Snapshot>, Error> {
-        self.read(object, head, "1").await
+        self.read(object, head, true).await
     }
 
     /// As [`Control::observe`], with what has to be known before the object is declared. `floor` is the floor of its fencing
@@ -342,13 +333,14 @@ impl Control {
     /// ```
     pub async fn inspect(&self, object: &ObjectRef, head: usize, floor: u64) -> Result<Observation, Error> {
         check_floor(floor)?;
-        let (head, floor) = (head.min(PAGE).to_string(), floor.to_string());
-        let args = [&*head, "1", "0", "1", &*floor];
-        let reply = self.call(&script::OBSERVE, object, &args).await?;
-        Observation::read(&reply).ok_or_else(|| Error::protocol(&reply))
+        let inspect = Inspect {
+            count: head.min(PAGE),
+            floor,
+        };
+        Ok(Observation::of(self.call(&inspect, object).await?))
     }
 
-    async fn read(&self, object: &ObjectRef, head: usize, watch: &str) -> Result<Option<Snapshot>, Error> {
+    async fn read(&self, object: &ObjectRef, head: usize, watch: bool) -> Result<Option<Snapshot>, Error> {
         let Some(mut snapshot) = self.page(object, 0, head.min(PAGE), watch).await? else {
             return Ok(None);
         };
@@ -356,7 +348,7 @@ impl Control {
         let mut full = snapshot.holders.len() >= PAGE || snapshot.waiters.len() >= PAGE;
         while full && listed < head {
             let count = PAGE.min(head - listed);
-            let Some(more) = self.page(object, listed, count, "0").await? else {
+            let Some(more) = self.page(object, listed, count, false).await? else {
                 break;
             };
             full = more.holders.len() >= PAGE || more.waiters.len() >= PAGE;
@@ -370,18 +362,12 @@ impl Control {
     async fn page(
         &self,
         object: &ObjectRef,
-        first: usize,
+        skip: usize,
         count: usize,
-        watch: &str,
+        watch: bool,
     ) -> Result<Option<Snapshot>, Error> {
-        let (count, first) = (count.to_string(), first.to_string());
-        let args = [&*count, watch, &*first];
-        match self.call(&script::OBSERVE, object, &args).await? {
-            Value::Nil => Ok(None),
-            reply => Snapshot::read(&reply)
-                .map(Some)
-                .ok_or_else(|| Error::protocol(&reply)),
-        }
+        let observe = Observe { count, watch, skip };
+        Ok(self.call(&observe, object).await?.map(Snapshot::of))
     }
 
     /// Takes a declared object away. Returns how much of it is still held: 0 when the keys are gone, or stay on purpose.
@@ -400,9 +386,9 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn withdraw(&self, object: &ObjectRef, how: Withdrawal) -> Result<u64, Error> {
-        let (how, keep) = match how {
-            Withdrawal::Drain => ("drain", Duration::ZERO),
-            Withdrawal::Delete => ("delete", Duration::ZERO),
+        let withdraw = match how {
+            Withdrawal::Drain => Withdraw::Drain,
+            Withdrawal::Delete => Withdraw::Delete,
             Withdrawal::Retain { keep } if keep > LONGEST_KEPT => {
                 return Err(Error::invalid(
                     "keep",
@@ -410,17 +396,12 @@ impl Control {
                     "use at most ten years",
                 ));
             }
-            Withdrawal::Retain { keep } => ("retain", keep),
+            Withdrawal::Retain { keep } => Withdraw::Retain {
+                keep_ms: keep.as_millis(),
+            },
         };
         loop {
-            let reply = self
-                .call(&script::WITHDRAW, object, &[how, &keep.as_millis().to_string()])
-                .await?;
-            if reply == Value::Nil {
-                return Ok(0);
-            }
-            let (held, left): (u64, u64) =
-                redis::from_redis_value_ref(&reply).map_err(|_| Error::protocol(&reply))?;
+            let Withdrawn { held, left } = self.call(&withdraw, object).await?;
             if left == 0 {
                 return Ok(held);
             }
@@ -446,15 +427,17 @@ impl Control {
         options::check_text("cause", cause)?;
         let mut ended = 0;
         for piece in tokens.chunks(PIECE) {
-            let mut args = vec![RECLAIMED, cause];
-            args.extend(piece.iter().map(String::as_str));
-            let reply = self.call(&script::RELEASE, object, &args).await?;
-            ended += texts(&reply)?.iter().filter(|state| *state != "gone").count();
+            let release = Release {
+                how: Ending::Reclaimed(cause),
+                tokens: piece.iter().map(String::as_str).collect(),
+            };
+            let outcomes = self.call(&release, object).await?;
+            ended += outcomes.iter().filter(|one| **one != Released::Neither).count();
         }
         Ok(ended)
     }
 
-    async fn call(&self, script: &'static Script, object: &ObjectRef, args: &[&str]) -> Result<Value, Error> {
+    async fn call<C: Call>(&self, call: &C, object: &ObjectRef) -> Result<C::Reply, Error> {
         if object.kind() == Kind::Register {
             return Err(Error::invalid(
                 "object",
@@ -463,12 +446,14 @@ impl Control {
             ));
         }
         let keys = self.session.keys(object);
-        Ok(self
-            .session
-            .link
-            .call(script, &keys, args, self.soon())
-            .await?
-            .value)
+        match self.session.link.call(call, &keys, self.soon()).await {
+            Ok(reply) => Ok(reply.value),
+            Err(Failed {
+                error: Error::Refused { reason },
+                ..
+            }) => Err(refusal::error(object, &keys, 0, reason)),
+            Err(Failed { error, .. }) => Err(error),
+        }
     }
 
     fn soon(&self) -> Instant {

@@ -1,8 +1,6 @@
 //! An object as it was observed, and the life of the server's data in which that was.
 
-use redis::Value;
-
-use crate::control::snapshot::{Snapshot, number, text};
+use crate::{control::snapshot::Snapshot, protocol::calls::Inspected};
 
 /// The state that a controller needs before it declares an object. Made by
 /// [`Control::inspect`](super::Control::inspect).
@@ -41,23 +39,16 @@ pub struct Life {
 }
 
 impl Observation {
-    pub(super) fn read(reply: &Value) -> Option<Self> {
-        let Value::Array(fields) = reply else { return None };
-        let [now, run, drained, snapshot] = &fields[..] else {
-            return None;
-        };
-        let snapshot = match snapshot {
-            Value::Nil => None,
-            snapshot => Some(Snapshot::read(snapshot)?),
-        };
-        Some(Self {
-            drained: number(drained)? == 1,
-            now_micros: number(now)?,
+    pub(super) fn of(inspected: Inspected) -> Self {
+        let snapshot = inspected.object.map(Snapshot::of);
+        Self {
+            drained: inspected.drained,
+            now_micros: inspected.now,
             life: Life {
-                run: text(run)?,
+                run: inspected.run,
                 newest: snapshot.as_ref().map_or(0, |snapshot| snapshot.last_fence),
             },
             snapshot,
-        })
+        }
     }
 }

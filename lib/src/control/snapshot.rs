@@ -2,9 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use redis::Value;
-
-use crate::{Identity, lease::identity::Holder};
+use crate::{
+    Identity,
+    lease::identity::Holder,
+    protocol::calls::{Lease, Observed, Waiter},
+};
 
 /// An object as Redis has it.
 ///
@@ -48,48 +50,24 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn read(reply: &Value) -> Option<Self> {
-        let Value::Array(fields) = reply else { return None };
-        let [
-            now,
-            digest,
-            current,
-            limit,
-            held,
-            free,
-            waiting,
-            last,
-            recover,
-            draining,
-            wake,
-            holders,
-            waiters,
-            longest,
-        ] = &fields[..]
-        else {
-            return None;
-        };
-        let now_ms = number(now)?;
-        let (recover, wake) = (number(recover)?, number(wake)?);
-        let (Value::Array(holders), Value::Array(waiters)) = (holders, waiters) else {
-            return None;
-        };
-        Some(Self {
-            now: time(now_ms),
-            digest: Some(text(digest)?).filter(|digest| !digest.is_empty()),
-            current: number(current)? == 1,
-            limit: number(limit)?,
-            held: number(held)?,
-            free: number(free)?,
-            waiting: number(waiting)?,
-            last_fence: number(last)?,
-            recovering_until: (recover > now_ms).then(|| time(recover)),
-            withdrawing: number(draining)? == 1,
-            next_change: (wake > 0).then(|| time(now_ms + wake)),
-            longest_lease: Duration::from_millis(number(longest)?),
-            holders: holders.iter().map(holder_view).collect::<Option<_>>()?,
-            waiters: waiters.iter().map(waiter_view).collect::<Option<_>>()?,
-        })
+    pub(super) fn of(observed: Observed) -> Self {
+        let now = observed.now;
+        Self {
+            now: time(now),
+            digest: Some(observed.digest).filter(|digest| !digest.is_empty()),
+            current: observed.current,
+            limit: observed.limit,
+            held: observed.held,
+            free: observed.free,
+            waiting: observed.waiting,
+            last_fence: observed.last,
+            recovering_until: (observed.recover > now).then(|| time(observed.recover)),
+            withdrawing: observed.draining,
+            next_change: (observed.wake > 0).then(|| time(now + observed.wake)),
+            longest_lease: Duration::from_millis(observed.longest),
+            holders: observed.holders.into_iter().map(holder_view).collect(),
+            waiters: observed.waiters.into_iter().map(waiter_view).collect(),
+        }
     }
 
     /// The number of held permits or resources that are out of service: they drain.
@@ -161,43 +139,29 @@ fn time(ms: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }
 
-pub(super) fn text(value: &Value) -> Option<String> {
-    redis::from_redis_value_ref(value).ok()
-}
-
-pub(super) fn number(value: &Value) -> Option<u64> {
-    redis::from_redis_value_ref(value).ok()
-}
-
-fn holder_view(value: &Value) -> Option<HolderView> {
-    let Value::Array(fields) = value else { return None };
-    let [token, fence, expires, entry] = &fields[..] else {
-        return None;
-    };
-    let entry = Entry::read(&text(entry)?).unwrap_or_else(Entry::unreadable);
-    Some(HolderView {
-        token: text(token)?,
-        fence: number(fence)?,
+fn holder_view(lease: Lease) -> HolderView {
+    let entry = Entry::read(&lease.entry).unwrap_or_else(Entry::unreadable);
+    HolderView {
+        token: lease.token,
+        fence: lease.fence,
         permits: entry.permits,
         resources: entry.resources,
         since: time(entry.since),
-        expires: time(number(expires)?),
+        expires: time(lease.expires),
         holder: entry.holder.identity,
         reason: entry.holder.reason,
-    })
+    }
 }
 
-fn waiter_view(value: &Value) -> Option<WaiterView> {
-    let Value::Array(fields) = value else { return None };
-    let [token, entry] = &fields[..] else { return None };
-    let entry = Entry::read(&text(entry)?).unwrap_or_else(Entry::unreadable);
-    Some(WaiterView {
-        token: text(token)?,
+fn waiter_view(waiter: Waiter) -> WaiterView {
+    let entry = Entry::read(&waiter.entry).unwrap_or_else(Entry::unreadable);
+    WaiterView {
+        token: waiter.token,
         permits: entry.permits,
         since: time(entry.since),
         holder: entry.holder.identity,
         reason: entry.holder.reason,
-    })
+    }
 }
 
 /// The value of a token: see the head of `lua/lib/object.lua`.

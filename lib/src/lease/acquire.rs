@@ -24,14 +24,14 @@ use crate::{
         identity::Holder,
         options::check_text,
         registry::{Hold, ObjectKeys, Request, Standing, Status, WaiterEvent},
-        releaser::{BY_OWNER, DROPPED, Job},
+        releaser::Job,
         telemetry,
     },
     protocol::{
-        message::{self, Acquired, Grant, How},
-        script,
+        calls::{self, Acquired, Ending, Release},
+        message::{Grant, How},
+        refusal,
         secret::{Secret, Token},
-        unusable,
     },
     transport::{
         clock::{self, SentAt},
@@ -370,7 +370,7 @@ impl Claim {
     /// One command, whatever it is answered.
     async fn ask(&self, request: &Request, wait: Wait) -> Result<(Acquired, SentAt), Failed> {
         let inner = &self.session;
-        let place_ms = if matches!(wait, Wait::Not) {
+        let entry_ms = if matches!(wait, Wait::Not) {
             0
         } else {
             inner.registry.place_ms()
@@ -380,46 +380,23 @@ impl Claim {
             Wait::Until(at) => at,
             Wait::Forever => later(AGES),
         };
-        let numbers = [
-            request.permits,
-            request.lease_ms,
-            request.max_hold_ms,
-            request.first_limit,
-            place_ms,
-            request.grace_ms,
-        ]
-        .map(|n| n.to_string());
-        let [permits, lease, max_hold, first_limit, place, grace] = numbers.each_ref().map(String::as_str);
-        let priority = request.priority.to_string();
-        let ordinary = [
-            &*self.token,
-            permits,
-            lease,
-            max_hold,
-            first_limit,
-            place,
-            &inner.channel,
-            &request.holder,
-        ];
-        let (takeover, why) = match &request.takeover {
-            Some(why) => ("1", &**why),
-            None => ("0", ""),
+        let call = calls::Acquire {
+            token: &self.token,
+            permits: request.permits,
+            lease_ms: request.lease_ms,
+            max_hold_ms: request.max_hold_ms,
+            first_limit: request.first_limit,
+            entry_ms,
+            channel: &inner.channel,
+            holder: &request.holder,
+            grace_ms: request.grace_ms,
+            priority: request.priority,
+            selector: &request.wish,
+            takeover: request.takeover.as_deref(),
+            seen: self.place.newest(),
         };
-        let seen = self.place.newest().to_string();
-        let special = [grace, &priority, &request.wish, takeover, why, &seen];
-        let all;
-        let args = if special == ["0", "0", "-", "0", "", "0"] {
-            &ordinary[..]
-        } else {
-            all = [&ordinary[..], &special].concat();
-            &all
-        };
-        match inner
-            .link
-            .call(&script::ACQUIRE, &self.place.keys, args, until)
-            .await
-        {
-            Ok(reply) => Ok((message::acquired(&reply.value)?, reply.asked)),
+        match inner.link.call(&call, &self.place.keys, until).await {
+            Ok(reply) => Ok((reply.value, reply.asked)),
             Err(failed) => Err(self.named(failed, request.permits)),
         }
     }
@@ -428,37 +405,14 @@ impl Claim {
     pub(crate) fn named(&self, failed: Failed, asked: u64) -> Failed {
         let Failed { error, repeated } = failed;
         let error = match error {
-            Error::Refused { reason } => self.refusal(reason, asked),
+            Error::Refused { reason } => refusal::error(&self.place.object, &self.place.keys, asked, reason),
             error => error,
         };
         Failed { error, repeated }
     }
 
-    /// The protocol's named errors.
-    pub(crate) fn refusal(&self, reason: String, asked: u64) -> Error {
-        let object = self.place.object.clone();
-        match reason.split_once(' ') {
-            Some(("NOTDECLARED", _)) => Error::NotDeclared { object },
-            Some(("NOTHELD", _)) => Error::Lost {
-                object,
-                cause: "it is not held".to_owned(),
-            },
-            Some(("NORESOURCE", resource)) => Error::NoSuchResource {
-                object,
-                resource: resource.to_owned(),
-            },
-            Some(("NOPROPERTIES", _)) => Error::invalid(
-                "properties",
-                format!("are asked for, and the resources of {object} are generated, which have none"),
-                "leave `matching` out, or name the resources in the spec",
-            ),
-            Some(("TOOLARGE", limit)) => Error::TooLarge {
-                object,
-                asked,
-                limit: limit.parse().unwrap_or(0),
-            },
-            _ => unusable::error(&self.place.keys, reason),
-        }
+    fn refusal(&self, reason: String, asked: u64) -> Error {
+        refusal::error(&self.place.object, &self.place.keys, asked, reason)
     }
 
     pub(crate) fn granted_by_reply(
@@ -501,13 +455,11 @@ impl Claim {
     async fn leave(&mut self) -> Result<(), Error> {
         let inner = &self.session;
         inner.registry.forget(&self.token);
-        let args = [BY_OWNER, "", &self.token];
-        let until = later(AT_ONCE);
-        match inner
-            .link
-            .call(&script::RELEASE, &self.place.keys, &args, until)
-            .await
-        {
+        let release = Release {
+            how: Ending::Owner,
+            tokens: vec![&self.token],
+        };
+        match inner.link.call(&release, &self.place.keys, later(AT_ONCE)).await {
             Ok(_) => self.open = false,
             Err(failed) if failed.error.is_unreachable() => {}
             Err(failed) => return Err(failed.error),
@@ -544,7 +496,7 @@ impl Drop for Claim {
             let job = Job::Release {
                 token: self.token.clone(),
                 place: self.place.clone(),
-                how: DROPPED,
+                how: Ending::Dropped,
                 ends: None,
             };
             // An error means that the runtime is gone: lease and place end by themselves.

@@ -9,8 +9,7 @@ use crate::{
     Error, Lease,
     lease::{acquire::Handle, registry::Request},
     protocol::{
-        message::{self, Adopted},
-        script,
+        calls::{Adopt, Adopted},
         secret::Secret,
     },
     transport::later,
@@ -28,18 +27,18 @@ impl Handle {
         claim.open = true;
         let link = &self.session.link;
         let token = claim.token.clone();
-        let args = [
-            secret.reveal(),
-            &token,
-            &self.session.channel,
-            &request.holder,
-            &cause,
-        ];
+        let adopt = Adopt {
+            secret: secret.reveal(),
+            token: &token,
+            channel: &self.session.channel,
+            holder: &request.holder,
+            why: &cause,
+        };
         let until = later(link.response_timeout());
         // An answer that comes after the lease's deadline is asked for again: in the end the lease has run out.
         let lease = loop {
-            let reply = link.call(&script::ADOPT, &self.place.keys, &args, until).await?;
-            let Some(adopted) = message::adopted(&reply.value)? else {
+            let reply = link.call(&adopt, &self.place.keys, until).await?;
+            let Some(adopted) = reply.value else {
                 claim.open = false;
                 return Ok(None);
             };

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use redis::Value;
 use tokio::time::Instant;
 
 use crate::{
@@ -14,10 +13,10 @@ use crate::{
     lease::session::Session,
     lease::{
         registry::{Hold, Standing},
-        releaser::{BY_OWNER, Job},
+        releaser::Job,
         renewer, telemetry,
     },
-    protocol::{message::texts, script},
+    protocol::calls::{Call, Ending, Release, Released},
 };
 
 /// The state of a lease.
@@ -56,7 +55,7 @@ pub enum LeaseState {
 /// by this machine's own clock, and lies before the server's expiry however long replies took. After it the lease
 /// counts as lost, even if the process has not noticed it. A process that is paused between [`Lease::check`] and its
 /// next step cannot know: let the protected system refuse a smaller [`Lease::fencing_token`] than it has seen
-/// (Kleppmann, "How to do distributed locking", 2016).
+/// (Kleppmann, "Ending to do distributed locking", 2016).
 ///
 /// # When the machine is suspended
 /// The time of the suspend counts: the first [`Lease::check`] after it knows, and [`Lease::lost`] within a second. On Linux,
@@ -103,12 +102,11 @@ impl Lease {
         &self.hold.token
     }
 
-    /// Calls a script that this lease stands for, until its end.
-    pub(crate) async fn call(&self, script: &'static script::Script, args: &[&str]) -> Result<Value, Error> {
-        let args = [&[self.token()], args].concat();
+    /// Calls a script on behalf of this lease, until its end.
+    pub(crate) async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, Error> {
         let link = &self.session.link;
         let answered = link
-            .call(script, &self.hold.place.keys, &args, self.deadline())
+            .call(call, &self.hold.place.keys, self.deadline())
             .await
             .map_err(Error::from);
         if answered.as_ref().is_err_and(Error::is_unreachable) {
@@ -364,14 +362,13 @@ impl Lease {
         inner.registry.forget(&self.hold.token);
         let lost = self.check();
         let until = self.deadline();
+        let release = Release {
+            how: Ending::Owner,
+            tokens: vec![&self.hold.token],
+        };
         let reply = inner
             .link
-            .call(
-                &script::RELEASE,
-                &self.hold.place.keys,
-                &[BY_OWNER, "", &self.hold.token],
-                until,
-            )
+            .call(&release, &self.hold.place.keys, until)
             .await
             .map_err(Error::from);
         let reply = match (reply, lost) {
@@ -379,12 +376,12 @@ impl Lease {
             (reply, _) => reply?,
         };
         self.released = true;
-        match texts(&reply.value)?.first().map(String::as_str) {
-            Some("released") => Ok(()),
+        match reply.value.first() {
+            Some(Released::Held) => Ok(()),
             // Sent before over a connection that broke: then it was that one which released it.
-            Some("gone") if reply.repeated && Instant::now() < until => Ok(()),
-            // "left": it ran out, and a late copy of its request has taken a place in the queue, which is given up now.
-            Some("gone" | "left") => {
+            Some(Released::Neither) if reply.repeated && Instant::now() < until => Ok(()),
+            // Left: it ran out, and a late copy of its request has taken a place in the queue, which is given up now.
+            Some(Released::Neither | Released::Waited) => {
                 let cause = match self.state() {
                     LeaseState::Lost { cause } => cause,
                     _ => "Redis does not have it any more".to_owned(),
@@ -394,7 +391,7 @@ impl Lease {
                     cause,
                 })
             }
-            _ => Err(Error::protocol(&reply.value)),
+            None => Err(Error::protocol("no outcome of a release")),
         }
     }
 }
@@ -411,7 +408,7 @@ impl Drop for Lease {
         let job = Job::Release {
             token: self.hold.token.clone(),
             place: self.hold.place.clone(),
-            how: BY_OWNER,
+            how: Ending::Owner,
             ends: Some(self.hold.ends_at_the_latest()),
         };
         // An error means that the runtime has ended: the lease expires.

@@ -21,7 +21,8 @@ use tracing::{debug, warn};
 use crate::{
     lease::schedule::{Class, Schedule},
     protocol::{
-        message::{self, End, Grant, How, Push, Renewed},
+        calls::Renewed,
+        message::{self, End, Grant, How, Push},
         secret::{Secret, Token},
         unusable,
     },

@@ -11,25 +11,21 @@ use tracing::debug;
 
 use crate::{
     lease::registry::ObjectKeys,
-    protocol::{script, secret::Token},
+    protocol::{
+        calls::{Ending, Release},
+        secret::Token,
+    },
     transport::{later, router::Router},
 };
 
 /// The time for which a lease without a known end is given back; after that it expires.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The way in which a lease ends, as the script expects it: by its owner.
-pub(crate) const BY_OWNER: &str = "owner";
-/// By its client, because no caller has taken up the lease, or may have.
-pub(crate) const DROPPED: &str = "dropped";
-/// By another client: its owner is notified.
-pub(crate) const RECLAIMED: &str = "reclaimed";
-
 pub(crate) enum Job {
     Release {
         token: Token,
         place: Arc<ObjectKeys>,
-        how: &'static str,
+        how: Ending<'static>,
         /// When the server has ended it, at the latest.
         ends: Option<Instant>,
     },
@@ -64,12 +60,13 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Router) {
     while running.join_next().await.is_some() {}
 }
 
-async fn release(link: &Router, token: &Token, place: &ObjectKeys, how: &str, ends: Option<Instant>) {
+async fn release(link: &Router, token: &Token, place: &ObjectKeys, how: Ending<'_>, ends: Option<Instant>) {
     let until = ends.unwrap_or_else(|| later(PATIENCE));
-    let released = link
-        .repeat(&script::RELEASE, &place.keys, &[how, "", token], until)
-        .await;
-    if let Err(failed) = released {
+    let release = Release {
+        how,
+        tokens: vec![token],
+    };
+    if let Err(failed) = link.repeat(&release, &place.keys, until).await {
         debug!(error = %failed.error, object = %place.object, "could not give back; it ends with its lease");
     }
 }

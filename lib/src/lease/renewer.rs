@@ -1,6 +1,6 @@
 //! Renews the entries of the registry that are due: many leases and queue entries in one command, over many objects.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{sync::mpsc, time::Instant};
@@ -10,13 +10,16 @@ use crate::{Error, ObjectRef};
 use crate::{
     lease::{
         registry::{Hold, Item, LeaseRegistry, Next},
-        releaser::{BY_OWNER, Job},
+        releaser::Job,
     },
     protocol::{
-        message::{self, Renewed},
-        script, unusable,
+        calls::{Ending, Object, Readmit, Renew, Renewals, Renewed},
+        unusable,
     },
-    transport::{clock::Sample, later, router::Router},
+    transport::{
+        later,
+        router::{Failed, Reply, Router},
+    },
 };
 
 /// Tokens in one command: a hundred commands renew 10,000 leases, and none keeps the server for much over a millisecond.
@@ -72,7 +75,7 @@ fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
     let _ = jobs.send(Job::Release {
         token: hold.token.clone(),
         place: hold.place.clone(),
-        how: BY_OWNER,
+        how: Ending::Owner,
         ends: Some(hold.ends_at_the_latest()),
     });
 }
@@ -91,24 +94,26 @@ pub(crate) async fn renew_one(
         place: hold.place.clone(),
         hold: Some(hold.clone()),
     };
-    let width = hold.place.keys.len().to_string();
-    let count = count_and_newest(1, hold.place.newest());
-    let args = [width.as_str(), &count, &hold.token];
     let keys = &hold.place.keys;
-    let (reply, reached) = match replicas {
-        None => (link.repeat(&script::RENEW, keys, &args, soon(link)).await?, 0),
-        Some((replicas, until)) => {
-            match link
-                .replicated(&script::RENEW, keys, &args, replicas, until)
-                .await?
-            {
-                Some(renewed) => renewed,
-                None => return Ok(0),
-            }
-        }
+    let renew = Renew {
+        objects: vec![Object {
+            keys: keys.len(),
+            seen: hold.place.newest(),
+            tokens: vec![&hold.token],
+        }],
     };
-    let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    let sample = reply.asked.answered_at(server_ms);
+    let (reply, reached) = match replicas {
+        None => (link.repeat(&renew, keys, soon(link)).await?, 0),
+        Some((replicas, until)) => match link.replicated(&renew, keys, replicas, until).await? {
+            Some(renewed) => renewed,
+            None => return Ok(0),
+        },
+    };
+    let Renewals {
+        now,
+        tokens: outcomes,
+    } = reply.value;
+    let sample = reply.asked.answered_at(now);
     // If it must be readmitted, the background does so.
     let Some(outcome) = outcomes.into_iter().next() else {
         return Ok(reached);
@@ -121,14 +126,6 @@ pub(crate) async fn renew_one(
         give_back(jobs, hold);
     }
     failed.map_or(Ok(reached), Err)
-}
-
-/// Returns the number of tokens of an object, and the newest fencing token that was seen of it, if it is declared.
-fn count_and_newest(count: usize, newest: u64) -> String {
-    match newest {
-        0 => count.to_string(),
-        newest => format!("{count}>{newest}"),
-    }
 }
 
 async fn renew(
@@ -144,23 +141,25 @@ async fn renew(
         by_object.entry(&item.place.object).or_default().push(item);
     }
     let (mut keys, mut order) = (Vec::new(), Vec::with_capacity(batch.len()));
-    let mut args: Vec<Cow<'_, str>> = Vec::with_capacity(3 * batch.len());
+    let mut objects = Vec::with_capacity(by_object.len());
     for items in by_object.into_values() {
         let object_keys = &items[0].place.keys;
         keys.extend_from_slice(object_keys);
-        let newest = items.iter().map(|item| item.place.newest()).max();
-        args.extend([
-            Cow::Owned(object_keys.len().to_string()),
-            Cow::Owned(count_and_newest(items.len(), newest.unwrap_or_default())),
-        ]);
-        for item in items {
-            args.push(Cow::Borrowed(&*item.token));
-            order.push(item);
-        }
+        objects.push(Object {
+            keys: object_keys.len(),
+            seen: items
+                .iter()
+                .map(|item| item.place.newest())
+                .max()
+                .unwrap_or_default(),
+            tokens: items.iter().map(|item| &*item.token).collect(),
+        });
+        order.extend(items);
     }
-    let args: Vec<&str> = args.iter().map(|arg| &**arg).collect();
-    match call(link, &keys, &args).await {
-        Ok((sample, outcomes)) if outcomes.len() == order.len() => {
+    match link.repeat(&Renew { objects }, &keys, soon(link)).await {
+        Ok(Reply { value, asked, .. }) if value.tokens.len() == order.len() => {
+            let sample = asked.answered_at(value.now);
+            let outcomes = value.tokens;
             // All outcomes are noted first: the readmissions, which go out together, take another round trip.
             let mut readmitted = FuturesUnordered::new();
             for (item, outcome) in order.into_iter().zip(outcomes) {
@@ -181,7 +180,7 @@ async fn renew(
         Ok(_) => batch
             .iter()
             .for_each(|item| registry.unsure(item, "a renewal's reply was cut short")),
-        Err(error) => {
+        Err(Failed { error, .. }) => {
             debug!(%error, leases = batch.len(), "a renewal had no answer");
             for item in &batch {
                 registry.unsure(item, &error.to_string());
@@ -190,72 +189,35 @@ async fn renew(
     }
 }
 
-async fn call(link: &Router, keys: &[Arc<str>], args: &[&str]) -> Result<(Sample, Vec<Renewed>), Error> {
-    let reply = link.repeat(&script::RENEW, keys, args, soon(link)).await?;
-    let (server_ms, outcomes) = message::renewed(&reply.value)?;
-    Ok((reply.asked.answered_at(server_ms), outcomes))
-}
-
 /// Redis has lost data and come back: the holder shows its fencing token and goes on.
 async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &Item, hold: &Hold) -> Next {
-    let names: Vec<&str> = hold
-        .grant
-        .resources
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let names = if names.is_empty() {
-        "-".to_owned()
-    } else {
-        names.join(",")
-    };
-    let numbers = [
-        hold.grant.fence,
-        hold.request.permits,
-        hold.grant.lease,
-        hold.request.max_hold_ms,
-        hold.grant.since,
-        hold.request.grace_ms,
-    ]
-    .map(|n| n.to_string());
-    let [fence, permits, lease, max_hold, since, grace] = numbers.each_ref().map(String::as_str);
-    let args = [
-        &*hold.token,
-        fence,
-        permits,
-        lease,
-        max_hold,
-        since,
+    let call = Readmit {
+        token: &hold.token,
+        fence: hold.grant.fence,
+        permits: hold.request.permits,
+        lease_ms: hold.grant.lease,
+        max_hold_ms: hold.request.max_hold_ms,
+        since_ms: hold.grant.since,
         channel,
-        &names,
-        &hold.request.holder,
-        grace,
-    ];
-    let outcome = async {
-        let reply = link
-            .repeat(&script::READMIT, &item.place.keys, &args, soon(link))
-            .await?;
-        let fields = message::texts(&reply.value)?;
-        match &fields[..] {
-            [state, now, expires] => {
-                let read = |text: &String| text.parse().map_err(|_| Error::protocol(&reply.value));
-                let sample = reply.asked.answered_at(read(now)?);
-                let expires = read(expires)?;
-                Ok((
-                    sample,
-                    if state == "held" {
-                        Renewed::Held { expires, newest: 0 }
-                    } else {
-                        Renewed::Gone
-                    },
-                ))
-            }
-            _ => Err(Error::protocol(&reply.value)),
-        }
+        resources: hold
+            .grant
+            .resources
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect(),
+        holder: &hold.request.holder,
+        grace_ms: hold.request.grace_ms,
     };
-    match outcome.await {
-        Ok((sample, outcome)) => registry.renewed(item, outcome, sample),
-        Err(error) => {
+    match link.repeat(&call, &item.place.keys, soon(link)).await {
+        Ok(reply) => {
+            let sample = reply.asked.answered_at(reply.value.now);
+            let outcome = match reply.value.expires {
+                Some(expires) => Renewed::Held { expires, newest: 0 },
+                None => Renewed::Gone,
+            };
+            registry.renewed(item, outcome, sample)
+        }
+        Err(Failed { error, .. }) => {
             registry.unsure(item, &error.to_string());
             Next::Nothing
         }

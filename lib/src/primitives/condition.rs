@@ -11,9 +11,9 @@ use crate::{
         registry::Request,
     },
     protocol::{
-        message::{self, Acquired, texts},
+        calls::{self, Acquired, Notify, Rejoin, Rejoined},
         name::check_name,
-        script,
+        refusal,
     },
     transport::{later, router::Failed},
 };
@@ -166,14 +166,19 @@ impl Condition {
     /// One command. Returns how many were notified, and whether more wait.
     async fn notify_some(&self, lease: &Lease, count: u64) -> Result<(u64, bool), Error> {
         let request = self.handle.session.link.draw().simple().to_string();
-        let reply = lease
-            .call(&script::NOTIFY, &[&self.name, &count.to_string(), &request])
-            .await;
-        let reply = match reply {
-            Err(Error::Refused { reason }) => return Err(self.handle.claim().refusal(reason, 1)),
-            reply => reply?,
+        let notify = Notify {
+            token: lease.token(),
+            condition: &self.name,
+            count,
+            request: &request,
         };
-        redis::from_redis_value_ref(&reply).map_err(|_| Error::protocol(&reply))
+        match lease.call(&notify).await {
+            Err(Error::Refused { reason }) => {
+                let place = &self.handle.place;
+                Err(refusal::error(&place.object, &place.keys, 1, reason))
+            }
+            reply => reply,
+        }
     }
 
     /// Wakes all who wait: see [`Condition::notify`].
@@ -210,30 +215,19 @@ impl Condition {
         // From here on the lease is the script's to give back; should the call fail, dropping it does.
         lease.retire();
         let inner = &claim.session;
-        let place_ms = inner.registry.place_ms();
-        let numbers =
-            [request.lease_ms, request.max_hold_ms, place_ms, request.grace_ms].map(|n| n.to_string());
-        let [lease_ms, max_hold, place, grace] = numbers.each_ref().map(String::as_str);
-        let priority = request.priority.to_string();
-        let token = &*claim.token;
-        let args = [
-            lease.token(),
-            token,
-            &self.name,
-            lease_ms,
-            max_hold,
-            place,
-            &inner.channel,
-            &request.holder,
-            grace,
-            &priority,
-        ];
-        let until = later(AGES);
-        let reply = match inner
-            .link
-            .call(&script::WAIT, &claim.place.keys, &args, until)
-            .await
-        {
+        let wait = calls::Wait {
+            lease: lease.token(),
+            token: &claim.token,
+            condition: &self.name,
+            lease_ms: request.lease_ms,
+            max_hold_ms: request.max_hold_ms,
+            entry_ms: inner.registry.place_ms(),
+            channel: &inner.channel,
+            holder: &request.holder,
+            grace_ms: request.grace_ms,
+            priority: request.priority,
+        };
+        let reply = match inner.link.call(&wait, &claim.place.keys, later(AGES)).await {
             Ok(reply) => reply,
             Err(failed) => {
                 let Failed { error, repeated } = claim.named(failed, 1);
@@ -242,7 +236,7 @@ impl Condition {
             }
         };
         lease.given_back();
-        match message::acquired(&reply.value)? {
+        match reply.value {
             Acquired::Granted(grant) => {
                 return match claim.granted_by_reply(grant, &reply.asked, &request) {
                     Some(lease) => Ok((lease, true)),
@@ -252,7 +246,9 @@ impl Condition {
             Acquired::Queued {
                 now, expires, wake, ..
             } => claim.queued(now, expires, wake),
-            Acquired::Busy { .. } | Acquired::Again => return Err(Error::protocol(&reply.value)),
+            Acquired::Busy { .. } | Acquired::Again => {
+                return Err(Error::protocol("neither granted nor queued"));
+            }
         }
         let mut notified = true;
         let mut heard = claim.hear(&mut word, end, 1).await?;
@@ -275,11 +271,9 @@ impl Condition {
     async fn rejoin(&self, token: &str) -> Result<bool, Error> {
         let link = &self.handle.session.link;
         let reply = link
-            .call(&script::REJOIN, &self.handle.place.keys, &[token], later(AGES))
+            .call(&Rejoin { token }, &self.handle.place.keys, later(AGES))
             .await?;
-        Ok(texts(&reply.value)?
-            .first()
-            .is_some_and(|word| word == "notified"))
+        Ok(reply.value == Rejoined::Notified)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
         acquire::{Handle, Wait, acquired},
         registry::ObjectKeys,
     },
-    protocol::{message::texts, script},
+    protocol::calls::Downgrade,
 };
 
 /// A lock that many may read under, or one may write under. Made by its first user and gone with its last.
@@ -234,15 +234,16 @@ impl WriteLease {
     pub async fn downgrade(self) -> Result<Lease, Error> {
         let lease = self.lease;
         lease.check()?;
-        let reply = lease.call(&script::DOWNGRADE, &["1"]).await?;
-        match texts(&reply)?.first().map(String::as_str) {
-            Some("held") => {
-                // The answer may have come after the lease's end.
-                lease.check()?;
-                Ok(lease)
-            }
-            _ => Err(lease.lose("it was not held any more")),
+        let downgrade = Downgrade {
+            token: lease.token(),
+            permits: 1,
+        };
+        if !lease.call(&downgrade).await? {
+            return Err(lease.lose("it was not held any more"));
         }
+        // The answer may have come after the lease's end.
+        lease.check()?;
+        Ok(lease)
     }
 
     /// Gives the lock back: see [`Lease::release`].

@@ -1,10 +1,8 @@
-//! The replies and pushes of the server, read into types.
+//! Grants, which are in replies and pushes, and the pushes of the server.
 
 use std::fmt;
 
-use redis::Value;
-
-use crate::Error;
+use crate::protocol::object::ObjectRef;
 
 /// A lease, as a grant's reply or push describes it. Times are the server's, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,34 +18,46 @@ pub(crate) struct Grant {
     pub(crate) resources: Vec<(String, String)>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Acquired {
-    Granted(Grant),
-    Queued {
-        now: u64,
-        expires: u64,
-        wake: u64,
-        /// As of [`Acquired::Busy`].
-        newest: u64,
-        parts: u64,
-    },
-    Busy {
-        now: u64,
-        /// The newest fencing token of a declared object, or 0.
-        newest: u64,
-        /// In how many calls all free resources are looked at.
-        parts: u64,
-    },
-    /// Some of what has run out is left to be ended: there may be room after that.
-    Again,
+impl Grant {
+    pub(super) fn read<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let mut number = || fields.next()?.parse().ok();
+        let (fence, now, expires, lease, since) = (number()?, number()?, number()?, number()?, number()?);
+        let (declared, permits) = (number()? == 1, number()?);
+        let mut resources = Vec::new();
+        while let Some(name) = fields.next() {
+            resources.push((name.to_owned(), fields.next()?.to_owned()));
+        }
+        Some(Self {
+            fence,
+            now,
+            expires,
+            lease,
+            since,
+            declared,
+            permits,
+            resources,
+        })
+    }
 }
 
-/// A lease that was adopted, and the terms that only a readmission needs.
+/// A message on the controller's channel.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Adopted {
-    pub(crate) max_hold_ms: u64,
-    pub(crate) grace_ms: u64,
-    pub(crate) grant: Grant,
+pub(crate) enum Announcement {
+    /// A watched object has changed.
+    Changed(ObjectRef),
+    /// A client requests an object that does not exist.
+    Missing(ObjectRef),
+}
+
+impl Announcement {
+    /// Reads a message; `None`: it is of a newer version, or not one of Tenure.
+    pub(crate) fn read(payload: &str) -> Option<Self> {
+        match payload.split_once('\n')? {
+            ("changed", object) => ObjectRef::parse(object).map(Self::Changed),
+            ("missing", object) => ObjectRef::parse(object).map(Self::Missing),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -122,141 +132,6 @@ impl fmt::Display for End {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Renewed {
-    Held {
-        expires: u64,
-        /// As of [`Acquired::Busy`].
-        newest: u64,
-    },
-    Waiting {
-        expires: u64,
-        wake: u64,
-        newest: u64,
-    },
-    Recovering,
-    Missing,
-    Gone,
-    /// Nothing can be done with the object: the script's error.
-    Failed {
-        error: String,
-    },
-}
-
-/// A reply's elements as text, whatever the server made of them.
-pub(crate) fn texts(reply: &Value) -> Result<Vec<String>, Error> {
-    redis::from_redis_value_ref(reply).map_err(|_| Error::protocol(reply))
-}
-
-fn grant<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<Grant> {
-    let mut number = || fields.next()?.parse().ok();
-    let (fence, now, expires, lease, since) = (number()?, number()?, number()?, number()?, number()?);
-    let (declared, permits) = (number()? == 1, number()?);
-    let mut resources = Vec::new();
-    while let Some(name) = fields.next() {
-        resources.push((name.to_owned(), fields.next()?.to_owned()));
-    }
-    Some(Grant {
-        fence,
-        now,
-        expires,
-        lease,
-        since,
-        declared,
-        permits,
-        resources,
-    })
-}
-
-pub(crate) fn acquired(reply: &Value) -> Result<Acquired, Error> {
-    let fields = texts(reply)?;
-    let mut rest = fields.iter().skip(1).map(String::as_str);
-    let mut number = || rest.next().and_then(|text| text.parse().ok());
-    let read = match fields.first().map(String::as_str) {
-        Some("granted") => grant(fields.iter().skip(1).map(String::as_str)).map(Acquired::Granted),
-        Some("queued") => number()
-            .zip(number())
-            .zip(number())
-            .map(|((now, expires), wake)| {
-                let _position = number();
-                let newest = number().unwrap_or_default();
-                let parts = number().unwrap_or(1);
-                Acquired::Queued {
-                    now,
-                    expires,
-                    wake,
-                    newest,
-                    parts,
-                }
-            }),
-        Some("again") => Some(Acquired::Again),
-        Some("busy") => number().map(|now| Acquired::Busy {
-            now,
-            newest: number().unwrap_or_default(),
-            parts: number().unwrap_or(1),
-        }),
-        _ => None,
-    };
-    read.ok_or_else(|| Error::protocol(reply))
-}
-
-/// None: there is no such lease.
-pub(crate) fn adopted(reply: &Value) -> Result<Option<Adopted>, Error> {
-    let fields = texts(reply)?;
-    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
-    let adopted = |max_hold: &str, grace: &str, rest: &[&str]| {
-        Some(Adopted {
-            max_hold_ms: max_hold.parse().ok()?,
-            grace_ms: grace.parse().ok()?,
-            grant: grant(rest.iter().copied())?,
-        })
-    };
-    match fields[..] {
-        ["adopted", max_hold, grace, ref rest @ ..] => adopted(max_hold, grace, rest).map(Some),
-        ["gone", _] => Some(None),
-        _ => None,
-    }
-    .ok_or_else(|| Error::protocol(reply))
-}
-
-/// The server's time, and what became of each token, in the order in which they were sent.
-pub(crate) fn renewed(reply: &Value) -> Result<(u64, Vec<Renewed>), Error> {
-    // A hundred times in each reply: nothing is copied.
-    let read = || {
-        let (now, rest) = reply.as_sequence()?.split_first()?;
-        let mut states = Vec::with_capacity(rest.len() / 4);
-        for part in rest.chunks(4) {
-            let [Value::BulkString(state), expires, wake, newest] = part else {
-                return None;
-            };
-            states.push(match &state[..] {
-                b"held" => Renewed::Held {
-                    expires: number(expires)?,
-                    newest: number(newest)?,
-                },
-                b"waiting" => Renewed::Waiting {
-                    expires: number(expires)?,
-                    wake: number(wake)?,
-                    newest: number(newest)?,
-                },
-                b"recovering" => Renewed::Recovering,
-                b"missing" => Renewed::Missing,
-                b"gone" => Renewed::Gone,
-                b"failed" => Renewed::Failed {
-                    error: redis::from_redis_value_ref(expires).ok()?,
-                },
-                _ => return None,
-            });
-        }
-        Some((number(now)?, states))
-    };
-    read().ok_or_else(|| Error::protocol(reply))
-}
-
-fn number(value: &Value) -> Option<u64> {
-    redis::from_redis_value_ref(value).ok()
-}
-
 /// Returns the token and the content of a push: lines, the first of which names its kind.
 pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
     // Free text comes last, and may have several lines.
@@ -267,7 +142,7 @@ pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
     }
     let rest = lines.next()?;
     let push = match what {
-        "granted" => Push::Granted(grant(rest.split('\n'))?),
+        "granted" => Push::Granted(Grant::read(rest.split('\n'))?),
         "lost" => Push::Lost(End::read(rest)),
         "gone" => Push::Gone(End::read(rest)),
         _ => return None,
@@ -279,17 +154,8 @@ pub(crate) fn push(payload: &str) -> Option<(&str, Push)> {
 mod tests {
     use super::*;
 
-    fn reply(fields: &[&str]) -> Value {
-        Value::Array(
-            fields
-                .iter()
-                .map(|f| Value::BulkString(f.as_bytes().to_vec()))
-                .collect(),
-        )
-    }
-
     #[test]
-    fn a_push_says_what_the_reply_would_have_said() {
+    fn a_push_has_the_grant_of_a_reply() {
         let expected = Grant {
             fence: 7,
             now: 10,
@@ -316,8 +182,7 @@ mod tests {
             "seat-b",
             "",
         ];
-        let replied = acquired(&reply(&[&["granted"][..], &fields].concat())).unwrap();
-        assert_eq!(replied, Acquired::Granted(expected.clone()));
+        assert_eq!(Grant::read(fields.into_iter()), Some(expected.clone()));
         let pushed = format!("granted\ntoken\n{}", fields.join("\n"));
         assert_eq!(push(&pushed), Some(("token", Push::Granted(expected))));
     }
@@ -335,14 +200,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error_and_not_a_guess() {
-        for fields in [&["granted", "1"][..], &["queued", "1", "x", "2"], &["maybe"], &[]] {
-            assert!(acquired(&reply(fields)).is_err(), "{fields:?}");
-        }
-        for fields in [&["adopted", "1", "2"][..], &["gone"], &["busy", "1"], &[]] {
-            assert!(adopted(&reply(fields)).is_err(), "{fields:?}");
-        }
-        assert!(renewed(&reply(&["1", "held", "2", "0"])).is_err());
+    fn an_announcement_names_its_object() {
+        let seats = ObjectRef::parse("ml/pool/seats").unwrap();
+        let read = Announcement::read;
+        assert_eq!(
+            read("changed\nml/pool/seats"),
+            Some(Announcement::Changed(seats.clone()))
+        );
+        assert_eq!(read("missing\nml/pool/seats"), Some(Announcement::Missing(seats)));
+        assert_eq!(read("missing\nno object"), None);
+        assert_eq!(read("moved\nml/pool/seats"), None);
+    }
+
+    #[test]
+    fn an_unknown_push_is_none() {
         assert_eq!(push("granted\ntoken\n1\n2"), None);
         assert_eq!(push("hello"), None);
     }

@@ -6,14 +6,18 @@
 //! | [`name`] | names that objects may have |
 //! | [`error`] | the error of the crate |
 //! | [`script`] | the texts of the scripts, and their hashes |
-//! | [`message`] | replies and pushes, parsed into types |
+//! | [`calls`] | the arguments and the reply of each script, as types |
+//! | [`message`] | grants and pushes, as types |
+//! | [`refusal`] | the named errors of the scripts |
 //! | [`secret`] | the secret of a lease, and the token that is derived from it |
 //! | [`unusable`] | the errors of an object that is damaged or of another version, and how to repair it |
 
+pub(crate) mod calls;
 pub(crate) mod error;
 pub(crate) mod message;
 pub(crate) mod name;
 pub(crate) mod object;
+pub(crate) mod refusal;
 pub(crate) mod script;
 pub(crate) mod secret;
 pub(crate) mod unusable;

@@ -12,7 +12,11 @@ use tracing::debug;
 
 use crate::Error;
 use crate::{
-    protocol::{script::Script, unusable},
+    protocol::{
+        calls::{self, Call},
+        script::Script,
+        unusable,
+    },
     transport::{
         admission::{self, Class, FIRST_DELAY, LONGEST_DELAY, Ticket, jittered},
         clock::SentAt,
@@ -30,11 +34,21 @@ use crate::{
 const REDIRECTS: u32 = 4;
 
 /// A reply, and when its request was sent.
-pub(crate) struct Reply {
-    pub(crate) value: Value,
+pub(crate) struct Reply<T> {
+    pub(crate) value: T,
     pub(crate) asked: SentAt,
     /// `true` if the call was sent before, so that this reply may be about a state that the first sending made.
     pub(crate) repeated: bool,
+}
+
+impl Reply<Value> {
+    fn read<C: Call>(self) -> Result<Reply<C::Reply>, Error> {
+        Ok(Reply {
+            value: calls::read::<C>(&self.value)?,
+            asked: self.asked,
+            repeated: self.repeated,
+        })
+    }
 }
 
 #[derive(Clone)]
@@ -203,20 +217,19 @@ impl Router {
 
     /// Calls a script for a caller who waits until then, and no longer, even if the server hangs. A call that is late
     /// already has one attempt. See [`Router::repeat`].
-    pub(crate) async fn call(
+    pub(crate) async fn call<C: Call>(
         &self,
-        script: &'static Script,
+        call: &C,
         keys: &[Arc<str>],
-        args: &[&str],
         until: Instant,
-    ) -> Result<Reply, Failed> {
+    ) -> Result<Reply<C::Reply>, Failed> {
         let now = Instant::now();
         let until = if until > now {
             until
         } else {
             now + self.response_timeout()
         };
-        match tokio::time::timeout_at(until, self.repeat(script, keys, args, until)).await {
+        match tokio::time::timeout_at(until, self.repeat(call, keys, until)).await {
             Ok(answered) => answered,
             Err(_elapsed) => Err(Failed {
                 error: unreachable("Redis", "no answer in time"),
@@ -227,16 +240,21 @@ impl Router {
 
     /// Calls a script, with the server's run id and the controller's channel before the arguments. Repeats it over new
     /// connections until `until`; the last reply is waited for, because no other reply may contain its outcome.
-    pub(crate) async fn repeat(
+    pub(crate) async fn repeat<C: Call>(
         &self,
-        script: &'static Script,
+        call: &C,
         keys: &[Arc<str>],
-        args: &[&str],
         until: Instant,
-    ) -> Result<Reply, Failed> {
+    ) -> Result<Reply<C::Reply>, Failed> {
         let mut repeated = false;
-        let answered = self.attempts(script, keys, args, until, &mut repeated).await;
-        answered.map_err(|error| Failed { error, repeated })
+        let arguments = call.arguments();
+        let arguments: Vec<&str> = arguments.iter().map(|argument| &**argument).collect();
+        let answered = self
+            .attempts(C::script(), keys, &arguments, until, &mut repeated)
+            .await;
+        answered
+            .and_then(Reply::read::<C>)
+            .map_err(|error| Failed { error, repeated })
     }
 
     /// The attempts of [`Router::repeat`]. `repeated` becomes true when one of them may have reached the server without an answer.
@@ -247,7 +265,7 @@ impl Router {
         args: &[&str],
         until: Instant,
         repeated: &mut bool,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Reply<Value>, Error> {
         let routes = &self.0.routes;
         let events = &self.0.config.version_and_events;
         // A lease that is not given back now delays the next holder by a whole lease.
@@ -336,14 +354,13 @@ impl Router {
 
     /// Calls a script once, over a connection of its own, and then waits until that many replicas have what it has written.
     /// Returns how many have it. None: nothing is known until then.
-    pub(crate) async fn replicated(
+    pub(crate) async fn replicated<C: Call>(
         &self,
-        script: &'static Script,
+        call: &C,
         keys: &[Arc<str>],
-        args: &[&str],
         replicas: u8,
         until: Instant,
-    ) -> Result<Option<(Reply, u64)>, Error> {
+    ) -> Result<Option<(Reply<C::Reply>, u64)>, Error> {
         let ConnectionConfig {
             uptime,
             version_and_events,
@@ -353,15 +370,17 @@ impl Router {
             let (node, session) = self.wait(until, false, || self.0.routes.find(keys, None)).await?;
             let Some(own) = &session.own_connection else {
                 // The twin has no replicas.
-                return Ok((self.repeat(script, keys, args, until).await?, 0));
+                return Ok((self.repeat(call, keys, until).await?, 0));
             };
+            let arguments = call.arguments();
+            let arguments: Vec<&str> = arguments.iter().map(|argument| &**argument).collect();
             let mut sent = uptime.now();
             let outcome = replicated::call(
                 own,
                 &session,
-                script,
+                C::script(),
                 keys,
-                (version_and_events, args),
+                (version_and_events, &arguments),
                 (replicas, until),
                 (&mut sent, uptime),
             );
@@ -375,7 +394,7 @@ impl Router {
                 asked,
                 repeated: false,
             };
-            Ok((reply, reached))
+            Ok((reply.read::<C>()?, reached))
         };
         match tokio::time::timeout_at(until, answered).await {
             Ok(answered) => answered.map(Some),

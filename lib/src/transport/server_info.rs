@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(&*read(redis).unwrap().version, "Redis 7.0.15");
         for (text, problem) in [
             ("redis_version:6.2.0\r\nrun_id:abc\r\n", "is Redis 6.2.0"),
-            ("hello", "does not say its version"),
+            ("hello", "does not contain its version"),
             (
                 "redis_version:7.0.15\r\n",
                 "it is Redis 7.0.15, and INFO does not contain its run_id",

@@ -168,7 +168,10 @@ async fn a_declared_pool_is_the_custom_resources_alone_and_bad_resources_are_nam
         pool.assign(names(&["b"])).await.unwrap_err(),
         pool.clear().await.unwrap_err(),
     ] {
-        assert!(error.to_string().contains("DECLARED"), "{error}");
+        assert!(
+            error.to_string().contains("a custom resource declares"),
+            "{error}"
+        );
     }
     assert_eq!(pool.list().await?.len(), 1);
     let kept = client.lock_pool("kept")?;

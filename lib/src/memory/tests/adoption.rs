@@ -6,7 +6,7 @@ use redis::Value;
 use crate::memory::tests::{Call, Keys, Side};
 use crate::{
     protocol::{
-        message,
+        calls,
         script::{self, Script},
         secret::Secret,
     },
@@ -67,15 +67,15 @@ impl Object {
 
     fn texts(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
         let reply = self.call(script, args);
-        message::texts(&reply).unwrap_or_else(|error| panic!("{}: {error}", script.name))
+        redis::from_redis_value(reply).unwrap_or_else(|error| panic!("{}: {error}", script.name))
     }
 
     /// The leases, and their tokens.
     fn held(&mut self) -> (u64, Vec<String>) {
         let reply = self.call(&script::OBSERVE, &["10", "0"]);
-        let snapshot = crate::control::Snapshot::read(&reply).unwrap();
-        let tokens = snapshot.holders.into_iter().map(|holder| holder.token);
-        (snapshot.held, tokens.collect())
+        let observed = calls::read::<calls::Observe>(&reply).unwrap().unwrap();
+        let tokens = observed.holders.into_iter().map(|holder| holder.token);
+        (observed.held, tokens.collect())
     }
 }
 

@@ -2,15 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use redis::Value;
-
 use crate::{
     Control, Error, LockPool,
     control::{Order, Resource},
     primitives::pool::read_properties,
     protocol::{
-        message::texts,
-        script::{self, Script},
+        calls::{Call, Change, Entry, List, ListedState, Members},
+        refusal,
     },
     transport::later,
 };
@@ -194,7 +192,7 @@ impl LockPool {
         let pairs = pairs(resources)?;
         let mut size = self.health().await?.in_service;
         for piece in pairs.chunks(PIECE * 2) {
-            size = self.change("extend", piece.len() / 2, piece, &[]).await?;
+            size = self.change(Change::Extend, piece.len() / 2, piece, &[]).await?;
         }
         Ok(size)
     }
@@ -217,7 +215,7 @@ impl LockPool {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
         let mut size = self.health().await?.in_service;
         for piece in names.chunks(PIECE) {
-            size = self.change("shrink", piece.len(), piece, &[]).await?;
+            size = self.change(Change::Shrink, piece.len(), piece, &[]).await?;
         }
         Ok(size)
     }
@@ -247,9 +245,9 @@ impl LockPool {
         let stem = obj.strip_suffix("obj").unwrap_or(obj);
         let aside = [format!("{stem}staged-{id}"), format!("{stem}staged-free-{id}")].map(Arc::from);
         for piece in pairs.chunks(PIECE * 2) {
-            self.change("stage", piece.len() / 2, piece, &aside).await?;
+            self.change(Change::Stage, piece.len() / 2, piece, &aside).await?;
         }
-        self.change("commit", count, &[], &aside).await
+        self.change(Change::Commit, count, &[], &aside).await
     }
 
     /// Takes all resources out of a kept pool: held ones drain, and then the pool is gone.
@@ -266,62 +264,55 @@ impl LockPool {
     /// # }
     /// ```
     pub async fn clear(&self) -> Result<(), Error> {
-        self.change("clear", 0, &[], &[]).await.map(drop)
+        self.change(Change::Clear, 0, &[], &[]).await.map(drop)
     }
 
     async fn change(
         &self,
-        how: &str,
+        change: Change,
         count: usize,
-        what: &[String],
+        names: &[String],
         aside: &[Arc<str>],
     ) -> Result<u64, Error> {
-        let count = count.to_string();
-        let mut args = vec![how, self.order.as_str(), &count];
-        args.extend(what.iter().map(String::as_str));
-        let keys = [&*self.handle.place.keys, aside].concat();
-        let reply = self.call(&script::MEMBERS, &keys, &args).await?;
-        redis::from_redis_value_ref(&reply).map_err(|_| Error::protocol(&reply))
+        let place = &self.handle.place;
+        let keys = [&*place.keys, aside].concat();
+        let members = Members {
+            change,
+            order: self.order.as_str(),
+            count,
+            names,
+        };
+        match self.call(&members, &keys).await {
+            Err(Error::Refused { reason }) => Err(refusal::error(&place.object, &keys, 0, reason)),
+            size => size,
+        }
     }
 
     async fn page(&self, cursor: &str) -> Result<(String, Vec<Member>), Error> {
-        let reply = self
-            .call(
-                &script::LIST,
-                &self.handle.place.keys,
-                &[cursor, &PIECE.to_string()],
-            )
-            .await?;
-        let fields = texts(&reply)?;
-        let Some((cursor, rest)) = fields.split_first() else {
-            return Err(Error::protocol(&reply));
-        };
-        let member = |part: &[String]| match part {
-            [name, entry, state] => Ok(Member {
-                name: name.clone(),
-                properties: match state.as_str() {
-                    "damaged" => BTreeMap::new(),
-                    _ => read_properties(entry.get(1..).unwrap_or_default())?,
-                },
-                state: match state.as_str() {
-                    "free" => ResourceState::Free,
-                    "held" => ResourceState::Held,
-                    "damaged" => ResourceState::Damaged,
-                    _ => ResourceState::Disabled,
-                },
-            }),
-            _ => Err(Error::protocol(&reply)),
+        let list = List { cursor, count: PIECE };
+        let (cursor, entries) = self.call(&list, &self.handle.place.keys).await?;
+        let member = |entry: Entry| {
+            let (state, properties) = match entry.state {
+                ListedState::Free => (ResourceState::Free, read_properties(&entry.properties)?),
+                ListedState::Held => (ResourceState::Held, read_properties(&entry.properties)?),
+                ListedState::Disabled => (ResourceState::Disabled, read_properties(&entry.properties)?),
+                ListedState::Damaged => (ResourceState::Damaged, BTreeMap::new()),
+            };
+            Ok(Member {
+                name: entry.name,
+                properties,
+                state,
+            })
         };
         Ok((
-            cursor.clone(),
-            rest.chunks(3).map(member).collect::<Result<_, _>>()?,
+            cursor,
+            entries.into_iter().map(member).collect::<Result<_, Error>>()?,
         ))
     }
 
-    async fn call(&self, script: &'static Script, keys: &[Arc<str>], args: &[&str]) -> Result<Value, Error> {
+    async fn call<C: Call>(&self, call: &C, keys: &[Arc<str>]) -> Result<C::Reply, Error> {
         let link = &self.handle.session.link;
-        let until = later(link.response_timeout());
-        Ok(link.call(script, keys, args, until).await?.value)
+        Ok(link.call(call, keys, later(link.response_timeout())).await?.value)
     }
 }
 

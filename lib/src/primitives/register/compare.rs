@@ -1,6 +1,6 @@
 //! The condition under which a register changes.
 
-use crate::primitives::register::RegisterValue;
+use crate::{primitives::register::RegisterValue, protocol::calls::Condition};
 
 /// The condition under which a [`Register`](crate::Register) changes: how an argument compares with the stored value.
 ///
@@ -15,15 +15,15 @@ use crate::primitives::register::RegisterValue;
 #[derive(Debug, Clone, PartialEq)]
 #[must_use = "a comparison does nothing until a register uses it"]
 pub struct Compare {
-    pub(super) name: &'static str,
+    pub(super) condition: Condition,
     pub(super) argument: Option<RegisterValue>,
     pub(super) or_missing: bool,
 }
 
 impl Compare {
-    fn with_argument(name: &'static str, argument: impl Into<RegisterValue>) -> Self {
+    fn with_argument(condition: Condition, argument: impl Into<RegisterValue>) -> Self {
         Self {
-            name,
+            condition,
             argument: Some(argument.into()),
             or_missing: false,
         }
@@ -31,7 +31,7 @@ impl Compare {
 
     pub(super) fn always() -> Self {
         Self {
-            name: "always",
+            condition: Condition::Always,
             argument: None,
             or_missing: false,
         }
@@ -43,7 +43,7 @@ impl Compare {
     /// let less_is_stored = tenure::Compare::gt(7);
     /// ```
     pub fn gt(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("gt", argument)
+        Self::with_argument(Condition::Gt, argument)
     }
 
     /// The argument is less than what is stored.
@@ -52,7 +52,7 @@ impl Compare {
     /// let more_is_stored = tenure::Compare::lt(7);
     /// ```
     pub fn lt(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("lt", argument)
+        Self::with_argument(Condition::Lt, argument)
     }
 
     /// The argument is greater than what is stored, or equal to it. Not for texts.
@@ -61,7 +61,7 @@ impl Compare {
     /// let at_most_7_is_stored = tenure::Compare::ge(7);
     /// ```
     pub fn ge(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("ge", argument)
+        Self::with_argument(Condition::Ge, argument)
     }
 
     /// The argument is less than what is stored, or equal to it. Not for texts.
@@ -70,7 +70,7 @@ impl Compare {
     /// let at_least_7_is_stored = tenure::Compare::le(7);
     /// ```
     pub fn le(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("le", argument)
+        Self::with_argument(Condition::Le, argument)
     }
 
     /// The argument is equal to what is stored.
@@ -79,7 +79,7 @@ impl Compare {
     /// let ready_is_stored = tenure::Compare::eq("ready");
     /// ```
     pub fn eq(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("eq", argument)
+        Self::with_argument(Condition::Eq, argument)
     }
 
     /// The argument is not equal to what is stored: another number, another text, or a text to a number.
@@ -88,7 +88,7 @@ impl Compare {
     /// let another_is_stored = tenure::Compare::ne("done");
     /// ```
     pub fn ne(argument: impl Into<RegisterValue>) -> Self {
-        Self::with_argument("ne", argument)
+        Self::with_argument(Condition::Ne, argument)
     }
 
     /// Nothing is stored.
@@ -98,7 +98,7 @@ impl Compare {
     /// ```
     pub fn missing() -> Self {
         Self {
-            name: "missing",
+            condition: Condition::Missing,
             argument: None,
             or_missing: false,
         }

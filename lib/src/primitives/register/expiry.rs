@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Error;
+use crate::{Error, protocol::calls::TimeToLive};
 
 const LONGEST_EXPIRY: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -23,14 +23,14 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    pub(super) fn encode(self) -> Result<String, Error> {
+    pub(super) fn time_to_live(self) -> Result<TimeToLive, Error> {
         match self {
-            Self::Keep => Ok("keep".to_owned()),
-            Self::Never => Ok("never".to_owned()),
+            Self::Keep => Ok(TimeToLive::Keep),
+            Self::Never => Ok(TimeToLive::Never),
             Self::After(span) if span < Duration::from_millis(1) || span > LONGEST_EXPIRY => Err(
                 Error::invalid("expiry", format!("is {span:?}"), "use 1 ms to ten years"),
             ),
-            Self::After(span) => Ok(span.as_millis().to_string()),
+            Self::After(span) => Ok(TimeToLive::AfterMs(span.as_millis())),
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     Error, ObjectRef,
     lease::registry::ObjectKeys,
     lease::session::Session,
-    protocol::{message::texts, script},
+    protocol::calls::{self, Action, TimeToLive, Written},
     transport::later,
 };
 
@@ -160,7 +160,7 @@ impl Register {
     /// # Ok(()) }
     /// ```
     pub async fn get_with_expiry(&self) -> Result<Option<(RegisterValue, Option<Duration>)>, Error> {
-        match self.call("get", &Compare::always(), None).await? {
+        match self.call(Action::Get, &Compare::always(), None).await? {
             Reply::Kept(stored) => Ok(stored),
             Reply::Applied => Err(Error::protocol("applied, to a get")),
         }
@@ -181,7 +181,7 @@ impl Register {
     /// ```
     pub async fn set(&self, value: impl Into<RegisterValue>) -> Result<(), Error> {
         let value = value.into();
-        match self.call("set", &Compare::always(), Some(&value)).await? {
+        match self.call(Action::Set, &Compare::always(), Some(&value)).await? {
             Reply::Applied => Ok(()),
             Reply::Kept(_) => Err(Error::protocol("kept, to a set")),
         }
@@ -212,7 +212,7 @@ impl Register {
     /// ```
     pub async fn set_if(&self, compare: Compare, value: impl Into<RegisterValue>) -> Result<Outcome, Error> {
         let value = value.into();
-        Ok(self.call("set", &compare, Some(&value)).await?.into())
+        Ok(self.call(Action::Set, &compare, Some(&value)).await?.into())
     }
 
     /// Deletes what is stored. False: nothing was. One command.
@@ -229,7 +229,7 @@ impl Register {
     /// # Ok(()) }
     /// ```
     pub async fn delete(&self) -> Result<bool, Error> {
-        let reply = self.call("delete", &Compare::always(), None).await?;
+        let reply = self.call(Action::Delete, &Compare::always(), None).await?;
         Ok(matches!(reply, Reply::Applied))
     }
 
@@ -249,7 +249,7 @@ impl Register {
     /// # Ok(()) }
     /// ```
     pub async fn delete_if(&self, compare: Compare) -> Result<Outcome, Error> {
-        Ok(self.call("delete", &compare, None).await?.into())
+        Ok(self.call(Action::Delete, &compare, None).await?.into())
     }
 
     /// Lets a fencing token pass unless a newer one has passed before, and remembers the newest: see the type's head. A
@@ -278,7 +278,10 @@ impl Register {
             ));
         };
         let newer = Compare::ge(token).or_missing();
-        match self.call("set", &newer, Some(&RegisterValue::Int(token))).await? {
+        match self
+            .call(Action::Set, &newer, Some(&RegisterValue::Int(token)))
+            .await?
+        {
             Reply::Applied => Ok(()),
             Reply::Kept(Some((RegisterValue::Int(newest), _))) => Err(Error::Fenced {
                 object: self.object().clone(),
@@ -296,7 +299,7 @@ impl Register {
 
     async fn call(
         &self,
-        action: &str,
+        action: Action,
         compare: &Compare,
         value: Option<&RegisterValue>,
     ) -> Result<Reply, Error> {
@@ -305,34 +308,31 @@ impl Register {
             None => String::new(),
         };
         let (value, expiry) = match value {
-            Some(value) => (value.encode("value")?, self.expiry.encode()?),
-            None => (String::new(), String::new()),
+            Some(value) => (value.encode("value")?, self.expiry.time_to_live()?),
+            None => (String::new(), TimeToLive::Keep),
         };
         let link = &self.session.link;
         let timeout = link.response_timeout();
         let memory = timeout.saturating_mul(2).saturating_add(MEMORY);
-        let (token, memory) = (link.draw().simple().to_string(), memory.as_millis().to_string());
-        let args = [
-            token.as_str(),
-            &memory,
+        let token = link.draw().simple().to_string();
+        let call = calls::Register {
+            token: &token,
+            memory_ms: memory.as_millis(),
             action,
-            compare.name,
-            if compare.or_missing { "1" } else { "0" },
-            &argument,
-            &value,
-            &expiry,
-        ];
-        let reply = link
-            .call(&script::REGISTER, &self.place.keys, &args, later(timeout))
-            .await?;
-        let fields = texts(&reply.value)?;
-        match &fields.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["applied"] => Ok(Reply::Applied),
-            ["kept"] => Ok(Reply::Kept(None)),
-            ["kept", value, left] => RegisterValue::decode(value)
-                .zip(left.parse::<i64>().ok())
-                .map(|(value, left)| {
-                    Reply::Kept(Some((value, u64::try_from(left).ok().map(Duration::from_millis))))
+            condition: compare.condition,
+            or_missing: compare.or_missing,
+            argument: &argument,
+            value: &value,
+            expiry,
+        };
+        let reply = link.call(&call, &self.place.keys, later(timeout)).await?;
+        match reply.value {
+            Written::Applied => Ok(Reply::Applied),
+            Written::Kept(None) => Ok(Reply::Kept(None)),
+            Written::Kept(Some((value, left))) => RegisterValue::decode(&value)
+                .map(|value| {
+                    let left = u64::try_from(left).ok().map(Duration::from_millis);
+                    Reply::Kept(Some((value, left)))
                 })
                 .ok_or_else(|| Error::Damaged {
                     object: self.object().clone(),
@@ -341,7 +341,6 @@ impl Register {
                         self.place.keys[0]
                     ),
                 }),
-            _ => Err(Error::protocol(&reply.value)),
         }
     }
 }
@@ -410,14 +409,14 @@ mod tests {
         }
         assert!(RegisterValue::from("x".repeat(4096)).encode("value").is_ok());
         for bad in [Duration::ZERO, Duration::from_micros(999), Duration::MAX] {
-            let error = Expiry::After(bad).encode().unwrap_err().to_string();
+            let error = Expiry::After(bad).time_to_live().unwrap_err().to_string();
             assert!(
                 error.starts_with("expiry ") && error.contains("use 1 ms"),
                 "{error}"
             );
         }
-        let exact = Expiry::After(Duration::from_millis(1500)).encode().unwrap();
-        assert_eq!(exact, "1500");
+        let exact = Expiry::After(Duration::from_millis(1500)).time_to_live();
+        assert!(matches!(exact, Ok(TimeToLive::AfterMs(1500))), "{exact:?}");
     }
 
     #[test]

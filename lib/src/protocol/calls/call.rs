@@ -1,0 +1,65 @@
+//! A call of a script, and the reading of its reply.
+
+use std::borrow::Cow;
+
+use redis::Value;
+
+use crate::{Error, protocol::script::Script};
+
+/// The arguments of a script, behind the run id and the controller's channel.
+pub(crate) type Arguments<'a> = Vec<Cow<'a, str>>;
+
+/// A call of a script.
+pub(crate) trait Call: Sync {
+    /// The reply.
+    type Reply: Send;
+
+    fn script() -> &'static Script;
+
+    fn arguments(&self) -> Arguments<'_>;
+
+    /// Reads a reply. `None`: it is not one of the script's.
+    fn read(reply: &Value) -> Option<Self::Reply>;
+}
+
+/// Reads a reply.
+///
+/// # Errors
+/// [`Error::Protocol`] for a reply that is not one of the script's.
+pub(crate) fn read<C: Call>(reply: &Value) -> Result<C::Reply, Error> {
+    C::read(reply).ok_or_else(|| Error::protocol(reply))
+}
+
+/// A number as an argument.
+pub(super) fn number(number: impl ToString + Copy) -> Cow<'static, str> {
+    Cow::Owned(number.to_string())
+}
+
+/// A switch as an argument.
+pub(super) fn flag(on: bool) -> Cow<'static, str> {
+    Cow::Borrowed(if on { "1" } else { "0" })
+}
+
+/// The elements of a reply as texts, in any form that a server may give them.
+pub(super) fn texts(reply: &Value) -> Option<Vec<String>> {
+    redis::from_redis_value_ref(reply).ok()
+}
+
+/// An element of a reply, as a type of the driver.
+pub(super) fn value<T: redis::FromRedisValue>(value: &Value) -> Option<T> {
+    redis::from_redis_value_ref(value).ok()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use redis::Value;
+
+    /// A reply of texts.
+    pub(in crate::protocol::calls) fn reply(fields: &[&str]) -> Value {
+        Value::Array(fields.iter().map(|field| text(field)).collect())
+    }
+
+    pub(in crate::protocol::calls) fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+}

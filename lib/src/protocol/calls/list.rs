@@ -1,0 +1,103 @@
+//! `list`: returns some of a pool's named resources, and the state of each.
+
+use redis::Value;
+
+use crate::protocol::{
+    calls::call::{Arguments, Call, number, texts},
+    script::{self, Script},
+};
+
+pub(crate) struct List<'a> {
+    /// `0` at first, then that of the last reply; or `=` and one name.
+    pub(crate) cursor: &'a str,
+    /// The approximate number of resources.
+    pub(crate) count: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    /// JSON, or empty.
+    pub(crate) properties: String,
+    pub(crate) state: ListedState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListedState {
+    Free,
+    Held,
+    Disabled,
+    /// Its entry cannot be read.
+    Damaged,
+}
+
+impl Call for List<'_> {
+    /// The cursor of the rest, which is `0` at the end, and the resources.
+    type Reply = (String, Vec<Entry>);
+
+    fn script() -> &'static Script {
+        &script::LIST
+    }
+
+    fn arguments(&self) -> Arguments<'_> {
+        vec![self.cursor.into(), number(self.count)]
+    }
+
+    fn read(reply: &Value) -> Option<Self::Reply> {
+        let fields = texts(reply)?;
+        let (cursor, rest) = fields.split_first()?;
+        let entry = |part: &[String]| {
+            let [name, entry, state] = part else { return None };
+            let state = match state.as_str() {
+                "free" => ListedState::Free,
+                "held" => ListedState::Held,
+                "disabled" => ListedState::Disabled,
+                "damaged" => ListedState::Damaged,
+                _ => return None,
+            };
+            Some(Entry {
+                name: name.clone(),
+                properties: entry.get(1..).unwrap_or_default().to_owned(),
+                state,
+            })
+        };
+        Some((cursor.clone(), rest.chunks(3).map(entry).collect::<Option<_>>()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::calls::call::tests::reply;
+
+    #[test]
+    fn the_arguments_stand_in_the_order_of_the_script() {
+        let list = List {
+            cursor: "=a",
+            count: 10,
+        };
+        assert_eq!(list.arguments(), ["=a", "10"]);
+    }
+
+    #[test]
+    fn each_reply_is_read() {
+        let entry = |name: &str, properties: &str, state| Entry {
+            name: name.to_owned(),
+            properties: properties.to_owned(),
+            state,
+        };
+        let fields = [
+            "7", "a", "1{}", "free", "b", "1", "held", "c", "0", "disabled", "d", "", "damaged",
+        ];
+        let expected = vec![
+            entry("a", "{}", ListedState::Free),
+            entry("b", "", ListedState::Held),
+            entry("c", "", ListedState::Disabled),
+            entry("d", "", ListedState::Damaged),
+        ];
+        assert_eq!(List::read(&reply(&fields)), Some(("7".to_owned(), expected)));
+        for fields in [&[][..], &["0", "a"], &["0", "a", "1", "lost"]] {
+            assert_eq!(List::read(&reply(fields)), None, "{fields:?}");
+        }
+    }
+}

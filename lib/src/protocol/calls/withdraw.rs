@@ -1,0 +1,64 @@
+//! `withdraw`: withdraws a declared object.
+
+use redis::Value;
+
+use crate::protocol::{
+    calls::call::{Arguments, Call, number, value},
+    script::{self, Script},
+};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Withdraw {
+    Drain,
+    Delete,
+    Retain { keep_ms: u128 },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Withdrawn {
+    /// The permits or resources that are still held.
+    pub(crate) held: u64,
+    /// The tokens that are left to be ended, by further calls.
+    pub(crate) left: u64,
+}
+
+impl Call for Withdraw {
+    type Reply = Withdrawn;
+
+    fn script() -> &'static Script {
+        &script::WITHDRAW
+    }
+
+    fn arguments(&self) -> Arguments<'_> {
+        let (how, keep_ms) = match self {
+            Self::Drain => ("drain", 0),
+            Self::Delete => ("delete", 0),
+            Self::Retain { keep_ms } => ("retain", *keep_ms),
+        };
+        vec![how.into(), number(keep_ms)]
+    }
+
+    fn read(reply: &Value) -> Option<Withdrawn> {
+        if *reply == Value::Nil {
+            return Some(Withdrawn { held: 0, left: 0 });
+        }
+        let (held, left) = value(reply)?;
+        Some(Withdrawn { held, left })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_and_each_reply() {
+        assert_eq!(Withdraw::Drain.arguments(), ["drain", "0"]);
+        assert_eq!(Withdraw::Delete.arguments(), ["delete", "0"]);
+        assert_eq!(Withdraw::Retain { keep_ms: 7 }.arguments(), ["retain", "7"]);
+        let reply = Value::Array(vec![Value::Int(2), Value::Int(3)]);
+        assert_eq!(Withdraw::read(&reply), Some(Withdrawn { held: 2, left: 3 }));
+        assert_eq!(Withdraw::read(&Value::Nil), Some(Withdrawn { held: 0, left: 0 }));
+        assert_eq!(Withdraw::read(&Value::Int(2)), None);
+    }
+}
