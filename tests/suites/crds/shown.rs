@@ -1,6 +1,6 @@
 //! Stored fields of an object, and the output of kubectl.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
@@ -13,7 +13,7 @@ use tenure_crds::{
     MAX_REASON, Order, PermitHolder, PoolResource, ResourceHolder, Semaphore, SemaphoreSpec, SemaphoreStatus,
     Time, Waiter, merge,
 };
-use tenure_tests::{Context, ControlPlane, Result, ensure};
+use tenure_tests::{Context, ControlPlane, Result, ensure, eventually};
 
 #[tokio::test]
 async fn the_samples_apply_and_get_the_defaults() -> Result {
@@ -428,10 +428,14 @@ async fn kubectl_explain_describes_every_field() -> Result {
         ),
         (
             "semaphore.status.conditions",
-            "reason <string> -required- Why, in one word: Synced,",
+            "reason <string> -required- The reason for the last change, in CamelCase: Synced,",
         ),
     ] {
-        let output = plane.kubectl(&["explain", path]).await?;
+        // The API server publishes the schemas a moment after it has established the definitions.
+        let explained = eventually("the schemas", Duration::from_secs(30), async || {
+            plane.kubectl(&["explain", path]).await
+        });
+        let output = explained.await?;
         let joined = output.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(
             joined.contains(words),
