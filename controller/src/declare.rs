@@ -20,13 +20,13 @@ use tenure::control::{Capacity, Kept, Order};
 use tenure_crds::{LeasePolicy, Time, whole_seconds};
 use uuid::Uuid;
 
-use crate::kinds::Report;
+use crate::kinds::StatusDraft;
 
 /// The longest lease that there is, in seconds.
 const LONGEST: u32 = 86_400;
 
 /// The state of an object that the status keeps for the next declaration; absent before the first.
-pub(crate) fn kept(report: &Report, lease: &LeasePolicy) -> Option<Kept> {
+pub(crate) fn kept(report: &StatusDraft, lease: &LeasePolicy) -> Option<Kept> {
     let common = &report.common;
     let shown = report.holds.iter().map(|hold| hold.holder.fencing_token);
     let longest = common
@@ -44,7 +44,12 @@ pub(crate) fn kept(report: &Report, lease: &LeasePolicy) -> Option<Kept> {
 }
 
 /// Brings the floor in a report up to date with the newest token that Redis showed, having been asked at `asked_at`.
-pub(crate) fn refresh_floor(report: &mut Report, lease: &LeasePolicy, last_fence: u64, asked_at: Timestamp) {
+pub(crate) fn refresh_floor(
+    report: &mut StatusDraft,
+    lease: &LeasePolicy,
+    last_fence: u64,
+    asked_at: Timestamp,
+) {
     if let Some(floor) = kept(report, lease).and_then(|kept| kept.refreshed(last_fence)) {
         report.common.fencing_floor = Some(floor);
         report.common.fencing_floor_time = Some(whole_seconds(asked_at));
@@ -127,8 +132,8 @@ mod tests {
     use super::*;
     use crate::kinds::Hold;
 
-    fn report(floor: Option<u64>, fences: &[u64]) -> Report {
-        let mut report = Report::default();
+    fn report(floor: Option<u64>, fences: &[u64]) -> StatusDraft {
+        let mut report = StatusDraft::default();
         report.common.fencing_floor = floor;
         report.common.fencing_floor_time = floor.map(|_| whole_seconds(Timestamp::UNIX_EPOCH));
         report.holds = fences

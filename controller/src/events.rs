@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
 use tenure_crds::{ConditionReason, ConditionType, bounded};
 
-use crate::{kinds::Report, status::has_reason};
+use crate::{kinds::StatusDraft, status::has_reason};
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// The API server takes no longer note, in bytes; a cut character is up to three of them.
@@ -82,12 +82,12 @@ impl ObjectEvent {
 }
 
 /// Returns the events of the step from one report to the next.
-pub(crate) fn between(previous: &Report, next: &Report) -> Option<ObjectEvent> {
+pub(crate) fn between(previous: &StatusDraft, next: &StatusDraft) -> Option<ObjectEvent> {
     let begins = |type_, reason| has_reason(next, type_, reason) && !has_reason(previous, type_, reason);
     if begins(ConditionType::Reconciling, ConditionReason::Draining) {
         return Some(ObjectEvent::Draining);
     }
-    let stalled = |report: &Report| {
+    let stalled = |report: &StatusDraft| {
         let mut conditions = report.common.conditions.iter();
         conditions
             .find(|c| c.type_ == ConditionType::Stalled.as_str() && c.status == "True")
@@ -120,14 +120,14 @@ mod tests {
 
     use super::*;
 
-    fn report(type_: ConditionType, status: ConditionStatus, reason: ConditionReason) -> Report {
+    fn report(type_: ConditionType, status: ConditionStatus, reason: ConditionReason) -> StatusDraft {
         let found = [Assessment {
             type_,
             status,
             reason,
             message: "check the password".to_owned(),
         }];
-        let mut report = Report::default();
+        let mut report = StatusDraft::default();
         report.common.conditions = merge(&[], &found, None, Timestamp::UNIX_EPOCH);
         report
     }
@@ -140,11 +140,11 @@ mod tests {
             ConditionReason::Draining,
         );
         assert_eq!(
-            between(&Report::default(), &draining),
+            between(&StatusDraft::default(), &draining),
             Some(ObjectEvent::Draining)
         );
         assert_eq!(between(&draining, &draining), None);
-        assert_eq!(between(&draining, &Report::default()), None);
+        assert_eq!(between(&draining, &StatusDraft::default()), None);
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
         let expected = Some(ObjectEvent::Stalled {
             message: "check the password".to_owned(),
         });
-        assert_eq!(between(&Report::default(), &stalled), expected);
+        assert_eq!(between(&StatusDraft::default(), &stalled), expected);
         assert_eq!(between(&stalled, &stalled), None);
     }
 

@@ -44,10 +44,10 @@ pub(crate) trait Declared:
     fn total(&self) -> u32;
 
     /// The status, if it has one yet.
-    fn report(&self) -> Report;
+    fn report(&self) -> StatusDraft;
 
     /// A report in the form of its status.
-    fn status(report: Report) -> Self::Status;
+    fn status(report: StatusDraft) -> Self::Status;
 
     /// The object that it declares, if its name can be one.
     fn declares(&self) -> Result<ObjectRef, tenure::Error> {
@@ -62,7 +62,7 @@ pub(crate) trait Declared:
 
 /// The part that the statuses of all kinds share.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Report {
+pub(crate) struct StatusDraft {
     pub(crate) common: CommonStatus,
     pub(crate) holds: Vec<Hold>,
 }
@@ -119,7 +119,7 @@ impl Declared for LockPool {
         }
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> StatusDraft {
         let status = self.status.clone().unwrap_or_default();
         let holds = status
             .holders
@@ -130,13 +130,13 @@ impl Declared for LockPool {
                 holder,
             })
             .collect();
-        Report {
+        StatusDraft {
             common: status.common,
             holds,
         }
     }
 
-    fn status(report: Report) -> LockPoolStatus {
+    fn status(report: StatusDraft) -> LockPoolStatus {
         let holders = report
             .holds
             .into_iter()
@@ -170,7 +170,7 @@ impl Declared for Semaphore {
         self.spec.permits
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> StatusDraft {
         let status = self.status.clone().unwrap_or_default();
         let holds = status
             .holders
@@ -181,13 +181,13 @@ impl Declared for Semaphore {
                 holder,
             })
             .collect();
-        Report {
+        StatusDraft {
             common: status.common,
             holds,
         }
     }
 
-    fn status(report: Report) -> SemaphoreStatus {
+    fn status(report: StatusDraft) -> SemaphoreStatus {
         let holders = report
             .holds
             .into_iter()

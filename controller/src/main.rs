@@ -6,14 +6,14 @@
 //! |---|---|
 //! | [`config`] | flags and environment variables |
 //! | [`run`] | starts the parts and stops them |
-//! | [`observe`] | what makes it look at an object |
-//! | [`reconcile`] | one turn of one object: the I/O, in order |
+//! | [`triggers`] | what makes it look at an object |
+//! | [`reconcile`] | one reconciliation of one object: the I/O, in order |
 //! | [`kinds`] | what it must know of a custom resource |
 //! | [`declare`] | the declarations in Redis, and fencing floors |
 //! | [`reclaim`] | which pods have ended |
 //! | [`withdraw`] | what becomes of the keys of a deleted object |
 //! | [`status`] | what is reported, and when it is news |
-//! | [`pace`] | how often an object is looked at |
+//! | [`tracker`] | how often an object is looked at |
 //! | [`events`] | events of an object |
 //! | [`telemetry`], [`http`] | the log, the metrics, the probes |
 //!
@@ -40,13 +40,13 @@ mod declare;
 mod events;
 mod http;
 mod kinds;
-mod observe;
-mod pace;
 mod reclaim;
 mod reconcile;
 mod run;
 mod status;
 mod telemetry;
+mod tracker;
+mod triggers;
 mod withdraw;
 
 // The host may have a hundred cores of which the container gets one; two threads are plenty.

@@ -32,9 +32,9 @@ pub(crate) fn ended(event: &Event<PartialObjectMeta<Pod>>) -> Option<String> {
 
 /// The pods that have ended of late.
 #[derive(Debug, Default)]
-pub(crate) struct Ended(Mutex<HashMap<String, Instant>>);
+pub(crate) struct EndedPods(Mutex<HashMap<String, Instant>>);
 
-impl Ended {
+impl EndedPods {
     /// Notes that a pod has ended; returns whether that is news.
     pub(crate) fn note(&self, uid: String, now: Instant) -> bool {
         let mut ended = self.lock();
@@ -145,7 +145,7 @@ mod tests {
             holders: vec![holder("1", Some("a")), holder("2", Some("b")), holder("3", None)],
             waiters: vec![waiter("4", Some("a")), waiter("5", Some("c"))],
         };
-        let ended = Ended::default();
+        let ended = EndedPods::default();
         assert!(ended.tokens(&snapshot).is_empty());
         ended.note("a".to_owned(), Instant::now());
         let tokens = BTreeMap::from([("pod-a".to_owned(), vec!["1".to_owned(), "4".to_owned()])]);
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_end_is_news_once_and_is_forgotten_in_time() {
-        let (ended, start) = (Ended::default(), Instant::now());
+        let (ended, start) = (EndedPods::default(), Instant::now());
         assert!(ended.note("a".to_owned(), start));
         assert!(!ended.note("a".to_owned(), start));
         assert!(

@@ -1,4 +1,4 @@
-//! Reconcile: one turn of one object. All that is decided here is decided by the pure functions of the other modules;
+//! Reconcile: one reconciliation of one object. All that is decided here is decided by the pure functions of the other modules;
 //! this is the order in which they are asked, and the I/O between them.
 //!
 //! Every write of a status carries the resource version that it was computed from. The cache may lag behind what this
@@ -25,19 +25,19 @@ use tenure_crds::{DeletionPolicy, MAX_LISTED, ReclaimPolicy, whole_seconds};
 use crate::{
     declare,
     events::{self, ObjectEvent},
-    kinds::{Declared, Report},
-    pace::Pace,
-    reclaim::Ended,
-    status::{self, Trouble, View},
+    kinds::{Declared, StatusDraft},
+    reclaim::EndedPods,
+    status::{self, BackendProblem, Outcome},
     telemetry::{Metrics, OfFailure, OfKind},
+    tracker::ObjectTracker,
     withdraw::{self, Left, Limits},
 };
 
 /// Keeps an object in the API server until its keys are gone.
 pub(crate) const FINALIZER: &str = "tenure.dev/redis-keys";
 const FIELD_MANAGER: &str = "tenure-controller";
-/// A turn that takes longer than this hangs.
-const TURN_LIMIT: Duration = Duration::from_secs(30);
+/// A reconciliation that takes longer than this hangs.
+const RECONCILE_LIMIT: Duration = Duration::from_secs(30);
 const API_LIMIT: Duration = Duration::from_secs(10);
 /// The cache catches up with the API server in less than this.
 const AFTER_CONFLICT: Duration = Duration::from_millis(100);
@@ -51,14 +51,14 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) control: Control,
     pub(crate) recorder: Recorder,
-    pub(crate) pace: Pace,
-    pub(crate) ended: Ended,
+    pub(crate) tracker: ObjectTracker,
+    pub(crate) ended: EndedPods,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) key_prefix: String,
 }
 
-/// Why a turn failed.
+/// Why a reconciliation failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("the API server: {0}")]
@@ -69,8 +69,8 @@ pub(crate) enum Failure {
     Redis(#[from] tenure::Error),
     #[error("the object vanished from Redis just after it was declared")]
     Vanished,
-    #[error("the reconciliation did not finish within {} s", TURN_LIMIT.as_secs())]
-    TurnTimeout,
+    #[error("the reconciliation did not finish within {} s", RECONCILE_LIMIT.as_secs())]
+    Timeout,
 }
 
 impl From<kube::Error> for Failure {
@@ -88,7 +88,7 @@ impl Failure {
             Self::Redis(error) if error.is_unreachable() => "redis_unreachable",
             Self::Redis(_) => "redis_refused",
             Self::Vanished => "vanished",
-            Self::TurnTimeout => "timeout",
+            Self::Timeout => "timeout",
         }
     }
 
@@ -106,13 +106,13 @@ impl Failure {
     }
 }
 
-/// One turn.
+/// One reconciliation.
 pub(crate) async fn reconcile<K: Declared>(object: Arc<K>, context: Arc<Context>) -> Result<Action, Failure> {
     let started = Instant::now();
-    let turn = Turn::new(&*object, &context)?;
-    let outcome = tokio::time::timeout(TURN_LIMIT, turn.run())
+    let reconciliation = Reconciliation::new(&*object, &context)?;
+    let outcome = tokio::time::timeout(RECONCILE_LIMIT, reconciliation.run())
         .await
-        .unwrap_or(Err(Failure::TurnTimeout));
+        .unwrap_or(Err(Failure::Timeout));
     context.metrics.reconciled::<K>(started.elapsed());
     match outcome {
         Err(failure) if failure.is_outdated() => Ok(Action::requeue(AFTER_CONFLICT)),
@@ -140,18 +140,18 @@ pub(crate) fn retry<K: Declared>(object: &K, failure: &Failure, context: &Contex
     let deleting = object.meta().deletion_timestamp.is_some();
     Action::requeue(
         context
-            .pace
+            .tracker
             .failed(&name, deleting, Timestamp::now(), fastrand::f64()),
     )
 }
 
-struct Turn<'a, K> {
+struct Reconciliation<'a, K> {
     context: &'a Context,
     object: &'a K,
     name: ObjectRef,
     api: Api<K>,
     /// As the API server has it, as far as is known; together with the version of exactly that.
-    report: Report,
+    report: StatusDraft,
     resource_version: Option<String>,
     /// Before Redis was asked for anything.
     started: Timestamp,
@@ -159,7 +159,7 @@ struct Turn<'a, K> {
     adopted: bool,
 }
 
-impl<'a, K: Declared> Turn<'a, K> {
+impl<'a, K: Declared> Reconciliation<'a, K> {
     fn new(object: &'a K, context: &'a Context) -> Result<Self, Failure> {
         let name = object.declares()?;
         let api = Api::namespaced(context.client.clone(), name.namespace());
@@ -185,7 +185,7 @@ impl<'a, K: Declared> Turn<'a, K> {
         let deleted_at = self.object.meta().deletion_timestamp.as_ref().map(|time| time.0);
         match (deleted_at, has_finalizer) {
             (Some(_), false) => {
-                self.context.pace.forget(&self.name);
+                self.context.tracker.forget(&self.name);
                 return Ok(Action::await_change());
             }
             (None, false) => {
@@ -197,7 +197,7 @@ impl<'a, K: Declared> Turn<'a, K> {
             }
             (_, true) => {}
         }
-        if let Some(wait) = self.context.pace.too_soon(&self.name, Instant::now()) {
+        if let Some(wait) = self.context.tracker.too_soon(&self.name, Instant::now()) {
             return Ok(Action::requeue(wait));
         }
         let outcome = match deleted_at {
@@ -205,10 +205,10 @@ impl<'a, K: Declared> Turn<'a, K> {
             None => self.keep_declared().await,
         };
         match &outcome {
-            Ok(_) => self.context.pace.succeeded(&self.name),
+            Ok(_) => self.context.tracker.succeeded(&self.name),
             Err(failure) if failure.is_outdated() => {}
             Err(Failure::Redis(error)) => {
-                self.write_view(View::Trouble(&Trouble::from(error)), None)
+                self.write_outcome(Outcome::BackendProblem(&BackendProblem::from(error)), None)
                     .await?;
             }
             Err(_) => {}
@@ -220,7 +220,7 @@ impl<'a, K: Declared> Turn<'a, K> {
         let snapshot = self.declare().await?;
         let snapshot = self.reclaim(snapshot).await?.ok_or(Failure::Vanished)?;
         let first_users = self.adopted.then(|| declare::seconds(snapshot.longest_lease));
-        let view = View::Declared {
+        let outcome = Outcome::Declared {
             snapshot: &snapshot,
             lease: self.object.lease(),
             asked_at: self.started,
@@ -228,11 +228,11 @@ impl<'a, K: Declared> Turn<'a, K> {
             longest_lease: declare::longest_lease(
                 self.report.common.lease_duration_seconds.max(first_users),
                 self.object.lease(),
-                self.context.pace.in_force_for(&self.name, Instant::now()),
+                self.context.tracker.in_force_for(&self.name, Instant::now()),
             ),
         };
-        self.write_view(view, Some(&snapshot)).await?;
-        Ok(Action::requeue(status::nap(
+        self.write_outcome(outcome, Some(&snapshot)).await?;
+        Ok(Action::requeue(status::requeue_after(
             &self.report,
             &snapshot,
             self.object.lease().lease_duration(),
@@ -268,7 +268,7 @@ impl<'a, K: Declared> Turn<'a, K> {
         };
         let recovers = control.declare_in(&seen.life, &self.name, &declaration).await?;
         self.adopted = plan.adopts;
-        self.context.pace.declared(&self.name);
+        self.context.tracker.declared(&self.name);
         self.context
             .metrics
             .declarations
@@ -291,7 +291,7 @@ impl<'a, K: Declared> Turn<'a, K> {
         let control = &self.context.control;
         let listed: u64 = snapshot.holders.iter().map(|holder| holder.permits).sum();
         let unlisted = listed < snapshot.held || (snapshot.waiters.len() as u64) < snapshot.waiting;
-        let pod_ended = self.context.pace.take_pod_ended(&self.name);
+        let pod_ended = self.context.tracker.take_pod_ended(&self.name);
         let outcome = async {
             let ended = if pod_ended && unlisted {
                 control
@@ -318,7 +318,7 @@ impl<'a, K: Declared> Turn<'a, K> {
             Ok(taken) => taken,
             Err(error) => {
                 // The next reconciliation looks again for the rest.
-                self.context.pace.pod_ended(&self.name);
+                self.context.tracker.pod_ended(&self.name);
                 return Err(error.into());
             }
         };
@@ -351,8 +351,8 @@ impl<'a, K: Declared> Turn<'a, K> {
             }
             Ok(Left::Held(snapshot)) => {
                 let until = withdraw::drained_by(deleted_at, limits);
-                self.write_view(
-                    View::Deleting {
+                self.write_outcome(
+                    Outcome::Deleting {
                         snapshot: &snapshot,
                         until,
                     },
@@ -360,11 +360,12 @@ impl<'a, K: Declared> Turn<'a, K> {
                 )
                 .await?;
                 let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
-                let nap = status::nap(&self.report, &snapshot, self.object.lease().lease_duration());
-                return Ok(Action::requeue(nap.min(left)));
+                let requeue_after =
+                    status::requeue_after(&self.report, &snapshot, self.object.lease().lease_duration());
+                return Ok(Action::requeue(requeue_after.min(left)));
             }
             Err(failure) => {
-                let since = self.context.pace.failing_since(&self.name);
+                let since = self.context.tracker.failing_since(&self.name);
                 if !withdraw::give_up(deleted_at, since, now, limits) {
                     return Err(failure);
                 }
@@ -382,7 +383,7 @@ impl<'a, K: Declared> Turn<'a, K> {
             .collect();
         self.set_finalizers(finalizers).await?;
         tracing::info!(object = %self.name, "withdrawn");
-        self.context.pace.forget(&self.name);
+        self.context.tracker.forget(&self.name);
         Ok(Action::await_change())
     }
 
@@ -396,7 +397,7 @@ impl<'a, K: Declared> Turn<'a, K> {
             && let Some(kept) = declare::kept(&self.report, self.object.lease())
             && !kept.knows(&self.inspect().await?)
         {
-            let lost_for = self.context.pace.lost_for(&self.name, Instant::now());
+            let lost_for = self.context.tracker.lost_for(&self.name, Instant::now());
             unknown_for = withdraw::unknown_for(lost_for, kept.longest_lease);
         }
         let gone = || unknown_for.map_or(Left::Nothing, Left::Unknown);
@@ -435,7 +436,7 @@ impl<'a, K: Declared> Turn<'a, K> {
             .snapshot
             .as_ref()
             .is_none_or(|snapshot| snapshot.held + snapshot.waiting == 0);
-        self.context.pace.looked(&self.name, idle);
+        self.context.tracker.looked(&self.name, idle);
         Ok(seen)
     }
 
@@ -451,13 +452,17 @@ impl<'a, K: Declared> Turn<'a, K> {
     }
 
     /// Writes what is seen, if it is news.
-    async fn write_view(&mut self, view: View<'_>, snapshot: Option<&Snapshot>) -> Result<(), Failure> {
+    async fn write_outcome(
+        &mut self,
+        outcome: Outcome<'_>,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<(), Failure> {
         let now = Timestamp::now();
         let fresh = status::report(
             &self.report,
             self.object.meta().generation,
             self.name.namespace(),
-            view,
+            outcome,
             now,
         );
         let redis_now = snapshot.map_or(now, |snapshot| status::timestamp(snapshot.now));
@@ -473,7 +478,7 @@ impl<'a, K: Declared> Turn<'a, K> {
         Ok(())
     }
 
-    async fn write(&mut self, report: Report) -> Result<(), Failure> {
+    async fn write(&mut self, report: StatusDraft) -> Result<(), Failure> {
         let body = json!({
             "apiVersion": K::api_version(&()),
             "kind": K::kind(&()),

@@ -30,11 +30,11 @@ use crate::{
     config::{Config, ConfigError},
     http::{self, Health},
     kinds::Declared,
-    observe,
-    pace::Pace,
-    reclaim::{self, Ended},
+    reclaim::{self, EndedPods},
     reconcile::{self, Context},
     telemetry::{Metrics, Objects},
+    tracker::ObjectTracker,
+    triggers,
     withdraw::Limits,
 };
 
@@ -69,7 +69,7 @@ pub(crate) enum RunError {
     #[error(transparent)]
     Redis(#[from] tenure::Error),
     #[error("{0} has ended unexpectedly")]
-    Ended(String),
+    EndedPods(String),
 }
 
 /// Runs until a signal comes.
@@ -95,8 +95,8 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
         recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
         client,
         control: control.clone(),
-        pace: Pace::default(),
-        ended: Ended::default(),
+        tracker: ObjectTracker::default(),
+        ended: EndedPods::default(),
         metrics: metrics.clone(),
         limits: Limits {
             drain: config.drain_timeout,
@@ -147,7 +147,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     };
     // The tasks end on a signal, and may report before that.
     if !*stop.borrow() {
-        return Err(RunError::Ended(match ended {
+        return Err(RunError::EndedPods(match ended {
             Some(Err(error)) => error.to_string(),
             Some(Ok(name)) => name.to_owned(),
             None => "everything".to_owned(),
@@ -185,7 +185,7 @@ impl Part {
         let (store, writer) = reflector::store::<K>();
         objects.add(store.clone());
         let events = self.context.control.events()?;
-        let triggers = observe::triggers(&store, &self.context, events, pods_ended);
+        let triggers = triggers::triggers(&store, &self.context, events, pods_ended);
         let check = self.check("watch", &K::plural(&()));
         self.health.bad(&check, "the first list has not come yet");
         Ok(async move {
@@ -227,7 +227,7 @@ impl Part {
             pending::<()>().await;
         };
         let mut stop = self.stop.clone();
-        let turns = Controller::for_stream(changes, store.clone())
+        let reconciliations = Controller::for_stream(changes, store.clone())
             .reconcile_on(triggers)
             .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(async move { stopped(&mut stop).await })
@@ -236,8 +236,8 @@ impl Part {
                 |object, failure, context| reconcile::retry(&*object, failure, &context),
                 self.context.clone(),
             )
-            .for_each(|turn| async {
-                match turn {
+            .for_each(|reconciliation| async {
+                match reconciliation {
                     Err(controller::Error::QueueError(error)) => {
                         tracing::warn!(kind = K::CRD_KIND, %error, "the watch broke, trying on");
                     }
@@ -249,7 +249,7 @@ impl Part {
                 }
             });
         tokio::select! {
-            () = turns => {}
+            () = reconciliations => {}
             () = ready => {}
         }
     }

@@ -17,7 +17,7 @@ use tenure_crds::{
 
 use crate::{
     declare,
-    kinds::{Hold, Report},
+    kinds::{Hold, StatusDraft},
 };
 
 /// The ends of renewed leases that are shown are brought up to date this often at most.
@@ -33,7 +33,7 @@ const MAX_RESOURCE: usize = 63;
 
 /// The result of observing an object.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum View<'a> {
+pub(crate) enum Outcome<'a> {
     /// Redis has it as declared: so many resources or permits in all, and no lease runs for longer, in seconds. It was asked at
     /// `asked_at`.
     Declared {
@@ -49,17 +49,17 @@ pub(crate) enum View<'a> {
         until: Timestamp,
     },
     /// Redis could not be asked, or refused; what was reported before is all there is.
-    Trouble(&'a Trouble),
+    BackendProblem(&'a BackendProblem),
 }
 
 /// The reason why the spec is not applied to Redis.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Trouble {
+pub(crate) struct BackendProblem {
     reason: ConditionReason,
     message: String,
 }
 
-impl From<&tenure::Error> for Trouble {
+impl From<&tenure::Error> for BackendProblem {
     fn from(error: &tenure::Error) -> Self {
         let reason = match error {
             tenure::Error::Unreachable { .. } => ConditionReason::BackendUnreachable,
@@ -80,15 +80,15 @@ impl From<&tenure::Error> for Trouble {
 
 /// The status that an object should have.
 pub(crate) fn report(
-    previous: &Report,
+    previous: &StatusDraft,
     generation: Option<i64>,
     namespace: &str,
-    view: View<'_>,
+    outcome: Outcome<'_>,
     now: Timestamp,
-) -> Report {
+) -> StatusDraft {
     let mut report = previous.clone();
-    match view {
-        View::Declared {
+    match outcome {
+        Outcome::Declared {
             snapshot,
             lease,
             total,
@@ -100,10 +100,10 @@ pub(crate) fn report(
             declare::refresh_floor(&mut report, lease, snapshot.last_fence, asked_at);
             count(&mut report, namespace, snapshot);
         }
-        View::Deleting { snapshot, .. } => count(&mut report, namespace, snapshot),
-        View::Trouble(_) => {}
+        Outcome::Deleting { snapshot, .. } => count(&mut report, namespace, snapshot),
+        Outcome::BackendProblem(_) => {}
     }
-    let found = conditions(previous, view);
+    let found = conditions(previous, outcome);
     report.common.conditions = merge(&previous.common.conditions, &found, generation, now);
     report.common.observed_generation = generation;
     report
@@ -111,7 +111,12 @@ pub(crate) fn report(
 
 /// Returns the part of `fresh` that must be written, if any: leases that were merely renewed are no change until the
 /// shown expiries have passed.
-pub(crate) fn to_write(previous: &Report, fresh: Report, lease: Duration, now: Timestamp) -> Option<Report> {
+pub(crate) fn to_write(
+    previous: &StatusDraft,
+    fresh: StatusDraft,
+    lease: Duration,
+    now: Timestamp,
+) -> Option<StatusDraft> {
     let mut unrenewed = fresh.clone();
     for hold in &mut unrenewed.holds {
         let shown = previous
@@ -129,7 +134,7 @@ pub(crate) fn to_write(previous: &Report, fresh: Report, lease: Duration, now: T
 
 /// Returns the time until the next reconciliation without an event: until time itself changes the holders, or a shown
 /// expiry has passed.
-pub(crate) fn nap(shown: &Report, snapshot: &Snapshot, lease: Duration) -> Duration {
+pub(crate) fn requeue_after(shown: &StatusDraft, snapshot: &Snapshot, lease: Duration) -> Duration {
     let now = timestamp(snapshot.now);
     let refresh = shown.holds.iter().map(|hold| refresh_at(hold, lease)).min();
     let next = [snapshot.next_change.map(timestamp), refresh]
@@ -143,7 +148,7 @@ pub(crate) fn nap(shown: &Report, snapshot: &Snapshot, lease: Duration) -> Durat
 }
 
 /// Returns whether the report has `reason` for `type_`.
-pub(crate) fn has_reason(report: &Report, type_: ConditionType, reason: ConditionReason) -> bool {
+pub(crate) fn has_reason(report: &StatusDraft, type_: ConditionType, reason: ConditionReason) -> bool {
     let mut conditions = report.common.conditions.iter();
     conditions.any(|c| c.type_ == type_.as_str() && c.reason == reason.as_str())
 }
@@ -166,7 +171,7 @@ fn refresh_at(shown: &Hold, lease: Duration) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-fn count(report: &mut Report, namespace: &str, snapshot: &Snapshot) {
+fn count(report: &mut StatusDraft, namespace: &str, snapshot: &Snapshot) {
     let common = &mut report.common;
     common.held = narrow(snapshot.held);
     common.free = narrow(snapshot.free);
@@ -190,20 +195,20 @@ fn count(report: &mut Report, namespace: &str, snapshot: &Snapshot) {
     report.common.held_by = held_by(snapshot);
 }
 
-fn hold_lines(namespace: &str, view: &HolderView) -> Vec<Hold> {
+fn hold_lines(namespace: &str, outcome: &HolderView) -> Vec<Hold> {
     let holder = Holder {
-        token: bounded(&view.token, MAX_TOKEN),
-        pod: name(&view.holder),
-        namespace: foreign(namespace, &view.holder),
-        reason: bounded(&view.reason, MAX_REASON),
-        fencing_token: view.fence,
-        acquired_at: whole_seconds(timestamp(view.since)),
-        expires_at: whole_seconds(timestamp(view.expires)),
+        token: bounded(&outcome.token, MAX_TOKEN),
+        pod: name(&outcome.holder),
+        namespace: foreign(namespace, &outcome.holder),
+        reason: bounded(&outcome.reason, MAX_REASON),
+        fencing_token: outcome.fence,
+        acquired_at: whole_seconds(timestamp(outcome.since)),
+        expires_at: whole_seconds(timestamp(outcome.expires)),
     };
-    if view.resources.is_empty() {
+    if outcome.resources.is_empty() {
         return vec![Hold {
             resource: None,
-            permits: narrow(view.permits),
+            permits: narrow(outcome.permits),
             holder,
         }];
     }
@@ -212,17 +217,17 @@ fn hold_lines(namespace: &str, view: &HolderView) -> Vec<Hold> {
         permits: 1,
         holder: holder.clone(),
     };
-    view.resources.iter().map(line).collect()
+    outcome.resources.iter().map(line).collect()
 }
 
-fn waiter_line(namespace: &str, view: &WaiterView, position: u32) -> Waiter {
+fn waiter_line(namespace: &str, outcome: &WaiterView, position: u32) -> Waiter {
     Waiter {
         position,
-        pod: name(&view.holder),
-        namespace: foreign(namespace, &view.holder),
-        reason: bounded(&view.reason, MAX_REASON),
-        permits: narrow(view.permits),
-        since: whole_seconds(timestamp(view.since)),
+        pod: name(&outcome.holder),
+        namespace: foreign(namespace, &outcome.holder),
+        reason: bounded(&outcome.reason, MAX_REASON),
+        permits: narrow(outcome.permits),
+        since: whole_seconds(timestamp(outcome.since)),
     }
 }
 
@@ -263,7 +268,7 @@ fn narrow(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
+fn conditions(previous: &StatusDraft, outcome: Outcome<'_>) -> [Assessment; 4] {
     use ConditionReason as Reason;
     use ConditionStatus::{False, True};
     use ConditionType::{BackendReachable, Ready, Reconciling, Stalled};
@@ -276,8 +281,8 @@ fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
     };
     let connected = || is(BackendReachable, True, Reason::Connected, "Redis answers");
     let not_stalled = || is(Stalled, False, Reason::Synced, "no action is needed");
-    match view {
-        View::Trouble(trouble) => {
+    match outcome {
+        Outcome::BackendProblem(trouble) => {
             let reason = trouble.reason;
             // The exact error of a connection changes from attempt to attempt; the first one is kept until the outage
             // ends.
@@ -302,7 +307,7 @@ fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
                 reachable,
             ]
         }
-        View::Deleting { snapshot, until } => {
+        Outcome::Deleting { snapshot, until } => {
             let message = format!(
                 "being deleted: {} still held, nothing new is granted, what is left is taken away at {}",
                 snapshot.held,
@@ -315,7 +320,7 @@ fn conditions(previous: &Report, view: View<'_>) -> [Assessment; 4] {
                 connected(),
             ]
         }
-        View::Declared { snapshot, .. } => {
+        Outcome::Declared { snapshot, .. } => {
             if let Some(until) = snapshot.recovering_until {
                 let message = format!(
                     "Redis has lost the data of this object, or was restarted: nothing new is granted before {}, and holders \

@@ -61,13 +61,13 @@ fn snapshot(now: i64, holders: Vec<HolderView>, waiters: Vec<WaiterView>) -> Sna
     }
 }
 
-fn declared(previous: &Report, snapshot: &Snapshot) -> Report {
+fn declared(previous: &StatusDraft, snapshot: &Snapshot) -> StatusDraft {
     let now = timestamp(snapshot.now);
     report(
         previous,
         Some(3),
         "ml",
-        View::Declared {
+        Outcome::Declared {
             snapshot,
             lease: &LeasePolicy::default(),
             total: 4,
@@ -78,7 +78,7 @@ fn declared(previous: &Report, snapshot: &Snapshot) -> Report {
     )
 }
 
-fn condition(report: &Report, type_: ConditionType) -> Condition {
+fn condition(report: &StatusDraft, type_: ConditionType) -> Condition {
     report
         .common
         .conditions
@@ -89,14 +89,14 @@ fn condition(report: &Report, type_: ConditionType) -> Condition {
 }
 
 /// Type by type: status and reason.
-fn verdict(report: &Report) -> Vec<(String, String, String)> {
+fn verdict(report: &StatusDraft) -> Vec<(String, String, String)> {
     let conditions = report.common.conditions.iter();
     conditions
         .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone()))
         .collect()
 }
 
-fn expect(report: &Report, expected: [(&str, &str, &str); 4]) {
+fn expect(report: &StatusDraft, expected: [(&str, &str, &str); 4]) {
     let expected = expected.map(|(t, s, r)| (t.to_owned(), s.to_owned(), r.to_owned()));
     assert_eq!(verdict(report), expected);
     assert!(
@@ -116,7 +116,7 @@ fn it_tells_who_holds_what_and_who_waits() {
         vec![holder(1, &["a", "b"], START + 30)],
         vec![waiter(8), waiter(9)],
     );
-    let report = declared(&Report::default(), &snapshot);
+    let report = declared(&StatusDraft::default(), &snapshot);
     let common = &report.common;
     assert_eq!(
         (common.total, common.held, common.free, common.waiting),
@@ -152,7 +152,7 @@ fn permits_are_one_line_a_lease() {
     let mut two = holder(1, &[], START + 30);
     two.permits = 2;
     let report = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![two, holder(2, &[], START + 30)], vec![]),
     );
     let lines: Vec<_> = report
@@ -171,7 +171,7 @@ fn a_holder_that_is_no_pod_is_named_by_its_process_and_one_of_another_namespace_
     let mut foreign = holder(2, &[], START + 30);
     foreign.holder = identity(Some("p"), "web");
     let report = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![process, foreign], vec![]),
     );
     let who: Vec<_> = report
@@ -187,7 +187,7 @@ fn lists_are_heads_and_counts_are_exact() {
     let holders: Vec<_> = (0..40).map(|n| holder(n, &["x"], START + 30)).collect();
     let mut many = snapshot(START, holders[..32].to_vec(), (0..32).map(waiter).collect());
     (many.held, many.waiting) = (40, 50);
-    let report = declared(&Report::default(), &many);
+    let report = declared(&StatusDraft::default(), &many);
     assert_eq!((report.holds.len(), report.common.waiters.len()), (32, 32));
     assert_eq!((report.common.held, report.common.waiting), (40, 50));
     assert!(report.common.truncated);
@@ -196,7 +196,7 @@ fn lists_are_heads_and_counts_are_exact() {
     let names: Vec<String> = (0..40).map(|n| format!("resource-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let wide = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![holder(1, &names, START + 30)], vec![]),
     );
     assert_eq!(wide.holds.len(), 32);
@@ -209,7 +209,7 @@ fn what_users_write_is_cut_to_what_the_schema_takes() {
     let mut long = holder(1, &[], START + 30);
     (long.reason, long.token) = ("r".repeat(5_000), "t".repeat(5_000));
     long.holder = identity(Some(&"p".repeat(5_000)), &"n".repeat(5_000));
-    let report = declared(&Report::default(), &snapshot(START, vec![long], vec![]));
+    let report = declared(&StatusDraft::default(), &snapshot(START, vec![long], vec![]));
     let shown = &report.holds[0].holder;
     let lengths = [
         &shown.reason,
@@ -226,7 +226,7 @@ fn what_users_write_is_cut_to_what_the_schema_takes() {
 #[test]
 fn conditions_of_an_object_in_order() {
     expect(
-        &declared(&Report::default(), &snapshot(START, vec![], vec![])),
+        &declared(&StatusDraft::default(), &snapshot(START, vec![], vec![])),
         [
             ("Ready", "True", "Synced"),
             ("Reconciling", "False", "Synced"),
@@ -240,7 +240,7 @@ fn conditions_of_an_object_in_order() {
 fn conditions_of_an_object_that_drains() {
     let mut shrunk = snapshot(START, vec![holder(1, &["a", "b", "c"], START + 30)], vec![]);
     (shrunk.limit, shrunk.free) = (1, 0);
-    let report = declared(&Report::default(), &shrunk);
+    let report = declared(&StatusDraft::default(), &shrunk);
     expect(
         &report,
         [
@@ -261,7 +261,7 @@ fn conditions_of_an_object_that_drains() {
 fn conditions_of_an_object_that_recovers() {
     let mut recovering = snapshot(START, vec![], vec![]);
     recovering.recovering_until = Some(at(START + 30));
-    let report = declared(&Report::default(), &recovering);
+    let report = declared(&StatusDraft::default(), &recovering);
     expect(
         &report,
         [
@@ -280,13 +280,13 @@ fn conditions_of_an_object_that_recovers() {
 
 #[test]
 fn conditions_of_an_object_that_is_being_deleted_and_its_last_total() {
-    let live = declared(&Report::default(), &snapshot(START, vec![], vec![]));
+    let live = declared(&StatusDraft::default(), &snapshot(START, vec![], vec![]));
     let held = snapshot(START, vec![holder(1, &["a"], START + 30)], vec![]);
-    let view = View::Deleting {
+    let outcome = Outcome::Deleting {
         snapshot: &held,
         until: time(START + 300),
     };
-    let report = report(&live, Some(3), "ml", view, time(START));
+    let report = report(&live, Some(3), "ml", outcome, time(START));
     expect(
         &report,
         [
@@ -299,12 +299,12 @@ fn conditions_of_an_object_that_is_being_deleted_and_its_last_total() {
     assert_eq!((report.common.total, report.common.held), (4, 1));
 }
 
-fn trouble(previous: &Report, error: &tenure::Error, now: i64) -> Report {
+fn trouble(previous: &StatusDraft, error: &tenure::Error, now: i64) -> StatusDraft {
     report(
         previous,
         Some(3),
         "ml",
-        View::Trouble(&Trouble::from(error)),
+        Outcome::BackendProblem(&BackendProblem::from(error)),
         time(now),
     )
 }
@@ -312,7 +312,7 @@ fn trouble(previous: &Report, error: &tenure::Error, now: i64) -> Report {
 #[test]
 fn while_redis_is_away_the_last_counts_and_lists_stay() {
     let before = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![holder(1, &["a"], START + 30)], vec![]),
     );
     let away = tenure::Error::Unreachable {
@@ -336,7 +336,7 @@ fn while_redis_is_away_the_last_counts_and_lists_stay() {
 
 #[test]
 fn an_outage_is_written_once_however_its_message_changes() {
-    let before = declared(&Report::default(), &snapshot(START, vec![], vec![]));
+    let before = declared(&StatusDraft::default(), &snapshot(START, vec![], vec![]));
     let refused = tenure::Error::Unreachable {
         reason: "connection refused".to_owned(),
     };
@@ -369,7 +369,7 @@ fn what_only_somebody_can_mend_stalls_and_says_how() {
         (old, "BackendUnsupported", "7.0 or newer"),
         (sentinel, "BackendDenied", "redis+sentinel://"),
     ] {
-        let report = trouble(&Report::default(), &error, START);
+        let report = trouble(&StatusDraft::default(), &error, START);
         expect(
             &report,
             [
@@ -387,7 +387,7 @@ fn what_only_somebody_can_mend_stalls_and_says_how() {
 fn a_spec_that_cannot_be_declared_stalls_while_redis_is_well() {
     let error = tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "a b").unwrap_err();
     expect(
-        &trouble(&Report::default(), &error, START),
+        &trouble(&StatusDraft::default(), &error, START),
         [
             ("Ready", "False", "InvalidSpec"),
             ("Reconciling", "False", "InvalidSpec"),
@@ -403,7 +403,7 @@ fn a_damaged_object_stalls_while_redis_is_well_and_the_message_says_how_to_mend_
         object: tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "seats").unwrap(),
         reason: "…:queue holds another type of value; to mend it, …".to_owned(),
     };
-    let report = trouble(&Report::default(), &error, START);
+    let report = trouble(&StatusDraft::default(), &error, START);
     expect(
         &report,
         [
@@ -423,12 +423,12 @@ fn a_damaged_object_stalls_while_redis_is_well_and_the_message_says_how_to_mend_
 #[test]
 fn nothing_is_written_while_nothing_changes() {
     let snapshot = snapshot(START, vec![holder(1, &["a"], START + 30)], vec![waiter(2)]);
-    let before = declared(&Report::default(), &snapshot);
+    let before = declared(&StatusDraft::default(), &snapshot);
     let later = report(
         &before,
         Some(3),
         "ml",
-        View::Declared {
+        Outcome::Declared {
             snapshot: &snapshot,
             lease: &LeasePolicy::default(),
             total: 4,
@@ -443,7 +443,7 @@ fn nothing_is_written_while_nothing_changes() {
 #[test]
 fn a_renewal_alone_is_written_only_after_the_shown_end_has_passed() {
     let shown = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![holder(1, &["a"], START + 30)], vec![]),
     );
     let renewed = |now: i64| {
@@ -461,7 +461,7 @@ fn a_renewal_alone_is_written_only_after_the_shown_end_has_passed() {
 fn short_leases_are_brought_up_to_date_every_ten_seconds() {
     let short = Duration::from_secs(2);
     let shown = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![holder(1, &[], START + 2)], vec![]),
     );
     let renewed = |now: i64| {
@@ -477,7 +477,7 @@ fn short_leases_are_brought_up_to_date_every_ten_seconds() {
 #[test]
 fn any_other_change_is_written_at_once_and_brings_all_renewals_with_it() {
     let shown = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![holder(1, &["a"], START + 30)], vec![]),
     );
     let holders = vec![holder(1, &["a"], START + 40), holder(2, &["b"], START + 41)];
@@ -490,7 +490,7 @@ fn any_other_change_is_written_at_once_and_brings_all_renewals_with_it() {
 #[test]
 fn a_resource_that_goes_to_another_lease_is_news_even_if_nothing_else_changed() {
     let shown = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![holder(1, &["a"], START + 30)], vec![]),
     );
     let handed_on = snapshot(START + 1, vec![holder(2, &["a"], START + 30)], vec![]);
@@ -499,7 +499,7 @@ fn a_resource_that_goes_to_another_lease_is_news_even_if_nothing_else_changed() 
 
 #[test]
 fn transition_times_move_with_the_status_alone() {
-    let before = declared(&Report::default(), &snapshot(START, vec![], vec![]));
+    let before = declared(&StatusDraft::default(), &snapshot(START, vec![], vec![]));
     let after = declared(
         &before,
         &snapshot(START + 50, vec![holder(1, &["a"], START + 80)], vec![]),
@@ -520,7 +520,7 @@ fn transition_times_move_with_the_status_alone() {
 
 #[test]
 fn the_floor_of_fencing_tokens_stays_in_every_view() {
-    let mut before = Report::default();
+    let mut before = StatusDraft::default();
     before.common.fencing_floor = Some(150);
     before.common.fencing_floor_time = Some(whole_seconds(time(START)));
     let away = tenure::Error::Unreachable {
@@ -534,8 +534,8 @@ fn the_floor_of_fencing_tokens_stays_in_every_view() {
 #[test]
 fn it_is_looked_at_when_time_alone_changes_something() {
     let nap_of = |snapshot: &Snapshot, lease| {
-        let shown = declared(&Report::default(), snapshot);
-        nap(&shown, snapshot, lease).as_secs()
+        let shown = declared(&StatusDraft::default(), snapshot);
+        requeue_after(&shown, snapshot, lease).as_secs()
     };
     assert_eq!(
         nap_of(&snapshot(START, vec![], vec![]), LEASE),
@@ -554,9 +554,9 @@ fn it_is_looked_at_when_time_alone_changes_something() {
 #[test]
 fn a_shown_end_that_passes_before_the_real_one_wakes_too() {
     let shown = declared(
-        &Report::default(),
+        &StatusDraft::default(),
         &snapshot(START, vec![holder(1, &[], START + 30)], vec![]),
     );
     let renewed = snapshot(START + 20, vec![holder(1, &[], START + 50)], vec![]);
-    assert_eq!(nap(&shown, &renewed, LEASE).as_secs(), 10);
+    assert_eq!(requeue_after(&shown, &renewed, LEASE).as_secs(), 10);
 }

@@ -1,4 +1,4 @@
-//! Pace: how often an object is looked at, how long a failing one is left alone, and since when its spec is in force.
+//! Tracks each object: when it is reconciled next, how long a failing one waits, and since when its spec is in force.
 
 use std::{
     collections::HashMap,
@@ -16,9 +16,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// Deletions have deadlines.
 const LONGEST_RETRY_OF_A_DELETION: Duration = Duration::from_secs(5);
 
-/// The pace of every object, by name.
+/// The state that the controller keeps of each object, by name: back-off, the last observation, and ended pods.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(Mutex<HashMap<ObjectRef, Entry>>);
+pub(crate) struct ObjectTracker(Mutex<HashMap<ObjectRef, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -49,7 +49,7 @@ impl Default for Entry {
     }
 }
 
-impl Pace {
+impl ObjectTracker {
     /// Returns the time until the object is reconciled, or `None`: now.
     pub(crate) fn too_soon(&self, object: &ObjectRef, now: Instant) -> Option<Duration> {
         let mut entries = self.lock();
@@ -156,105 +156,108 @@ mod tests {
 
     #[test]
     fn the_first_change_is_looked_at_at_once_and_a_burst_four_times_a_second() {
-        let (pace, start) = (Pace::default(), Instant::now());
+        let (tracker, start) = (ObjectTracker::default(), Instant::now());
         let mut now = start;
         let mut looks = 0;
         while now < start + Duration::from_secs(2) {
-            match pace.too_soon(&object(), now) {
+            match tracker.too_soon(&object(), now) {
                 None => looks += 1,
                 Some(wait) => assert!(wait <= BETWEEN_LOOKS),
             }
             now += Duration::from_millis(1);
         }
         assert_eq!(looks, 8);
-        assert_eq!(pace.too_soon(&object(), now + Duration::from_secs(60)), None);
+        assert_eq!(tracker.too_soon(&object(), now + Duration::from_secs(60)), None);
     }
 
     #[test]
     fn what_is_waited_for_is_exactly_the_next_look() {
-        let (pace, start) = (Pace::default(), Instant::now());
-        assert_eq!(pace.too_soon(&object(), start), None);
-        let wait = pace
+        let (tracker, start) = (ObjectTracker::default(), Instant::now());
+        assert_eq!(tracker.too_soon(&object(), start), None);
+        let wait = tracker
             .too_soon(&object(), start + Duration::from_millis(100))
             .unwrap();
         assert_eq!(wait, Duration::from_millis(150));
         assert_eq!(
-            pace.too_soon(&object(), start + Duration::from_millis(100) + wait),
+            tracker.too_soon(&object(), start + Duration::from_millis(100) + wait),
             None
         );
     }
 
     #[test]
     fn a_failing_object_is_tried_ever_less_often_until_it_succeeds() {
-        let pace = Pace::default();
+        let tracker = ObjectTracker::default();
         let retry = || {
-            pace.failed(&object(), false, Timestamp::UNIX_EPOCH, 0.5)
+            tracker
+                .failed(&object(), false, Timestamp::UNIX_EPOCH, 0.5)
                 .as_secs()
         };
         let waits: Vec<u64> = std::iter::repeat_with(retry).take(8).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        pace.succeeded(&object());
+        tracker.succeeded(&object());
         assert_eq!(retry(), 1);
     }
 
     #[test]
     fn retries_of_objects_that_failed_together_spread() {
-        let retry = |random| Pace::default().failed(&object(), false, Timestamp::UNIX_EPOCH, random);
+        let retry = |random| ObjectTracker::default().failed(&object(), false, Timestamp::UNIX_EPOCH, random);
         assert_eq!(retry(0.0), Duration::from_millis(750));
         assert_eq!(retry(1.0), Duration::from_millis(1250));
     }
 
     #[test]
     fn a_deletion_is_never_left_alone_for_long() {
-        let pace = Pace::default();
+        let tracker = ObjectTracker::default();
         for _ in 0..20 {
-            assert!(pace.failed(&object(), true, Timestamp::UNIX_EPOCH, 1.0) <= Duration::from_millis(6250));
+            assert!(
+                tracker.failed(&object(), true, Timestamp::UNIX_EPOCH, 1.0) <= Duration::from_millis(6250)
+            );
         }
     }
 
     #[test]
     fn failing_since_is_the_first_failure_after_a_success() {
-        let pace = Pace::default();
+        let tracker = ObjectTracker::default();
         let at = |second| Timestamp::from_second(second).unwrap();
-        assert_eq!(pace.failing_since(&object()), None);
-        pace.failed(&object(), false, at(1), 0.0);
-        pace.failed(&object(), false, at(2), 0.0);
-        assert_eq!(pace.failing_since(&object()), Some(at(1)));
-        pace.succeeded(&object());
-        assert_eq!(pace.failing_since(&object()), None);
+        assert_eq!(tracker.failing_since(&object()), None);
+        tracker.failed(&object(), false, at(1), 0.0);
+        tracker.failed(&object(), false, at(2), 0.0);
+        assert_eq!(tracker.failing_since(&object()), Some(at(1)));
+        tracker.succeeded(&object());
+        assert_eq!(tracker.failing_since(&object()), None);
     }
 
     #[test]
     fn a_spec_is_in_force_from_the_first_look_after_it_was_declared() {
-        let (pace, start) = (Pace::default(), Instant::now());
+        let (tracker, start) = (ObjectTracker::default(), Instant::now());
         let (first, later) = (start + Duration::from_secs(5), start + Duration::from_secs(7));
-        assert_eq!(pace.in_force_for(&object(), first), Duration::ZERO);
-        assert_eq!(pace.in_force_for(&object(), later), Duration::from_secs(2));
-        pace.declared(&object());
-        assert_eq!(pace.in_force_for(&object(), later), Duration::ZERO);
+        assert_eq!(tracker.in_force_for(&object(), first), Duration::ZERO);
+        assert_eq!(tracker.in_force_for(&object(), later), Duration::from_secs(2));
+        tracker.declared(&object());
+        assert_eq!(tracker.in_force_for(&object(), later), Duration::ZERO);
     }
 
     #[test]
     fn the_end_of_a_pod_is_told_once() {
-        let pace = Pace::default();
-        pace.looked(&object(), false);
+        let tracker = ObjectTracker::default();
+        tracker.looked(&object(), false);
         assert!(
-            pace.take_pod_ended(&object()),
+            tracker.take_pod_ended(&object()),
             "it may have ended before the first look"
         );
-        assert!(!pace.take_pod_ended(&object()));
-        assert!(pace.pod_ended(&object()));
-        assert!(pace.take_pod_ended(&object()));
-        assert!(!pace.take_pod_ended(&object()));
+        assert!(!tracker.take_pod_ended(&object()));
+        assert!(tracker.pod_ended(&object()));
+        assert!(tracker.take_pod_ended(&object()));
+        assert!(!tracker.take_pod_ended(&object()));
     }
 
     #[test]
     fn the_end_of_a_pod_does_not_matter_to_what_nobody_holds() {
-        let pace = Pace::default();
-        pace.looked(&object(), true);
-        pace.take_pod_ended(&object());
-        assert!(!pace.pod_ended(&object()));
-        pace.looked(&object(), false);
-        assert!(pace.pod_ended(&object()));
+        let tracker = ObjectTracker::default();
+        tracker.looked(&object(), true);
+        tracker.take_pod_ended(&object());
+        assert!(!tracker.pod_ended(&object()));
+        tracker.looked(&object(), false);
+        assert!(tracker.pod_ended(&object()));
     }
 }

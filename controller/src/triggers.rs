@@ -72,7 +72,9 @@ fn reclaimable<K: Declared>(store: &Store<K>, context: &Context) -> Vec<KubeRef<
     let objects = store.state();
     let reclaimable = objects.iter().filter(|object| {
         object.lease().reclaim_policy == ReclaimPolicy::OnPodEnd
-            && object.declares().is_ok_and(|name| context.pace.pod_ended(&name))
+            && object
+                .declares()
+                .is_ok_and(|name| context.tracker.pod_ended(&name))
     });
     reclaimable.map(|object| KubeRef::from_obj(&**object)).collect()
 }
