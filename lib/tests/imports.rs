@@ -1,5 +1,5 @@
-//! Imports go down: facade, then primitives and control, lease, transport, protocol; and the words of the scripts stay in
-//! the protocol. See ARCHITECTURE.md.
+//! Imports go down: facade, then primitives and control, lease, transport, protocol; and only the protocol
+//! knows the scripts. See ARCHITECTURE.md.
 
 // Clippy's allowance for tests reaches only functions that are marked as such, and not what they share.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -148,8 +148,8 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
     imported.collect()
 }
 
-/// The names of the scripts' errors, and the words of their arguments and replies that no other module has a use for.
-const WORDS: [&str; 34] = [
+/// The names of the scripts' errors, and the constants of their arguments and replies that no other module uses.
+const CONSTANTS: [&str; 34] = [
     "NOTDECLARED",
     "NOTHELD",
     "NORESOURCE",
@@ -187,7 +187,7 @@ const WORDS: [&str; 34] = [
 ];
 
 #[test]
-fn only_the_protocol_knows_the_scripts_their_arguments_and_their_words() {
+fn only_the_protocol_knows_the_scripts_and_their_constants() {
     let modules = modules();
     let mut found = Vec::new();
     for (module, text) in modules.iter().filter(|(module, _)| floor(module) > 0) {
@@ -198,11 +198,11 @@ fn only_the_protocol_knows_the_scripts_their_arguments_and_their_words() {
         let names = names.filter(|name| name.starts_with(|c: char| c.is_uppercase()));
         let scripts = names.filter(|name| !name.starts_with("Script") && !name.starts_with("PROTOCOL"));
         found.extend(scripts.map(|name| format!("{module}: script {}", name.lines().next().unwrap())));
-        let words = WORDS.iter().filter(|word| {
-            let quoted = text.contains(&format!("\"{word}\""));
-            quoted || word.starts_with(char::is_uppercase) && text.contains(&format!("\"{word} "))
+        let constants = CONSTANTS.iter().filter(|constant| {
+            let quoted = text.contains(&format!("\"{constant}\""));
+            quoted || constant.starts_with(char::is_uppercase) && text.contains(&format!("\"{constant} "))
         });
-        found.extend(words.map(|word| format!("{module}: {word:?}")));
+        found.extend(constants.map(|constant| format!("{module}: {constant:?}")));
     }
     assert!(found.is_empty(), "belongs into protocol:\n{}", found.join("\n"));
     let calls = modules

@@ -1,5 +1,5 @@
 //! The calls of the scripts: for each script a request that knows its arguments, and its reply as a type. No other
-//! module knows the order of arguments, or a word of a reply.
+//! module knows the order of arguments, or the form of a reply.
 
 mod acquire;
 mod adopt;

@@ -27,7 +27,7 @@ pub(crate) enum Action {
     Delete,
 }
 
-/// How the argument compares with the stored value.
+/// The comparison of the argument with the stored value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
     Always,
