@@ -383,8 +383,8 @@ local function pool()
     call('HSET', object.obj, 'lined_up', from + 50 < waiting and from + 50 or 0)
   end
 
-  -- Takes the resources that a request wishes for, all or none. `earlier` are the wishes of those who stand before it and
-  -- could not be served: what they would take is not for it.
+  -- Takes the resources that match a request, all or none. `earlier` are the selectors of the requests before it that could
+  -- not be granted: resources that match them are kept for them.
   local function choose(object, entry, earlier)
     if lowering(object) then
       object.more = true

@@ -32,6 +32,7 @@ use crate::{
         message::{Grant, How},
         refusal,
         secret::{Secret, Token},
+        selector::Selector,
     },
     transport::{
         clock::{self, SentAt},
@@ -88,8 +89,8 @@ pub(crate) struct Handle {
     pub(crate) options: Options,
     /// The permits of an object that its first user makes; 0: it must be declared.
     pub(crate) first_limit: u64,
-    /// The selector of a pool's resources, as the scripts expect it; `-`: any.
-    pub(crate) wish: Arc<str>,
+    /// Of a pool's resources.
+    pub(crate) selector: Selector,
     /// Becomes true when a request of this handle has got a place in the queue.
     pub(crate) in_queue: Option<Arc<watch::Sender<bool>>>,
 }
@@ -111,7 +112,7 @@ impl Handle {
             place,
             options: Options::new(),
             first_limit,
-            wish: "-".into(),
+            selector: Selector::any(),
             in_queue: None,
         }
     }
@@ -202,7 +203,7 @@ impl Handle {
             grace_ms: options.grace_ms,
             priority: options.priority,
             first_limit: self.first_limit,
-            wish: self.wish.clone(),
+            selector: self.selector.clone(),
             takeover: None,
             holder: holder.into(),
         })
@@ -373,7 +374,7 @@ impl Claim {
         let entry_ms = if matches!(wait, Wait::Not) {
             0
         } else {
-            inner.registry.place_ms()
+            inner.registry.queue_entry_ttl_ms()
         };
         let until = match wait {
             Wait::Not => later(inner.link.response_timeout()),
@@ -391,7 +392,7 @@ impl Claim {
             holder: &request.holder,
             grace_ms: request.grace_ms,
             priority: request.priority,
-            selector: &request.wish,
+            selector: request.selector.as_str(),
             takeover: request.takeover.as_deref(),
             seen: self.place.newest(),
         };

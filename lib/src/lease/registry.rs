@@ -24,6 +24,7 @@ use crate::{
         calls::Renewed,
         message::{self, End, Grant, How, Push},
         secret::{Secret, Token},
+        selector::Selector,
         unusable,
     },
     transport::{
@@ -135,8 +136,8 @@ pub(crate) struct Request {
     pub(crate) priority: i8,
     /// The permits of an object that its first user makes; 0: it must be declared.
     pub(crate) first_limit: u64,
-    /// The selector of a pool's resources; `-`: any.
-    pub(crate) wish: Arc<str>,
+    /// Of a pool's resources.
+    pub(crate) selector: Selector,
     /// The reason of a takeover, for the former holders; absent: no takeover.
     pub(crate) takeover: Option<Arc<str>>,
     pub(crate) holder: Arc<str>,
@@ -216,8 +217,8 @@ const LOOK_FOR_SUSPEND: Duration = Duration::from_secs(1);
 const SHORTEST_SUSPEND: Duration = Duration::from_millis(50);
 /// The life of a queue entry without a renewal, in milliseconds. A lease that is handed off to a waiter lives no longer
 /// until its client has renewed it.
-const SHORTEST_PLACE_MS: u64 = 10_000;
-const LONGEST_PLACE_MS: u64 = 30_000;
+const SHORTEST_QUEUE_ENTRY_TTL_MS: u64 = 10_000;
+const LONGEST_QUEUE_ENTRY_TTL_MS: u64 = 30_000;
 /// While Redis does not answer, or does not know the object, a renewal is tried this often.
 const RETRY: Duration = Duration::from_millis(200);
 /// Nothing is renewed more often, however little time is left.
@@ -269,9 +270,9 @@ impl LeaseRegistry {
 
     /// Returns the life of a new queue entry without a renewal, in milliseconds. A client with more than 10,000 leases
     /// and queue entries requests a millisecond for each, up to 30 s, so that renewals do not take up the server.
-    pub(crate) fn place_ms(&self) -> u64 {
+    pub(crate) fn queue_entry_ttl_ms(&self) -> u64 {
         let entries = lock(&self.book).by_token.len() as u64;
-        entries.clamp(SHORTEST_PLACE_MS, LONGEST_PLACE_MS)
+        entries.clamp(SHORTEST_QUEUE_ENTRY_TTL_MS, LONGEST_QUEUE_ENTRY_TTL_MS)
     }
 
     /// Notes when a queue entry must be renewed, after the server has confirmed it.

@@ -221,7 +221,7 @@ impl Condition {
             condition: &self.name,
             lease_ms: request.lease_ms,
             max_hold_ms: request.max_hold_ms,
-            entry_ms: inner.registry.place_ms(),
+            entry_ms: inner.registry.queue_entry_ttl_ms(),
             channel: &inner.channel,
             holder: &request.holder,
             grace_ms: request.grace_ms,

@@ -9,6 +9,7 @@
 //! | [`calls`] | the arguments and the reply of each script, as types |
 //! | [`message`] | grants and pushes, as types |
 //! | [`refusal`] | the named errors of the scripts |
+//! | [`selector`] | the selector of a pool request |
 //! | [`secret`] | the secret of a lease, and the token that is derived from it |
 //! | [`unusable`] | the errors of an object that is damaged or of another version, and how to repair it |
 
@@ -20,4 +21,5 @@ pub(crate) mod object;
 pub(crate) mod refusal;
 pub(crate) mod script;
 pub(crate) mod secret;
+pub(crate) mod selector;
 pub(crate) mod unusable;

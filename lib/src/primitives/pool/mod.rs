@@ -4,7 +4,6 @@ pub(crate) mod members;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
     ops::Deref,
     sync::Arc,
     time::Duration,
@@ -18,6 +17,7 @@ use crate::{
         acquire::{Handle, Wait, acquired},
         registry::ObjectKeys,
     },
+    protocol::selector::Selector,
 };
 
 /// A pool of resources, declared by a `LockPool` resource, or kept by programs (see [`LockPool::assign`]).
@@ -102,7 +102,7 @@ impl LockPool {
         }
         names.iter().try_for_each(|name| check_resource(name))?;
         self.count = u32::try_from(names.len()).unwrap_or(u32::MAX);
-        self.handle.wish = format!("={}", Vec::from_iter(names).join(",")).into();
+        self.handle.selector = Selector::named(&Vec::from_iter(names));
         Ok(self)
     }
 
@@ -121,18 +121,16 @@ impl LockPool {
         mut self,
         properties: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self, Error> {
-        let pairs: Vec<String> = properties
-            .into_iter()
-            .map(|(key, value)| format!("{}={}", escaped(key.as_ref()), escaped(value.as_ref())))
-            .collect();
-        if pairs.is_empty() {
+        let properties: Vec<(K, V)> = properties.into_iter().collect();
+        if properties.is_empty() {
             return Err(Error::invalid(
                 "properties",
                 "is empty",
                 "name at least one, or leave `matching` out",
             ));
         }
-        self.handle.wish = format!("?{}", pairs.join("&")).into();
+        let pairs = properties.iter();
+        self.handle.selector = Selector::matching(pairs.map(|(key, value)| (key.as_ref(), value.as_ref())));
         Ok(self)
     }
 
@@ -152,7 +150,7 @@ impl LockPool {
     /// ```
     pub fn preferring(mut self, name: &str) -> Result<Self, Error> {
         check_resource(name)?;
-        self.handle.wish = format!("~{name}").into();
+        self.handle.selector = Selector::preferring(name);
         Ok(self)
     }
 
@@ -258,20 +256,6 @@ impl LockPool {
             .map(PoolLease::new)
             .transpose()
     }
-}
-
-/// As in the query of a URL, so that it contains no space and its special characters keep their meaning.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
-            out.push(byte.into());
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }
 
 /// A [`Lease`] of one or more resources of a pool.
@@ -389,15 +373,5 @@ impl Deref for PoolLease {
 
     fn deref(&self) -> &Lease {
         &self.lease
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signs_of_a_wish_cannot_come_from_a_property() {
-        assert_eq!(escaped("a&b=c d%é,"), "a%26b%3Dc%20d%25%C3%A9%2C");
     }
 }
