@@ -322,7 +322,7 @@ impl Load {
         wrong: &mut u64,
     ) -> anyhow::Result<u64> {
         let lock = self.clients.first().context("no node")?.lock(&self.name)?;
-        let condition = lock.condition("changed")?;
+        let condition = lock.condvar("changed")?;
         let expected = count.min(waiters);
         let notified = timeout(PATIENCE, async {
             loop {
@@ -353,7 +353,7 @@ async fn wait(
     let lock = client.lock(&name)?;
     let lease = lock.acquire().await?;
     entered.fetch_add(1, SeqCst);
-    let (lease, notified) = lock.condition("changed")?.wait_timeout(lease, patience).await?;
+    let (lease, notified) = lock.condvar("changed")?.wait_timeout(lease, patience).await?;
     lease.release().await?;
     Ok(notified)
 }

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | [`Client`] | the connection; makes all the others |
 //! | [`Lock`], [`ReentrantLock`], [`RwLock`], [`Semaphore`], [`LockPool`] | one file each: what can be acquired |
-//! | [`Condition`] | what the holders of a lock wait for |
+//! | [`Condvar`] | what the holders of a lock wait for |
 //! | [`KeyedLock`], [`LockMany`] | locks that parameters name: one, and several together |
 //! | [`Params`] | the parameters, and the key that they make |
 //! | [`Register`] | one value: conditional writes, and a fence |
@@ -53,7 +53,7 @@
 //! | leases, such as [`Lease`] and [`PoolLease`]; [`control::Events`] | yes | yes | yes | no |
 //! | all futures | yes | not promised | no | no |
 //!
-//! The future of [`Condition::wait_while`] is `Send` if its predicate is, and the future that this returns. A lease may be given
+//! The future of [`Condvar::wait_while`] is `Send` if its predicate is, and the future that this returns. A lease may be given
 //! to another task or shared, in an `Arc`, by several; it is not tied to the task that acquired it.
 
 pub mod control;
@@ -80,7 +80,7 @@ pub use lease::{
 #[cfg(feature = "memory")]
 pub use memory::Memory;
 pub use primitives::{
-    condition::Condition,
+    condvar::Condvar,
     keyed_lock::{KeyedLease, KeyedLock},
     lock::{Lock, LockStatus},
     lock_many::{LeaseMany, LockMany},

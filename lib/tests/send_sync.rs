@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tenure::{
-    Client, ClientBuilder, Compare, Condition, Control, Error, Expiry, Identity, KeyedLease, KeyedLock, Kind,
+    Client, ClientBuilder, Compare, Condvar, Control, Error, Expiry, Identity, KeyedLease, KeyedLock, Kind,
     Lease, LeaseMany, LeaseState, Lock, LockMany, LockPool, LockStatus, Member, ObjectRef, Options, Outcome,
     ParamValue, Params, PoolHealth, PoolLease, ReentrantLease, ReentrantLock, Register, RegisterValue,
     ResourceState, RwLock, Semaphore, WriteLease, control,
@@ -54,7 +54,7 @@ const _: () = {
     handle::<tenure::Credentials>();
     handle::<tenure::FileCredentials>();
     handle::<ClientBuilder>();
-    handle::<Condition>();
+    handle::<Condvar>();
     handle::<Control>();
     handle::<KeyedLock>();
     handle::<Lock>();
@@ -196,7 +196,7 @@ fn of_leases(lease: Lease, seat: PoolLease, writing: [WriteLease; 2], inner: Ree
     ];
 }
 
-fn of_conditions(condition: &Condition, mut leases: impl Iterator<Item = Lease>, lease: &Lease) {
+fn of_conditions(condition: &Condvar, mut leases: impl Iterator<Item = Lease>, lease: &Lease) {
     let mut next = || leases.next().ok_or("no more");
     let (Ok(one), Ok(two), Ok(three)) = (next(), next(), next()) else {
         return;

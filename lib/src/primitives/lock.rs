@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    Condition, Control, Error, Lease, ObjectRef, Options,
+    Condvar, Control, Error, Lease, ObjectRef, Options,
     control::HolderView,
     lease::session::Session,
     lease::{
@@ -73,18 +73,18 @@ impl Lock {
         &self.handle.place.object
     }
 
-    /// A condition of this lock: what its holders wait for, see [`Condition`]. No command is sent.
+    /// A condition of this lock: what its holders wait for, see [`Condvar`]. No command is sent.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] when the name has other characters than an [`ObjectRef`]'s.
     ///
     /// ```no_run
     /// # fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
-    /// let not_empty = lock.condition("not-empty")?;
+    /// let not_empty = lock.condvar("not-empty")?;
     /// # Ok(()) }
     /// ```
-    pub fn condition(&self, name: &str) -> Result<Condition, Error> {
-        Condition::new(self.handle.clone(), name)
+    pub fn condvar(&self, name: &str) -> Result<Condvar, Error> {
+        Condvar::new(self.handle.clone(), name)
     }
 
     /// Returns the holder, or `None` if the lock is free. The holder may have changed by the time of the answer. One

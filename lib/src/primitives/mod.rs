@@ -1,6 +1,6 @@
 //! The primitives: locks, semaphores, pools, conditions and registers.
 
-pub(crate) mod condition;
+pub(crate) mod condvar;
 pub(crate) mod keyed_lock;
 pub(crate) mod lock;
 pub(crate) mod lock_many;

@@ -300,7 +300,7 @@ async fn a_lease_that_a_notification_brought_is_adopted_and_the_notification_wit
     let wait = async |client: &Client| {
         let lock = client.lock("x")?;
         let lease = lock.acquire().await?;
-        Result::Ok(lock.condition("c")?.wait(lease).await?)
+        Result::Ok(lock.condvar("c")?.wait(lease).await?)
     };
     let (first, second) = (a.clone(), b.clone());
     let first = tokio::spawn(async move { wait(&first).await });
@@ -309,7 +309,7 @@ async fn a_lease_that_a_notification_brought_is_adopted_and_the_notification_wit
     tokio::time::sleep(Duration::from_millis(10)).await;
     let lock = c.lock("x")?;
     let lease = lock.acquire().await?;
-    assert_eq!(lock.condition("c")?.notify(&lease, 1).await?, 1);
+    assert_eq!(lock.condvar("c")?.notify(&lease, 1).await?, 1);
     lease.release().await?;
     let secret = first.await??.detach();
     let lease = lock.adopt(&secret).await?.ok_or("not adopted")?;

@@ -241,14 +241,14 @@ async fn dead_condition_waiters_cost_one_lease_together() -> Result {
     for _ in 0..DEAD {
         let locked = b.lock("x")?.with(Options::new().lease(lease));
         let held = locked.acquire().await?;
-        let condition = locked.condition("c")?;
+        let condition = locked.condvar("c")?;
         waiters.push(tokio::spawn(async move { condition.wait(held).await }));
         settle().await;
     }
     let lock = a.lock("x")?;
     let held = lock.acquire().await?;
     silence(&memory, "b");
-    assert_eq!(lock.condition("c")?.notify_all(&held).await?, DEAD as u64);
+    assert_eq!(lock.condvar("c")?.notify_all(&held).await?, DEAD as u64);
     let crashed = Instant::now();
     held.release().await?;
     lock.acquire().await?.release().await?;
@@ -268,7 +268,7 @@ async fn a_thousand_are_notified_in_their_order_and_in_pieces() -> Result {
     for i in 0..WAITERS {
         let locked = b.lock("x")?;
         let held = locked.acquire().await?;
-        let condition = locked.condition(if i % 10 == 0 { "c:" } else { "c" })?;
+        let condition = locked.condvar(if i % 10 == 0 { "c:" } else { "c" })?;
         let woken = woken.clone();
         waiters.push(tokio::spawn(async move {
             let held = condition.wait(held).await?;
@@ -279,16 +279,16 @@ async fn a_thousand_are_notified_in_their_order_and_in_pieces() -> Result {
     }
     let locked = a.lock("x")?;
     let held = locked.acquire().await?;
-    assert_eq!(locked.condition("c")?.notify(&held, 120).await?, 120);
-    assert_eq!(locked.condition("c")?.notify_all(&held).await?, 780);
-    assert_eq!(locked.condition("c")?.notify_all(&held).await?, 0);
+    assert_eq!(locked.condvar("c")?.notify(&held, 120).await?, 120);
+    assert_eq!(locked.condvar("c")?.notify_all(&held).await?, 780);
+    assert_eq!(locked.condvar("c")?.notify_all(&held).await?, 0);
     held.release().await?;
     settle().await;
     let expected: Vec<usize> = (0..WAITERS).filter(|i| i % 10 != 0).collect();
     assert_eq!(*lock(&woken), expected);
     assert!(memory.most_work() < 1000, "{}", memory.most_work());
     let held = locked.acquire().await?;
-    assert_eq!(locked.condition("c:")?.notify_all(&held).await?, 100);
+    assert_eq!(locked.condvar("c:")?.notify_all(&held).await?, 100);
     held.release().await?;
     for waiter in waiters {
         waiter.await??;

@@ -280,13 +280,13 @@ async fn an_unreadable_wait_leaves_no_permit_held_without_a_holder() -> Result {
     let memory = Memory::seeded(1);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let lock = a.lock("x")?.with(Options::new().lease(Duration::from_secs(3)));
-    let waiter = lock.condition("go")?;
+    let waiter = lock.condvar("go")?;
     let held = lock.acquire().await?;
     let waits = tokio::spawn(async move { waiter.wait(held).await });
     settle().await;
     crate::silence(&memory, "a");
     let held = b.lock("x")?.acquire().await?;
-    b.lock("x")?.condition("go")?.notify(&held, 1).await?;
+    b.lock("x")?.condvar("go")?.notify(&held, 1).await?;
     held.release().await?;
     memory.command(&["SET", "tenure:{test/lock/x}:waits", "5"])?;
     sleep(Duration::from_secs(20)).await;

@@ -140,19 +140,19 @@ async fn a_notification_to_a_dropped_waiter_goes_to_the_next() -> Result {
             let first = async {
                 let lock = a.lock("x")?;
                 let lease = lock.acquire().await?;
-                Result::Ok(polled(lock.condition("c")?.wait(lease), times, drop).await)
+                Result::Ok(polled(lock.condvar("c")?.wait(lease), times, drop).await)
             };
             let second = async {
                 tokio::time::sleep(pause).await;
                 let lock = b.lock("x")?;
                 let lease = lock.acquire().await?;
-                Result::Ok(tokio::time::timeout(pause * 10, lock.condition("c")?.wait(lease)).await)
+                Result::Ok(tokio::time::timeout(pause * 10, lock.condvar("c")?.wait(lease)).await)
             };
             let notify = async {
                 tokio::time::sleep(pause * 2).await;
                 let lock = c.lock("x")?;
                 let lease = lock.acquire().await?;
-                let notified = lock.condition("c")?.notify(&lease, 1).await?;
+                let notified = lock.condvar("c")?.notify(&lease, 1).await?;
                 lease.release().await?;
                 Result::Ok(notified)
             };

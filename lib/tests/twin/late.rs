@@ -169,7 +169,7 @@ async fn the_end_of_a_wait_for_a_condition_returns_no_lease_that_has_run_out() -
     for notified in [true, false] {
         let lock = a.lock("x")?.with(short());
         let lease = lock.acquire().await?;
-        let ready = lock.condition("ready")?;
+        let ready = lock.condvar("ready")?;
         let patience = Duration::from_secs(if notified { 3600 } else { 1 });
         let wait = tokio::spawn(async move {
             let (lease, notified) = ready.wait_timeout(lease, patience).await?;
@@ -180,7 +180,7 @@ async fn the_end_of_a_wait_for_a_condition_returns_no_lease_that_has_run_out() -
         let other = b.lock("x")?.acquire().await?;
         late_push(&memory);
         if notified {
-            b.lock("x")?.condition("ready")?.notify(&other, 1).await?;
+            b.lock("x")?.condvar("ready")?.notify(&other, 1).await?;
         } else {
             tokio::time::sleep(patience).await;
         }

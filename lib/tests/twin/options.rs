@@ -71,7 +71,7 @@ async fn take(way: &str, a: &Client, b: &Client, options: Options) -> Result<(Ob
         "condition, notified" | "condition, time over" => {
             // The queue entry has none of the options.
             let held = a.lock("x")?.acquire().await?;
-            let condition = lock.condition("ready")?;
+            let condition = lock.condvar("ready")?;
             let other = b.lock("x")?;
             let notify = way == "condition, notified";
             (
@@ -81,7 +81,7 @@ async fn take(way: &str, a: &Client, b: &Client, options: Options) -> Result<(Ob
                     settle().await;
                     let gate = other.acquire().await?;
                     if notify {
-                        other.condition("ready")?.notify(&gate, 1).await?;
+                        other.condvar("ready")?.notify(&gate, 1).await?;
                     } else {
                         tokio::time::sleep(LEASE).await;
                     }
@@ -211,7 +211,7 @@ async fn priority_counts_after_a_wait_for_a_condition() -> Result {
     for notified in [true, false] {
         let (a, b) = world().await?;
         let lock = a.lock("x")?.with(Options::new().priority(7));
-        let condition = lock.condition("ready")?;
+        let condition = lock.condvar("ready")?;
         let held = lock.acquire().await?;
         let woken = tokio::spawn(async move { condition.wait_timeout(held, LEASE).await });
         settle().await;
@@ -220,7 +220,7 @@ async fn priority_counts_after_a_wait_for_a_condition() -> Result {
         let earlier = tokio::spawn(async move { other.acquire().await });
         settle().await;
         if notified {
-            b.lock("x")?.condition("ready")?.notify(&gate, 1).await?;
+            b.lock("x")?.condvar("ready")?.notify(&gate, 1).await?;
         } else {
             tokio::time::sleep(LEASE).await;
         }

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tenure::{Client, Condition, Error, Kind, Lock, Options};
+use tenure::{Client, Condvar, Error, Kind, Lock, Options};
 use tenure_tests::{Redis, Result, ensure, eventually};
 use tokio::{sync::Mutex, task::JoinHandle};
 
 use super::support::{Doomed, SOON, World, gone, on_both};
 
-fn pair(client: &Client) -> Result<(Lock, Condition)> {
+fn pair(client: &Client) -> Result<(Lock, Condvar)> {
     let lock = client.lock("x")?;
-    let condition = lock.condition("changed")?;
+    let condition = lock.condvar("changed")?;
     Ok((lock, condition))
 }
 
@@ -89,7 +89,7 @@ async fn only_the_holder_of_the_lock_may_notify(world: World) -> Result {
     );
     let error = condition.wait(lease).await.unwrap_err();
     assert!(matches!(error, Error::Lost { .. }), "{error}");
-    assert!(lock.condition("not a name").is_err());
+    assert!(lock.condvar("not a name").is_err());
     Ok(())
 }
 
@@ -122,7 +122,7 @@ async fn a_notification_to_one_that_was_dropped_or_has_died_goes_to_the_next(wor
     let dead_lock = dead_lock.with(short.clone());
     let dead_condition = {
         drop(dead_condition);
-        dead_lock.condition("changed")?
+        dead_lock.condvar("changed")?
     };
     let lease = {
         let lock = dead_lock.clone();
@@ -178,7 +178,7 @@ async fn producers_and_consumers_lose_and_double_nothing() -> Result {
         let client = world.client().await?;
         let (slot, lock) = (slot.clone(), client.lock("x")?);
         tasks.push(tokio::spawn(async move {
-            let (not_full, not_empty) = (lock.condition("not-full")?, lock.condition("not-empty")?);
+            let (not_full, not_empty) = (lock.condvar("not-full")?, lock.condvar("not-empty")?);
             for item in (0..ITEMS).filter(|item| item % 2 == part) {
                 let lease = lock.acquire().await?;
                 let lease = not_full
@@ -195,7 +195,7 @@ async fn producers_and_consumers_lose_and_double_nothing() -> Result {
         let client = world.client().await?;
         let (slot, taken, lock) = (slot.clone(), taken.clone(), client.lock("x")?);
         tasks.push(tokio::spawn(async move {
-            let (not_full, not_empty) = (lock.condition("not-full")?, lock.condition("not-empty")?);
+            let (not_full, not_empty) = (lock.condvar("not-full")?, lock.condvar("not-empty")?);
             for _ in 0..ITEMS / 3 {
                 let lease = lock.acquire().await?;
                 let lease = not_empty

@@ -177,11 +177,11 @@ async fn a_notification_whose_reply_is_lost_wakes_no_other_waiter() -> Result {
     let (proxy, far) = world.behind_proxy(&redis).await?;
     let client = far.client().await?;
     let lock = client.lock("x")?;
-    let changed = lock.condition("changed")?;
+    let changed = lock.condvar("changed")?;
     let mut waits = Vec::new();
     for _ in 0..3 {
         let beside = world.client().await?.lock("x")?;
-        let (condition, lease) = (beside.condition("changed")?, beside.acquire().await?);
+        let (condition, lease) = (beside.condvar("changed")?, beside.acquire().await?);
         waits.push(tokio::spawn(async move {
             condition.wait(lease).await?.release().await
         }));
@@ -213,15 +213,11 @@ async fn a_wait_whose_reply_is_lost_waits_once() -> Result {
     let notifier = beside.lock("x")?;
     for nth in 1..=LOSSES {
         let lock = client.lock("x")?;
-        let (condition, lease) = (lock.condition("changed")?, lock.acquire().await?);
+        let (condition, lease) = (lock.condvar("changed")?, lock.acquire().await?);
         proxy.lose_reply(nth);
         let wait = tokio::spawn(async move { condition.wait(lease).await });
         let lease = notifier.acquire().await?;
-        assert_eq!(
-            notifier.condition("changed")?.notify(&lease, 5).await?,
-            1,
-            "{nth}"
-        );
+        assert_eq!(notifier.condvar("changed")?.notify(&lease, 5).await?, 1, "{nth}");
         lease.release().await?;
         let lease = tokio::time::timeout(SOON, wait).await???;
         let seen = look(&beside, lease.object()).await?;

@@ -230,7 +230,7 @@ async fn pod_works(world: &World) -> Result {
     gate.renew().await?;
     gate.release().await?;
     let lease = tokio::time::timeout(Duration::from_secs(2), next).await???;
-    let condition = two.lock("x")?.condition("changed")?;
+    let condition = two.lock("x")?.condvar("changed")?;
     condition.notify(&lease, 1).await?;
     let (lease, _) = condition.wait_timeout(lease, Duration::from_millis(20)).await?;
     lease.release().await?;

@@ -174,7 +174,7 @@ async fn valkey_does_what_redis_does() -> Result {
     // Conditions and read-write locks.
     let lock = client.lock("x")?;
     let (lease, woken) = lock
-        .condition("changed")?
+        .condvar("changed")?
         .wait_timeout(lock.acquire().await?, Duration::from_millis(50))
         .await?;
     ensure!(!woken, "woken without a notification");

@@ -141,7 +141,7 @@ table! {
     };
     condition_wait: async |a: Client| {
         let lock = a.lock("x")?;
-        let condition = lock.condition("c")?;
+        let condition = lock.condvar("c")?;
         let lease = lock.acquire().await?;
         let (waited, notified) = tokio::join!(condition.wait(lease), async {
             let lease = lock.acquire().await?;
@@ -153,7 +153,7 @@ table! {
     };
     condition_wait_while: async |a: Client| {
         let lock = a.lock("x")?;
-        let condition = lock.condition("c")?;
+        let condition = lock.condvar("c")?;
         let lease = lock.acquire().await?;
         let mut looks = 0;
         let waits = condition.wait_while(lease, || {
@@ -171,7 +171,7 @@ table! {
     condition_wait_timeout: async |a: Client| {
         let lock = a.lock("x")?;
         let lease = lock.acquire().await?;
-        let (_lease, notified) = lock.condition("c")?.wait_timeout(lease, SHORT).await?;
+        let (_lease, notified) = lock.condvar("c")?.wait_timeout(lease, SHORT).await?;
         if notified { Err("no notification was sent".into()) } else { Ok(()) }
     };
     pool_acquire: async |a: Client| {

@@ -192,9 +192,9 @@ table! {
     "lock::with", durations(), async |world: World, span: Duration| {
         locks(&world, Options::new().lease(span).max_hold(span).grace(span)).await
     };
-    "lock::condition", texts(), async |world: World, text: String| {
+    "lock::condvar", texts(), async |world: World, text: String| {
         let lock = world.client.lock("x")?;
-        let condition = lock.condition(&text)?;
+        let condition = lock.condvar(&text)?;
         let lease = lock.acquire().await?;
         assert_eq!(condition.notify(&lease, 1).await?, 0);
         drop(condition.wait_timeout(lease, Duration::from_millis(5)).await?);
@@ -358,37 +358,37 @@ table! {
         assert_eq!(pool.list().await?.len(), count);
         Ok(())
     };
-    "condition::wait", durations(), async |world: World, _: Duration| {
+    "condvar::wait", durations(), async |world: World, _: Duration| {
         let lock = world.client.lock("x")?;
         let lease = lock.acquire().await?;
-        drop(tokio::time::timeout(Duration::from_millis(50), lock.condition("c")?.wait(lease)).await);
+        drop(tokio::time::timeout(Duration::from_millis(50), lock.condvar("c")?.wait(lease)).await);
         Ok(())
     };
-    "condition::wait_timeout", durations(), async |world: World, timeout: Duration| {
+    "condvar::wait_timeout", durations(), async |world: World, timeout: Duration| {
         let lock = world.client.lock("x")?;
-        let condition = lock.condition("c")?;
+        let condition = lock.condvar("c")?;
         let waiting = condition.wait_timeout(lock.acquire().await?, timeout);
         if let Ok(waited) = tokio::time::timeout(Duration::from_secs(60), waiting).await {
             drop(waited?);
         }
         Ok(())
     };
-    "condition::wait_while", [true, false], async |world: World, hold: bool| {
+    "condvar::wait_while", [true, false], async |world: World, hold: bool| {
         let lock = world.client.lock("x")?;
-        let waiting = async { lock.condition("c")?.wait_while(lock.acquire().await?, async || hold).await };
+        let waiting = async { lock.condvar("c")?.wait_while(lock.acquire().await?, async || hold).await };
         drop(tokio::time::timeout(Duration::from_millis(50), waiting).await);
         Ok(())
     };
-    "condition::notify", small_numbers(), async |world: World, count: u32| {
+    "condvar::notify", small_numbers(), async |world: World, count: u32| {
         let lock = world.client.lock("x")?;
         let lease = lock.acquire().await?;
-        assert_eq!(lock.condition("c")?.notify(&lease, count).await?, 0);
+        assert_eq!(lock.condvar("c")?.notify(&lease, count).await?, 0);
         Ok(())
     };
-    "condition::notify_all", [()], async |world: World, (): ()| {
+    "condvar::notify_all", [()], async |world: World, (): ()| {
         let lock = world.client.lock("x")?;
         let lease = lock.acquire().await?;
-        lock.condition("c")?.notify_all(&lease).await?;
+        lock.condvar("c")?.notify_all(&lease).await?;
         Ok(())
     };
     "register::with", durations(), async |world: World, span: Duration| {

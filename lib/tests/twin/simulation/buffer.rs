@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tenure::{Condition, Error, Kind, Lease, Lock, Options};
+use tenure::{Condvar, Error, Kind, Lease, Lock, Options};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -33,8 +33,8 @@ enum Role {
 }
 
 impl Role {
-    fn condition(self, lock: &Lock) -> std::result::Result<Condition, Error> {
-        lock.condition(match self {
+    fn condvar(self, lock: &Lock) -> std::result::Result<Condvar, Error> {
+        lock.condvar(match self {
             Self::Producer => "room",
             Self::Consumer => "things",
         })
@@ -170,7 +170,7 @@ async fn watch(world: &Arc<World>, buffer: &Shared) -> Result {
         if !owed.is_empty() {
             let lease = locked.acquire().await?;
             for of in owed {
-                let notified = of.condition(&locked)?.notify(&lease, 1).await?;
+                let notified = of.condvar(&locked)?.notify(&lease, 1).await?;
                 lock(buffer).notified += notified;
             }
             lease.release().await?;
@@ -252,17 +252,12 @@ async fn turn(worker: &mut Worker, buffer: &Shared, role: Role) -> Result {
             drop(got);
             return Ok(());
         }
-        lease = wait(worker, &role.condition(&locked)?, got, &mut woken).await;
+        lease = wait(worker, &role.condvar(&locked)?, got, &mut woken).await;
     }
 }
 
 /// Waits in one of the ways there are.
-async fn wait(
-    worker: &mut Worker,
-    condition: &Condition,
-    lease: Lease,
-    woken: &mut Duty<'_>,
-) -> Option<Lease> {
+async fn wait(worker: &mut Worker, condition: &Condvar, lease: Lease, woken: &mut Duty<'_>) -> Option<Lease> {
     let patience = ms(worker.random.u64(20..3000));
     let waiting = Waiting::new(woken.buffer, woken.of);
     let outcome = match worker.random.u8(..4) {
@@ -295,11 +290,11 @@ async fn wait(
 async fn leave(worker: &mut Worker, locked: &Lock, mut other: Duty<'_>, got: Arc<Got>) -> Result {
     let (buffer, role) = (other.buffer, other.of.other());
     sleep(ms(worker.random.u64(..100))).await;
-    let notified = other.of.condition(locked)?.notify(&got, 1).await;
+    let notified = other.of.condvar(locked)?.notify(&got, 1).await;
     other.due = notified.is_err();
     let ended = lock(buffer).done(role);
     let all = if ended {
-        role.condition(locked)?.notify_all(&got).await
+        role.condvar(locked)?.notify_all(&got).await
     } else {
         Ok(0)
     };

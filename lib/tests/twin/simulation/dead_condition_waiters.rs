@@ -45,7 +45,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
         sleep(ms(5000)).await; // what was lost is repeated
     }
     let locked = world.observer.lock("x")?.with(Options::new().lease(ms(10_000)));
-    let condition = locked.condition("c")?;
+    let condition = locked.condvar("c")?;
     let held = locked.acquire().await?;
     world.silence("dead");
     sleep(ms(random.u64(..length))).await;
@@ -91,7 +91,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
 
 async fn wait(client: Client, lease: Duration) -> Result {
     let locked = client.lock("x")?.with(Options::new().lease(lease));
-    let condition = locked.condition("c")?;
+    let condition = locked.condvar("c")?;
     loop {
         let held = locked.acquire().await?;
         match condition.wait(held).await {

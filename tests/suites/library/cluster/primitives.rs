@@ -80,11 +80,11 @@ async fn a_semaphore_of_its_users_and_a_declared_one() -> Result {
 async fn a_condition() -> Result {
     let world = world("condition").await?;
     let lock = world.client().await?.lock("x")?;
-    let condition = lock.condition("changed")?;
+    let condition = lock.condvar("changed")?;
     let waits = world.client().await?.lock("x")?;
     let lease = waits.acquire().await?;
     let woken = tokio::spawn(async move {
-        let lease = waits.condition("changed")?.wait(lease).await?;
+        let lease = waits.condvar("changed")?.wait(lease).await?;
         lease.release().await
     });
     // It waits when the lock can be had.

@@ -18,7 +18,7 @@ use crate::{
     transport::{later, router::Failed},
 };
 
-/// A condition of a [`Lock`](crate::Lock), made by [`Lock::condition`](crate::Lock::condition).
+/// A condition of a [`Lock`](crate::Lock), made by [`Lock::condvar`](crate::Lock::condvar).
 ///
 /// Waiting gives the lock back and enters the wait in one step, so no notification falls in between. A notification moves
 /// the one who has waited longest into the queue of the lock; when the lock is granted to it, by push, the wait is over. So
@@ -26,13 +26,13 @@ use crate::{
 ///
 /// A notification without a waiter is not kept. If the notified waiter has died, or was dropped before it had taken up
 /// its lease, the next waiter is notified instead. Check the awaited state after each wake-up, as
-/// [`Condition::wait_while`] does: another client may have held the lock in between, and after a loss of Redis' data a
+/// [`Condvar::wait_while`] does: another client may have held the lock in between, and after a loss of Redis' data a
 /// wait ends early.
 ///
 /// ```no_run
 /// # async fn run(client: tenure::Client, queue_is_empty: impl AsyncFn() -> bool) -> Result<(), tenure::Error> {
 /// let lock = client.lock("jobs")?;
-/// let not_empty = lock.condition("not-empty")?;
+/// let not_empty = lock.condvar("not-empty")?;
 ///
 /// // The consumer:
 /// let mut lease = lock.acquire().await?;
@@ -48,13 +48,13 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Condition {
+pub struct Condvar {
     handle: Handle,
     /// As the scripts want it: behind an `@`.
     name: String,
 }
 
-impl Condition {
+impl Condvar {
     pub(crate) fn new(handle: Handle, name: &str) -> Result<Self, Error> {
         check_name(name)?;
         Ok(Self {
@@ -74,7 +74,7 @@ impl Condition {
     /// had arrived.
     ///
     /// ```no_run
-    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<tenure::Lease, tenure::Error> {
+    /// # async fn run(condition: tenure::Condvar, lease: tenure::Lease) -> Result<tenure::Lease, tenure::Error> {
     /// condition.wait(lease).await
     /// # }
     /// ```
@@ -82,17 +82,17 @@ impl Condition {
         Ok(self.wait_until(lease, None).await?.0)
     }
 
-    /// As [`Condition::wait`], for at most `timeout`. The lock is held again in either case, which may take longer than the
+    /// As [`Condvar::wait`], for at most `timeout`. The lock is held again in either case, which may take longer than the
     /// timeout if others hold it. True: it was notified.
     ///
     /// # Errors
-    /// As [`Condition::wait`].
+    /// As [`Condvar::wait`].
     ///
     /// # Cancel safety
-    /// As [`Condition::wait`].
+    /// As [`Condvar::wait`].
     ///
     /// ```no_run
-    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// # async fn run(condition: tenure::Condvar, lease: tenure::Lease) -> Result<(), tenure::Error> {
     /// let (lease, notified) = condition.wait_timeout(lease, std::time::Duration::from_secs(5)).await?;
     /// # Ok(()) }
     /// ```
@@ -103,14 +103,14 @@ impl Condition {
     /// Waits while `predicate` returns `true`. It is evaluated with the lock held, and before the first wait too.
     ///
     /// # Errors
-    /// As [`Condition::wait`].
+    /// As [`Condvar::wait`].
     ///
     /// # Cancel safety
-    /// As [`Condition::wait`].
+    /// As [`Condvar::wait`].
     ///
     /// ```no_run
     /// # async fn jobs() -> usize { 0 }
-    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// # async fn run(condition: tenure::Condvar, lease: tenure::Lease) -> Result<(), tenure::Error> {
     /// let lease = condition.wait_while(lease, || async { jobs().await == 0 }).await?;
     /// # Ok(()) }
     /// ```
@@ -139,7 +139,7 @@ impl Condition {
     /// Dropping the future leaves open whether they, or some of them, are notified.
     ///
     /// ```no_run
-    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// # async fn run(condition: tenure::Condvar, lease: tenure::Lease) -> Result<(), tenure::Error> {
     /// let woken = condition.notify(&lease, 1).await?;
     /// # Ok(()) }
     /// ```
@@ -181,16 +181,16 @@ impl Condition {
         }
     }
 
-    /// Wakes all who wait: see [`Condition::notify`].
+    /// Wakes all who wait: see [`Condvar::notify`].
     ///
     /// # Errors
-    /// As [`Condition::notify`].
+    /// As [`Condvar::notify`].
     ///
     /// # Cancel safety
-    /// As [`Condition::notify`].
+    /// As [`Condvar::notify`].
     ///
     /// ```no_run
-    /// # async fn run(condition: tenure::Condition, lease: tenure::Lease) -> Result<(), tenure::Error> {
+    /// # async fn run(condition: tenure::Condvar, lease: tenure::Lease) -> Result<(), tenure::Error> {
     /// let woken = condition.notify_all(&lease).await?;
     /// # Ok(()) }
     /// ```
@@ -284,9 +284,9 @@ impl Claim {
     }
 }
 
-impl fmt::Debug for Condition {
+impl fmt::Debug for Condvar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Condition")
+        f.debug_struct("Condvar")
             .field("lock", &self.handle.place.object.to_string())
             .field("name", &self.name.trim_start_matches('@'))
             .finish_non_exhaustive()
