@@ -51,7 +51,7 @@ local function generated(prefix, count)
   elseif former ~= count then
     object.beyond = 0
     for _, name in ipairs(call('HKEYS', object.resources)) do
-      if pool().number_of(object, name) >= count then object.beyond = object.beyond + 1 end
+      if (pool().number_of(object, name) or 0) >= count then object.beyond = object.beyond + 1 end
     end
   end
   call('HSET', object.obj, 'prefix', prefix, 'count', int(count))

@@ -65,7 +65,8 @@ else
   end
 end
 
-object.records = nil -- what was read of them before
+-- What was read of the resources before.
+object.records, object.newest, object.unreadable = nil, nil, nil
 object.limit = call('HLEN', object.resources)
 object.changed = true
 object.kept = object.limit > 0 and 1 or nil

@@ -5,7 +5,7 @@
 --       tokens may be followed by ">" and the newest fencing token that the client has seen of that object, as a declared
 --       one: data that has not granted it yet is not current, and recovers
 -- Reply now, then for each token four values, the last of which is the newest fencing token of a declared object, or 0:
---       held       expires 0
+--       held       expires last   last: 1 if the longest hold ends then, and no renewal extends the lease; else 0
 --       waiting    expires wake   wake: when to renew next if that is before a third of the entry's life; 0: at once
 --       recovering 0 0    the object recovers from a loss of data and does not have this token: readmit
 --       missing    0 0    the object does not exist (any more, or yet)
@@ -112,7 +112,8 @@ local function renew(group)
         if unheard then entry.names = '-' end -- its client has woken up: the notification was received
         if set_back then entry.since = now end -- the server's clock was: the longest hold counts from here
         if unheard or set_back then store(object, token, entry) end
-        reply[at], reply[at + 1] = 'held', ends
+        -- Renewed for less than a lease: the longest hold ends then.
+        reply[at], reply[at + 1], reply[at + 2] = 'held', ends, ends < now + entry.lease and 1 or 0
       else
         local _, problem = pcall(own_entry, object, token)
         reply[at], reply[at + 1] = 'failed', type(problem) == 'table' and problem.err or problem

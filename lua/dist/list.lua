@@ -153,13 +153,15 @@ local function pool()
     return math.max(0, object.count - object.fresh - call('HLEN', object.resources) + object.beyond)
   end
   local function mark(object, name, number)
-    if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then object.beyond = object.beyond + 1 end
+    if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then
+      object.beyond, object.changed = object.beyond + 1, true
+    end
     if object.records then object.records[name] = 'x' end
   end
   local function unmark(object, name, number)
     local marked = call('HDEL', object.resources, name) == 1
     if object.records then object.records[name] = nil end
-    if marked and number >= object.count then object.beyond = object.beyond - 1 end
+    if marked and number >= object.count then object.beyond, object.changed = object.beyond - 1, true end
     return marked
   end
   local function take_fresh(object, count, names)
@@ -172,7 +174,7 @@ local function pool()
       end
       local number = object.fresh
       local name = object.prefix .. int(number)
-      object.fresh = number + 1
+      object.fresh, object.changed = number + 1, true
       if marked > 0 and unmark(object, name, number) then
         marked, budget = marked - 1, budget - 1 / 8
       else
@@ -491,7 +493,7 @@ local function pool()
         object.scans = object.scans - #object.newest * (1 + #earlier / 8)
         if total <= #object.newest then seen = total end
       end
-      while #chosen < entry.permits and seen < total and object.scans > 0 do
+      while #chosen < entry.permits and seen < total and (object.scans > 0 or seen < 2 * entry.permits) do
         local at = (start + seen) % total
         local last = math.min(at + 99, total - 1, at + total - seen - 1)
         local names = call('ZRANGE', object.free, at, last, unpack(object.order == 'MostRecentlyUsed' and { 'REV' } or {}))

@@ -5,7 +5,7 @@
 --       tokens may be followed by ">" and the newest fencing token that the client has seen of that object, as a declared
 --       one: data that has not granted it yet is not current, and recovers
 -- Reply now, then for each token four values, the last of which is the newest fencing token of a declared object, or 0:
---       held       expires 0
+--       held       expires last   last: 1 if the longest hold ends then, and no renewal extends the lease; else 0
 --       waiting    expires wake   wake: when to renew next if that is before a third of the entry's life; 0: at once
 --       recovering 0 0    the object recovers from a loss of data and does not have this token: readmit
 --       missing    0 0    the object does not exist (any more, or yet)
@@ -241,13 +241,15 @@ local function pool()
     return math.max(0, object.count - object.fresh - call('HLEN', object.resources) + object.beyond)
   end
   local function mark(object, name, number)
-    if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then object.beyond = object.beyond + 1 end
+    if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then
+      object.beyond, object.changed = object.beyond + 1, true
+    end
     if object.records then object.records[name] = 'x' end
   end
   local function unmark(object, name, number)
     local marked = call('HDEL', object.resources, name) == 1
     if object.records then object.records[name] = nil end
-    if marked and number >= object.count then object.beyond = object.beyond - 1 end
+    if marked and number >= object.count then object.beyond, object.changed = object.beyond - 1, true end
     return marked
   end
   local function take_fresh(object, count, names)
@@ -260,7 +262,7 @@ local function pool()
       end
       local number = object.fresh
       local name = object.prefix .. int(number)
-      object.fresh = number + 1
+      object.fresh, object.changed = number + 1, true
       if marked > 0 and unmark(object, name, number) then
         marked, budget = marked - 1, budget - 1 / 8
       else
@@ -579,7 +581,7 @@ local function pool()
         object.scans = object.scans - #object.newest * (1 + #earlier / 8)
         if total <= #object.newest then seen = total end
       end
-      while #chosen < entry.permits and seen < total and object.scans > 0 do
+      while #chosen < entry.permits and seen < total and (object.scans > 0 or seen < 2 * entry.permits) do
         local at = (start + seen) % total
         local last = math.min(at + 99, total - 1, at + total - seen - 1)
         local names = call('ZRANGE', object.free, at, last, unpack(object.order == 'MostRecentlyUsed' and { 'REV' } or {}))
@@ -1021,7 +1023,8 @@ local function renew(group)
         if unheard then entry.names = '-' end -- its client has woken up: the notification was received
         if set_back then entry.since = now end -- the server's clock was: the longest hold counts from here
         if unheard or set_back then store(object, token, entry) end
-        reply[at], reply[at + 1] = 'held', ends
+        -- Renewed for less than a lease: the longest hold ends then.
+        reply[at], reply[at + 1], reply[at + 2] = 'held', ends, ends < now + entry.lease and 1 or 0
       else
         local _, problem = pcall(own_entry, object, token)
         reply[at], reply[at + 1] = 'failed', type(problem) == 'table' and problem.err or problem

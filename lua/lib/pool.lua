@@ -29,14 +29,16 @@ local function pool()
   end
 
   local function mark(object, name, number)
-    if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then object.beyond = object.beyond + 1 end
+    if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then
+      object.beyond, object.changed = object.beyond + 1, true
+    end
     if object.records then object.records[name] = 'x' end
   end
 
   local function unmark(object, name, number)
     local marked = call('HDEL', object.resources, name) == 1
     if object.records then object.records[name] = nil end
-    if marked and number >= object.count then object.beyond = object.beyond - 1 end
+    if marked and number >= object.count then object.beyond, object.changed = object.beyond - 1, true end
     return marked
   end
 
@@ -51,7 +53,8 @@ local function pool()
       end
       local number = object.fresh
       local name = object.prefix .. int(number)
-      object.fresh = number + 1
+      -- Stored also if the request is not granted: the marks of what was skipped are gone.
+      object.fresh, object.changed = number + 1, true
       if marked > 0 and unmark(object, name, number) then
         marked, budget = marked - 1, budget - 1 / 8
       else
@@ -433,7 +436,8 @@ local function pool()
         -- All there are.
         if total <= #object.newest then seen = total end
       end
-      while #chosen < entry.permits and seen < total and object.scans > 0 do
+      -- A large request looks at as many as it needs, and at as many again that wait for other requests.
+      while #chosen < entry.permits and seen < total and (object.scans > 0 or seen < 2 * entry.permits) do
         local at = (start + seen) % total
         local last = math.min(at + 99, total - 1, at + total - seen - 1)
         local names = call('ZRANGE', object.free, at, last, unpack(object.order == 'MostRecentlyUsed' and { 'REV' } or {}))

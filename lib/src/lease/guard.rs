@@ -12,7 +12,7 @@ use crate::{
     Error, ObjectRef,
     lease::session::Session,
     lease::{
-        registry::{Hold, Standing},
+        registry::{Hold, LONGEST_HOLD, Standing},
         releaser::Job,
         renewer, telemetry,
     },
@@ -55,7 +55,7 @@ pub enum LeaseState {
 /// by this machine's own clock, and lies before the server's expiry however long replies took. After it the lease
 /// counts as lost, even if the process has not noticed it. A process that is paused between [`Lease::check`] and its
 /// next step cannot know: let the protected system refuse a smaller [`Lease::fencing_token`] than it has seen
-/// (Kleppmann, "Ending to do distributed locking", 2016).
+/// (Kleppmann, "How to do distributed locking", 2016).
 ///
 /// # When the machine is suspended
 /// The time of the suspend counts: the first [`Lease::check`] after it knows, and [`Lease::lost`] within a second. On Linux,
@@ -213,7 +213,7 @@ impl Lease {
             standing if status.deadline <= self.session.registry.uptime.now() => LeaseState::Lost {
                 cause: match standing {
                     Standing::Unsure { reason } => format!("{OUTRUN}: {reason}"),
-                    Standing::Ending => "it has come to its longest hold".to_owned(),
+                    Standing::Ending => LONGEST_HOLD.to_owned(),
                     _ => OUTRUN.to_owned(),
                 },
             },

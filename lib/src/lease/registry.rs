@@ -72,6 +72,9 @@ impl ObjectKeys {
     }
 }
 
+/// The cause of the loss of a lease that was renewed for as long as it may be.
+pub(crate) const LONGEST_HOLD: &str = "it has come to its longest hold";
+
 /// The state of a lease, as this client knows it.
 #[derive(Debug, Clone)]
 pub(crate) enum Standing {
@@ -437,7 +440,7 @@ impl LeaseRegistry {
             item.place.saw_newest(newest);
         }
         match (&item.hold, outcome) {
-            (Some(hold), Renewed::Held { expires, .. }) => {
+            (Some(hold), Renewed::Held { expires, is_last, .. }) => {
                 let deadline = clock::deadline(sample, expires);
                 let in_time = hold.status.send_if_modified(|status| {
                     // A caller that has looked since the deadline has seen a lost lease, and it stays lost, even if the
@@ -445,17 +448,9 @@ impl LeaseRegistry {
                     let in_time = status.deadline > self.uptime.now()
                         && !matches!(status.standing, Standing::Lost { .. });
                     if in_time {
-                        // Renewed for less than a whole lease, to the deadline that it had: the longest hold ends there.
-                        let whole = expires.saturating_sub(sample.server_ms) >= hold.grant.lease;
-                        let moved =
-                            deadline - status.deadline > Duration::from_millis(hold.grant.lease / 100);
                         *status = Status {
                             deadline,
-                            standing: if whole || moved {
-                                Standing::Held
-                            } else {
-                                Standing::Ending
-                            },
+                            standing: if is_last { Standing::Ending } else { Standing::Held },
                         };
                     }
                     in_time
@@ -483,7 +478,7 @@ impl LeaseRegistry {
                 self.unsure(item, &unusable::error(&item.place.keys, error).to_string());
             }
             (Some(hold), _) => {
-                self.lost(
+                self.expired(
                     hold,
                     "Redis does not have it any more: it ran out, or its keys were removed",
                 );
@@ -525,6 +520,12 @@ impl LeaseRegistry {
             }
         }
         self.set_due(&item.token, later(RETRY));
+    }
+
+    /// The lease has ended without another client: for this cause, unless it has come to its longest hold.
+    fn expired(&self, hold: &Hold, cause: &str) {
+        let ending = matches!(hold.status.borrow().standing, Standing::Ending);
+        self.lost(hold, if ending { LONGEST_HOLD } else { cause });
     }
 
     pub(crate) fn lost(&self, hold: &Hold, cause: &str) {
@@ -599,8 +600,10 @@ impl Receiver for LeaseRegistry {
                     }
                     None => None,
                 };
-                if let Some(hold) = held {
-                    self.lost(&hold, &end.to_string());
+                match held {
+                    Some(hold) if end.how == How::Expired => self.expired(&hold, &end.to_string()),
+                    Some(hold) => self.lost(&hold, &end.to_string()),
+                    None => {}
                 }
             }
             None => warn!(payload, "a push that this version does not understand"),

@@ -212,7 +212,11 @@ async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &
         Ok(reply) => {
             let sample = reply.asked.answered_at(reply.value.now);
             let outcome = match reply.value.expires {
-                Some(expires) => Renewed::Held { expires, newest: 0 },
+                Some(expires) => Renewed::Held {
+                    expires,
+                    is_last: false,
+                    newest: 0,
+                },
                 None => Renewed::Gone,
             };
             registry.renewed(item, outcome, sample)

@@ -13,6 +13,7 @@ mod first_users;
 mod late;
 mod options;
 mod owners;
+mod pools;
 mod runtimes;
 mod selectors;
 mod simulation;

@@ -64,6 +64,31 @@ async fn the_longest_hold_is_kept_to_the_millisecond() -> Result {
         (held..=max_hold + Duration::from_millis(4)).contains(&after),
         "{after:?}"
     );
+    // The message that it has expired comes later.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(lease.lost().await, cause);
+    Ok(())
+}
+
+/// A renewal for less than the lease that was granted is not the last one if the declared lease was shortened.
+#[tokio::test(start_paused = true)]
+async fn a_shortened_lease_has_not_come_to_its_longest_hold() -> Result {
+    let memory = Memory::seeded(31);
+    let a = client(&memory, "a").await?;
+    let object = declare_semaphore(&a, "x", 1).await?;
+    let lease = a.semaphore("x")?.acquire().await?;
+    let shorter = Declaration {
+        digest: "shorter".to_owned(),
+        lease: LEASE / 3,
+        ..semaphore(1)
+    };
+    a.control().declare(&object, &shorter).await?;
+    for _ in 0..2 {
+        lease.renew().await?;
+    }
+    memory.suspend(Duration::from_secs(3600));
+    let cause = lease.lost().await;
+    assert!(cause.contains("without a renewal"), "{cause}");
     Ok(())
 }
 

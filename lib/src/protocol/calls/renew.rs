@@ -32,6 +32,8 @@ pub(crate) struct Renewals {
 pub(crate) enum Renewed {
     Held {
         expires: u64,
+        /// The longest hold ends then, and no renewal extends the lease.
+        is_last: bool,
         /// The newest fencing token of a declared object, or 0.
         newest: u64,
     },
@@ -83,6 +85,7 @@ impl Call for Renew<'_> {
             tokens.push(match &state[..] {
                 b"held" => Renewed::Held {
                     expires: value(expires)?,
+                    is_last: value(wake)?,
                     newest: value(newest)?,
                 },
                 b"waiting" => Renewed::Waiting {
@@ -138,6 +141,7 @@ mod tests {
         let failed = vec![text("failed"), text("DAMAGED"), Value::Int(0), Value::Int(0)];
         let whole = reply(&[
             part("held", [2, 0, 3]),
+            part("held", [2, 1, 3]),
             part("waiting", [2, 4, 3]),
             part("recovering", [0; 3]),
             part("missing", [0; 3]),
@@ -147,6 +151,12 @@ mod tests {
         let tokens = vec![
             Renewed::Held {
                 expires: 2,
+                is_last: false,
+                newest: 3,
+            },
+            Renewed::Held {
+                expires: 2,
+                is_last: true,
                 newest: 3,
             },
             Renewed::Waiting {

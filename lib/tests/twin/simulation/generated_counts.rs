@@ -147,8 +147,13 @@ async fn work(mut worker: Worker) -> Result {
         let pool = worker.client.lock_pool("p")?;
         let pool = pool.with(Options::new().lease(ms(random.u64(400..4000))));
         let name = format!("a{}", random.u64(..30));
-        let pool = match random.u8(..6) {
+        let pool = match random.u8(..7) {
             0 => pool.named([&name])?,
+            // Marks of resources that were never handed out.
+            4 => {
+                let first = random.u64(..MOST / 2);
+                pool.named((first..first + random.u64(50..300)).map(|index| format!("a{index}")))?
+            }
             1 => pool.preferring(&name)?,
             2 => pool.many(random.u32(2..5)),
             3 => pool.many(random.u32(30..90)),
