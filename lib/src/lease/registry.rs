@@ -592,7 +592,7 @@ impl Receiver for LeaseRegistry {
                 }
             }
             Some((token, Push::Lost(end))) => {
-                let held = match lock(&self.book).by_token.get_mut(token) {
+                let lost_hold = match lock(&self.book).by_token.get_mut(token) {
                     Some(Entry::Held { hold, .. }) => Some(hold.clone()),
                     Some(Entry::Waiting { lost, .. }) => {
                         *lost = Some(end.clone());
@@ -600,7 +600,7 @@ impl Receiver for LeaseRegistry {
                     }
                     None => None,
                 };
-                match held {
+                match lost_hold {
                     Some(hold) if end.how == How::Expired => self.expired(&hold, &end.to_string()),
                     Some(hold) => self.lost(&hold, &end.to_string()),
                     None => {}

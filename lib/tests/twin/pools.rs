@@ -190,9 +190,9 @@ async fn an_assignment_grants_the_new_resources_at_once_and_no_former_one() -> R
         .await?;
     settle().await;
     let got = wait.await??;
-    let mut names: Vec<_> = got.resources().iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["b", "c"]);
+    let mut granted: Vec<_> = got.resources().iter().map(|(name, _)| name.as_str()).collect();
+    granted.sort_unstable();
+    assert_eq!(granted, ["b", "c"]);
 
     let other = a.lock_pool("q")?;
     other.assign([resource("a", "h1")]).await?;
@@ -221,5 +221,26 @@ async fn a_removed_resource_that_cannot_be_read_refuses_no_waiter() -> Result {
     assert!(!wait.is_finished());
     held.release().await?;
     assert_eq!(wait.await??.resource(), "a");
+    Ok(())
+}
+
+/// The names are the request: another number beside them would count resources that are not granted.
+#[tokio::test(start_paused = true)]
+async fn a_number_that_is_not_that_of_the_names_is_refused() -> Result {
+    let memory = Memory::seeded(87);
+    let client = client(&memory, "a").await?;
+    let pool = client.lock_pool("p")?;
+    pool.assign(["a", "b", "c"].map(|name| resource(name, "h")))
+        .await?;
+    let two = pool.clone().named(["a", "b"])?;
+    for count in [0, 1, 3] {
+        let error = two.clone().many(count).try_acquire().await.unwrap_err();
+        assert!(error.to_string().starts_with("count is"), "{error}");
+    }
+    let error = pool.clone().many(0).try_acquire().await.unwrap_err();
+    assert!(error.to_string().starts_with("count is 0"), "{error}");
+    let both = two.many(2).try_acquire().await?.ok_or("not granted")?;
+    assert_eq!(both.resources().len(), 2);
+    assert_eq!(pool.many(7).named(["c"])?.acquire().await?.resource(), "c");
     Ok(())
 }

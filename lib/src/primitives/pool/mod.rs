@@ -46,6 +46,8 @@ pub struct LockPool {
     pub(crate) handle: Handle,
     pub(crate) order: Order,
     count: u32,
+    /// The number of names, if resources are named.
+    named: Option<u32>,
 }
 
 /// Resources of one lease. A thousand keep the server for some three milliseconds.
@@ -57,6 +59,7 @@ impl LockPool {
             handle: Handle::new(session, place, 0),
             order: Order::LeastRecentlyUsed,
             count: 1,
+            named: None,
         }
     }
 
@@ -102,6 +105,7 @@ impl LockPool {
         }
         names.iter().try_for_each(|name| check_resource(name))?;
         self.count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        self.named = Some(self.count);
         self.handle.selector = Selector::named(&Vec::from_iter(names));
         Ok(self)
     }
@@ -154,7 +158,8 @@ impl LockPool {
         Ok(self)
     }
 
-    /// The same pool, of which that many resources are acquired at once, all or none; at most 10,000.
+    /// The same pool, of which that many resources are acquired at once, all or none; 1 to 10,000. Not beside
+    /// [`LockPool::named`], which requests as many as it has names.
     ///
     /// ```no_run
     /// # async fn run(seats: tenure::LockPool) -> Result<(), tenure::Error> {
@@ -243,11 +248,18 @@ impl LockPool {
     }
 
     async fn take(&self, wait: Wait) -> Result<Option<PoolLease>, Error> {
-        if self.count > MOST_AT_ONCE {
+        if !(1..=MOST_AT_ONCE).contains(&self.count) {
             return Err(Error::invalid(
                 "count",
                 format!("is {}", self.count),
-                format!("acquire at most {MOST_AT_ONCE} resources at once"),
+                format!("acquire 1 to {MOST_AT_ONCE} resources at once"),
+            ));
+        }
+        if let Some(names) = self.named.filter(|names| *names != self.count) {
+            return Err(Error::invalid(
+                "count",
+                format!("is {} beside {names} names", self.count),
+                "leave `many` out where resources are named",
             ));
         }
         self.handle
