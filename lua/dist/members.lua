@@ -939,7 +939,7 @@ else
   end
 end
 
--- What was read of the resources before.
+-- The resources were read before they changed.
 object.records, object.newest, object.unreadable = nil, nil, nil
 object.limit = call('HLEN', object.resources)
 object.changed = true

@@ -1,6 +1,6 @@
 //! The one error type of the crate.
 
-use crate::protocol::object::ObjectRef;
+use crate::protocol::object::{Kind, ObjectRef};
 
 /// The characters that have a meaning in a URL and must be percent-encoded in a user name or password.
 pub(crate) const ESCAPES: &str = "write % # / ? @ : in them as %25 %23 %2F %3F %40 %3A";
@@ -178,9 +178,14 @@ fn shortened(text: String) -> String {
 fn not_declared(object: &ObjectRef) -> String {
     match object.kind().resource() {
         Some(resource) => format!(
-            "{object} is not declared: apply a {resource} named {} in namespace {}, and check that the controller runs",
+            "{object} is not declared: apply a {resource} named {} in namespace {}, and check that the controller runs; \
+             without Kubernetes, {}",
             object.name(),
-            object.namespace()
+            object.namespace(),
+            match object.kind() {
+                Kind::Pool => "add resources with LockPool::extend",
+                _ => "use Semaphore::or_permits",
+            }
         ),
         None => format!("{object} is gone: its first user makes it, so ask for it again"),
     }
