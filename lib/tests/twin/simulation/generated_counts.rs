@@ -152,7 +152,7 @@ async fn work(mut worker: Worker) -> Result {
             // Marks of resources that were never handed out.
             4 => {
                 let first = random.u64(..MOST / 2);
-                pool.named((first..first + random.u64(50..150)).map(|index| format!("a{index}")))?
+                pool.named((first..first + random.u64(20..60)).map(|index| format!("a{index}")))?
             }
             1 => pool.preferring(&name)?,
             2 => pool.many(random.u32(2..5)),
