@@ -153,7 +153,7 @@ impl Declaration {
             Capacity::Permits(permits) => most("permits", *permits, MOST)?,
             Capacity::Generated { count, prefix, .. } => {
                 most("count", *count, MOST)?;
-                check_resource(prefix)?;
+                check_resource("prefix", prefix)?;
             }
             Capacity::Resources { .. } => {}
         }
@@ -220,7 +220,7 @@ impl Resource {
     }
 
     pub(crate) fn entry(&self) -> Result<String, Error> {
-        check_resource(&self.name)?;
+        check_resource("resources.name", &self.name)?;
         let properties = if self.properties.is_empty() {
             String::new()
         } else {
@@ -258,13 +258,13 @@ pub(super) fn check_floor(floor: u64) -> Result<(), Error> {
 /// Permits, or generated resources.
 const MOST: u64 = 1 << 32;
 
-pub(crate) fn check_resource(name: &str) -> Result<(), Error> {
+pub(crate) fn check_resource(field: &'static str, name: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if (1..=LONGEST_NAME).contains(&name.len()) && name != "-" && name.chars().all(allowed) {
         return Ok(());
     }
     Err(Error::invalid(
-        "resources.name",
+        field,
         format!("{name:?} cannot name a resource"),
         "use 1 to 253 ASCII letters, digits and - _ .",
     ))

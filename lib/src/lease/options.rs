@@ -149,13 +149,14 @@ impl Options {
                 "use 100 ms to 24 h",
             ));
         }
+        let shortest_hold = lease.unwrap_or(*LEASE.start());
         if let Some(max_hold) = self.max_hold
-            && (max_hold < lease.unwrap_or(*LEASE.start()) || max_hold > LONGEST_HOLD)
+            && !(shortest_hold..=LONGEST_HOLD).contains(&max_hold)
         {
             return Err(Error::invalid(
                 "max_hold",
                 format!("is {max_hold:?}"),
-                "use at least one lease and at most 30 days",
+                format!("use at least the lease, which is {shortest_hold:?}, and at most 30 days"),
             ));
         }
         check_text("reason", &self.reason)?;

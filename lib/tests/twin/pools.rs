@@ -239,6 +239,8 @@ async fn a_number_that_is_not_that_of_the_names_is_refused() -> Result {
     }
     let error = pool.clone().many(0).try_acquire().await.unwrap_err();
     assert!(error.to_string().starts_with("count is 0"), "{error}");
+    let error = pool.clone().named(["a b"]).unwrap_err();
+    assert!(error.to_string().starts_with("names \"a b\""), "{error}");
     let both = two.many(2).try_acquire().await?.ok_or("not granted")?;
     assert_eq!(both.resources().len(), 2);
     assert_eq!(pool.many(7).named(["c"])?.acquire().await?.resource(), "c");

@@ -47,6 +47,12 @@ async fn a_dead_holders_lease_ends_with_its_last_renewal_and_not_before() -> Res
 async fn the_longest_hold_is_kept_to_the_millisecond() -> Result {
     let memory = Memory::seeded(2);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
+    let short = Options::new().max_hold(LEASE / 2);
+    let error = a.lock("x")?.with(short).acquire().await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("max_hold is 15s: ") && error.contains("30s"),
+        "{error}"
+    );
     let max_hold = Duration::from_millis(3_600_123);
     let options = Options::new().max_hold(max_hold);
     let lease = a.lock("x")?.with(options).acquire().await?;

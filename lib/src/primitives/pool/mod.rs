@@ -103,7 +103,7 @@ impl LockPool {
         if names.is_empty() {
             return Err(Error::invalid("names", "is empty", "name at least one resource"));
         }
-        names.iter().try_for_each(|name| check_resource(name))?;
+        names.iter().try_for_each(|name| check_resource("names", name))?;
         self.count = u32::try_from(names.len()).unwrap_or(u32::MAX);
         self.named = Some(self.count);
         self.handle.selector = Selector::named(&Vec::from_iter(names));
@@ -153,7 +153,7 @@ impl LockPool {
     /// # Ok(()) }
     /// ```
     pub fn preferring(mut self, name: &str) -> Result<Self, Error> {
-        check_resource(name)?;
+        check_resource("name", name)?;
         self.handle.selector = Selector::preferring(name);
         Ok(self)
     }
