@@ -69,7 +69,7 @@ pub(crate) enum RunError {
     #[error(transparent)]
     Redis(#[from] tenure::Error),
     #[error("{0} has ended unexpectedly")]
-    EndedPods(String),
+    Ended(String),
 }
 
 /// Runs until a signal comes.
@@ -147,7 +147,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     };
     // The tasks end on a signal, and may report before that.
     if !*stop.borrow() {
-        return Err(RunError::EndedPods(match ended {
+        return Err(RunError::Ended(match ended {
             Some(Err(error)) => error.to_string(),
             Some(Ok(name)) => name.to_owned(),
             None => "everything".to_owned(),

@@ -195,20 +195,20 @@ fn count(report: &mut StatusDraft, namespace: &str, snapshot: &Snapshot) {
     report.common.held_by = held_by(snapshot);
 }
 
-fn hold_lines(namespace: &str, outcome: &HolderView) -> Vec<Hold> {
+fn hold_lines(namespace: &str, view: &HolderView) -> Vec<Hold> {
     let holder = Holder {
-        token: bounded(&outcome.token, MAX_TOKEN),
-        pod: name(&outcome.holder),
-        namespace: foreign(namespace, &outcome.holder),
-        reason: bounded(&outcome.reason, MAX_REASON),
-        fencing_token: outcome.fence,
-        acquired_at: whole_seconds(timestamp(outcome.since)),
-        expires_at: whole_seconds(timestamp(outcome.expires)),
+        token: bounded(&view.token, MAX_TOKEN),
+        pod: name(&view.holder),
+        namespace: foreign(namespace, &view.holder),
+        reason: bounded(&view.reason, MAX_REASON),
+        fencing_token: view.fence,
+        acquired_at: whole_seconds(timestamp(view.since)),
+        expires_at: whole_seconds(timestamp(view.expires)),
     };
-    if outcome.resources.is_empty() {
+    if view.resources.is_empty() {
         return vec![Hold {
             resource: None,
-            permits: narrow(outcome.permits),
+            permits: narrow(view.permits),
             holder,
         }];
     }
@@ -217,17 +217,17 @@ fn hold_lines(namespace: &str, outcome: &HolderView) -> Vec<Hold> {
         permits: 1,
         holder: holder.clone(),
     };
-    outcome.resources.iter().map(line).collect()
+    view.resources.iter().map(line).collect()
 }
 
-fn waiter_line(namespace: &str, outcome: &WaiterView, position: u32) -> Waiter {
+fn waiter_line(namespace: &str, view: &WaiterView, position: u32) -> Waiter {
     Waiter {
         position,
-        pod: name(&outcome.holder),
-        namespace: foreign(namespace, &outcome.holder),
-        reason: bounded(&outcome.reason, MAX_REASON),
-        permits: narrow(outcome.permits),
-        since: whole_seconds(timestamp(outcome.since)),
+        pod: name(&view.holder),
+        namespace: foreign(namespace, &view.holder),
+        reason: bounded(&view.reason, MAX_REASON),
+        permits: narrow(view.permits),
+        since: whole_seconds(timestamp(view.since)),
     }
 }
 
