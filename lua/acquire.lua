@@ -11,12 +11,12 @@
 --       busy    now newest [parts]
 --       again   now     there may be room when the work that this call has left is done: call again at once
 --       newest: the newest fencing token of a declared object, and 0 of another
---       parts: where not all free resources were looked at, the number of calls that look at all of them; each call goes on
+--       parts: where not all free resources were looked at, the number of calls that look at all of them; each call continues
 --       where the last one stopped
 -- Error NOTDECLARED, TOOLARGE, NORESOURCE, NOPROPERTIES (a selector of properties, for generated resources)
 -- A repeated token gets the outcome of the first call: its lease, or its queue entry.
 -- O(log n) in the leases and waiters of the object; a selector of properties looks at up to 500 of the
--- free resources, and the next call goes on from there.
+-- free resources, and the next call continues from there.
 local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 
 -- The fast lane, before the functions of lua/lib are created: an ordinary request for an object that does not exist, which its
@@ -54,7 +54,8 @@ else
   settle(object)
 end
 
-local value, reply = object.values[token], nil
+-- `queued` is the queue entry of the token, if the call leaves it one.
+local value, reply, queued = object.values[token], nil, nil
 local fence = value and call('ZSCORE', object.holders, token)
 if value and not fence and not parse_entry(value) then
   finish(object, token) -- an entry that cannot be read is made anew
@@ -83,13 +84,9 @@ if value then
     reply = describe(object, tonumber(fence), ends, entry)
   else
     call('ZADD', object.expiry, now + entry.place, token)
-    -- The search goes on where the last call has stopped.
+    -- The search continues where the last call has stopped.
     if object.pool and string.sub(entry.names, 1, 1) == '?' then reply = advance(object, token) end
-    if not reply then
-      local at, place_ms = position(object, token, entry)
-      reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, newest_of(object),
-        object.parts }
-    end
+    if not reply then queued = entry end
   end
 else
   lease, max_hold = bounded(object, lease, max_hold)
@@ -122,15 +119,18 @@ else
   if got then
     reply = got
   elseif place > 0 then
-    local at, place_ms = position(object, token, entry)
-    reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, newest_of(object),
-      object.parts }
+    queued = entry
   else
     finish(object, token)
     unwind(object)
     -- The work that is left may free permits.
     reply = { (object.overdue or object.more) and 'again' or 'busy', int(now), newest_of(object), object.parts }
   end
+end
+if queued then
+  local at, place_ms = position(object, token, queued)
+  local wakes = wake_at(object, wake(object), at, place_ms)
+  reply = { 'queued', int(now), int(now + queued.place), wakes, at, newest_of(object), object.parts }
 end
 close(object)
 return reply

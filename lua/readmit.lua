@@ -57,7 +57,9 @@ if admit then
   for _, same in ipairs(call('ZRANGE', object.holders, int(fence), int(fence), 'BYSCORE')) do finish(object, same) end
   for _, other in ipairs(others) do finish(object, other.token, 'superseded') end
   if object.pool then
-    for name in string.gmatch(entry.names, '[^,]+') do pool().claim(object, name) end
+    local names = {}
+    for name in string.gmatch(entry.names, '[^,]+') do names[#names + 1] = name end
+    pool().claim(object, names)
   end
 end
 if not admit then

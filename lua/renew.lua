@@ -15,6 +15,7 @@
 -- An expired lease is gone: a renewal never revives it. A declared lease that was shortened counts from here. O(log n) a token.
 
 -- The arguments of each object of the call, and the position of its outcomes in the reply.
+local VALUES = 4 -- of each token in the reply
 local reply, groups = { 0 }, {}
 do
   local key, arg, last = 0, 3, 1
@@ -22,8 +23,8 @@ do
     local width, count, seen = tonumber(ARGV[arg]), string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
     count = tonumber(count)
     groups[#groups + 1] = { key = key, width = width, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
-    for i = last + 1, last + 4 * count do reply[i] = 0 end
-    key, arg, last = key + width, arg + 2 + count, last + 4 * count
+    for i = last + 1, last + VALUES * count do reply[i] = 0 end
+    key, arg, last = key + width, arg + 2 + count, last + VALUES * count
   end
 end
 
@@ -135,7 +136,7 @@ local function renew(group)
       reply[at] = 'gone'
     end
     reply[at + 3] = newest_of(object)
-    at = at + 4
+    at = at + VALUES
   end
   if next(waiting) then
     local soonest = wake(object)
@@ -155,7 +156,7 @@ for _, group in ipairs(groups) do
       if not string.find(text, 'user_script:', 1, true) then error({ err = text }) end
       text = 'DAMAGED - its parts do not fit together: ' .. text
     end
-    for at = group.at, group.at + 4 * (group.count - 1), 4 do
+    for at = group.at, group.at + VALUES * (group.count - 1), VALUES do
       reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = 'failed', text, 0, 0
     end
   end

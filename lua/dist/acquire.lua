@@ -11,12 +11,12 @@
 --       busy    now newest [parts]
 --       again   now     there may be room when the work that this call has left is done: call again at once
 --       newest: the newest fencing token of a declared object, and 0 of another
---       parts: where not all free resources were looked at, the number of calls that look at all of them; each call goes on
+--       parts: where not all free resources were looked at, the number of calls that look at all of them; each call continues
 --       where the last one stopped
 -- Error NOTDECLARED, TOOLARGE, NORESOURCE, NOPROPERTIES (a selector of properties, for generated resources)
 -- A repeated token gets the outcome of the first call: its lease, or its queue entry.
 -- O(log n) in the leases and waiters of the object; a selector of properties looks at up to 500 of the
--- free resources, and the next call goes on from there.
+-- free resources, and the next call continues from there.
 local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 
 -- The fast lane, before the functions of lua/lib are created: an ordinary request for an object that does not exist, which its
@@ -185,9 +185,11 @@ local function pool()
     local number = number_of(object, name)
     return number and number < object.count and number or nil
   end
-  local function fresh_left(object)
-    if not object.prefix then return 0 end
-    return math.max(0, object.count - object.fresh - call('HLEN', object.resources) + object.beyond)
+  local function marks(object) return object.prefix and call('HLEN', object.resources) - object.beyond or 0 end
+  local function fresh_left(object, marked) return object.prefix and math.max(0, object.count - object.fresh - marked) or 0 end
+  local CHUNK = 200
+  local function in_chunks(names, run)
+    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
   end
   local function mark(object, name, number)
     if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then
@@ -201,8 +203,7 @@ local function pool()
     if marked and number >= object.count then object.beyond, object.changed = object.beyond - 1, true end
     return marked
   end
-  local function take_fresh(object, count, names)
-    local marked = object.prefix and call('HLEN', object.resources) - object.beyond or 0
+  local function take_fresh(object, count, names, marked)
     local wanted = #names + count
     while object.prefix and object.fresh < object.count and #names < wanted do
       if budget <= 0 then
@@ -239,10 +240,6 @@ local function pool()
     end
   end
   local SCANNED, FOR_WAITERS, NEWEST, SEEN_AGAIN = 500, 1000, 32, 100
-  local CHUNK = 200
-  local function in_chunks(names, run)
-    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
-  end
   local function take(object, count)
     local names = {}
     local function take_used(command, most)
@@ -251,11 +248,14 @@ local function pool()
     end
     if object.order == 'MostRecentlyUsed' then
       take_used('ZPOPMAX', count)
-      take_fresh(object, count - #names, names)
-    elseif object.order == 'Random' then
-      local used, fresh, from_fresh = call('ZCARD', object.free), fresh_left(object), 0
+      if #names < count then take_fresh(object, count - #names, names, marks(object)) end
+      return names
+    end
+    local marked = marks(object)
+    local fresh = fresh_left(object, marked)
+    if object.order == 'Random' then
+      local used, from_used, from_fresh = call('ZCARD', object.free), 0, 0
       math.randomseed(now_us % 2147483648) -- the server seeds every script alike
-      local from_used = 0
       for _ = 1, math.min(count, used + fresh) do
         if math.random(used + fresh - from_used - from_fresh) > used - from_used then
           from_fresh = from_fresh + 1
@@ -265,9 +265,9 @@ local function pool()
       end
       names = from_used > 0 and call('ZRANDMEMBER', object.free, int(from_used)) or names
       in_chunks(names, function(some) call('ZREM', object.free, unpack(some)) end)
-      take_fresh(object, from_fresh, names)
+      take_fresh(object, from_fresh, names, marked)
     else
-      local whole = take_fresh(object, math.min(count, fresh_left(object)), names)
+      local whole = take_fresh(object, math.min(count, fresh), names, marked)
       if whole and #names < count then take_used('ZPOPMIN', count - #names) end
     end
     return names
@@ -308,20 +308,16 @@ local function pool()
     if index and index >= object.fresh then return call('HEXISTS', object.resources, name) == 0 end
     return call('ZSCORE', object.free, name) ~= false
   end
-  local function claim(object, name)
-    local number = number_of(object, name)
-    if number and number >= object.fresh then
-      mark(object, name, number)
-    else
-      call('ZREM', object.free, name)
-    end
-  end
-  local function claim_all(object, names)
+  local function claim(object, names)
     local used, fresh = {}, {}
     for _, name in ipairs(names) do
       local number = number_of(object, name)
-      local into = number and number >= object.fresh and fresh or used
-      into[#into + 1] = name
+      if number and number >= math.max(object.fresh, object.count) then
+        mark(object, name, number) -- out of service
+      else
+        local into = number and number >= object.fresh and fresh or used
+        into[#into + 1] = name
+      end
     end
     in_chunks(used, function(some) call('ZREM', object.free, unpack(some)) end)
     in_chunks(fresh, function(some)
@@ -566,9 +562,9 @@ local function pool()
       end
       if #chosen < entry.permits then return nil end
     else
-      if entry.permits > call('ZCARD', object.free) + fresh_left(object) then return nil end
+      if entry.permits > call('ZCARD', object.free) + fresh_left(object, marks(object)) then return nil end
       if kind == '~' and in_service(object, wanted) and is_free(object, wanted) and properties_of(object, wanted) then
-        claim(object, wanted)
+        claim(object, { wanted })
         chosen[1] = wanted
       end
       local unreadable = {}
@@ -587,7 +583,7 @@ local function pool()
       give_back(object, table.concat(chosen, ','))
       return nil
     end
-    claim_all(object, chosen)
+    claim(object, chosen)
     return chosen
   end
   local function held_names(object)
@@ -621,7 +617,7 @@ local function pool()
     end
   end
   local function unused(object)
-    local free = call('ZCARD', object.free) + fresh_left(object)
+    local free = call('ZCARD', object.free) + fresh_left(object, marks(object))
     return lowering(object) and math.min(free, math.max(0, object.count - object.held)) or free
   end
   made = { number_of = number_of, lower = lower, lowering = lowering, mark_held = mark_held, record_of = record_of, properties_of = properties_of, find_unheld = find_unheld, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
@@ -965,7 +961,8 @@ else
   settle(object)
 end
 
-local value, reply = object.values[token], nil
+-- `queued` is the queue entry of the token, if the call leaves it one.
+local value, reply, queued = object.values[token], nil, nil
 local fence = value and call('ZSCORE', object.holders, token)
 if value and not fence and not parse_entry(value) then
   finish(object, token) -- an entry that cannot be read is made anew
@@ -994,13 +991,9 @@ if value then
     reply = describe(object, tonumber(fence), ends, entry)
   else
     call('ZADD', object.expiry, now + entry.place, token)
-    -- The search goes on where the last call has stopped.
+    -- The search continues where the last call has stopped.
     if object.pool and string.sub(entry.names, 1, 1) == '?' then reply = advance(object, token) end
-    if not reply then
-      local at, place_ms = position(object, token, entry)
-      reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, newest_of(object),
-        object.parts }
-    end
+    if not reply then queued = entry end
   end
 else
   lease, max_hold = bounded(object, lease, max_hold)
@@ -1033,15 +1026,18 @@ else
   if got then
     reply = got
   elseif place > 0 then
-    local at, place_ms = position(object, token, entry)
-    reply = { 'queued', int(now), int(now + entry.place), wake_at(object, wake(object), at, place_ms), at, newest_of(object),
-      object.parts }
+    queued = entry
   else
     finish(object, token)
     unwind(object)
     -- The work that is left may free permits.
     reply = { (object.overdue or object.more) and 'again' or 'busy', int(now), newest_of(object), object.parts }
   end
+end
+if queued then
+  local at, place_ms = position(object, token, queued)
+  local wakes = wake_at(object, wake(object), at, place_ms)
+  reply = { 'queued', int(now), int(now + queued.place), wakes, at, newest_of(object), object.parts }
 end
 close(object)
 return reply

@@ -157,9 +157,11 @@ local function pool()
     local number = number_of(object, name)
     return number and number < object.count and number or nil
   end
-  local function fresh_left(object)
-    if not object.prefix then return 0 end
-    return math.max(0, object.count - object.fresh - call('HLEN', object.resources) + object.beyond)
+  local function marks(object) return object.prefix and call('HLEN', object.resources) - object.beyond or 0 end
+  local function fresh_left(object, marked) return object.prefix and math.max(0, object.count - object.fresh - marked) or 0 end
+  local CHUNK = 200
+  local function in_chunks(names, run)
+    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
   end
   local function mark(object, name, number)
     if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then
@@ -173,8 +175,7 @@ local function pool()
     if marked and number >= object.count then object.beyond, object.changed = object.beyond - 1, true end
     return marked
   end
-  local function take_fresh(object, count, names)
-    local marked = object.prefix and call('HLEN', object.resources) - object.beyond or 0
+  local function take_fresh(object, count, names, marked)
     local wanted = #names + count
     while object.prefix and object.fresh < object.count and #names < wanted do
       if budget <= 0 then
@@ -211,10 +212,6 @@ local function pool()
     end
   end
   local SCANNED, FOR_WAITERS, NEWEST, SEEN_AGAIN = 500, 1000, 32, 100
-  local CHUNK = 200
-  local function in_chunks(names, run)
-    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
-  end
   local function take(object, count)
     local names = {}
     local function take_used(command, most)
@@ -223,11 +220,14 @@ local function pool()
     end
     if object.order == 'MostRecentlyUsed' then
       take_used('ZPOPMAX', count)
-      take_fresh(object, count - #names, names)
-    elseif object.order == 'Random' then
-      local used, fresh, from_fresh = call('ZCARD', object.free), fresh_left(object), 0
+      if #names < count then take_fresh(object, count - #names, names, marks(object)) end
+      return names
+    end
+    local marked = marks(object)
+    local fresh = fresh_left(object, marked)
+    if object.order == 'Random' then
+      local used, from_used, from_fresh = call('ZCARD', object.free), 0, 0
       math.randomseed(now_us % 2147483648) -- the server seeds every script alike
-      local from_used = 0
       for _ = 1, math.min(count, used + fresh) do
         if math.random(used + fresh - from_used - from_fresh) > used - from_used then
           from_fresh = from_fresh + 1
@@ -237,9 +237,9 @@ local function pool()
       end
       names = from_used > 0 and call('ZRANDMEMBER', object.free, int(from_used)) or names
       in_chunks(names, function(some) call('ZREM', object.free, unpack(some)) end)
-      take_fresh(object, from_fresh, names)
+      take_fresh(object, from_fresh, names, marked)
     else
-      local whole = take_fresh(object, math.min(count, fresh_left(object)), names)
+      local whole = take_fresh(object, math.min(count, fresh), names, marked)
       if whole and #names < count then take_used('ZPOPMIN', count - #names) end
     end
     return names
@@ -280,20 +280,16 @@ local function pool()
     if index and index >= object.fresh then return call('HEXISTS', object.resources, name) == 0 end
     return call('ZSCORE', object.free, name) ~= false
   end
-  local function claim(object, name)
-    local number = number_of(object, name)
-    if number and number >= object.fresh then
-      mark(object, name, number)
-    else
-      call('ZREM', object.free, name)
-    end
-  end
-  local function claim_all(object, names)
+  local function claim(object, names)
     local used, fresh = {}, {}
     for _, name in ipairs(names) do
       local number = number_of(object, name)
-      local into = number and number >= object.fresh and fresh or used
-      into[#into + 1] = name
+      if number and number >= math.max(object.fresh, object.count) then
+        mark(object, name, number) -- out of service
+      else
+        local into = number and number >= object.fresh and fresh or used
+        into[#into + 1] = name
+      end
     end
     in_chunks(used, function(some) call('ZREM', object.free, unpack(some)) end)
     in_chunks(fresh, function(some)
@@ -538,9 +534,9 @@ local function pool()
       end
       if #chosen < entry.permits then return nil end
     else
-      if entry.permits > call('ZCARD', object.free) + fresh_left(object) then return nil end
+      if entry.permits > call('ZCARD', object.free) + fresh_left(object, marks(object)) then return nil end
       if kind == '~' and in_service(object, wanted) and is_free(object, wanted) and properties_of(object, wanted) then
-        claim(object, wanted)
+        claim(object, { wanted })
         chosen[1] = wanted
       end
       local unreadable = {}
@@ -559,7 +555,7 @@ local function pool()
       give_back(object, table.concat(chosen, ','))
       return nil
     end
-    claim_all(object, chosen)
+    claim(object, chosen)
     return chosen
   end
   local function held_names(object)
@@ -593,7 +589,7 @@ local function pool()
     end
   end
   local function unused(object)
-    local free = call('ZCARD', object.free) + fresh_left(object)
+    local free = call('ZCARD', object.free) + fresh_left(object, marks(object))
     return lowering(object) and math.min(free, math.max(0, object.count - object.held)) or free
   end
   made = { number_of = number_of, lower = lower, lowering = lowering, mark_held = mark_held, record_of = record_of, properties_of = properties_of, find_unheld = find_unheld, give_back = give_back, in_service = in_service, claim = claim, choose = choose,

@@ -23,9 +23,15 @@ local function pool()
 
   -- In a generated pool, a resource below `fresh` is free if it stands in `free`, and any other if it is not marked "x" in
   -- `resources`: a holder that was readmitted after a loss may have one of them, or one that has gone out of service.
-  local function fresh_left(object)
-    if not object.prefix then return 0 end
-    return math.max(0, object.count - object.fresh - call('HLEN', object.resources) + object.beyond)
+  local function marks(object) return object.prefix and call('HLEN', object.resources) - object.beyond or 0 end
+
+  local function fresh_left(object, marked) return object.prefix and math.max(0, object.count - object.fresh - marked) or 0 end
+
+  -- The arguments of one command: Lua's stack has room for some thousands.
+  local CHUNK = 200
+
+  local function in_chunks(names, run)
+    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
   end
 
   local function mark(object, name, number)
@@ -42,9 +48,9 @@ local function pool()
     return marked
   end
 
-  -- Adds up to `count` resources that were never handed out to `names`. Returns false if the budget has ended it.
-  local function take_fresh(object, count, names)
-    local marked = object.prefix and call('HLEN', object.resources) - object.beyond or 0
+  -- Adds up to `count` resources that were never handed out to `names`, of which so many are marked. Returns false if the
+  -- budget has ended it.
+  local function take_fresh(object, count, names, marked)
     local wanted = #names + count
     while object.prefix and object.fresh < object.count and #names < wanted do
       if budget <= 0 then
@@ -93,13 +99,6 @@ local function pool()
   -- wait. Those have seen before what is free for longer: they look at the newest first, and at some others again.
   local SCANNED, FOR_WAITERS, NEWEST, SEEN_AGAIN = 500, 1000, 32, 100
 
-  -- The arguments of one command: Lua's stack has room for some thousands.
-  local CHUNK = 200
-
-  local function in_chunks(names, run)
-    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
-  end
-
   -- Takes up to `count` free resources in the order of the pool.
   local function take(object, count)
     local names = {}
@@ -109,11 +108,14 @@ local function pool()
     end
     if object.order == 'MostRecentlyUsed' then
       take_used('ZPOPMAX', count)
-      take_fresh(object, count - #names, names)
-    elseif object.order == 'Random' then
-      local used, fresh, from_fresh = call('ZCARD', object.free), fresh_left(object), 0
+      if #names < count then take_fresh(object, count - #names, names, marks(object)) end
+      return names
+    end
+    local marked = marks(object)
+    local fresh = fresh_left(object, marked)
+    if object.order == 'Random' then
+      local used, from_used, from_fresh = call('ZCARD', object.free), 0, 0
       math.randomseed(now_us % 2147483648) -- the server seeds every script alike
-      local from_used = 0
       for _ = 1, math.min(count, used + fresh) do
         if math.random(used + fresh - from_used - from_fresh) > used - from_used then
           from_fresh = from_fresh + 1
@@ -123,10 +125,10 @@ local function pool()
       end
       names = from_used > 0 and call('ZRANDMEMBER', object.free, int(from_used)) or names
       in_chunks(names, function(some) call('ZREM', object.free, unpack(some)) end)
-      take_fresh(object, from_fresh, names)
+      take_fresh(object, from_fresh, names, marked)
     else
       -- Least recently used: what was never used comes first.
-      local whole = take_fresh(object, math.min(count, fresh_left(object)), names)
+      local whole = take_fresh(object, math.min(count, fresh), names, marked)
       if whole and #names < count then take_used('ZPOPMIN', count - #names) end
     end
     return names
@@ -161,7 +163,7 @@ local function pool()
     end)
   end
 
-  -- A resource by its name: whether it is in service, whether it is free, and taking it when it is.
+  -- A resource by its name: whether it is in service, and whether it is free.
   local function in_service(object, name)
     return index_of(object, name) ~= nil or string.sub(call('HGET', object.resources, name) or '0', 1, 1) == '1'
   end
@@ -172,22 +174,16 @@ local function pool()
     return call('ZSCORE', object.free, name) ~= false
   end
 
-  local function claim(object, name)
-    local number = number_of(object, name)
-    if number and number >= object.fresh then
-      mark(object, name, number)
-    else
-      call('ZREM', object.free, name)
-    end
-  end
-
-  -- Claims free resources in service.
-  local function claim_all(object, names)
+  local function claim(object, names)
     local used, fresh = {}, {}
     for _, name in ipairs(names) do
       local number = number_of(object, name)
-      local into = number and number >= object.fresh and fresh or used
-      into[#into + 1] = name
+      if number and number >= math.max(object.fresh, object.count) then
+        mark(object, name, number) -- out of service
+      else
+        local into = number and number >= object.fresh and fresh or used
+        into[#into + 1] = name
+      end
     end
     in_chunks(used, function(some) call('ZREM', object.free, unpack(some)) end)
     in_chunks(fresh, function(some)
@@ -474,9 +470,9 @@ local function pool()
       end
       if #chosen < entry.permits then return nil end
     else
-      if entry.permits > call('ZCARD', object.free) + fresh_left(object) then return nil end
+      if entry.permits > call('ZCARD', object.free) + fresh_left(object, marks(object)) then return nil end
       if kind == '~' and in_service(object, wanted) and is_free(object, wanted) and properties_of(object, wanted) then
-        claim(object, wanted)
+        claim(object, { wanted })
         chosen[1] = wanted
       end
       local unreadable = {}
@@ -496,7 +492,7 @@ local function pool()
       give_back(object, table.concat(chosen, ','))
       return nil
     end
-    claim_all(object, chosen)
+    claim(object, chosen)
     return chosen
   end
 
@@ -536,7 +532,7 @@ local function pool()
 
   -- While a smaller count is being applied, what stands in `free` may be out of service.
   local function unused(object)
-    local free = call('ZCARD', object.free) + fresh_left(object)
+    local free = call('ZCARD', object.free) + fresh_left(object, marks(object))
     return lowering(object) and math.min(free, math.max(0, object.count - object.held)) or free
   end
 
