@@ -15,7 +15,7 @@ use tenure::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Result, client, declare_semaphore, lock, object, semaphore, settle, silence};
+use super::{Result, client, declare_semaphore, generated, lock, object, semaphore, settle, silence};
 
 const PLACE: Duration = Duration::from_secs(10);
 
@@ -298,15 +298,7 @@ async fn a_thousand_are_notified_in_their_order_and_in_pieces() -> Result {
 }
 
 fn seats(count: u64) -> Declaration {
-    Declaration {
-        digest: count.to_string(),
-        capacity: Capacity::Generated {
-            order: Order::LeastRecentlyUsed,
-            prefix: "seat-".to_owned(),
-            count,
-        },
-        ..semaphore(0)
-    }
+    generated(Order::LeastRecentlyUsed, "seat-", count)
 }
 
 /// Looks until nothing is left to be done, and returns the number of free resources.

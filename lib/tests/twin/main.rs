@@ -72,6 +72,18 @@ fn semaphore(permits: u64) -> Declaration {
     }
 }
 
+fn generated(order: Order, prefix: &str, count: u64) -> Declaration {
+    Declaration {
+        digest: format!("{prefix}{count}"),
+        capacity: Capacity::Generated {
+            order,
+            prefix: prefix.to_owned(),
+            count,
+        },
+        ..semaphore(0)
+    }
+}
+
 fn pool(resources: &[&str]) -> Declaration {
     let resource = |name: &&str| Resource {
         name: (*name).to_owned(),

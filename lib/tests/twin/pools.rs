@@ -4,25 +4,13 @@ use std::time::Duration;
 
 use tenure::{
     Kind, LockPool, PoolLease,
-    control::{Capacity, Declaration, Order, Resource},
+    control::{Declaration, Order, Resource},
 };
 use tokio::time::sleep;
 
-use super::{Memory, Result, client, object, semaphore, settle};
+use super::{Memory, Result, client, generated, object, settle};
 
 const ORDERS: [Order; 3] = [Order::LeastRecentlyUsed, Order::MostRecentlyUsed, Order::Random];
-
-fn generated(order: Order, count: u64) -> Declaration {
-    Declaration {
-        digest: count.to_string(),
-        capacity: Capacity::Generated {
-            order,
-            prefix: "r".into(),
-            count,
-        },
-        ..semaphore(0)
-    }
-}
 
 fn names(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|index| format!("r{index}")).collect()
@@ -56,7 +44,7 @@ async fn more_marked_resources_than_one_call_skips_are_not_granted_again() -> Re
         let client = client(&memory, "a").await?;
         client
             .control()
-            .declare(&object(Kind::Pool, "p")?, &generated(order, 2000))
+            .declare(&object(Kind::Pool, "p")?, &generated(order, "r", 2000))
             .await?;
         let pool = client.lock_pool("p")?;
         let mut leases = Vec::new();
@@ -75,14 +63,17 @@ async fn readmitted_holders_of_a_large_pool_keep_their_resources() -> Result {
     let memory = Memory::seeded(81);
     let client = client(&memory, "a").await?;
     let (object, order) = (object(Kind::Pool, "p")?, Order::LeastRecentlyUsed);
-    client.control().declare(&object, &generated(order, 1000)).await?;
+    client
+        .control()
+        .declare(&object, &generated(order, "r", 1000))
+        .await?;
     let pool = client.lock_pool("p")?;
     let mut leases = acquire(&pool, 520).await?;
     memory.flush_all();
     let again = Declaration {
         floor: 1_000_000,
         recovery: Some(Duration::from_secs(30)),
-        ..generated(order, 1000)
+        ..generated(order, "r", 1000)
     };
     client.control().declare(&object, &again).await?;
     sleep(Duration::from_secs(60)).await;
@@ -97,7 +88,7 @@ async fn readmitted_holders_of_a_large_pool_keep_their_resources() -> Result {
 async fn two_grants_of_one_call_skip_marked_resources() -> Result {
     let memory = Memory::seeded(82);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
-    let declaration = generated(Order::LeastRecentlyUsed, 260);
+    let declaration = generated(Order::LeastRecentlyUsed, "r", 260);
     a.control()
         .declare(&object(Kind::Pool, "p")?, &declaration)
         .await?;
@@ -125,7 +116,7 @@ async fn a_resource_that_cannot_be_read_does_not_make_another_one_twice() -> Res
     for order in ORDERS {
         let memory = Memory::seeded(83);
         let client = client(&memory, "a").await?;
-        let declaration = generated(order, 3);
+        let declaration = generated(order, "r", 3);
         client
             .control()
             .declare(&object(Kind::Pool, "p")?, &declaration)
@@ -150,7 +141,7 @@ async fn a_resource_that_cannot_be_read_does_not_make_another_one_twice() -> Res
 async fn a_large_request_beside_a_named_waiter_is_granted() -> Result {
     let memory = Memory::seeded(84);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
-    let declaration = generated(Order::LeastRecentlyUsed, 3000);
+    let declaration = generated(Order::LeastRecentlyUsed, "r", 3000);
     a.control()
         .declare(&object(Kind::Pool, "p")?, &declaration)
         .await?;

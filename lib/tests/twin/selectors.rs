@@ -9,7 +9,7 @@ use tenure::{
 };
 use tokio::time::timeout;
 
-use crate::{Result, client, object, semaphore, settle};
+use crate::{Result, client, generated, object, semaphore, settle};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -99,14 +99,7 @@ async fn of_many_different_requests_each_is_served_when_its_resources_are_free()
 async fn generated_resources_have_no_properties_to_be_asked_for() -> Result {
     let memory = Memory::seeded(3);
     let client = client(&memory, "a").await?;
-    let declaration = Declaration {
-        capacity: Capacity::Generated {
-            order: Order::LeastRecentlyUsed,
-            prefix: "r".to_owned(),
-            count: 100_000,
-        },
-        ..semaphore(0)
-    };
+    let declaration = generated(Order::LeastRecentlyUsed, "r", 100_000);
     client
         .control()
         .declare(&object(Kind::Pool, "p")?, &declaration)
@@ -175,15 +168,7 @@ async fn a_waiting_request_finds_the_matching_resource_among_many_free_ones_at_o
 async fn a_generated_pool_serves_others_though_many_of_its_resources_are_held_by_name() -> Result {
     let memory = Memory::seeded(1);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
-    let capacity = Capacity::Generated {
-        order: Order::LeastRecentlyUsed,
-        prefix: "r".to_owned(),
-        count: 1000,
-    };
-    let declaration = Declaration {
-        capacity,
-        ..semaphore(0)
-    };
+    let declaration = generated(Order::LeastRecentlyUsed, "r", 1000);
     a.control()
         .declare(&object(Kind::Pool, "p")?, &declaration)
         .await?;

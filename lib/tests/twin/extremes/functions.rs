@@ -14,7 +14,7 @@ use tenure::{
 };
 
 use super::{World, durations, each, floats, numbers, small_numbers, texts};
-use crate::{Result, object, semaphore};
+use crate::{Result, generated, object, semaphore};
 
 type Row = for<'a> fn(&'a mut Vec<String>) -> Pin<Box<dyn Future<Output = Result> + 'a>>;
 type Outcome = std::result::Result<(), Error>;
@@ -82,15 +82,10 @@ async fn declares(world: &World, change: impl FnOnce(&mut Declaration)) -> Outco
     Ok(())
 }
 
-fn pool_of(count: u64, prefix: String) -> Declaration {
+fn pool_of(count: u64, prefix: &str) -> Declaration {
     Declaration {
         digest: "g".to_owned(),
-        capacity: Capacity::Generated {
-            order: Order::LeastRecentlyUsed,
-            prefix,
-            count,
-        },
-        ..semaphore(1)
+        ..generated(Order::LeastRecentlyUsed, prefix, count)
     }
 }
 
@@ -458,14 +453,14 @@ table! {
     };
     "control::declare count", numbers(), async |world: World, number: u64| {
         let object = object(Kind::Pool, "declared").unwrap();
-        world.client.control().declare(&object, &pool_of(number, "seat-".to_owned())).await?;
+        world.client.control().declare(&object, &pool_of(number, "seat-")).await?;
         let seen = world.client.control().look(&object, 10).await?.unwrap();
         assert_eq!(seen.limit, number, "cut");
         Ok(())
     };
     "control::declare prefix", texts(), async |world: World, text: String| {
         let object = object(Kind::Pool, "declared").unwrap();
-        world.client.control().declare(&object, &pool_of(3, text)).await?;
+        world.client.control().declare(&object, &pool_of(3, &text)).await?;
         drop(world.client.lock_pool("declared")?.try_acquire().await?);
         Ok(())
     };

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tenure::{
     Error, Kind, Options, PoolLease,
-    control::{Capacity, Declaration, Order},
+    control::{Declaration, Order},
 };
 use tokio::time::{sleep, timeout};
 
@@ -15,7 +15,7 @@ use super::{
     process::{self, Worker, ms},
     world::{FaultProfile, World},
 };
-use crate::{Result, client, object};
+use crate::{Result, client, generated, object};
 
 const ROUNDS: usize = 4;
 /// More than one call takes out of service.
@@ -72,16 +72,9 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
 
 async fn declare(world: &World, order: Order, prefix: &str, count: u64) -> Result {
     let declaration = Declaration {
-        digest: format!("{prefix}{count}"),
         floor: 0,
-        recovery: None,
         lease: ms(4000),
-        max_hold: None,
-        capacity: Capacity::Generated {
-            order,
-            prefix: prefix.to_owned(),
-            count,
-        },
+        ..generated(order, prefix, count)
     };
     let pool = object(Kind::Pool, "p")?;
     world.observer.control().declare(&pool, &declaration).await?;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use tenure::{
     Error, Kind,
-    control::{Capacity, Declaration, Order},
+    control::{Declaration, Order},
 };
 
 use super::{
     process::ms,
     world::{FaultProfile, World},
 };
-use crate::{Result, client, object};
+use crate::{Result, client, generated, object};
 
 /// Number of resources that, with their properties, exceeds Lua's stack.
 const MANY: u32 = 4010;
@@ -22,16 +22,9 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     let pool = object(Kind::Pool, "p")?;
     let orders = [Order::LeastRecentlyUsed, Order::MostRecentlyUsed, Order::Random];
     let declaration = Declaration {
-        digest: "1".to_owned(),
         floor: 0,
-        recovery: None,
         lease: ms(20_000),
-        max_hold: None,
-        capacity: Capacity::Generated {
-            order: orders[random.usize(..orders.len())],
-            prefix: "seat-".to_owned(),
-            count: MANY.into(),
-        },
+        ..generated(orders[random.usize(..orders.len())], "seat-", MANY.into())
     };
     let control = world.observer.control();
     control.declare(&pool, &declaration).await?;

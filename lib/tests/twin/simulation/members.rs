@@ -9,7 +9,7 @@ use std::{
 
 use fastrand::Rng;
 use tenure::{
-    Error, LockPool, Member, Options, PoolLease, ResourceState,
+    Error, LockPool, Options, PoolLease, ResourceState,
     control::{Order, Resource, Snapshot},
 };
 use tokio::{
@@ -61,18 +61,9 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     drop(all);
     last.close().await;
     // A request of a dead process may still arrive, and hold for one lease.
-    let all_free = |members: &[Member]| {
-        members.len() == NAMES.len() && members.iter().all(|member| member.state == ResourceState::Free)
-    };
-    let mut free = pool.list().await?;
-    for _ in 0..60 {
-        if all_free(&free) {
-            break;
-        }
-        sleep(ms(1000)).await;
-        free = pool.list().await?;
-    }
-    if !all_free(&free) {
+    sleep(Duration::from_secs(60)).await;
+    let free = pool.list().await?;
+    if free.len() != NAMES.len() || free.iter().any(|member| member.state != ResourceState::Free) {
         world.violation(format!("not all are free in the end: {free:?}"));
     }
     pool.clear().await?;
