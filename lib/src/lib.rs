@@ -87,7 +87,7 @@ pub use primitives::{
     params::{ParamValue, Params},
     pool::{
         LockPool, PoolLease,
-        members::{Member, PoolHealth, ResourceState},
+        members::{Member, PoolHealth},
     },
     reentrant_lock::{ReentrantLease, ReentrantLock},
     register::{Compare, Expiry, Outcome, Register, RegisterValue},
@@ -96,7 +96,7 @@ pub use primitives::{
 };
 pub use protocol::{
     error::Error,
-    object::{Kind, ObjectRef},
+    object::{Kind, ObjectRef, ResourceState},
 };
 pub use transport::credentials::{Credentials, CredentialsFuture, CredentialsProvider, FileCredentials};
 

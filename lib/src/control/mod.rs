@@ -18,7 +18,7 @@ use crate::{
         calls::{Call, Ending, Inspect, Observe, Release, Released, Withdraw, Withdrawn},
         refusal,
     },
-    transport::{later, router::Failed},
+    transport::later,
 };
 
 use declaration::check_floor;
@@ -448,11 +448,7 @@ impl Control {
         let keys = self.session.keys(object);
         match self.session.link.call(call, &keys, self.soon()).await {
             Ok(reply) => Ok(reply.value),
-            Err(Failed {
-                error: Error::Refused { reason },
-                ..
-            }) => Err(refusal::error(object, &keys, 0, reason)),
-            Err(Failed { error, .. }) => Err(error),
+            Err(failed) => Err(refusal::named(failed.error, object, 0)),
         }
     }
 

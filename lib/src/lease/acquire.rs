@@ -314,7 +314,7 @@ impl Claim {
         }
     }
 
-    /// Returns whether a wait goes on although the object is not declared: it may be declared soon, for the first time,
+    /// Returns whether a wait continues although the object is not declared: it may be declared soon, for the first time,
     /// or again after a loss of data.
     fn may_be_declared_yet(since: &mut Option<Instant>, wait: Wait) -> bool {
         let now = Instant::now();
@@ -347,7 +347,7 @@ impl Claim {
                 let object = self.place.object.clone();
                 Err(match end.how {
                     How::Withdrawn => Error::NotDeclared { object },
-                    How::Refused => self.refusal(end.why, asked),
+                    How::Refused => refusal::error(&object, &self.place.keys, asked, end.why),
                     _ => Error::Lost {
                         object,
                         cause: format!("its place in the queue was taken back: {end}"),
@@ -405,15 +405,8 @@ impl Claim {
     /// Returns the same failure, with the protocol's named errors in place of their texts.
     pub(crate) fn named(&self, failed: Failed, asked: u64) -> Failed {
         let Failed { error, repeated } = failed;
-        let error = match error {
-            Error::Refused { reason } => refusal::error(&self.place.object, &self.place.keys, asked, reason),
-            error => error,
-        };
+        let error = refusal::named(error, &self.place.object, asked);
         Failed { error, repeated }
-    }
-
-    fn refusal(&self, reason: String, asked: u64) -> Error {
-        refusal::error(&self.place.object, &self.place.keys, asked, reason)
     }
 
     pub(crate) fn granted_by_reply(

@@ -167,7 +167,7 @@ struct State {
     random: fastrand::Rng,
 }
 
-/// The server's wall clock: its reading at an instant, from which it goes on.
+/// The server's wall clock: its reading at an instant, from which it continues.
 struct Clock {
     said_us: u64,
     at: Instant,

@@ -67,7 +67,7 @@ impl Condvar {
     ///
     /// # Errors
     /// The lock is **not** held after an error. [`Error::Lost`] when it was not held before; [`Error::Refused`] with
-    /// the error reply of Redis. While Redis is unreachable the wait goes on.
+    /// the error reply of Redis. While Redis is unreachable the wait continues.
     ///
     /// # Cancel safety
     /// After dropping the future the lock is not held, and the wait has ended; the next waiter gets a notification that
@@ -172,13 +172,8 @@ impl Condvar {
             count,
             request: &request,
         };
-        match lease.call(&notify).await {
-            Err(Error::Refused { reason }) => {
-                let place = &self.handle.place;
-                Err(refusal::error(&place.object, &place.keys, 1, reason))
-            }
-            reply => reply,
-        }
+        let notified = lease.call(&notify).await;
+        notified.map_err(|error| refusal::named(error, &self.handle.place.object, 1))
     }
 
     /// Wakes all who wait: see [`Condvar::notify`].

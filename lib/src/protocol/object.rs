@@ -1,4 +1,4 @@
-//! The name of an object, and its keys.
+//! The name of an object, its keys, and the states of a pool's resources.
 
 use std::{fmt, sync::Arc};
 
@@ -150,4 +150,21 @@ impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.namespace, self.kind, self.name)
     }
+}
+/// The state of a resource.
+///
+/// ```
+/// assert_ne!(tenure::ResourceState::Free, tenure::ResourceState::Held);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResourceState {
+    /// It can be granted.
+    Free,
+    /// The resource is held.
+    Held,
+    /// It is out of service, held or not.
+    Disabled,
+    /// The data of the resource in Redis cannot be read. It is not granted until it is declared or added again.
+    Damaged,
 }

@@ -41,42 +41,54 @@ impl<'a> Refusal<'a> {
             _ => return None,
         })
     }
-}
 
-/// Returns the error of a refused call about an object with these keys, which has requested `asked` permits.
-pub(crate) fn error(object: &ObjectRef, keys: &[Arc<str>], asked: u64, reason: String) -> Error {
-    let Some(refusal) = Refusal::parse(&reason) else {
-        return unusable::error(keys, reason);
-    };
-    let object = object.clone();
-    match refusal {
-        Refusal::NotDeclared => Error::NotDeclared { object },
-        Refusal::NotHeld => Error::Lost {
-            object,
-            cause: "it is not held".to_owned(),
-        },
-        Refusal::NoResource { name } => Error::NoSuchResource {
-            object,
-            resource: name.to_owned(),
-        },
-        Refusal::NoProperties => Error::invalid(
-            "properties",
-            format!("are asked for, and the resources of {object} are generated, which have none"),
-            "leave `matching` out, or name the resources in the spec",
-        ),
-        Refusal::TooLarge { limit } => Error::TooLarge { object, asked, limit },
-        Refusal::OtherLife => Error::OtherLife { object },
-        Refusal::Declared => Error::Refused {
-            reason: format!("a custom resource declares {object}: change its resources there"),
-        },
-        Refusal::Stale => Error::Refused {
-            reason: format!(
-                "the staged resources of {object} have expired or were changed: assign them again"
+    fn error(self, object: &ObjectRef, asked: u64) -> Error {
+        let object = object.clone();
+        match self {
+            Self::NotDeclared => Error::NotDeclared { object },
+            Self::NotHeld => Error::Lost {
+                object,
+                cause: "it is not held".to_owned(),
+            },
+            Self::NoResource { name } => Error::NoSuchResource {
+                object,
+                resource: name.to_owned(),
+            },
+            Self::NoProperties => Error::invalid(
+                "properties",
+                format!("are asked for, and the resources of {object} are generated, which have none"),
+                "leave `matching` out, or name the resources in the spec",
             ),
-        },
+            Self::TooLarge { limit } => Error::TooLarge { object, asked, limit },
+            Self::OtherLife => Error::OtherLife { object },
+            Self::Declared => Error::Refused {
+                reason: format!("a custom resource declares {object}: change its resources there"),
+            },
+            Self::Stale => Error::Refused {
+                reason: format!(
+                    "the staged resources of {object} have expired or were changed: assign them again"
+                ),
+            },
+        }
     }
 }
 
+/// Returns the error of a refused request for `asked` permits of an object with these keys.
+pub(crate) fn error(object: &ObjectRef, keys: &[Arc<str>], asked: u64, reason: String) -> Error {
+    match Refusal::parse(&reason) {
+        Some(refusal) => refusal.error(object, asked),
+        None => unusable::error(keys, reason),
+    }
+}
+
+/// Returns the error of a failed call about an object, with the scripts' named errors in place of their texts.
+pub(crate) fn named(error: Error, object: &ObjectRef, asked: u64) -> Error {
+    match &error {
+        Error::Refused { reason } => Refusal::parse(reason).map(|refusal| refusal.error(object, asked)),
+        _ => None,
+    }
+    .unwrap_or(error)
+}
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -248,7 +248,7 @@ impl Router {
     ) -> Result<Reply<C::Reply>, Failed> {
         let mut repeated = false;
         let arguments = call.arguments();
-        let arguments: Vec<&str> = arguments.iter().map(|argument| &**argument).collect();
+        let arguments = calls::borrowed(&arguments);
         let answered = self
             .attempts(C::script(), keys, &arguments, until, &mut repeated)
             .await;
@@ -373,7 +373,7 @@ impl Router {
                 return Ok((self.repeat(call, keys, until).await?, 0));
             };
             let arguments = call.arguments();
-            let arguments: Vec<&str> = arguments.iter().map(|argument| &**argument).collect();
+            let arguments = calls::borrowed(&arguments);
             let mut sent = uptime.now();
             let outcome = replicated::call(
                 own,

@@ -7,7 +7,8 @@ use crate::{
     control::{Order, Resource},
     primitives::pool::read_properties,
     protocol::{
-        calls::{Call, Change, Entry, List, ListedState, Members},
+        calls::{Call, Change, Entry, List, Members},
+        object::ResourceState,
         refusal,
     },
     transport::later,
@@ -15,24 +16,6 @@ use crate::{
 
 /// Resources in one command: 250 commands assign 100,000, and none keeps the server for much over a millisecond.
 const PIECE: usize = 400;
-
-/// The state of a resource.
-///
-/// ```
-/// assert_ne!(tenure::ResourceState::Free, tenure::ResourceState::Held);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ResourceState {
-    /// It can be granted.
-    Free,
-    /// The resource is held.
-    Held,
-    /// It is out of service, held or not.
-    Disabled,
-    /// The data of the resource in Redis cannot be read. It is not granted until it is declared or added again.
-    Damaged,
-}
 
 /// A resource of a pool, as [`LockPool::list`] finds it.
 ///
@@ -282,26 +265,22 @@ impl LockPool {
             count,
             names,
         };
-        match self.call(&members, &keys).await {
-            Err(Error::Refused { reason }) => Err(refusal::error(&place.object, &keys, 0, reason)),
-            size => size,
-        }
+        let changed = self.call(&members, &keys).await;
+        changed.map_err(|error| refusal::named(error, &place.object, 0))
     }
 
     async fn page(&self, cursor: &str) -> Result<(String, Vec<Member>), Error> {
         let list = List { cursor, count: PIECE };
         let (cursor, entries) = self.call(&list, &self.handle.place.keys).await?;
         let member = |entry: Entry| {
-            let (state, properties) = match entry.state {
-                ListedState::Free => (ResourceState::Free, read_properties(&entry.properties)?),
-                ListedState::Held => (ResourceState::Held, read_properties(&entry.properties)?),
-                ListedState::Disabled => (ResourceState::Disabled, read_properties(&entry.properties)?),
-                ListedState::Damaged => (ResourceState::Damaged, BTreeMap::new()),
+            let properties = match entry.state {
+                ResourceState::Damaged => BTreeMap::new(),
+                _ => read_properties(&entry.properties)?,
             };
             Ok(Member {
                 name: entry.name,
                 properties,
-                state,
+                state: entry.state,
             })
         };
         Ok((

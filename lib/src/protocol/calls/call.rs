@@ -30,6 +30,11 @@ pub(crate) fn read<C: Call>(reply: &Value) -> Result<C::Reply, Error> {
     C::read(reply).ok_or_else(|| Error::protocol(reply))
 }
 
+/// The arguments as a driver expects them.
+pub(crate) fn borrowed<'a>(arguments: &'a Arguments<'_>) -> Vec<&'a str> {
+    arguments.iter().map(AsRef::as_ref).collect()
+}
+
 /// A number as an argument.
 pub(super) fn number(number: impl ToString + Copy) -> Cow<'static, str> {
     Cow::Owned(number.to_string())

@@ -4,6 +4,7 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, number, texts},
+    object::ResourceState,
     script::{self, Script},
 };
 
@@ -19,16 +20,7 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     /// JSON, or empty.
     pub(crate) properties: String,
-    pub(crate) state: ListedState,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ListedState {
-    Free,
-    Held,
-    Disabled,
-    /// Its entry cannot be read.
-    Damaged,
+    pub(crate) state: ResourceState,
 }
 
 impl Call for List<'_> {
@@ -49,10 +41,10 @@ impl Call for List<'_> {
         let entry = |part: &[String]| {
             let [name, entry, state] = part else { return None };
             let state = match state.as_str() {
-                "free" => ListedState::Free,
-                "held" => ListedState::Held,
-                "disabled" => ListedState::Disabled,
-                "damaged" => ListedState::Damaged,
+                "free" => ResourceState::Free,
+                "held" => ResourceState::Held,
+                "disabled" => ResourceState::Disabled,
+                "damaged" => ResourceState::Damaged,
                 _ => return None,
             };
             Some(Entry {
@@ -90,10 +82,10 @@ mod tests {
             "7", "a", "1{}", "free", "b", "1", "held", "c", "0", "disabled", "d", "", "damaged",
         ];
         let expected = vec![
-            entry("a", "{}", ListedState::Free),
-            entry("b", "", ListedState::Held),
-            entry("c", "", ListedState::Disabled),
-            entry("d", "", ListedState::Damaged),
+            entry("a", "{}", ResourceState::Free),
+            entry("b", "", ResourceState::Held),
+            entry("c", "", ResourceState::Disabled),
+            entry("d", "", ResourceState::Damaged),
         ];
         assert_eq!(List::read(&reply(&fields)), Some(("7".to_owned(), expected)));
         for fields in [&[][..], &["0", "a"], &["0", "a", "1", "lost"]] {

@@ -21,10 +21,10 @@ mod withdraw;
 pub(crate) use self::{
     acquire::{Acquire, Acquired},
     adopt::{Adopt, Adopted},
-    call::{Call, read},
+    call::{Call, borrowed, read},
     declare::{Declare, Pool},
     downgrade::Downgrade,
-    list::{Entry, List, ListedState},
+    list::{Entry, List},
     members::{Change, Members},
     notify::Notify,
     observe::{Inspect, Inspected, Lease, Observe, Observed, Waiter},
