@@ -49,7 +49,7 @@ impl Client {
     pub fn lock(&self, name: &str) -> Result<Lock, Error> {
         Ok(Lock::new(
             self.session.clone(),
-            self.session.place(Kind::Lock, name)?,
+            self.session.target(Kind::Lock, name)?,
         ))
     }
 
@@ -81,7 +81,7 @@ impl Client {
     pub fn rw_lock(&self, name: &str) -> Result<RwLock, Error> {
         Ok(RwLock::new(
             self.session.clone(),
-            self.session.place(Kind::RwLock, name)?,
+            self.session.target(Kind::RwLock, name)?,
         ))
     }
 
@@ -98,7 +98,7 @@ impl Client {
     pub fn semaphore(&self, name: &str) -> Result<Semaphore, Error> {
         Ok(Semaphore::new(
             self.session.clone(),
-            self.session.place(Kind::Semaphore, name)?,
+            self.session.target(Kind::Semaphore, name)?,
         ))
     }
 
@@ -115,7 +115,7 @@ impl Client {
     pub fn lock_pool(&self, name: &str) -> Result<LockPool, Error> {
         Ok(LockPool::new(
             self.session.clone(),
-            self.session.place(Kind::Pool, name)?,
+            self.session.target(Kind::Pool, name)?,
         ))
     }
 
@@ -172,7 +172,7 @@ impl Client {
     pub fn register(&self, name: &str) -> Result<Register, Error> {
         Ok(Register::new(
             self.session.clone(),
-            self.session.place(Kind::Register, name)?,
+            self.session.target(Kind::Register, name)?,
         ))
     }
 

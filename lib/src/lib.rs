@@ -72,11 +72,7 @@ mod transport;
 pub use builder::ClientBuilder;
 pub use client::Client;
 pub use control::Control;
-pub use lease::{
-    guard::{Lease, LeaseState},
-    identity::Identity,
-    options::Options,
-};
+pub use lease::{guard::Lease, identity::Identity, machine::held::LeaseState, options::Options};
 #[cfg(feature = "memory")]
 pub use memory::Memory;
 pub use primitives::{

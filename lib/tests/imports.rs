@@ -212,6 +212,30 @@ fn only_the_protocol_knows_the_scripts_and_their_constants() {
 }
 
 #[test]
+fn the_state_machines_read_no_clock_and_do_no_io() {
+    let modules = modules();
+    let machines = modules
+        .iter()
+        .filter(|(module, _)| module.starts_with("lease::machine"));
+    let mut count = 0;
+    for (module, text) in machines {
+        count += 1;
+        for name in [
+            "::now()",
+            ".now()",
+            "async ",
+            ".await",
+            "lock(",
+            "tokio::spawn",
+            "Sender",
+        ] {
+            assert!(!text.contains(name), "{module} has {name}");
+        }
+    }
+    assert_eq!(count, 4, "the machines have moved");
+}
+
+#[test]
 fn imports_go_down() {
     let imports = imports();
     let edges: usize = imports.values().map(BTreeSet::len).sum();

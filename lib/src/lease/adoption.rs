@@ -7,7 +7,7 @@
 
 use crate::{
     Error, Lease,
-    lease::{acquire::Handle, registry::Request},
+    lease::{acquire::Handle, hold::Request, machine::request::Event},
     protocol::{
         calls::{Adopt, Adopted},
         secret::Secret,
@@ -23,8 +23,7 @@ impl Handle {
         let cause = format!("adopted by {}", self.who());
         let mut claim = self.claim();
         // A lease that ends before it is returned must be noticed.
-        let _word = claim.listen();
-        claim.open = true;
+        let _events = claim.listen();
         let link = &self.session.link;
         let token = claim.token.clone();
         let adopt = Adopt {
@@ -37,9 +36,9 @@ impl Handle {
         let until = later(link.response_timeout());
         // An answer that comes after the lease's deadline is asked for again: in the end the lease has run out.
         let lease = loop {
-            let reply = link.call(&adopt, &self.place.keys, until).await?;
+            let reply = link.call(&adopt, &self.target.keys, until).await?;
             let Some(adopted) = reply.value else {
-                claim.open = false;
+                claim.disarm();
                 return Ok(None);
             };
             let Adopted {
@@ -53,8 +52,12 @@ impl Handle {
                 grace_ms,
                 ..request.clone()
             };
-            if let Some(lease) = claim.granted_by_reply(grant, &reply.asked, &terms) {
-                break lease;
+            if let Event::Granted {
+                granted,
+                has_run_out: false,
+            } = claim.granted_by_reply(grant, &reply.asked)
+            {
+                break claim.take_up(granted, &terms);
             }
         };
         self.replicated(Some(lease), None).await

@@ -11,39 +11,9 @@ use tokio::time::Instant;
 use crate::{
     Error, ObjectRef,
     lease::session::Session,
-    lease::{
-        registry::{Hold, LONGEST_HOLD, Standing},
-        releaser::Job,
-        renewer, telemetry,
-    },
+    lease::{hold::Hold, machine::held::LeaseState, releaser::Job, renewer, telemetry},
     protocol::calls::{Call, Ending, Release, Released},
 };
-
-/// The state of a lease.
-///
-/// ```
-/// # fn watch(lease: &tenure::Lease) {
-/// if let tenure::LeaseState::Lost { cause } = lease.state() {
-///     eprintln!("stop working: {cause}");
-/// }
-/// # }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LeaseState {
-    /// It is ours until its deadline, and is being renewed.
-    Held,
-    /// It is ours until its deadline, but the last renewal had no answer. It is tried again.
-    Unsure {
-        /// The error of the last renewal.
-        reason: String,
-    },
-    /// The lease has ended: another client may hold.
-    Lost {
-        /// Why.
-        cause: String,
-    },
-}
 
 /// A lease of a lock or of a semaphore's permit; [`PoolLease`](crate::PoolLease) of a pool's resource.
 ///
@@ -106,7 +76,7 @@ impl Lease {
     pub(crate) async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, Error> {
         let link = &self.session.link;
         let answered = link
-            .call(call, &self.hold.place.keys, self.deadline())
+            .call(call, &self.hold.target.keys, self.deadline())
             .await
             .map_err(Error::from);
         if answered.as_ref().is_err_and(Error::is_unreachable) {
@@ -143,7 +113,7 @@ impl Lease {
     /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
-        &self.hold.place.object
+        &self.hold.target.object
     }
 
     /// A number that is larger for every later lease of the same object. Hand it to the protected system, which refuses a
@@ -188,7 +158,7 @@ impl Lease {
     /// ```
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        let deadline = self.hold.status.borrow().deadline;
+        let deadline = self.hold.status.borrow().deadline();
         self.session.registry.uptime.instant(deadline)
     }
 
@@ -206,22 +176,8 @@ impl Lease {
     /// ```
     #[must_use]
     pub fn state(&self) -> LeaseState {
-        let status = self.hold.status.borrow();
-        match &status.standing {
-            Standing::Lost { cause } => LeaseState::Lost { cause: cause.clone() },
-            // The deadline counts even if no task has had the time to note it: a paused process wakes up here.
-            standing if status.deadline <= self.session.registry.uptime.now() => LeaseState::Lost {
-                cause: match standing {
-                    Standing::Unsure { reason } => format!("{OUTRUN}: {reason}"),
-                    Standing::Ending => LONGEST_HOLD.to_owned(),
-                    _ => OUTRUN.to_owned(),
-                },
-            },
-            Standing::Held | Standing::Ending => LeaseState::Held,
-            Standing::Unsure { reason } => LeaseState::Unsure {
-                reason: reason.clone(),
-            },
-        }
+        let now = self.session.registry.uptime.now();
+        self.hold.status.borrow().at(now)
     }
 
     /// An error if the lease is lost: for use before each step that needs it.
@@ -267,7 +223,7 @@ impl Lease {
             if let LeaseState::Lost { cause } = self.state() {
                 return cause;
             }
-            let deadline = changes.borrow_and_update().deadline;
+            let deadline = changes.borrow_and_update().deadline();
             tokio::select! {
                 () = tokio::time::sleep_until(self.session.registry.uptime.instant(deadline)) => {}
                 // The sender lives as long as this hold. A suspend of the machine, which the timer does not count, is
@@ -368,7 +324,7 @@ impl Lease {
         };
         let reply = inner
             .link
-            .call(&release, &self.hold.place.keys, until)
+            .call(&release, &self.hold.target.keys, until)
             .await
             .map_err(Error::from);
         let reply = match (reply, lost) {
@@ -396,8 +352,6 @@ impl Lease {
     }
 }
 
-const OUTRUN: &str = "its deadline has passed without a renewal";
-
 impl Drop for Lease {
     fn drop(&mut self) {
         telemetry::held(self.object().kind(), self.held_since.elapsed());
@@ -407,7 +361,7 @@ impl Drop for Lease {
         self.session.registry.forget(&self.hold.token);
         let job = Job::Release {
             token: self.hold.token.clone(),
-            place: self.hold.place.clone(),
+            target: self.hold.target.clone(),
             how: Ending::Owner,
             ends: Some(self.hold.ends_at_the_latest()),
         };

@@ -5,9 +5,13 @@
 //! | [`session`] | connection, registry and identity, which all handles of a client share |
 //! | [`options`] | options of a request |
 //! | [`identity`] | identity of a holder, as others see it |
-//! | [`acquire`] | requests: acquire, queue, time out, give back |
+//! | [`acquire`] | handles, and requests for a lease |
+//! | [`claim`] | a request under way, which gives back what it may have got when it is dropped |
 //! | [`adoption`] | adoption of a detached lease |
+//! | [`machine`] | state machines of a request, a queue entry and a lease |
 //! | [`guard`] | a held lease, which is released when it is dropped |
+//! | [`hold`] | what a client keeps of a lease and its request |
+//! | [`object_keys`] | an object, its keys, and the newest fencing token seen |
 //! | [`registry`] | all leases and queue entries of a client; receives the pushes |
 //! | [`schedule`] | order in which the leases and queue entries of the registry are renewed |
 //! | [`renewer`] | renews what is due, in batches |
@@ -16,8 +20,12 @@
 
 pub(crate) mod acquire;
 pub(crate) mod adoption;
+pub(crate) mod claim;
 pub(crate) mod guard;
+pub(crate) mod hold;
 pub(crate) mod identity;
+pub(crate) mod machine;
+pub(crate) mod object_keys;
 pub(crate) mod options;
 pub(crate) mod registry;
 pub(crate) mod releaser;

@@ -10,7 +10,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    lease::registry::ObjectKeys,
+    lease::object_keys::ObjectKeys,
     protocol::{
         calls::{Ending, Release},
         secret::Token,
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) enum Job {
     Release {
         token: Token,
-        place: Arc<ObjectKeys>,
+        target: Arc<ObjectKeys>,
         how: Ending<'static>,
         /// When the server has ended it, at the latest.
         ends: Option<Instant>,
@@ -39,9 +39,9 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Router) {
     loop {
         tokio::select! {
             job = jobs.recv() => match job {
-                Some(Job::Release { token, place, how, ends }) => {
+                Some(Job::Release { token, target, how, ends }) => {
                     let link = link.clone();
-                    running.spawn(async move { release(&link, &token, &place, how, ends).await });
+                    running.spawn(async move { release(&link, &token, &target, how, ends).await });
                 }
                 Some(Job::Flush(done)) => {
                     let mut before = std::mem::take(&mut running);
@@ -60,13 +60,13 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Router) {
     while running.join_next().await.is_some() {}
 }
 
-async fn release(link: &Router, token: &Token, place: &ObjectKeys, how: Ending<'_>, ends: Option<Instant>) {
+async fn release(link: &Router, token: &Token, target: &ObjectKeys, how: Ending<'_>, ends: Option<Instant>) {
     let until = ends.unwrap_or_else(|| later(PATIENCE));
     let release = Release {
         how,
         tokens: vec![token],
     };
-    if let Err(failed) = link.repeat(&release, &place.keys, until).await {
-        debug!(error = %failed.error, object = %place.object, "could not give back; it ends with its lease");
+    if let Err(failed) = link.repeat(&release, &target.keys, until).await {
+        debug!(error = %failed.error, object = %target.object, "could not give back; it ends with its lease");
     }
 }

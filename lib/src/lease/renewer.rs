@@ -9,7 +9,9 @@ use tracing::debug;
 use crate::{Error, ObjectRef};
 use crate::{
     lease::{
-        registry::{Hold, Item, LeaseRegistry, Next},
+        hold::Hold,
+        machine::held::Action,
+        registry::{Item, LeaseRegistry},
         releaser::Job,
     },
     protocol::{
@@ -53,7 +55,7 @@ fn batches(items: Vec<Item>, link: &Router) -> Vec<Vec<Item>> {
     let mut together: Vec<Vec<Item>> = Vec::new();
     let mut open: BTreeMap<Option<u16>, usize> = BTreeMap::new();
     for item in items {
-        let at = open.entry(link.slot(&item.place.keys)).or_insert_with(|| {
+        let at = open.entry(link.slot(&item.target.keys)).or_insert_with(|| {
             together.push(Vec::new());
             together.len() - 1
         });
@@ -74,7 +76,7 @@ fn give_back(jobs: &mpsc::UnboundedSender<Job>, hold: &Hold) {
     }
     let _ = jobs.send(Job::Release {
         token: hold.token.clone(),
-        place: hold.place.clone(),
+        target: hold.target.clone(),
         how: Ending::Owner,
         ends: Some(hold.ends_at_the_latest()),
     });
@@ -91,14 +93,14 @@ pub(crate) async fn renew_one(
 ) -> Result<u64, Error> {
     let item = Item {
         token: hold.token.clone(),
-        place: hold.place.clone(),
+        target: hold.target.clone(),
         hold: Some(hold.clone()),
     };
-    let keys = &hold.place.keys;
+    let keys = &hold.target.keys;
     let renew = Renew {
         objects: vec![Object {
             keys: keys.len(),
-            seen: hold.place.newest(),
+            seen: hold.target.newest(),
             tokens: vec![&hold.token],
         }],
     };
@@ -119,10 +121,10 @@ pub(crate) async fn renew_one(
         return Ok(reached);
     };
     let failed = match &outcome {
-        Renewed::Failed { error } => Some(unusable::error(&hold.place.keys, error.clone())),
+        Renewed::Failed { error } => Some(unusable::error(&hold.target.keys, error.clone())),
         _ => None,
     };
-    if registry.renewed(&item, outcome, sample) == Next::GiveBack {
+    if registry.renewed(&item, outcome, sample) == Action::GiveBack {
         give_back(jobs, hold);
     }
     failed.map_or(Ok(reached), Err)
@@ -138,18 +140,18 @@ async fn renew(
     // One object's tokens stand together, so that the script opens it once.
     let mut by_object: BTreeMap<&ObjectRef, Vec<&Item>> = BTreeMap::new();
     for item in &batch {
-        by_object.entry(&item.place.object).or_default().push(item);
+        by_object.entry(&item.target.object).or_default().push(item);
     }
     let (mut keys, mut order) = (Vec::new(), Vec::with_capacity(batch.len()));
     let mut objects = Vec::with_capacity(by_object.len());
     for items in by_object.into_values() {
-        let object_keys = &items[0].place.keys;
+        let object_keys = &items[0].target.keys;
         keys.extend_from_slice(object_keys);
         objects.push(Object {
             keys: object_keys.len(),
             seen: items
                 .iter()
-                .map(|item| item.place.newest())
+                .map(|item| item.target.newest())
                 .max()
                 .unwrap_or_default(),
             tokens: items.iter().map(|item| &*item.token).collect(),
@@ -163,34 +165,33 @@ async fn renew(
             // All outcomes are noted first: the readmissions, which go out together, take another round trip.
             let mut readmitted = FuturesUnordered::new();
             for (item, outcome) in order.into_iter().zip(outcomes) {
-                let next = registry.renewed(item, outcome, sample);
-                match (&item.hold, next) {
-                    (Some(hold), Next::Readmit) => readmitted
+                match (&item.hold, registry.renewed(item, outcome, sample)) {
+                    (Some(hold), Action::Readmit) => readmitted
                         .push(async move { (hold, readmit(registry, link, channel, item, hold).await) }),
-                    (Some(hold), Next::GiveBack) => give_back(jobs, hold),
+                    (Some(hold), Action::GiveBack) => give_back(jobs, hold),
                     _ => {}
                 }
             }
-            while let Some((hold, next)) = readmitted.next().await {
-                if next == Next::GiveBack {
+            while let Some((hold, action)) = readmitted.next().await {
+                if action == Action::GiveBack {
                     give_back(jobs, hold);
                 }
             }
         }
         Ok(_) => batch
             .iter()
-            .for_each(|item| registry.unsure(item, "a renewal's reply was cut short")),
+            .for_each(|item| registry.not_renewed(item, "a renewal's reply was cut short")),
         Err(Failed { error, .. }) => {
             debug!(%error, leases = batch.len(), "a renewal had no answer");
             for item in &batch {
-                registry.unsure(item, &error.to_string());
+                registry.not_renewed(item, &error.to_string());
             }
         }
     }
 }
 
 /// Redis has lost data and come back: the holder shows its fencing token and goes on.
-async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &Item, hold: &Hold) -> Next {
+async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &Item, hold: &Hold) -> Action {
     let call = Readmit {
         token: &hold.token,
         fence: hold.grant.fence,
@@ -208,7 +209,7 @@ async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &
         holder: &hold.request.holder,
         grace_ms: hold.request.grace_ms,
     };
-    match link.repeat(&call, &item.place.keys, soon(link)).await {
+    match link.repeat(&call, &item.target.keys, soon(link)).await {
         Ok(reply) => {
             let sample = reply.asked.answered_at(reply.value.now);
             let outcome = match reply.value.expires {
@@ -222,8 +223,8 @@ async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &
             registry.renewed(item, outcome, sample)
         }
         Err(Failed { error, .. }) => {
-            registry.unsure(item, &error.to_string());
-            Next::Nothing
+            registry.not_renewed(item, &error.to_string());
+            Action::None
         }
     }
 }

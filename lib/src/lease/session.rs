@@ -6,10 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     Error, Identity, Kind, ObjectRef,
-    lease::{
-        registry::{LeaseRegistry, ObjectKeys},
-        releaser::Job,
-    },
+    lease::{object_keys::ObjectKeys, registry::LeaseRegistry, releaser::Job},
     transport::router::Router,
 };
 
@@ -37,7 +34,7 @@ impl Session {
     }
 
     /// An object of the client's namespace.
-    pub(crate) fn place(&self, kind: Kind, name: &str) -> Result<Arc<ObjectKeys>, Error> {
+    pub(crate) fn target(&self, kind: Kind, name: &str) -> Result<Arc<ObjectKeys>, Error> {
         let object = ObjectRef::new(kind, &self.namespace, name)?;
         let keys = self.keys(&object);
         Ok(Arc::new(ObjectKeys::new(object, keys)))

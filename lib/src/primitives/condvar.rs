@@ -7,8 +7,10 @@ use tokio::time::Instant;
 use crate::{
     Error, Lease,
     lease::{
-        acquire::{AGES, Claim, Handle, Wait, WaitOutcome, acquired, took_nothing},
-        registry::Request,
+        acquire::{Handle, acquired},
+        claim::{AGES, Claim},
+        hold::Request,
+        machine::request::{Event, Wait, took_nothing},
     },
     protocol::{
         calls::{self, Acquired, Notify, Rejoin, Rejoined},
@@ -145,11 +147,11 @@ impl Condvar {
     /// ```
     pub async fn notify(&self, lease: &Lease, count: u32) -> Result<u64, Error> {
         lease.check()?;
-        if lease.object() != &self.handle.place.object {
+        if lease.object() != &self.handle.target.object {
             return Err(Error::invalid(
                 "lease",
                 format!("is of {}", lease.object()),
-                format!("use one of {}", self.handle.place.object),
+                format!("use one of {}", self.handle.target.object),
             ));
         }
         let mut woken = 0;
@@ -173,7 +175,7 @@ impl Condvar {
             request: &request,
         };
         let notified = lease.call(&notify).await;
-        notified.map_err(|error| refusal::named(error, &self.handle.place.object, 1))
+        notified.map_err(|error| refusal::named(error, &self.handle.target.object, 1))
     }
 
     /// Wakes all who wait: see [`Condvar::notify`].
@@ -205,8 +207,7 @@ impl Condvar {
         lease.check()?;
         let request = self.handle.request(1)?;
         let mut claim = self.handle.claim();
-        let mut word = claim.listen();
-        claim.open = true;
+        let mut events = claim.listen();
         // From here on the lease is the script's to give back; should the call fail, dropping it does.
         lease.retire();
         let inner = &claim.session;
@@ -222,21 +223,21 @@ impl Condvar {
             grace_ms: request.grace_ms,
             priority: request.priority,
         };
-        let reply = match inner.link.call(&wait, &claim.place.keys, later(AGES)).await {
+        let reply = match inner.link.call(&wait, &claim.target.keys, later(AGES)).await {
             Ok(reply) => reply,
             Err(failed) => {
                 let Failed { error, repeated } = claim.named(failed, 1);
-                claim.open = !took_nothing(&error, repeated);
+                if took_nothing(&error, repeated) {
+                    claim.disarm();
+                }
                 return Err(error);
             }
         };
         lease.given_back();
         match reply.value {
             Acquired::Granted(grant) => {
-                return match claim.granted_by_reply(grant, &reply.asked, &request) {
-                    Some(lease) => Ok((lease, true)),
-                    None => Ok((claim.wait_for_lock(request).await?, true)),
-                };
+                let event = claim.granted_by_reply(grant, &reply.asked);
+                return Ok((claim.lock(event, request).await?, true));
             }
             Acquired::Queued {
                 now, expires, wake, ..
@@ -246,43 +247,45 @@ impl Condvar {
             }
         }
         let mut notified = true;
-        let mut heard = claim.hear(&mut word, end, 1).await?;
-        if matches!(heard, WaitOutcome::TimeOver) {
+        let mut event = claim.hear(&mut events, end, 1).await;
+        if matches!(event, Event::TimeOver) {
             notified = self.rejoin(&claim.token).await?;
-            heard = claim.hear(&mut word, None, 1).await?;
+            event = claim.hear(&mut events, None, 1).await;
         }
-        let lease = match heard {
-            WaitOutcome::Granted { grant, deadline } => claim.granted(grant, deadline, &request),
-            // The push was lost, or Redis' data.
-            WaitOutcome::AskAgain | WaitOutcome::TimeOver => None,
-        };
-        match lease {
-            Some(lease) => Ok((lease, notified)),
-            None => Ok((claim.wait_for_lock(request).await?, notified)),
-        }
+        Ok((claim.lock(event, request).await?, notified))
     }
 
     /// The time is over: from the wait into the queue of the lock. True: a notification was faster.
     async fn rejoin(&self, token: &str) -> Result<bool, Error> {
         let link = &self.handle.session.link;
         let reply = link
-            .call(&Rejoin { token }, &self.handle.place.keys, later(AGES))
+            .call(&Rejoin { token }, &self.handle.target.keys, later(AGES))
             .await?;
         Ok(reply.value == Rejoined::Notified)
     }
 }
 
 impl Claim {
-    /// The token either has the lock, or asks for it like any other.
-    async fn wait_for_lock(self, request: Request) -> Result<Lease, Error> {
-        acquired(self.run(request, Wait::Forever).await)
+    /// The token has the lock by now, or requests it like any other: the push may be lost, or Redis' data.
+    async fn lock(mut self, event: Event, request: Request) -> Result<Lease, Error> {
+        match event {
+            Event::Granted {
+                granted,
+                has_run_out: false,
+            } => Ok(self.take_up(granted, &request)),
+            Event::Removed(error) => {
+                self.disarm();
+                Err(error)
+            }
+            _ => acquired(self.run(request, Wait::Forever).await),
+        }
     }
 }
 
 impl fmt::Debug for Condvar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Condvar")
-            .field("lock", &self.handle.place.object.to_string())
+            .field("lock", &self.handle.target.object.to_string())
             .field("name", &self.name.trim_start_matches('@'))
             .finish_non_exhaustive()
     }

@@ -12,8 +12,9 @@ use crate::{
     control::HolderView,
     lease::session::Session,
     lease::{
-        acquire::{Handle, Wait, acquired},
-        registry::ObjectKeys,
+        acquire::{Handle, acquired},
+        machine::request::Wait,
+        object_keys::ObjectKeys,
     },
 };
 
@@ -42,9 +43,9 @@ pub struct Lock {
 }
 
 impl Lock {
-    pub(crate) fn new(session: Arc<Session>, place: Arc<ObjectKeys>) -> Self {
+    pub(crate) fn new(session: Arc<Session>, target: Arc<ObjectKeys>) -> Self {
         Self {
-            handle: Handle::new(session, place, 1),
+            handle: Handle::new(session, target, 1),
         }
     }
 
@@ -70,7 +71,7 @@ impl Lock {
     /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
-        &self.handle.place.object
+        &self.handle.target.object
     }
 
     /// A condition of this lock: what its holders wait for, see [`Condvar`]. No command is sent.

@@ -18,8 +18,8 @@ use uuid::Uuid;
 
 use crate::{
     Error, KeyedLease, KeyedLock, Options,
-    lease::acquire::{AT_ONCE, Wait, acquired},
     lease::session::Session,
+    lease::{acquire::acquired, claim::AT_ONCE, machine::request::Wait},
     transport::later,
 };
 
@@ -152,7 +152,7 @@ impl LockMany {
             Wait::Not => Some(attempt),
             wait => wait.end(),
         };
-        let time_over = || !matches!(wait, Wait::Not) && wait.is_over();
+        let time_over = || !matches!(wait, Wait::Not) && wait.is_over(Instant::now());
         let mut answered = false;
         loop {
             let mut leases = Vec::with_capacity(self.locks.len());
@@ -174,7 +174,7 @@ impl LockMany {
                 return Ok(Some(leases));
             };
             self.give_back(leases.leases, end).await;
-            if wait.is_over() {
+            if wait.is_over(Instant::now()) {
                 return Err(Error::Unreachable {
                     reason: format!("{lost} while the others were waited for: ask for longer leases"),
                 });

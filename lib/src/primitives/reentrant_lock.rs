@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     Error, Lease, Lock, ObjectRef, Options,
-    lease::acquire::AT_ONCE,
+    lease::claim::AT_ONCE,
     transport::{lock, unreachable},
 };
 

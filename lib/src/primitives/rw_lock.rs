@@ -6,8 +6,9 @@ use crate::{
     Error, Lease, ObjectRef, Options,
     lease::session::Session,
     lease::{
-        acquire::{Handle, Wait, acquired},
-        registry::ObjectKeys,
+        acquire::{Handle, acquired},
+        machine::request::Wait,
+        object_keys::ObjectKeys,
     },
     protocol::calls::Downgrade,
 };
@@ -40,9 +41,9 @@ pub struct RwLock {
 const ALL: u64 = 1 << 30;
 
 impl RwLock {
-    pub(crate) fn new(session: Arc<Session>, place: Arc<ObjectKeys>) -> Self {
+    pub(crate) fn new(session: Arc<Session>, target: Arc<ObjectKeys>) -> Self {
         Self {
-            handle: Handle::new(session, place, ALL),
+            handle: Handle::new(session, target, ALL),
         }
     }
 
@@ -68,7 +69,7 @@ impl RwLock {
     /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
-        &self.handle.place.object
+        &self.handle.target.object
     }
 
     /// Waits for a read lease, as long as it takes, outages of Redis included. One command without a writer or waiter.

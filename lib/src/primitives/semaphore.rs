@@ -6,8 +6,9 @@ use crate::{
     Control, Error, Lease, ObjectRef, Options,
     lease::session::Session,
     lease::{
-        acquire::{Handle, Wait, acquired},
-        registry::ObjectKeys,
+        acquire::{Handle, acquired},
+        machine::request::Wait,
+        object_keys::ObjectKeys,
     },
 };
 
@@ -31,9 +32,9 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    pub(crate) fn new(session: Arc<Session>, place: Arc<ObjectKeys>) -> Self {
+    pub(crate) fn new(session: Arc<Session>, target: Arc<ObjectKeys>) -> Self {
         Self {
-            handle: Handle::new(session, place, 0),
+            handle: Handle::new(session, target, 0),
         }
     }
 
@@ -82,7 +83,7 @@ impl Semaphore {
     /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
-        &self.handle.place.object
+        &self.handle.target.object
     }
 
     /// Returns how many permits could be granted now, and how many the semaphore has in total, as of the moment at

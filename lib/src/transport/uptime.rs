@@ -118,7 +118,7 @@ fn since_boot() -> Option<Duration> {
 
 #[cfg(test)]
 impl Moment {
-    pub(super) fn after(span: Duration) -> Self {
+    pub(crate) fn after(span: Duration) -> Self {
         Self(span)
     }
 }

@@ -224,7 +224,7 @@ impl LockPool {
         let count = pairs.len() / 2;
         // Two at the same time do not mix what they put aside.
         let id = self.handle.session.link.draw().simple().to_string();
-        let obj = &self.handle.place.keys[0];
+        let obj = &self.handle.target.keys[0];
         let stem = obj.strip_suffix("obj").unwrap_or(obj);
         let aside = [format!("{stem}staged-{id}"), format!("{stem}staged-free-{id}")].map(Arc::from);
         for piece in pairs.chunks(PIECE * 2) {
@@ -257,8 +257,8 @@ impl LockPool {
         names: &[String],
         aside: &[Arc<str>],
     ) -> Result<u64, Error> {
-        let place = &self.handle.place;
-        let keys = [&*place.keys, aside].concat();
+        let target = &self.handle.target;
+        let keys = [&*target.keys, aside].concat();
         let members = Members {
             change,
             order: self.order.as_str(),
@@ -266,12 +266,12 @@ impl LockPool {
             names,
         };
         let changed = self.call(&members, &keys).await;
-        changed.map_err(|error| refusal::named(error, &place.object, 0))
+        changed.map_err(|error| refusal::named(error, &target.object, 0))
     }
 
     async fn page(&self, cursor: &str) -> Result<(String, Vec<Member>), Error> {
         let list = List { cursor, count: PIECE };
-        let (cursor, entries) = self.call(&list, &self.handle.place.keys).await?;
+        let (cursor, entries) = self.call(&list, &self.handle.target.keys).await?;
         let member = |entry: Entry| {
             let properties = match entry.state {
                 ResourceState::Damaged => BTreeMap::new(),

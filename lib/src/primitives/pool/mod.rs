@@ -14,8 +14,9 @@ use crate::{
     control::{Order, check_resource},
     lease::session::Session,
     lease::{
-        acquire::{Handle, Wait, acquired},
-        registry::ObjectKeys,
+        acquire::{Handle, acquired},
+        machine::request::Wait,
+        object_keys::ObjectKeys,
     },
     protocol::selector::Selector,
 };
@@ -54,9 +55,9 @@ pub struct LockPool {
 const MOST_AT_ONCE: u32 = 10_000;
 
 impl LockPool {
-    pub(crate) fn new(session: Arc<Session>, place: Arc<ObjectKeys>) -> Self {
+    pub(crate) fn new(session: Arc<Session>, target: Arc<ObjectKeys>) -> Self {
         Self {
-            handle: Handle::new(session, place, 0),
+            handle: Handle::new(session, target, 0),
             order: Order::LeastRecentlyUsed,
             count: 1,
             named: None,
@@ -85,7 +86,7 @@ impl LockPool {
     /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
-        &self.handle.place.object
+        &self.handle.target.object
     }
 
     /// The same pool, of which these very resources are acquired, all or none.

@@ -28,7 +28,7 @@ use std::{sync::Arc, time::Duration};
 pub use self::{compare::Compare, expiry::Expiry, value::RegisterValue};
 use crate::{
     Error, ObjectRef,
-    lease::registry::ObjectKeys,
+    lease::object_keys::ObjectKeys,
     lease::session::Session,
     protocol::calls::{self, Action, TimeToLive, Written},
     transport::later,
@@ -79,7 +79,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Register {
     session: Arc<Session>,
-    place: Arc<ObjectKeys>,
+    target: Arc<ObjectKeys>,
     expiry: Expiry,
 }
 
@@ -87,10 +87,10 @@ pub struct Register {
 const MEMORY: Duration = Duration::from_secs(10);
 
 impl Register {
-    pub(crate) fn new(session: Arc<Session>, place: Arc<ObjectKeys>) -> Self {
+    pub(crate) fn new(session: Arc<Session>, target: Arc<ObjectKeys>) -> Self {
         Self {
             session,
-            place,
+            target,
             expiry: Expiry::Keep,
         }
     }
@@ -121,7 +121,7 @@ impl Register {
     /// ```
     #[must_use]
     pub fn object(&self) -> &ObjectRef {
-        &self.place.object
+        &self.target.object
     }
 
     /// Returns the stored value; `None` when there is none, or it has expired. One command.
@@ -325,7 +325,7 @@ impl Register {
             value: &value,
             expiry,
         };
-        let reply = link.call(&call, &self.place.keys, later(timeout)).await?;
+        let reply = link.call(&call, &self.target.keys, later(timeout)).await?;
         match reply.value {
             Written::Applied => Ok(Reply::Applied),
             Written::Kept(None) => Ok(Reply::Kept(None)),
@@ -338,7 +338,7 @@ impl Register {
                     object: self.object().clone(),
                     reason: format!(
                         "{} holds what is no value of a register; to mend it, write another value",
-                        self.place.keys[0]
+                        self.target.keys[0]
                     ),
                 }),
         }
