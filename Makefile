@@ -26,6 +26,8 @@ CONTAINER_TOOL ?= docker
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
 DENY_VERSION := 0.20.2
 TYPOS_VERSION := 1.52.0
+STYLUA_VERSION := 2.6.0
+STYLUA := $(CACHE)/stylua-$(STYLUA_VERSION)/bin/stylua
 TYPOS := $(CACHE)/typos-$(TYPOS_VERSION)/bin/typos
 DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny)
 
@@ -86,9 +88,10 @@ generate: cargo ## Write the bundles of scripts, and the resource definitions th
 	cargo run --bin crdgen
 	cargo run --bin crdgen -- --dir $(CHART_CRDS)
 
-format: cargo ## Is all code formatted?
+format: cargo $(STYLUA) ## Is all code formatted?
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	cargo fmt --all --check
+	$(STYLUA) --check lua/*.lua lua/lib
 
 lint: cargo ## Does clippy find nothing?
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
@@ -130,6 +133,10 @@ $(TYPOS):
 
 $(DENY): | cargo
 	cargo install --locked --root $(CACHE)/cargo-deny-$(DENY_VERSION) cargo-deny@$(DENY_VERSION)
+
+# A debug build takes half the time of a release, and checks the scripts in less than a second.
+$(STYLUA): | cargo
+	cargo install --locked --debug --root $(CACHE)/stylua-$(STYLUA_VERSION) stylua@$(STYLUA_VERSION)
 
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }

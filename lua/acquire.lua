@@ -37,7 +37,7 @@ end
 ---- include lib/waiting.lua
 ---- include lib/close.lua
 
-local token, max_hold, place = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[8])
+local token, max_hold, ttl = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[8])
 local grace, priority = tonumber(ARGV[11] or 0), tonumber(ARGV[12] or 0)
 local selector, takeover, why, seen = ARGV[13] or '-', ARGV[14] == '1', ARGV[15], tonumber(ARGV[16] or 0)
 local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
@@ -83,15 +83,24 @@ if value then
     end
     reply = describe(object, tonumber(fence), ends, entry)
   else
-    call('ZADD', object.expiry, now + entry.place, token)
+    call('ZADD', object.expiry, now + entry.ttl, token)
     -- The search continues where the last call has stopped.
     if object.pool and string.sub(entry.names, 1, 1) == '?' then reply = advance(object, token) end
     if not reply then queued = entry end
   end
 else
   lease, max_hold = bounded(object, lease, max_hold)
-  local entry = { permits = permits, lease = lease, place = math.min(place, lease), max_hold = max_hold,
-    grace = grace, since = now, channel = ARGV[9], names = selector, holder = ARGV[10] }
+  local entry = {
+    permits = permits,
+    lease = lease,
+    ttl = math.min(ttl, lease),
+    max_hold = max_hold,
+    grace = grace,
+    since = now,
+    channel = ARGV[9],
+    names = selector,
+    holder = ARGV[10],
+  }
   if takeover then
     for _, other in ipairs(call('ZRANGE', object.holders, 0, -1)) do
       -- An object in its grace has no holder to take it from, and no new holder yet.
@@ -109,7 +118,7 @@ else
       close(object)
       return redis.error_reply(refused)
     end
-    if place > 0 or (object.pool and not alone) then
+    if ttl > 0 or (object.pool and not alone) then
       enqueue(object, token, entry, priority)
       keep_entry(object, token, entry)
       -- The entries before it in a pool may wait for other resources, and a larger priority stands before an entry without room.
@@ -118,7 +127,7 @@ else
   end
   if got then
     reply = got
-  elseif place > 0 then
+  elseif ttl > 0 then
     queued = entry
   else
     finish(object, token)
@@ -130,7 +139,7 @@ end
 if queued then
   local at, place_ms = position(object, token, queued)
   local wakes = wake_at(object, wake(object), at, place_ms)
-  reply = { 'queued', int(now), int(now + queued.place), wakes, at, newest_of(object), object.parts }
+  reply = { 'queued', int(now), int(now + queued.ttl), wakes, at, newest_of(object), object.parts }
 end
 close(object)
 return reply

@@ -20,7 +20,9 @@ local object = open(0, #KEYS, ARGV[1], ARGV[2])
 local floor, recovery, lease = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local life, newest = ARGV[9] or '', tonumber(ARGV[10] or 0)
-if life ~= '' and (life ~= object.here or object.last < newest) then return redis.error_reply('OTHERLIFE ' .. object_name(object)) end
+if life ~= '' and (life ~= object.here or object.last < newest) then
+  return redis.error_reply('OTHERLIFE ' .. object_name(object))
+end
 
 local longest = math.max(recovery, lease, object.lease)
 local lost = recovery > 0 and (object.run ~= object.here or object.last < floor)
@@ -28,16 +30,35 @@ if lost then object.recover = now + longest end
 object.ttl = math.max(object.ttl, longest) -- also bounds the recovery
 -- First users have been granted permits since the loss: former holders are readmitted only where there is room.
 if lost then
-  if object.exists and not object.declared then call('HSET', object.obj, 'beside', 1) else call('HDEL', object.obj, 'beside') end
+  if object.exists and not object.declared then
+    call('HSET', object.obj, 'beside', 1)
+  else
+    call('HDEL', object.obj, 'beside')
+  end
 end
 object.shrunk = object.exists and tonumber(ARGV[8]) < object.limit
 object.exists, object.declared, object.run, object.changed = true, ARGV[3], object.here, true
 object.draining, object.kept, object.retained = nil, nil, nil
-object.lease, object.max_hold, object.limit, object.last = lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(object.last, floor)
-for _, key in ipairs(KEYS) do call('PERSIST', key) end
+object.lease, object.max_hold, object.limit, object.last =
+  lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(object.last, floor)
+for _, key in ipairs(KEYS) do
+  call('PERSIST', key)
+end
 call('HDEL', object.obj, 'draining', 'kept', 'retained')
-call('HSET', object.obj, 'declared', object.declared, 'run', object.run, 'recover', int(object.recover), 'lease', int(object.lease),
-  'max_hold', int(object.max_hold))
+call(
+  'HSET',
+  object.obj,
+  'declared',
+  object.declared,
+  'run',
+  object.run,
+  'recover',
+  int(object.recover),
+  'lease',
+  int(object.lease),
+  'max_hold',
+  int(object.max_hold)
+)
 
 local function generated(prefix, count)
   local former, others = object.count, object.prefix ~= prefix
@@ -85,7 +106,11 @@ end
 if object.pool then
   object.order = ARGV[11]
   call('HSET', object.obj, 'order', object.order)
-  if ARGV[12] ~= '' then generated(ARGV[12], tonumber(ARGV[13])) else named(14) end
+  if ARGV[12] ~= '' then
+    generated(ARGV[12], tonumber(ARGV[13]))
+  else
+    named(14)
+  end
 end
 settle(object)
 close(object)

@@ -46,7 +46,9 @@ if how == 'commit' then
     call('RENAME', staged_free, object.free)
     call('PERSIST', object.resources)
     call('PERSIST', object.free)
-    for name in pairs(held) do call('ZREM', object.free, name) end
+    for name in pairs(held) do
+      call('ZREM', object.free, name)
+    end
   else
     call('UNLINK', object.resources, object.free)
   end
@@ -73,7 +75,9 @@ object.kept = object.limit > 0 and 1 or nil
 if object.kept then
   object.order = ARGV[4]
   call('HSET', object.obj, 'kept', 1, 'order', object.order, 'limit', int(object.limit))
-  for i = 1, 7 do call('PERSIST', KEYS[i]) end
+  for i = 1, 7 do
+    call('PERSIST', KEYS[i])
+  end
 else
   call('HDEL', object.obj, 'kept')
 end

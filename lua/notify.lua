@@ -18,7 +18,9 @@ local id, count = unpack(call('HMGET', object.obj, 'notify_id', 'notified'))
 if id ~= ARGV[6] then
   count = 0
   local most = math.min(tonumber(ARGV[5]), PIECE)
-  while count < most and notify(object, ARGV[4]) do count = count + 1 end
+  while count < most and notify(object, ARGV[4]) do
+    count = count + 1
+  end
   call('HSET', object.obj, 'notify_id', ARGV[6], 'notified', count)
 end
 local more = call('ZRANGE', object.waits, '[' .. ARGV[4] .. ' ', '(' .. ARGV[4] .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]

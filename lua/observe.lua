@@ -36,9 +36,7 @@ if last >= first then
   local held = call('ZRANGE', object.holders, first, last, 'WITHSCORES')
   for i = 1, #held, 2 do
     local value, expires = call('HGET', object.obj, 't:' .. held[i]), call('ZSCORE', object.expiry, held[i])
-    if value and expires then
-      holders[#holders + 1] = { held[i], int(tonumber(held[i + 1])), expires, value }
-    end
+    if value and expires then holders[#holders + 1] = { held[i], int(tonumber(held[i + 1])), expires, value } end
   end
   for _, token in ipairs(call('ZRANGE', object.queue, first, last)) do
     local value = call('HGET', object.obj, 't:' .. token)
@@ -48,6 +46,19 @@ end
 local current = object.declared and object.run == object.here
 local soonest = wake(object)
 if object.overdue or object.more then soonest = 1 end
-return answer({ int(now), object.declared or '', current and 1 or 0, int(object.limit), int(object.held),
-  int(math.max(0, available(object))), call('ZCARD', object.queue), int(object.last), int(object.recover), object.draining and 1 or 0, int(soonest),
-  holders, waiters, int(object.ttl) })
+return answer({
+  int(now),
+  object.declared or '',
+  current and 1 or 0,
+  int(object.limit),
+  int(object.held),
+  int(math.max(0, available(object))),
+  call('ZCARD', object.queue),
+  int(object.last),
+  int(object.recover),
+  object.draining and 1 or 0,
+  int(soonest),
+  holders,
+  waiters,
+  int(object.ttl),
+})

@@ -19,14 +19,24 @@
 local token, fence = ARGV[3], tonumber(ARGV[4])
 local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
 local lease, max_hold = bounded(object, tonumber(ARGV[6]), tonumber(ARGV[7]))
-local entry = { permits = tonumber(ARGV[5]), lease = lease, place = 0, max_hold = max_hold,
-  grace = tonumber(ARGV[12]), since = tonumber(ARGV[8]),
-  channel = ARGV[9], names = ARGV[10], holder = ARGV[11] }
+local entry = {
+  permits = tonumber(ARGV[5]),
+  lease = lease,
+  ttl = 0,
+  max_hold = max_hold,
+  grace = tonumber(ARGV[12]),
+  since = tonumber(ARGV[8]),
+  channel = ARGV[9],
+  names = ARGV[10],
+  holder = ARGV[11],
+}
 settle(object)
 
 local function holders_of(names)
   local wanted, found = {}, {}
-  for name in string.gmatch(names, '[^,]+') do wanted[name] = true end
+  for name in string.gmatch(names, '[^,]+') do
+    wanted[name] = true
+  end
   local all = call('ZRANGE', object.holders, 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do
     local other = find_entry(object, all[i])
@@ -50,15 +60,25 @@ if object.values[token] then
     return { 'held', int(now), int(ends) }
   end
 end
-if admit and not object.pool and object.held + entry.permits > object.limit then admit = call('HEXISTS', object.obj, 'beside') == 0 end
+if admit and not object.pool and object.held + entry.permits > object.limit then
+  admit = call('HEXISTS', object.obj, 'beside') == 0
+end
 local others = admit and object.pool and holders_of(entry.names) or {}
-for _, other in ipairs(others) do admit = admit and other.fence <= fence end
+for _, other in ipairs(others) do
+  admit = admit and other.fence <= fence
+end
 if admit then
-  for _, same in ipairs(call('ZRANGE', object.holders, int(fence), int(fence), 'BYSCORE')) do finish(object, same) end
-  for _, other in ipairs(others) do finish(object, other.token, 'superseded') end
+  for _, same in ipairs(call('ZRANGE', object.holders, int(fence), int(fence), 'BYSCORE')) do
+    finish(object, same)
+  end
+  for _, other in ipairs(others) do
+    finish(object, other.token, 'superseded')
+  end
   if object.pool then
     local names = {}
-    for name in string.gmatch(entry.names, '[^,]+') do names[#names + 1] = name end
+    for name in string.gmatch(entry.names, '[^,]+') do
+      names[#names + 1] = name
+    end
     pool().claim(object, names)
   end
 end

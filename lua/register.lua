@@ -70,7 +70,11 @@ local new, expiry = ARGV[9], ARGV[10]
 if action == 'delete' then
   call('UNLINK', value)
 elseif expiry ~= 'keep' then
-  if expiry == 'never' then call('SET', value, new) else call('SET', value, new, 'PX', expiry) end
+  if expiry == 'never' then
+    call('SET', value, new)
+  else
+    call('SET', value, new, 'PX', expiry)
+  end
 elseif new ~= stored then
   call('SET', value, new, 'KEEPTTL')
 else

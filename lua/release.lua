@@ -29,7 +29,9 @@ if how ~= 'owner' and how ~= 'dropped' and how ~= 'reclaimed' then
 end
 if how == 'owner' then how = nil end
 local tokens = {}
-for i = 5, #ARGV do tokens[#tokens + 1] = ARGV[i] end
+for i = 5, #ARGV do
+  tokens[#tokens + 1] = ARGV[i]
+end
 local object = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
 
 -- A lease that has run out is not released any more: its successor may hold already. One whose end is gone, by an eviction,
@@ -39,7 +41,9 @@ local function runs(token)
 end
 
 local reply = {}
-for i, token in ipairs(tokens) do reply[i] = runs(token) and finish(object, token, how, why) or 'gone' end
+for i, token in ipairs(tokens) do
+  reply[i] = runs(token) and finish(object, token, how, why) or 'gone'
+end
 settle(object)
 close(object)
 return reply

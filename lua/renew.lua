@@ -22,8 +22,11 @@ do
   while arg <= #ARGV do
     local width, count, seen = tonumber(ARGV[arg]), string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
     count = tonumber(count)
-    groups[#groups + 1] = { key = key, width = width, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
-    for i = last + 1, last + VALUES * count do reply[i] = 0 end
+    groups[#groups + 1] =
+      { key = key, width = width, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
+    for i = last + 1, last + VALUES * count do
+      reply[i] = 0
+    end
     key, arg, last = key + width, arg + 2 + count, last + VALUES * count
   end
 end
@@ -49,19 +52,31 @@ end
 local function renew_place(group, at)
   local obj, queue, expiry, token = KEYS[group.key + 1], KEYS[group.key + 3], KEYS[group.key + 4], ARGV[group.arg]
   if group.width == 7 or ask('ZRANK', queue, token) ~= 0 then return false end
-  local got = ask('HMGET', obj, 'limit', 'held', 'last', 'ticket', 'ttl', 't:' .. token, 'protocol', 'declared', 'draining',
-    'retained')
+  local got = ask(
+    'HMGET',
+    obj,
+    'limit',
+    'held',
+    'last',
+    'ticket',
+    'ttl',
+    't:' .. token,
+    'protocol',
+    'declared',
+    'draining',
+    'retained'
+  )
   if not got or got[7] ~= '1' or got[8] or got[9] or got[10] then return false end
   for i = 1, 5 do
     if not string.match(got[i] or '', '^%d+$') then return false end
   end
-  local permits, place = string.match(got[6] or '', '^(%d+) %d+ (%d+) %d+ %d+ %d+ %S+ %- ')
+  local permits, entry_ttl = string.match(got[6] or '', '^(%d+) %d+ (%d+) %d+ %d+ %d+ %S+ %- ')
   local limit, ttl = tonumber(got[1]), tonumber(got[5])
   if not permits or tonumber(got[2]) < limit or tonumber(permits) > limit then return false end
   local first, last = ask('ZRANGE', expiry, 0, 1, 'WITHSCORES'), ask('ZRANGE', expiry, -1, -1, 'WITHSCORES')
   local due = not (first and first[2] and last) or tonumber(first[2]) <= at
   if due or tonumber(last[2]) > at + ttl + 1000 or (ask('PTTL', obj) or 0) <= ttl then return false end
-  local ends = at + place
+  local ends = at + entry_ttl
   if not ask('ZADD', expiry, string.format('%d', ends), token) then return false end
   local others = first[1] == token and first[4] or first[1] ~= token and first[2] or ends
   reply[group.at], reply[group.at + 1] = 'waiting', ends
@@ -72,7 +87,9 @@ end
 -- A longer call than clients send would not fit on Lua's stack.
 if string.sub(ARGV[2], 1, 2) == '1@' and #groups <= 1000 then
   local objects, others = {}, {}
-  for i, group in ipairs(groups) do objects[i] = KEYS[group.key + 1] end
+  for i, group in ipairs(groups) do
+    objects[i] = KEYS[group.key + 1]
+  end
   local alone, clock = redis.call('MGET', unpack(objects)), redis.call('TIME')
   local at = math.floor(clock[1] * 1000 + clock[2] / 1000)
   for i, group in ipairs(groups) do
@@ -91,7 +108,9 @@ end
 
 local function renew(group)
   local tokens, at = {}, group.at
-  for i = group.arg, group.arg + group.count - 1 do tokens[#tokens + 1] = ARGV[i] end
+  for i = group.arg, group.arg + group.count - 1 do
+    tokens[#tokens + 1] = ARGV[i]
+  end
   local object = open(group.key, group.width, ARGV[1], ARGV[2], tokens)
   if group.seen then outdated(object, group.seen) end
   settle(object)
@@ -126,8 +145,8 @@ local function renew(group)
         advance(object)
         reply[at] = 'gone'
       else
-        call('ZADD', object.expiry, now + entry.place, token)
-        reply[at], reply[at + 1] = 'waiting', now + entry.place
+        call('ZADD', object.expiry, now + entry.ttl, token)
+        reply[at], reply[at + 1] = 'waiting', now + entry.ttl
         waiting[at + 2] = { token, entry }
       end
     else
@@ -140,7 +159,9 @@ local function renew(group)
   end
   if next(waiting) then
     local soonest = wake(object)
-    for wakes, place in pairs(waiting) do reply[wakes] = tonumber(wake_at(object, soonest, position(object, place[1], place[2]))) end
+    for wakes, waiter in pairs(waiting) do
+      reply[wakes] = tonumber(wake_at(object, soonest, position(object, waiter[1], waiter[2])))
+    end
   end
   close(object)
 end

@@ -1,11 +1,11 @@
 -- wait: gives a lock back and waits for one of its conditions, in one step.
 -- KEYS  obj holders queue expiry waits
--- ARGV  run id, controller's channel, the lock's token, the place's token, "@" and the condition, lease ms, max hold ms
---       (0: none), place ms (at most the lease), client's channel, holder JSON, grace ms, priority in
+-- ARGV  run id, controller's channel, the lock's token, the queue entry's token, "@" and the condition, lease ms, max hold ms
+--       (0: none), life of the queue entry in ms (at most the lease), client's channel, holder JSON, grace ms, priority in
 --       the lock's queue once the wait is over (absent: 0)
 -- Reply as acquire's: queued now expires wake 0 while it waits, or what a repeated call finds
 -- Error NOTHELD: the lock's token does not hold it
--- Being notified puts the place into the lock's queue, with its own token: when that is granted, the wait is over.
+-- Being notified puts the queue entry into the lock's queue, with its own token: when that is granted, the wait is over.
 -- O(log n).
 ---- include lib/lease.lua
 ---- include lib/settle.lua
@@ -27,9 +27,17 @@ elseif not value then
   end
   object.ticket = object.ticket + 1
   local length = tonumber(ARGV[6])
-  local entry = { permits = 1, lease = length, place = math.min(tonumber(ARGV[8]), length), max_hold = tonumber(ARGV[7]),
-    grace = tonumber(ARGV[11]), since = now, channel = ARGV[9], names = format('%s#%016d', ARGV[5], object.ticket),
-    holder = ARGV[10] }
+  local entry = {
+    permits = 1,
+    lease = length,
+    ttl = math.min(tonumber(ARGV[8]), length),
+    max_hold = tonumber(ARGV[7]),
+    grace = tonumber(ARGV[11]),
+    since = now,
+    channel = ARGV[9],
+    names = format('%s#%016d', ARGV[5], object.ticket),
+    holder = ARGV[10],
+  }
   if (ARGV[12] or '0') ~= '0' then entry.names = entry.names .. '#' .. ARGV[12] end
   store(object, token, entry)
   call('ZADD', object.waits, 0, wait_of(token, entry.names))
@@ -38,9 +46,15 @@ elseif not value then
   advance(object)
 end
 if not reply then
-  local ends = now + own_entry(object, token).place
+  local ends = now + own_entry(object, token).ttl
   call('ZADD', object.expiry, ends, token)
-  reply = { 'queued', int(now), int(ends), wake_at(object, wake(object), position(object, token, own_entry(object, token))), 0 }
+  reply = {
+    'queued',
+    int(now),
+    int(ends),
+    wake_at(object, wake(object), position(object, token, own_entry(object, token))),
+    0,
+  }
 end
 close(object)
 return reply

@@ -18,7 +18,9 @@ local function call(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then
     local _, key = ...
-    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then damaged(key, 'holds another type of value than Tenure keeps there') end
+    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then
+      damaged(key, 'holds another type of value than Tenure keeps there')
+    end
     error(reply)
   end
   return reply
@@ -30,14 +32,30 @@ local budget = 64
 local function unfold(at, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(KEYS[at + 1], version) end
-  local ends, fence, token, permits, lease, limit, place, channel, holder =
+  local ends, fence, token, permits, lease, limit, ttl, channel, holder =
     string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
   if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
-  local value = format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(place, lease), math.floor(fence / 1000), channel,
-    holder)
+  local value =
+    format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
   call('UNLINK', KEYS[at + 1])
-  call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', lease,
-    'protocol', PROTOCOL, 't:' .. token, value)
+  call(
+    'HSET',
+    KEYS[at + 1],
+    'limit',
+    limit,
+    'held',
+    permits,
+    'last',
+    fence,
+    'ticket',
+    0,
+    'ttl',
+    lease,
+    'protocol',
+    PROTOCOL,
+    't:' .. token,
+    value
+  )
   call('ZADD', KEYS[at + 2], fence, token)
   call('ZADD', KEYS[at + 4], ends, token)
 end
@@ -51,28 +69,66 @@ end
 local function open(at, width, run, events, tokens, alone)
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
-  for i, token in ipairs(early) do fields[i] = 't:' .. token end
+  for i, token in ipairs(early) do
+    fields[i] = 't:' .. token
+  end
   local obj = KEYS[at + 1]
   if alone == nil then alone = call('MGET', obj)[1] end
   if alone then unfold(at, alone) end
-  local got = call('HMGET', obj, 'limit', 'held', 'last', 'ticket', 'ttl', 'declared', 'kept', 'draining', 'retained',
-    'protocol', unpack(fields))
-  local object = { obj = obj, holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6],
-    selectors = KEYS[at + 7], at = at, width = width,
-    pool = width == 7, here = run, events = events, values = {}, tokens = tokens or {},
-    exists = false, held = 0, last = 0, ticket = 0, ttl = 0, declared = got[6], kept = got[7], draining = got[8],
-    lease = 0, max_hold = 0, recover = 0 }
+  local got = call(
+    'HMGET',
+    obj,
+    'limit',
+    'held',
+    'last',
+    'ticket',
+    'ttl',
+    'declared',
+    'kept',
+    'draining',
+    'retained',
+    'protocol',
+    unpack(fields)
+  )
+  local object = {
+    obj = obj,
+    holders = KEYS[at + 2],
+    queue = KEYS[at + 3],
+    expiry = KEYS[at + 4],
+    waits = width == 5 and KEYS[at + 5],
+    resources = KEYS[at + 5],
+    free = KEYS[at + 6],
+    selectors = KEYS[at + 7],
+    at = at,
+    width = width,
+    pool = width == 7,
+    here = run,
+    events = events,
+    values = {},
+    tokens = tokens or {},
+    exists = false,
+    held = 0,
+    last = 0,
+    ticket = 0,
+    ttl = 0,
+    declared = got[6],
+    kept = got[7],
+    draining = got[8],
+    lease = 0,
+    max_hold = 0,
+    recover = 0,
+  }
   if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
   if got[1] or got[2] or got[3] or got[4] or got[5] then
     object.exists, object.limit, object.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
-    object.last, object.ticket, object.ttl = counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
+    object.last, object.ticket, object.ttl =
+      counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
     object.retained = got[9] and counter(obj, 'retained', got[9])
     if not got[10] then
       call('HSET', obj, 'protocol', PROTOCOL)
       for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
-        local before, names, holder = string.match(call('HGET', obj, 't:' .. token) or '',
-          '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+        local before, names, holder =
+          string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
         if before then
           local ticket = format('%016d', call('ZSCORE', object.waits, token))
           call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
@@ -82,12 +138,28 @@ local function open(at, width, run, events, tokens, alone)
       end
     end
   end
-  for i, token in ipairs(early) do object.values[token] = got[10 + i] or nil end
+  for i, token in ipairs(early) do
+    object.values[token] = got[10 + i] or nil
+  end
   if object.declared or object.kept then
-    got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh',
-      'beyond')
-    object.lease, object.max_hold, object.run = counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
-    object.recover, object.watched, object.order, object.prefix = counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+    got = call(
+      'HMGET',
+      obj,
+      'lease',
+      'max_hold',
+      'run',
+      'recover',
+      'watched',
+      'order',
+      'prefix',
+      'count',
+      'fresh',
+      'beyond'
+    )
+    object.lease, object.max_hold, object.run =
+      counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
+    object.recover, object.watched, object.order, object.prefix =
+      counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
     if object.prefix then
       object.count, object.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
       object.unmarked, object.beyond = not got[10], counter(obj, 'beyond', got[10], 0)
@@ -96,23 +168,49 @@ local function open(at, width, run, events, tokens, alone)
   return object
 end
 local function publish(channel, lines)
-  for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
+  for i, line in ipairs(lines) do
+    lines[i] = type(line) == 'number' and int(line) or line
+  end
   return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
 end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
 local function save(object, ...)
-  call('HSET', object.obj, 'limit', int(object.limit), 'held', int(object.held), 'last', int(object.last), 'ticket', int(object.ticket), 'ttl',
-    int(object.ttl), 'protocol', PROTOCOL, ...)
+  call(
+    'HSET',
+    object.obj,
+    'limit',
+    int(object.limit),
+    'held',
+    int(object.held),
+    'last',
+    int(object.last),
+    'ticket',
+    int(object.ticket),
+    'ttl',
+    int(object.ttl),
+    'protocol',
+    PROTOCOL,
+    ...
+  )
   if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
   if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
   if object.changed then object.changed = 'saved' end
 end
 local function parse_entry(value)
-  local permits, lease, place, max_hold, grace, since, channel, names, holder =
+  local permits, lease, ttl, max_hold, grace, since, channel, names, holder =
     string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
   if not permits then return nil end
-  return { permits = tonumber(permits), lease = tonumber(lease), place = tonumber(place), max_hold = tonumber(max_hold),
-    grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
+  return {
+    permits = tonumber(permits),
+    lease = tonumber(lease),
+    ttl = tonumber(ttl),
+    max_hold = tonumber(max_hold),
+    grace = tonumber(grace),
+    since = tonumber(since),
+    channel = channel,
+    names = names,
+    holder = holder,
+  }
 end
 local function newest_of(object) return object.declared and object.last or 0 end
 local function value_of(object, token) return object.values[token] or call('HGET', object.obj, 't:' .. token) end
@@ -121,10 +219,20 @@ local function find_entry(object, token)
   return value and parse_entry(value)
 end
 local function store(object, token, entry)
-  local value = format('%d %d %d %d %d %d %s %s %s', entry.permits, entry.lease, entry.place, entry.max_hold, entry.grace, entry.since, entry.channel,
-    entry.names, entry.holder)
+  local value = format(
+    '%d %d %d %d %d %d %s %s %s',
+    entry.permits,
+    entry.lease,
+    entry.ttl,
+    entry.max_hold,
+    entry.grace,
+    entry.since,
+    entry.channel,
+    entry.names,
+    entry.holder
+  )
   object.values[token] = value
-  object.ttl = math.max(object.ttl, entry.lease, entry.place, entry.grace)
+  object.ttl = math.max(object.ttl, entry.lease, entry.ttl, entry.grace)
   save(object, 't:' .. token, value)
 end
 local function lease_end(entry)
@@ -134,7 +242,9 @@ local function lease_end(entry)
 end
 local function own_entry(object, token)
   local entry = parse_entry(object.values[token])
-  if not entry then damaged('-', 'what ' .. object.obj .. ' has of this lease cannot be read; that goes when the lease has run out') end
+  if not entry then
+    damaged('-', 'what ' .. object.obj .. ' has of this lease cannot be read; that goes when the lease has run out')
+  end
   return entry
 end
 local function bounded(object, lease, max_hold)
@@ -158,10 +268,14 @@ local function pool()
     return number and number < object.count and number or nil
   end
   local function marks(object) return object.prefix and call('HLEN', object.resources) - object.beyond or 0 end
-  local function fresh_left(object, marked) return object.prefix and math.max(0, object.count - object.fresh - marked) or 0 end
+  local function fresh_left(object, marked)
+    return object.prefix and math.max(0, object.count - object.fresh - marked) or 0
+  end
   local CHUNK = 200
   local function in_chunks(names, run)
-    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
+    for from = 1, #names, CHUNK do
+      run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) })
+    end
   end
   local function mark(object, name, number)
     if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then
@@ -172,7 +286,9 @@ local function pool()
   local function unmark(object, name, number)
     local marked = call('HDEL', object.resources, name) == 1
     if object.records then object.records[name] = nil end
-    if marked and number >= object.count then object.beyond, object.changed = object.beyond - 1, true end
+    if marked and number >= object.count then
+      object.beyond, object.changed = object.beyond - 1, true
+    end
     return marked
   end
   local function take_fresh(object, count, names, marked)
@@ -216,7 +332,9 @@ local function pool()
     local names = {}
     local function take_used(command, most)
       local got = call(command, object.free, int(most))
-      for i = 1, #got, 2 do names[#names + 1] = got[i] end
+      for i = 1, #got, 2 do
+        names[#names + 1] = got[i]
+      end
     end
     if object.order == 'MostRecentlyUsed' then
       take_used('ZPOPMAX', count)
@@ -309,18 +427,24 @@ local function pool()
   end
   local function read_records(object, names)
     object.records = object.records or {}
-    for i, record in ipairs(call('HMGET', object.resources, unpack(names))) do object.records[names[i]] = record or '' end
+    for i, record in ipairs(call('HMGET', object.resources, unpack(names))) do
+      object.records[names[i]] = record or ''
+    end
   end
   local function unreadable(object, name)
     local known = object.unreadable or { count = 0 }
-    if not known[name] then known[name], known.count, known.first = true, known.count + 1, known.first or name end
+    if not known[name] then
+      known[name], known.count, known.first = true, known.count + 1, known.first or name
+    end
     object.unreadable = known
   end
   local function properties_of(object, name)
     local record = record_of(object, name)
     local json = string.sub(record, 2)
     local whole, properties = string.match(record, '^[01x]') or record == '', {}
-    if whole and json ~= '' then whole, properties = pcall(cjson.decode, json) end
+    if whole and json ~= '' then
+      whole, properties = pcall(cjson.decode, json)
+    end
     if not whole or type(properties) ~= 'table' then return unreadable(object, name) end
     for key, value in pairs(properties) do
       if type(key) ~= 'string' or type(value) ~= 'string' then return unreadable(object, name) end
@@ -338,7 +462,9 @@ local function pool()
       local names = object.selectors_read[selector]
       if not names then
         names = {}
-        for one in string.gmatch(wanted, '[^,]+') do names[one] = true end
+        for one in string.gmatch(wanted, '[^,]+') do
+          names[one] = true
+        end
         object.selectors_read[selector] = names
       end
       return names[name] == true
@@ -370,14 +496,16 @@ local function pool()
     return kind == '?' and names or '-'
   end
   local LOWEST = 1125899906842624
-  local function place_in(line, ticket, token) return format('%s %016d %s', line, ticket + LOWEST, token) end
+  local function member_of(line, ticket, token) return format('%s %016d %s', line, ticket + LOWEST, token) end
   local function head(object, line)
     while true do
       local member = call('ZRANGE', object.selectors, '[' .. line .. ' ', '(' .. line .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
       if not member then return nil end
       local ticket, token = string.match(member, ' (%d+) (%S+)$')
       ticket = ticket - LOWEST
-      if tonumber(call('ZSCORE', object.queue, token)) == ticket then return { line = line, ticket = ticket, token = token } end
+      if tonumber(call('ZSCORE', object.queue, token)) == ticket then
+        return { line = line, ticket = ticket, token = token }
+      end
       call('ZREM', object.selectors, member)
     end
   end
@@ -397,7 +525,9 @@ local function pool()
     if from and not rest then
       local others
       others, rest = lines(object, first, last, most - #found)
-      for _, line in ipairs(others) do found[#found + 1] = line end
+      for _, line in ipairs(others) do
+        found[#found + 1] = line
+      end
     end
     if rest and #found == most then
       call('HSET', object.obj, turn, rest)
@@ -421,10 +551,16 @@ local function pool()
     local unseen = changed and call('ZCARD', object.selectors) or tonumber(call('HGET', object.obj, 'unseen') or 0)
     local some_lines = math.min(LINES, math.floor(LOOKS / math.max(1, math.min(NEWEST, call('ZCARD', object.free)))))
     local some = lines_in_turn(object, 'turn', '[>', '+', some_lines)
-    for _, line in ipairs(some) do add(line) end
-    for i = 1, math.min(64, object.freed and #object.freed or 0) do add('=' .. object.freed[i]) end
+    for _, line in ipairs(some) do
+      add(line)
+    end
+    for i = 1, math.min(64, object.freed and #object.freed or 0) do
+      add('=' .. object.freed[i])
+    end
     local named = lines_in_turn(object, 'turn_named', '[=', '(>', NAMED)
-    for _, line in ipairs(named) do add(line) end
+    for _, line in ipairs(named) do
+      add(line)
+    end
     for _, line in ipairs(some) do
       local names = 0
       for name in string.gmatch(string.sub(line, 1, 1) == '>' and string.sub(line, 2) or '', '[^,]+') do
@@ -449,7 +585,7 @@ local function pool()
     local some = call('ZRANGE', object.queue, from, from + 49, 'WITHSCORES')
     for i = 1, #some, 2 do
       local entry = find_entry(object, some[i])
-      if entry then call('ZADD', object.selectors, 0, place_in(line_of(entry.names), some[i + 1], some[i])) end
+      if entry then call('ZADD', object.selectors, 0, member_of(line_of(entry.names), some[i + 1], some[i])) end
     end
     call('HSET', object.obj, 'lined_up', from + 50 < waiting and from + 50 or 0)
   end
@@ -501,9 +637,12 @@ local function pool()
       while #chosen < entry.permits and seen < total and (object.scans > 0 or seen < 2 * entry.permits) do
         local at = (start + seen) % total
         local last = math.min(at + 99, total - 1, at + total - seen - 1)
-        local names = call('ZRANGE', object.free, at, last, unpack(object.order == 'MostRecentlyUsed' and { 'REV' } or {}))
+        local names =
+          call('ZRANGE', object.free, at, last, unpack(object.order == 'MostRecentlyUsed' and { 'REV' } or {}))
         read_records(object, names)
-        for _, name in ipairs(names) do consider(name) end
+        for _, name in ipairs(names) do
+          consider(name)
+        end
         seen = seen + #names
         object.scans = object.scans - #names * (1 + #earlier / 8)
       end
@@ -518,7 +657,9 @@ local function pool()
           if at >= object.count then at = object.fresh end
           local names, missing_yet = {}, math.max(20, entry.permits - #chosen)
           local last = math.min(at + math.min(CHUNK, missing_yet, left - looked), object.count) - 1
-          for number = at, last do names[#names + 1] = object.prefix .. int(number) end
+          for number = at, last do
+            names[#names + 1] = object.prefix .. int(number)
+          end
           read_records(object, names)
           for _, name in ipairs(names) do
             if #chosen == entry.permits then break end
@@ -563,14 +704,20 @@ local function pool()
     for _, token in ipairs(call('ZRANGE', object.holders, 0, -1)) do
       local entry = find_entry(object, token)
       whole = whole and entry
-      for name in string.gmatch(entry and entry.names or '', '[^,]+') do held[name] = true end
+      for name in string.gmatch(entry and entry.names or '', '[^,]+') do
+        held[name] = true
+      end
     end
     local function unless_free(name)
       if not call('ZSCORE', object.free, name) then held[name] = true end
     end
     if not whole then
-      for _, name in ipairs(call('HKEYS', object.resources)) do unless_free(name) end
-      for index = 0, (object.prefix and object.fresh or 0) - 1 do unless_free(object.prefix .. int(index)) end
+      for _, name in ipairs(call('HKEYS', object.resources)) do
+        unless_free(name)
+      end
+      for index = 0, (object.prefix and object.fresh or 0) - 1 do
+        unless_free(object.prefix .. int(index))
+      end
     end
     return held
   end
@@ -580,7 +727,9 @@ local function pool()
       if not held[name] then call('ZADD', object.free, 'NX', now_us, name) end
     end
     if object.prefix then
-      for index = 0, object.fresh - 1 do free(object.prefix .. int(index)) end
+      for index = 0, object.fresh - 1 do
+        free(object.prefix .. int(index))
+      end
       mark_held(object, held)
     else
       for _, name in ipairs(call('HKEYS', object.resources)) do
@@ -592,9 +741,26 @@ local function pool()
     local free = call('ZCARD', object.free) + fresh_left(object, marks(object))
     return lowering(object) and math.min(free, math.max(0, object.count - object.held)) or free
   end
-  made = { number_of = number_of, lower = lower, lowering = lowering, mark_held = mark_held, record_of = record_of, properties_of = properties_of, find_unheld = find_unheld, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
-    held_names = held_names, unused = unused, line_of = line_of, place_in = place_in, head = head, heads = heads,
-    line_up = line_up }
+  made = {
+    number_of = number_of,
+    lower = lower,
+    lowering = lowering,
+    mark_held = mark_held,
+    record_of = record_of,
+    properties_of = properties_of,
+    find_unheld = find_unheld,
+    give_back = give_back,
+    in_service = in_service,
+    claim = claim,
+    choose = choose,
+    held_names = held_names,
+    unused = unused,
+    line_of = line_of,
+    member_of = member_of,
+    head = head,
+    heads = heads,
+    line_up = line_up,
+  }
   return made
 end
 local function fits(object, entry, earlier)
@@ -602,7 +768,9 @@ local function fits(object, entry, earlier)
   local chosen = pool().choose(object, entry, earlier)
   if not chosen then return false end
   entry.names = table.concat(chosen, ',')
-  for _, name in ipairs(object.newest and chosen or {}) do object.taken[name] = true end
+  for _, name in ipairs(object.newest and chosen or {}) do
+    object.taken[name] = true
+  end
   return true
 end
 local function refusal(object, permits, names)
@@ -622,11 +790,22 @@ local function refusal(object, permits, names)
   elseif object.unreadable and permits > object.limit - object.unreadable.count then
     unreadable = object.unreadable.first
   end
-  if unreadable then return 'DAMAGED ' .. object.resources .. ' has properties of ' .. unreadable .. ' that cannot be read' end
+  if unreadable then
+    return 'DAMAGED ' .. object.resources .. ' has properties of ' .. unreadable .. ' that cannot be read'
+  end
 end
 local function available(object) return object.pool and pool().unused(object) or object.limit - object.held end
 local function describe(object, fence, ends, entry, token)
-  local out = { 'granted', fence, now, math.min(ends, now + entry.lease), entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
+  local out = {
+    'granted',
+    fence,
+    now,
+    math.min(ends, now + entry.lease),
+    entry.lease,
+    entry.since,
+    object.declared and 1 or 0,
+    entry.permits,
+  }
   if token then table.insert(out, 2, token) end
   if object.pool then
     for name in string.gmatch(entry.names, '[^,]+') do
@@ -663,7 +842,9 @@ local function enqueue(object, token, entry, priority)
   store(object, token, entry)
   local ticket = object.ticket - priority * 4398046511104
   call('ZADD', object.queue, int(ticket), token)
-  if object.pool then call('ZADD', object.selectors, 0, pool().place_in(pool().line_of(entry.names), ticket, token)) end
+  if object.pool then
+    call('ZADD', object.selectors, 0, pool().member_of(pool().line_of(entry.names), ticket, token))
+  end
 end
 local SPACING, FAR = 5, 128
 local function wait_of(token, names)
@@ -673,7 +854,8 @@ end
 local function priority_of(names) return tonumber(string.match(names, '#%d+#(-?%d+)$') or 0) end
 local function notify(object, condition)
   while true do
-    local member = call('ZRANGE', object.waits, '[' .. condition .. ' ', '(' .. condition .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
+    local member =
+      call('ZRANGE', object.waits, '[' .. condition .. ' ', '(' .. condition .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
     if not member then return false end
     call('ZREM', object.waits, member)
     local token = string.match(member, '%S+$')
@@ -735,7 +917,7 @@ local function finish(object, token, how, why)
     end
   end
   local ticket = object.pool and not was_held and call('ZSCORE', object.queue, token)
-  if ticket then call('ZREM', object.selectors, pool().place_in(pool().line_of(entry.names), ticket, token)) end
+  if ticket then call('ZREM', object.selectors, pool().member_of(pool().line_of(entry.names), ticket, token)) end
   local queued = not was_held and call('ZREM', object.queue, token) == 1
   local wait = object.waits and not was_held and wait_of(token, entry.names)
   local waited = wait and call('ZREM', object.waits, wait) == 1
@@ -766,22 +948,26 @@ local function advance(object, asking)
   while budget > 0 and (object.pool or object.held < object.limit or object.shrunk) do
     local first = heads and table.remove(heads, 1)
     local token
-    if heads then token = first and first.token else token = call('ZRANGE', object.queue, 0, 0)[1] end
+    if heads then
+      token = first and first.token
+    else
+      token = call('ZRANGE', object.queue, 0, 0)[1]
+    end
     if not token then break end
     local entry = find_entry(object, token)
     object.standing, object.asks = first and first.ticket, token == asking
     local names, served = entry and entry.names, true
     if not entry then
-      if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      if first then call('ZREM', object.selectors, pool().member_of(first.line, first.ticket, token)) end
       finish(object, token)
     elseif fits(object, entry, earlier) then
       call('ZREM', object.queue, token)
-      if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      if first then call('ZREM', object.selectors, pool().member_of(first.line, first.ticket, token)) end
       entry.lease, entry.max_hold = bounded(object, entry.lease, entry.max_hold)
       if token == asking then
         reply = grant(object, token, entry, lease_end(entry))
       else
-        local ends = math.min(now + entry.lease, tonumber(call('ZSCORE', object.expiry, token)) or now + entry.place)
+        local ends = math.min(now + entry.lease, tonumber(call('ZSCORE', object.expiry, token)) or now + entry.ttl)
         grant(object, token, entry, ends, true)
       end
     else
@@ -798,13 +984,15 @@ local function advance(object, asking)
     local following = served and first and pool().head(object, first.line)
     if following then
       local at = 1
-      while heads[at] and heads[at].ticket < following.ticket do at = at + 1 end
+      while heads[at] and heads[at].ticket < following.ticket do
+        at = at + 1
+      end
       table.insert(heads, at, following)
     end
   end
   object.standing = nil
-  object.more = object.pool and pool().lowering(object) or
-    (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
+  object.more = object.pool and pool().lowering(object)
+    or (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
   return reply
 end
 local function settle(object)
@@ -858,7 +1046,9 @@ local function close(object)
   if object.changed == true then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
-    for i = object.at + 1, object.at + object.width do call('PEXPIREAT', KEYS[i], int(object.retained)) end
+    for i = object.at + 1, object.at + object.width do
+      call('PEXPIREAT', KEYS[i], int(object.retained))
+    end
   elseif not (object.declared or object.kept) then
     if object.changed or call('PTTL', object.obj) <= object.ttl then
       local ttl = int(object.ttl * 2 + 1000)

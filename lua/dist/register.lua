@@ -24,7 +24,9 @@ local function call(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then
     local _, key = ...
-    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then damaged(key, 'holds another type of value than Tenure keeps there') end
+    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then
+      damaged(key, 'holds another type of value than Tenure keeps there')
+    end
     error(reply)
   end
   return reply
@@ -92,7 +94,11 @@ local new, expiry = ARGV[9], ARGV[10]
 if action == 'delete' then
   call('UNLINK', value)
 elseif expiry ~= 'keep' then
-  if expiry == 'never' then call('SET', value, new) else call('SET', value, new, 'PX', expiry) end
+  if expiry == 'never' then
+    call('SET', value, new)
+  else
+    call('SET', value, new, 'PX', expiry)
+  end
 elseif new ~= stored then
   call('SET', value, new, 'KEEPTTL')
 else

@@ -36,7 +36,9 @@ local function call(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then
     local _, key = ...
-    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then damaged(key, 'holds another type of value than Tenure keeps there') end
+    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then
+      damaged(key, 'holds another type of value than Tenure keeps there')
+    end
     error(reply)
   end
   return reply

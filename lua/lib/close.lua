@@ -42,7 +42,9 @@ local function close(object)
   if object.changed == true then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
-    for i = object.at + 1, object.at + object.width do call('PEXPIREAT', KEYS[i], int(object.retained)) end
+    for i = object.at + 1, object.at + object.width do
+      call('PEXPIREAT', KEYS[i], int(object.retained))
+    end
   elseif not (object.declared or object.kept) then
     -- The keys of an object that no client touches again must end, as its leases do. If nothing was added, and they
     -- live for longer than the longest lease, they outlive all leases already.

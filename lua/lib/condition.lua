@@ -16,7 +16,8 @@ local function priority_of(names) return tonumber(string.match(names, '#%d+#(-?%
 -- Its entry keeps its end, because its client has not called: a dead waiter gains no time by a notification.
 local function notify(object, condition)
   while true do
-    local member = call('ZRANGE', object.waits, '[' .. condition .. ' ', '(' .. condition .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
+    local member =
+      call('ZRANGE', object.waits, '[' .. condition .. ' ', '(' .. condition .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
     if not member then return false end
     call('ZREM', object.waits, member)
     local token = string.match(member, '%S+$')

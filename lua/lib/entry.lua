@@ -4,11 +4,20 @@
 
 -- Returns the fields of a value, or nil if it is not one of Tenure.
 local function parse_entry(value)
-  local permits, lease, place, max_hold, grace, since, channel, names, holder =
+  local permits, lease, ttl, max_hold, grace, since, channel, names, holder =
     string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
   if not permits then return nil end
-  return { permits = tonumber(permits), lease = tonumber(lease), place = tonumber(place), max_hold = tonumber(max_hold),
-    grace = tonumber(grace), since = tonumber(since), channel = channel, names = names, holder = holder }
+  return {
+    permits = tonumber(permits),
+    lease = tonumber(lease),
+    ttl = tonumber(ttl),
+    max_hold = tonumber(max_hold),
+    grace = tonumber(grace),
+    since = tonumber(since),
+    channel = channel,
+    names = names,
+    holder = holder,
+  }
 end
 
 -- Returns the newest fencing token of a declared object, and 0 of another. A client that has seen it makes no object of
@@ -23,10 +32,20 @@ local function find_entry(object, token)
 end
 
 local function store(object, token, entry)
-  local value = format('%d %d %d %d %d %d %s %s %s', entry.permits, entry.lease, entry.place, entry.max_hold, entry.grace, entry.since, entry.channel,
-    entry.names, entry.holder)
+  local value = format(
+    '%d %d %d %d %d %d %s %s %s',
+    entry.permits,
+    entry.lease,
+    entry.ttl,
+    entry.max_hold,
+    entry.grace,
+    entry.since,
+    entry.channel,
+    entry.names,
+    entry.holder
+  )
   object.values[token] = value
-  object.ttl = math.max(object.ttl, entry.lease, entry.place, entry.grace)
+  object.ttl = math.max(object.ttl, entry.lease, entry.ttl, entry.grace)
   save(object, 't:' .. token, value)
 end
 

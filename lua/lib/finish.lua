@@ -64,7 +64,7 @@ local function finish(object, token, how, why)
     end
   end
   local ticket = object.pool and not was_held and call('ZSCORE', object.queue, token)
-  if ticket then call('ZREM', object.selectors, pool().place_in(pool().line_of(entry.names), ticket, token)) end
+  if ticket then call('ZREM', object.selectors, pool().member_of(pool().line_of(entry.names), ticket, token)) end
   local queued = not was_held and call('ZREM', object.queue, token) == 1
   local wait = object.waits and not was_held and wait_of(token, entry.names)
   local waited = wait and call('ZREM', object.waits, wait) == 1

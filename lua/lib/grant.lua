@@ -9,7 +9,9 @@ local function fits(object, entry, earlier)
   local chosen = pool().choose(object, entry, earlier)
   if not chosen then return false end
   entry.names = table.concat(chosen, ',')
-  for _, name in ipairs(object.newest and chosen or {}) do object.taken[name] = true end
+  for _, name in ipairs(object.newest and chosen or {}) do
+    object.taken[name] = true
+  end
   return true
 end
 
@@ -33,7 +35,9 @@ local function refusal(object, permits, names)
   elseif object.unreadable and permits > object.limit - object.unreadable.count then
     unreadable = object.unreadable.first
   end
-  if unreadable then return 'DAMAGED ' .. object.resources .. ' has properties of ' .. unreadable .. ' that cannot be read' end
+  if unreadable then
+    return 'DAMAGED ' .. object.resources .. ' has properties of ' .. unreadable .. ' that cannot be read'
+  end
 end
 
 local function available(object) return object.pool and pool().unused(object) or object.limit - object.held end
@@ -42,7 +46,16 @@ local function available(object) return object.pool and pool().unused(object) or
 -- of a large lease. A stored end lies too late if the server's clock was set back after it was written. The reply
 -- never exceeds the length of the lease, because `unwind` cuts the stored end to that.
 local function describe(object, fence, ends, entry, token)
-  local out = { 'granted', fence, now, math.min(ends, now + entry.lease), entry.lease, entry.since, object.declared and 1 or 0, entry.permits }
+  local out = {
+    'granted',
+    fence,
+    now,
+    math.min(ends, now + entry.lease),
+    entry.lease,
+    entry.since,
+    object.declared and 1 or 0,
+    entry.permits,
+  }
   if token then table.insert(out, 2, token) end
   if object.pool then
     for name in string.gmatch(entry.names, '[^,]+') do

@@ -6,7 +6,9 @@
 -- expires or is released, because its holder may still work under it.
 local function own_entry(object, token)
   local entry = parse_entry(object.values[token])
-  if not entry then damaged('-', 'what ' .. object.obj .. ' has of this lease cannot be read; that goes when the lease has run out') end
+  if not entry then
+    damaged('-', 'what ' .. object.obj .. ' has of this lease cannot be read; that goes when the lease has run out')
+  end
   return entry
 end
 

@@ -25,7 +25,8 @@
 -- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out; above count while a smaller
 -- count is being applied), beyond (how many of those in `resources` are not below count).
 --
--- A value t:<token> reads "permits lease place max_hold grace since channel names holder": milliseconds. Names of a lease
+-- A value t:<token> reads "permits lease ttl max_hold grace since channel names holder": milliseconds; ttl
+-- is the life of a queue entry. Names of a lease
 -- are a pool's resources, joined by commas. The names of a queue entry of a pool are its selector: "=" and
 -- the resources, "?" and properties as in a URL's query, "~" and the preferred resource, or "-" for any. Names in a
 -- lock are "@" and the condition that it was notified of, "@condition#ticket" while it waits for that
@@ -41,15 +42,31 @@
 local function unfold(at, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(KEYS[at + 1], version) end
-  local ends, fence, token, permits, lease, limit, place, channel, holder =
+  local ends, fence, token, permits, lease, limit, ttl, channel, holder =
     string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
   if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
   -- Its fencing token is the time of its grant, which renewals leave as it is.
-  local value = format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(place, lease), math.floor(fence / 1000), channel,
-    holder)
+  local value =
+    format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
   call('UNLINK', KEYS[at + 1])
-  call('HSET', KEYS[at + 1], 'limit', limit, 'held', permits, 'last', fence, 'ticket', 0, 'ttl', lease,
-    'protocol', PROTOCOL, 't:' .. token, value)
+  call(
+    'HSET',
+    KEYS[at + 1],
+    'limit',
+    limit,
+    'held',
+    permits,
+    'last',
+    fence,
+    'ticket',
+    0,
+    'ttl',
+    lease,
+    'protocol',
+    PROTOCOL,
+    't:' .. token,
+    value
+  )
   call('ZADD', KEYS[at + 2], fence, token)
   call('ZADD', KEYS[at + 4], ends, token)
 end
@@ -71,30 +88,68 @@ local function open(at, width, run, events, tokens, alone)
   -- A long list is left to be found one by one: Lua's stack bounds what a command can be given at once.
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
-  for i, token in ipairs(early) do fields[i] = 't:' .. token end
+  for i, token in ipairs(early) do
+    fields[i] = 't:' .. token
+  end
   local obj = KEYS[at + 1]
   if alone == nil then alone = call('MGET', obj)[1] end
   if alone then unfold(at, alone) end
-  local got = call('HMGET', obj, 'limit', 'held', 'last', 'ticket', 'ttl', 'declared', 'kept', 'draining', 'retained',
-    'protocol', unpack(fields))
-  local object = { obj = obj, holders = KEYS[at + 2], queue = KEYS[at + 3], expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5], resources = KEYS[at + 5], free = KEYS[at + 6],
-    selectors = KEYS[at + 7], at = at, width = width,
-    pool = width == 7, here = run, events = events, values = {}, tokens = tokens or {},
-    exists = false, held = 0, last = 0, ticket = 0, ttl = 0, declared = got[6], kept = got[7], draining = got[8],
-    lease = 0, max_hold = 0, recover = 0 }
+  local got = call(
+    'HMGET',
+    obj,
+    'limit',
+    'held',
+    'last',
+    'ticket',
+    'ttl',
+    'declared',
+    'kept',
+    'draining',
+    'retained',
+    'protocol',
+    unpack(fields)
+  )
+  local object = {
+    obj = obj,
+    holders = KEYS[at + 2],
+    queue = KEYS[at + 3],
+    expiry = KEYS[at + 4],
+    waits = width == 5 and KEYS[at + 5],
+    resources = KEYS[at + 5],
+    free = KEYS[at + 6],
+    selectors = KEYS[at + 7],
+    at = at,
+    width = width,
+    pool = width == 7,
+    here = run,
+    events = events,
+    values = {},
+    tokens = tokens or {},
+    exists = false,
+    held = 0,
+    last = 0,
+    ticket = 0,
+    ttl = 0,
+    declared = got[6],
+    kept = got[7],
+    draining = got[8],
+    lease = 0,
+    max_hold = 0,
+    recover = 0,
+  }
   if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
   -- All of them are there, or none is.
   if got[1] or got[2] or got[3] or got[4] or got[5] then
     object.exists, object.limit, object.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
-    object.last, object.ticket, object.ttl = counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
+    object.last, object.ticket, object.ttl =
+      counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
     object.retained = got[9] and counter(obj, 'retained', got[9])
     if not got[10] then
       -- An object from before there were versions: waiters for a condition stood in `waits` by their tokens, with their tickets.
       call('HSET', obj, 'protocol', PROTOCOL)
       for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
-        local before, names, holder = string.match(call('HGET', obj, 't:' .. token) or '',
-          '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+        local before, names, holder =
+          string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
         if before then
           local ticket = format('%016d', call('ZSCORE', object.waits, token))
           call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
@@ -104,12 +159,28 @@ local function open(at, width, run, events, tokens, alone)
       end
     end
   end
-  for i, token in ipairs(early) do object.values[token] = got[10 + i] or nil end
+  for i, token in ipairs(early) do
+    object.values[token] = got[10 + i] or nil
+  end
   if object.declared or object.kept then
-    got = call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched', 'order', 'prefix', 'count', 'fresh',
-      'beyond')
-    object.lease, object.max_hold, object.run = counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
-    object.recover, object.watched, object.order, object.prefix = counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+    got = call(
+      'HMGET',
+      obj,
+      'lease',
+      'max_hold',
+      'run',
+      'recover',
+      'watched',
+      'order',
+      'prefix',
+      'count',
+      'fresh',
+      'beyond'
+    )
+    object.lease, object.max_hold, object.run =
+      counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
+    object.recover, object.watched, object.order, object.prefix =
+      counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
     if object.prefix then
       object.count, object.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
       -- Without it, the pool was declared before it was kept, and the next declaration marks anew what is held.
@@ -122,7 +193,9 @@ end
 -- Publishes a message, which begins with the run id of the server: in a cluster every server passes on the messages of all
 -- servers, and a client takes only those of the server that it is connected to, once.
 local function publish(channel, lines)
-  for i, line in ipairs(lines) do lines[i] = type(line) == 'number' and int(line) or line end
+  for i, line in ipairs(lines) do
+    lines[i] = type(line) == 'number' and int(line) or line
+  end
   return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
 end
 
@@ -130,8 +203,23 @@ local function object_name(object) return string.match(object.obj, '{(.*)}') end
 
 -- Writes the counters, and other fields along with them.
 local function save(object, ...)
-  call('HSET', object.obj, 'limit', int(object.limit), 'held', int(object.held), 'last', int(object.last), 'ticket', int(object.ticket), 'ttl',
-    int(object.ttl), 'protocol', PROTOCOL, ...)
+  call(
+    'HSET',
+    object.obj,
+    'limit',
+    int(object.limit),
+    'held',
+    int(object.held),
+    'last',
+    int(object.last),
+    'ticket',
+    int(object.ticket),
+    'ttl',
+    int(object.ttl),
+    'protocol',
+    PROTOCOL,
+    ...
+  )
   if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
   if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
   if object.changed then object.changed = 'saved' end

@@ -25,13 +25,17 @@ local function pool()
   -- `resources`: a holder that was readmitted after a loss may have one of them, or one that has gone out of service.
   local function marks(object) return object.prefix and call('HLEN', object.resources) - object.beyond or 0 end
 
-  local function fresh_left(object, marked) return object.prefix and math.max(0, object.count - object.fresh - marked) or 0 end
+  local function fresh_left(object, marked)
+    return object.prefix and math.max(0, object.count - object.fresh - marked) or 0
+  end
 
   -- The arguments of one command: Lua's stack has room for some thousands.
   local CHUNK = 200
 
   local function in_chunks(names, run)
-    for from = 1, #names, CHUNK do run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) }) end
+    for from = 1, #names, CHUNK do
+      run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) })
+    end
   end
 
   local function mark(object, name, number)
@@ -44,7 +48,9 @@ local function pool()
   local function unmark(object, name, number)
     local marked = call('HDEL', object.resources, name) == 1
     if object.records then object.records[name] = nil end
-    if marked and number >= object.count then object.beyond, object.changed = object.beyond - 1, true end
+    if marked and number >= object.count then
+      object.beyond, object.changed = object.beyond - 1, true
+    end
     return marked
   end
 
@@ -104,7 +110,9 @@ local function pool()
     local names = {}
     local function take_used(command, most)
       local got = call(command, object.free, int(most))
-      for i = 1, #got, 2 do names[#names + 1] = got[i] end
+      for i = 1, #got, 2 do
+        names[#names + 1] = got[i]
+      end
     end
     if object.order == 'MostRecentlyUsed' then
       take_used('ZPOPMAX', count)
@@ -207,13 +215,17 @@ local function pool()
   -- Reads those of many in one command.
   local function read_records(object, names)
     object.records = object.records or {}
-    for i, record in ipairs(call('HMGET', object.resources, unpack(names))) do object.records[names[i]] = record or '' end
+    for i, record in ipairs(call('HMGET', object.resources, unpack(names))) do
+      object.records[names[i]] = record or ''
+    end
   end
 
   -- Notes a resource that cannot be read: no request that needs all others and this one can be granted.
   local function unreadable(object, name)
     local known = object.unreadable or { count = 0 }
-    if not known[name] then known[name], known.count, known.first = true, known.count + 1, known.first or name end
+    if not known[name] then
+      known[name], known.count, known.first = true, known.count + 1, known.first or name
+    end
     object.unreadable = known
   end
 
@@ -223,7 +235,9 @@ local function pool()
     local record = record_of(object, name)
     local json = string.sub(record, 2)
     local whole, properties = string.match(record, '^[01x]') or record == '', {}
-    if whole and json ~= '' then whole, properties = pcall(cjson.decode, json) end
+    if whole and json ~= '' then
+      whole, properties = pcall(cjson.decode, json)
+    end
     if not whole or type(properties) ~= 'table' then return unreadable(object, name) end
     for key, value in pairs(properties) do
       if type(key) ~= 'string' or type(value) ~= 'string' then return unreadable(object, name) end
@@ -244,7 +258,9 @@ local function pool()
       local names = object.selectors_read[selector]
       if not names then
         names = {}
-        for one in string.gmatch(wanted, '[^,]+') do names[one] = true end
+        for one in string.gmatch(wanted, '[^,]+') do
+          names[one] = true
+        end
         object.selectors_read[selector] = names
       end
       return names[name] == true
@@ -272,7 +288,7 @@ local function pool()
     return true
   end
 
-  -- The line of a place in the queue, by what it waits for.
+  -- Returns the line of a queue entry, by its selector.
   local function line_of(names)
     local kind = string.sub(names, 1, 1)
     if kind == '=' then return string.find(names, ',', 1, true) and '>' .. string.sub(names, 2) or names end
@@ -281,7 +297,7 @@ local function pool()
 
   -- Tickets may be negative, by priorities; with this they are in order as digits.
   local LOWEST = 1125899906842624
-  local function place_in(line, ticket, token) return format('%s %016d %s', line, ticket + LOWEST, token) end
+  local function member_of(line, ticket, token) return format('%s %016d %s', line, ticket + LOWEST, token) end
 
   -- Returns the first entry of a line. Entries of clients from before there were lines are removed.
   local function head(object, line)
@@ -290,12 +306,14 @@ local function pool()
       if not member then return nil end
       local ticket, token = string.match(member, ' (%d+) (%S+)$')
       ticket = ticket - LOWEST
-      if tonumber(call('ZSCORE', object.queue, token)) == ticket then return { line = line, ticket = ticket, token = token } end
+      if tonumber(call('ZSCORE', object.queue, token)) == ticket then
+        return { line = line, ticket = ticket, token = token }
+      end
       call('ZREM', object.selectors, member)
     end
   end
 
-  -- So many lines from a place in `selectors` on, and where to go on.
+  -- Returns up to `most` lines of `selectors`, and where the next call continues.
   local function lines(object, from, to, most)
     local found = {}
     while #found < most do
@@ -314,7 +332,9 @@ local function pool()
     if from and not rest then
       local others
       others, rest = lines(object, first, last, most - #found)
-      for _, line in ipairs(others) do found[#found + 1] = line end
+      for _, line in ipairs(others) do
+        found[#found + 1] = line
+      end
     end
     if rest and #found == most then
       call('HSET', object.obj, turn, rest)
@@ -330,7 +350,7 @@ local function pool()
 
   -- The heads of the lines that may have a resource now, first come first: of the line for any resource; of some of those
   -- for properties and for several, in turn; of those for one resource, the ones of what this call has freed, and some others
-  -- in turn. After a change `unseen` bounds how many places stand in lines that have not been looked at since. As long as
+  -- in turn. After a change `unseen` bounds how many queue entries stand in lines that have not been looked at since. As long as
   -- there are some, and something is free, the next call continues.
   local function heads(object, asking)
     local known, found = {}, {}
@@ -346,10 +366,16 @@ local function pool()
     local unseen = changed and call('ZCARD', object.selectors) or tonumber(call('HGET', object.obj, 'unseen') or 0)
     local some_lines = math.min(LINES, math.floor(LOOKS / math.max(1, math.min(NEWEST, call('ZCARD', object.free)))))
     local some = lines_in_turn(object, 'turn', '[>', '+', some_lines)
-    for _, line in ipairs(some) do add(line) end
-    for i = 1, math.min(64, object.freed and #object.freed or 0) do add('=' .. object.freed[i]) end
+    for _, line in ipairs(some) do
+      add(line)
+    end
+    for i = 1, math.min(64, object.freed and #object.freed or 0) do
+      add('=' .. object.freed[i])
+    end
     local named = lines_in_turn(object, 'turn_named', '[=', '(>', NAMED)
-    for _, line in ipairs(named) do add(line) end
+    for _, line in ipairs(named) do
+      add(line)
+    end
     -- A waiter for one of several resources may stand before the waiter for all of them.
     for _, line in ipairs(some) do
       local names = 0
@@ -377,7 +403,7 @@ local function pool()
     local some = call('ZRANGE', object.queue, from, from + 49, 'WITHSCORES')
     for i = 1, #some, 2 do
       local entry = find_entry(object, some[i])
-      if entry then call('ZADD', object.selectors, 0, place_in(line_of(entry.names), some[i + 1], some[i])) end
+      if entry then call('ZADD', object.selectors, 0, member_of(line_of(entry.names), some[i + 1], some[i])) end
     end
     call('HSET', object.obj, 'lined_up', from + 50 < waiting and from + 50 or 0)
   end
@@ -436,9 +462,12 @@ local function pool()
       while #chosen < entry.permits and seen < total and (object.scans > 0 or seen < 2 * entry.permits) do
         local at = (start + seen) % total
         local last = math.min(at + 99, total - 1, at + total - seen - 1)
-        local names = call('ZRANGE', object.free, at, last, unpack(object.order == 'MostRecentlyUsed' and { 'REV' } or {}))
+        local names =
+          call('ZRANGE', object.free, at, last, unpack(object.order == 'MostRecentlyUsed' and { 'REV' } or {}))
         read_records(object, names)
-        for _, name in ipairs(names) do consider(name) end
+        for _, name in ipairs(names) do
+          consider(name)
+        end
         seen = seen + #names
         object.scans = object.scans - #names * (1 + #earlier / 8)
       end
@@ -454,7 +483,9 @@ local function pool()
           if at >= object.count then at = object.fresh end
           local names, missing_yet = {}, math.max(20, entry.permits - #chosen)
           local last = math.min(at + math.min(CHUNK, missing_yet, left - looked), object.count) - 1
-          for number = at, last do names[#names + 1] = object.prefix .. int(number) end
+          for number = at, last do
+            names[#names + 1] = object.prefix .. int(number)
+          end
           read_records(object, names)
           for _, name in ipairs(names) do
             if #chosen == entry.permits then break end
@@ -502,14 +533,20 @@ local function pool()
     for _, token in ipairs(call('ZRANGE', object.holders, 0, -1)) do
       local entry = find_entry(object, token)
       whole = whole and entry
-      for name in string.gmatch(entry and entry.names or '', '[^,]+') do held[name] = true end
+      for name in string.gmatch(entry and entry.names or '', '[^,]+') do
+        held[name] = true
+      end
     end
     local function unless_free(name)
       if not call('ZSCORE', object.free, name) then held[name] = true end
     end
     if not whole then
-      for _, name in ipairs(call('HKEYS', object.resources)) do unless_free(name) end
-      for index = 0, (object.prefix and object.fresh or 0) - 1 do unless_free(object.prefix .. int(index)) end
+      for _, name in ipairs(call('HKEYS', object.resources)) do
+        unless_free(name)
+      end
+      for index = 0, (object.prefix and object.fresh or 0) - 1 do
+        unless_free(object.prefix .. int(index))
+      end
     end
     return held
   end
@@ -521,7 +558,9 @@ local function pool()
       if not held[name] then call('ZADD', object.free, 'NX', now_us, name) end
     end
     if object.prefix then
-      for index = 0, object.fresh - 1 do free(object.prefix .. int(index)) end
+      for index = 0, object.fresh - 1 do
+        free(object.prefix .. int(index))
+      end
       mark_held(object, held)
     else
       for _, name in ipairs(call('HKEYS', object.resources)) do
@@ -536,8 +575,25 @@ local function pool()
     return lowering(object) and math.min(free, math.max(0, object.count - object.held)) or free
   end
 
-  made = { number_of = number_of, lower = lower, lowering = lowering, mark_held = mark_held, record_of = record_of, properties_of = properties_of, find_unheld = find_unheld, give_back = give_back, in_service = in_service, claim = claim, choose = choose,
-    held_names = held_names, unused = unused, line_of = line_of, place_in = place_in, head = head, heads = heads,
-    line_up = line_up }
+  made = {
+    number_of = number_of,
+    lower = lower,
+    lowering = lowering,
+    mark_held = mark_held,
+    record_of = record_of,
+    properties_of = properties_of,
+    find_unheld = find_unheld,
+    give_back = give_back,
+    in_service = in_service,
+    claim = claim,
+    choose = choose,
+    held_names = held_names,
+    unused = unused,
+    line_of = line_of,
+    member_of = member_of,
+    head = head,
+    heads = heads,
+    line_up = line_up,
+  }
   return made
 end

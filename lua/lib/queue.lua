@@ -11,7 +11,9 @@ local function enqueue(object, token, entry, priority)
   store(object, token, entry)
   local ticket = object.ticket - priority * 4398046511104
   call('ZADD', object.queue, int(ticket), token)
-  if object.pool then call('ZADD', object.selectors, 0, pool().place_in(pool().line_of(entry.names), ticket, token)) end
+  if object.pool then
+    call('ZADD', object.selectors, 0, pool().member_of(pool().line_of(entry.names), ticket, token))
+  end
 end
 
 -- Milliseconds between the calls of two entries that wait for the same expiry, and the rank from which on entries do not look

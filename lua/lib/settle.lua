@@ -23,23 +23,27 @@ local function advance(object, asking)
   while budget > 0 and (object.pool or object.held < object.limit or object.shrunk) do
     local first = heads and table.remove(heads, 1)
     local token
-    if heads then token = first and first.token else token = call('ZRANGE', object.queue, 0, 0)[1] end
+    if heads then
+      token = first and first.token
+    else
+      token = call('ZRANGE', object.queue, 0, 0)[1]
+    end
     if not token then break end
     local entry = find_entry(object, token)
     object.standing, object.asks = first and first.ticket, token == asking
     local names, served = entry and entry.names, true
     if not entry then
-      if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      if first then call('ZREM', object.selectors, pool().member_of(first.line, first.ticket, token)) end
       finish(object, token)
     elseif fits(object, entry, earlier) then
       call('ZREM', object.queue, token)
-      if first then call('ZREM', object.selectors, pool().place_in(first.line, first.ticket, token)) end
+      if first then call('ZREM', object.selectors, pool().member_of(first.line, first.ticket, token)) end
       -- The declaration may have changed since the entry was queued, and a recovery lasts for one declared lease.
       entry.lease, entry.max_hold = bounded(object, entry.lease, entry.max_hold)
       if token == asking then
         reply = grant(object, token, entry, lease_end(entry))
       else
-        local ends = math.min(now + entry.lease, tonumber(call('ZSCORE', object.expiry, token)) or now + entry.place)
+        local ends = math.min(now + entry.lease, tonumber(call('ZSCORE', object.expiry, token)) or now + entry.ttl)
         grant(object, token, entry, ends, true)
       end
     else
@@ -57,13 +61,15 @@ local function advance(object, asking)
     local following = served and first and pool().head(object, first.line)
     if following then
       local at = 1
-      while heads[at] and heads[at].ticket < following.ticket do at = at + 1 end
+      while heads[at] and heads[at].ticket < following.ticket do
+        at = at + 1
+      end
       table.insert(heads, at, following)
     end
   end
   object.standing = nil
-  object.more = object.pool and pool().lowering(object) or
-    (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
+  object.more = object.pool and pool().lowering(object)
+    or (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
   return reply
 end
 

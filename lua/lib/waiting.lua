@@ -3,7 +3,7 @@
 ---- include lib/condition.lua
 
 -- Renews a queue entry.
-local function keep_entry(object, token, entry) call('ZADD', object.expiry, int(now + entry.place), token) end
+local function keep_entry(object, token, entry) call('ZADD', object.expiry, int(now + entry.ttl), token) end
 
 -- If the server's clock is set back, the lease of a dead holder would block the queue until the clock has caught up.
 -- No lease or entry lasts longer from now than the longest that the object has had (`ttl`), so ends beyond that are
@@ -37,7 +37,7 @@ end
 -- condition stand behind all waiters for the lock.
 local function position(object, token, entry)
   local rank = call('ZRANK', object.queue, token)
-  if rank then return rank + 1, entry.place end
+  if rank then return rank + 1, entry.ttl end
   local wait = object.waits and wait_of(token, entry.names)
   return call('ZCARD', object.queue) + (wait and call('ZRANK', object.waits, wait) or 0) + 2, nil
 end
@@ -46,11 +46,11 @@ end
 -- the queue calls when the next lease expires. Another waiter calls when all entries before it have expired, because
 -- it is the head then, and otherwise a little later than those before it, so that an expiry does not wake all waiters
 -- at once. All waiters renew their entries anyway, which bounds how long dead entries can block one.
-local function wake_at(object, soonest, at, place)
+local function wake_at(object, soonest, at, ttl)
   local spaced = soonest + (at - 1) * SPACING
-  if at == 1 or at > FAR or not place then return int(spaced) end
+  if at == 1 or at > FAR or not ttl then return int(spaced) end
   -- The nearest entry comes first: the end of a live one is far away.
-  local head_at, bound = soonest, math.min(spaced, place / 3)
+  local head_at, bound = soonest, math.min(spaced, ttl / 3)
   for rank = at - 2, 0, -1 do
     local before = call('ZRANGE', object.queue, rank, rank)[1]
     head_at = math.max(head_at, tonumber(before and call('ZSCORE', object.expiry, before) or 0) - now)

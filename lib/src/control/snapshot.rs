@@ -39,9 +39,9 @@ pub struct Snapshot {
     pub recovering_until: Option<SystemTime>,
     /// Being withdrawn: gone when nothing is held any more.
     pub withdrawing: bool,
-    /// When a lease or a place runs out next, or the recovery ends.
+    /// When a lease or a queue entry expires next, or the recovery ends.
     pub next_change: Option<SystemTime>,
-    /// No lease, place or grace of this object has run for longer.
+    /// No lease, queue entry or grace of this object has run for longer.
     pub longest_lease: Duration,
     /// The oldest leases first, as many as were asked for.
     pub holders: Vec<HolderView>,
@@ -112,18 +112,18 @@ pub struct HolderView {
     pub reason: String,
 }
 
-/// A place in the queue, as others see it.
+/// A queue entry, as others see it.
 ///
 /// ```no_run
 /// # fn run(snapshot: &tenure::control::Snapshot) {
-/// for (place, view) in snapshot.waiters.iter().enumerate() {
-///     println!("{}. {} since {:?}", place + 1, view.holder.process, view.since);
+/// for (index, view) in snapshot.waiters.iter().enumerate() {
+///     println!("{}. {} since {:?}", index + 1, view.holder.process, view.since);
 /// }
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaiterView {
-    /// Names the place, for [`Control::reclaim`](super::Control::reclaim).
+    /// Identifies the queue entry, for [`Control::reclaim`](super::Control::reclaim).
     pub token: String,
     /// The number of permits or resources that it requests.
     pub permits: u64,

@@ -56,7 +56,7 @@ pub(crate) struct Handle {
     pub(crate) first_limit: u64,
     /// Of a pool's resources.
     pub(crate) selector: Selector,
-    /// Becomes true when a request of this handle has got a place in the queue.
+    /// Becomes true when a request of this handle has got a queue entry.
     pub(crate) in_queue: Option<Arc<watch::Sender<bool>>>,
 }
 

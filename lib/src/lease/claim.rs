@@ -143,7 +143,7 @@ impl Claim {
             How::Refused => refusal::error(&object, &self.target.keys, asked, end.why.clone()),
             _ => Error::Lost {
                 object,
-                cause: format!("its place in the queue was taken back: {end}"),
+                cause: format!("its queue entry was removed: {end}"),
             },
         }
     }

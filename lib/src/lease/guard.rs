@@ -336,7 +336,7 @@ impl Lease {
             Some(Released::Held) => Ok(()),
             // Sent before over a connection that broke: then it was that one which released it.
             Some(Released::Neither) if reply.repeated && Instant::now() < until => Ok(()),
-            // Left: it ran out, and a late copy of its request has taken a place in the queue, which is given up now.
+            // Left: it ran out, and a late copy of its request has made a queue entry, which is given up now.
             Some(Released::Neither | Released::Waited) => {
                 let cause = match self.state() {
                     LeaseState::Lost { cause } => cause,

@@ -1,4 +1,4 @@
-//! What a client keeps of a lease, and of the request that got it.
+//! The data that a client keeps of a lease, and of the request that got it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -53,7 +53,7 @@ impl Identity {
 }
 
 impl Identity {
-    /// It stands in Redis with each lease and each place in a queue, and in the status of resources.
+    /// It stands in Redis with each lease and each queue entry, and in the status of resources.
     pub(crate) fn check(&self) -> Result<(), Error> {
         for (field, text) in [
             ("identity.pod", self.pod.as_ref()),

@@ -10,7 +10,7 @@
 //! | [`adoption`] | adoption of a detached lease |
 //! | [`machine`] | state machines of a request, a queue entry and a lease |
 //! | [`guard`] | a held lease, which is released when it is dropped |
-//! | [`hold`] | what a client keeps of a lease and its request |
+//! | [`hold`] | data of a lease and of the request that got it |
 //! | [`object_keys`] | an object, its keys, and the newest fencing token seen |
 //! | [`registry`] | all leases and queue entries of a client; receives the pushes |
 //! | [`schedule`] | order in which the leases and queue entries of the registry are renewed |

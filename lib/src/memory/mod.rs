@@ -28,7 +28,7 @@
 //! [`Memory::suspend`] do to all clients what happens to real servers. [`Memory::set_faults`] decides on each call, reply and push alone.
 //!
 //! # What is different from Redis
-//! Nothing is kept on disk, and nothing is replicated. The place of a waiter is found in linear time. Only the commands
+//! Nothing is kept on disk, and nothing is replicated. The position of a waiter is found in linear time. Only the commands
 //! that the scripts use are there, and a script may touch no key that it was not given, as in a cluster.
 
 mod commands;

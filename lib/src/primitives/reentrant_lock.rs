@@ -57,7 +57,7 @@ struct Owner {
     in_queue: Arc<watch::Sender<bool>>,
 }
 
-/// That this task is the one that asks. When it is done, nothing is known of a place in the queue any more.
+/// Marks the task that requests the lock for its owner. Dropping it forgets that the request has a queue entry.
 struct Asking<'a> {
     in_queue: &'a watch::Sender<bool>,
     _alone: AsyncMutexGuard<'a, ()>,

@@ -78,8 +78,8 @@ impl RwLock {
     /// [`Error::InvalidInput`] names the option, [`Error::Refused`] has the error reply of Redis.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its place
-    /// in the queue is lost.
+    /// Dropping the future leaves the queue, and gives back what had been granted meanwhile, in the background. Its
+    /// position in the queue is lost.
     ///
     /// ```no_run
     /// # async fn run(index: tenure::RwLock) -> Result<(), tenure::Error> {

@@ -63,11 +63,11 @@ impl Announcement {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Push {
     Granted(Grant),
-    /// A call has left work to be done: its place should be renewed at once, which goes on with it.
+    /// A call has left work to be done: the queue entry of the token should be renewed at once, which continues it.
     Again,
     /// A held lease was ended by the server.
     Lost(End),
-    /// A place in the queue was ended by the server.
+    /// A queue entry was removed by the server.
     Gone(End),
 }
 

@@ -9,7 +9,7 @@
 //! - A **push**: no request of ours was on its way. But a server puts replies and pushes into a connection in the order of
 //!   execution, and they are read in that order. So the script that granted was executed after the last request whose
 //!   reply had come in over the same connection before the push, and that request was sent earlier still. (Before the
-//!   first reply: after the connection was begun, for the client subscribes over it.) A place in the queue is renewed at a third of its life, so that this is at most some three seconds ago, or a third of a short lease;
+//!   first reply: after the connection was begun, for the client subscribes over it.) A queue entry is renewed at a third of its life, so that this is at most some three seconds ago, or a third of a short lease;
 //!   the first renewal makes up for it.
 //!
 //! An earlier pair of a local and a server's time would bound it more closely if the server's clock only went on:

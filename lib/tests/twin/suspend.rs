@@ -60,7 +60,7 @@ async fn a_suspend_is_noticed_within_a_second_of_the_wake_up() -> Result {
     // Both are longer than the suspend, and have been renewed since.
     assert_eq!((long.state(), gate.state()), (LeaseState::Held, LeaseState::Held));
     assert!(long.deadline() > Instant::now() + LEASE * 2);
-    // Its place has run out in the suspend: it has another one.
+    // Its queue entry has expired in the suspend: it has another one.
     gate.release().await?;
     assert_eq!(wait.await??.state(), LeaseState::Held);
     Ok(())

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Result, client, declare_semaphore, lock, object, semaphore, settle, silence};
 
 const LEASE: Duration = Duration::from_secs(30);
-/// A place in the queue lives this long unless renewed.
+/// The life of a queue entry that is not renewed.
 const PLACE: Duration = Duration::from_secs(10);
 /// Time by which a holder stops earlier than the server: a millisecond, and a thousandth of the lease.
 const MARGIN: Duration = Duration::from_millis(31);
@@ -34,7 +34,7 @@ async fn a_dead_holders_lease_ends_with_its_last_renewal_and_not_before() -> Res
     assert_eq!(granted.elapsed() + MARGIN, LEASE, "{cause}");
     let (next, at) = next.await?;
     assert!(next?.fencing_token() > lease.fencing_token());
-    // The place in the queue asks again two milliseconds after the lease has run out.
+    // The queue entry is renewed two milliseconds after the lease has run out.
     assert!(
         (LEASE..=LEASE + Duration::from_millis(4)).contains(&(at - granted)),
         "{:?}",

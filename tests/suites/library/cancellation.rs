@@ -1,4 +1,4 @@
-//! Promise 8: dropping a future at any await leaves no hold and no place in the queue behind.
+//! Promise 8: dropping a future at any await leaves no hold and no queue entry behind.
 
 use std::time::Duration;
 

@@ -18,7 +18,7 @@ async fn stops_before_the_server(client: &Client, lease: &Lease) -> Result {
         deadline < Instant::now() + left,
         "the holder would stop after the server's expiry"
     );
-    // A pushed lease counts from the newest answer, which may be a third of a place old.
+    // A pushed lease counts from the newest answer, which may be a third of a queue entry's life old.
     ensure!(
         deadline > Instant::now() + left / 3,
         "the holder would stop far too early"

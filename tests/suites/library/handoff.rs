@@ -82,7 +82,7 @@ async fn waiters_outlive_their_connections() -> Result {
         let wait = tokio::spawn(async move { lock.acquire().await?.release().await });
         waiting(&holder, &world.object(Kind::Lock, "x")?, 1).await?;
         // Cuts all connections, also the holder's: the release goes over a new connection, and so does the grant's push or,
-        // if it came too early, the question what has become of the place.
+        // if it came too early, the renewal of the queue entry.
         redis
             .cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
             .await?;
@@ -114,7 +114,7 @@ on_both! {
     a_waiter_finds_out_by_itself_when_the_holder_is_dead,
 }
 
-/// The renewal of a place finds out that it has become a lease: a third of the place's life is what a lost push costs.
+/// The renewal of a queue entry finds out that it has become a lease: a lost push costs a third of the entry's life.
 #[tokio::test]
 async fn pushes_lost_alone_cost_a_bounded_delay() -> Result {
     const PLACE: Duration = Duration::from_millis(900);
@@ -178,7 +178,7 @@ async fn a_waiter_leaves_a_dead_connection_and_keeps_its_place() -> Result {
         })
         .await?;
         let after = holder.control().look(&object, 1).await?.context("gone")?.waiters;
-        assert_eq!(before[0].token, after[0].token, "{dead:?}: another place");
+        assert_eq!(before[0].token, after[0].token, "{dead:?}: another queue entry");
         gate.release().await?;
         tokio::time::timeout(SOON, wait).await???.release().await?;
         gone(&holder, &object).await?;

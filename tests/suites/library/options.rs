@@ -78,7 +78,7 @@ async fn a_larger_priority_that_fits_is_granted_at_once(world: World) -> Result 
     waiting(&client, &object, 1).await?;
     assert!(semaphore.try_acquire().await?.is_none(), "no try overtakes");
     let urgent = semaphore.clone().with(Options::new().priority(1));
-    // Less than a place's renewal takes to find out.
+    // Less than the renewal of a queue entry takes to find out.
     let soon = Duration::from_secs(2);
     let small = got(urgent.acquire_timeout(soon).await?)?;
     held.release().await?;

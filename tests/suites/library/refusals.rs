@@ -158,7 +158,7 @@ async fn a_release_is_tried_until_the_server_takes_it() -> Result {
     Ok(())
 }
 
-/// The place in the queue is given up as soon as the server takes it, though the wait is over.
+/// The queue entry is removed as soon as the server takes it, though the wait is over.
 #[tokio::test]
 async fn leaving_the_queue_is_tried_on_in_the_background() -> Result {
     let redis = server().await?;

@@ -89,7 +89,7 @@ impl QueueEntry {
         Action::Resolve(event)
     }
 
-    /// How the lease of the token has ended before its request took it up, if it has.
+    /// Returns the end of the lease of the token, if it has ended before its request took it up.
     pub(crate) fn ended(&self) -> Option<&End> {
         self.ended.as_ref()
     }

@@ -31,8 +31,8 @@ impl Crowd {
         }
     }
 
-    fn acquire(&mut self, token: &str, permits: &str, place: &str) -> Vec<String> {
-        let args = [token, permits, "30000", "0", "200", place, "client", "{}"];
+    fn acquire(&mut self, token: &str, permits: &str, ttl: &str) -> Vec<String> {
+        let args = [token, permits, "30000", "0", "200", ttl, "client", "{}"];
         self.call(&script::ACQUIRE, &args)
     }
 }

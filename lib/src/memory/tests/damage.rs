@@ -47,7 +47,7 @@ impl Trial {
         }
     }
 
-    /// Takes a lease of thirty seconds, or a place of ten.
+    /// Takes a lease of thirty seconds, or a queue entry of ten.
     fn acquire(&mut self, token: &str, limit: &str) -> String {
         let args = [token, "1", "30000", "0", limit, "10000", "tenure:client:1", "{}"];
         self.call(&script::ACQUIRE, &args)[0].clone()
@@ -87,12 +87,12 @@ fn pool() -> Keys {
 fn a_notification_passes_over_a_waiter_whose_value_is_gone() {
     let [keys, _] = objects();
     let mut trial = Trial::on(keys);
-    for (lease, place) in [("a", "w1"), ("b", "w2"), ("c", "")] {
+    for (lease, waiter) in [("a", "w1"), ("b", "w2"), ("c", "")] {
         assert_eq!(trial.acquire(lease, "1"), "granted");
-        if !place.is_empty() {
+        if !waiter.is_empty() {
             let args = [
                 lease,
-                place,
+                waiter,
                 "@full",
                 "30000",
                 "0",
@@ -210,7 +210,7 @@ fn a_lease_whose_holders_were_evicted_keeps_others_out_for_no_longer_than_it_wou
     trial.now_us += 9_000_000;
     assert_eq!(trial.acquire("c", "2"), "queued");
     assert_eq!(trial.call(&script::RELEASE, &["owner", "", "a"]), ["left"]);
-    // Both have no place any more; what counts is who can still be seen to hold.
+    // Both have no queue entry any more; what counts is who can still be seen to hold.
     assert_eq!(trial.acquire("c", "2"), "granted");
     assert_eq!(trial.call(&script::RELEASE, &["owner", "", "c"]), ["released"]);
     trial.now_us += 31_000_000;

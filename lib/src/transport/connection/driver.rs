@@ -53,7 +53,7 @@ pub(crate) struct ConnectionDriver {
     pub(super) newest: Arc<AtomicU64>,
     /// The run id of the server, and its name for our last connection to it.
     pub(super) last: Option<(Arc<str>, i64)>,
-    /// The server, or one before it at its place, has spoken RESP3.
+    /// The server, or one before it at its address, has spoken RESP3.
     pub(super) greeted: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Keys and entries that are overwritten while they are held and waited for. An overwritten lease may be lost; its
 //! neighbours, renewed by the same commands, may not, and no client holds beside a lease whose entry cannot be read.
 //!
-//! `d` loses whole keys, of `e` only entries of leases and places, of the pool `r` only resources; the locks `n` nothing.
+//! `d` loses whole keys, of `e` only entries of leases and queue entries, of the pool `r` only resources; the locks `n` nothing.
 
 use std::{sync::Arc, time::Duration};
 

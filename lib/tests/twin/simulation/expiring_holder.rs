@@ -13,7 +13,7 @@ use super::{process::ms, world::World};
 use crate::{Result, client};
 
 const CLIENTS: usize = 16;
-/// Calls that may come within ten milliseconds of the expiry: the head's, and some that renew their place just then.
+/// Calls that may come within ten milliseconds of the expiry: the head's, and some that renew their queue entry just then.
 const FEW: u64 = 6;
 
 pub(super) async fn run(world: &Arc<World>) -> Result {
@@ -53,7 +53,7 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
     if calls > FEW {
         world.violation(format!("{calls} calls within 10 ms of an expiry"));
     }
-    // Dead ones end with their places, which run for ten seconds.
+    // Dead ones end with their queue entries, which live for ten seconds.
     let patience = if dead == 0 { ms(50) } else { ms(10_500) };
     match timeout(patience, waiting.join_next()).await {
         Ok(Some(first)) => {

@@ -29,7 +29,7 @@ pub(super) struct InvariantChecker {
     /// Largest fencing token that was held when its holder saw it, by object.
     newest: HashMap<String, u64>,
     snapshots: HashMap<String, Snapshot>,
-    /// Times that a server's clock may have shown twice because it was set back, by object. A place that was taken then cannot
+    /// Times that a server's clock may have shown twice because it was set back, by object. A queue entry that was made then cannot
     /// be distinguished from another one of the same token.
     shown_twice: HashMap<String, RangeInclusive<SystemTime>>,
     /// Floor of the last declaration after a loss, by object.
@@ -252,9 +252,9 @@ fn priority(reason: &str) -> i8 {
     reason.parse().unwrap_or_default()
 }
 
-/// Requests that were granted, or have moved ahead, past an earlier request that still waits, without a larger priority. A
-/// place is one from when it was taken; who lost his place and asked again has another. A readmitted holder has an old
-/// fencing token.
+/// Requests that were granted, or have moved ahead, past an earlier request that still waits, without a larger priority. The
+/// position of a request counts from its queue entry; a request that lost its entry and asked again has another. A readmitted
+/// holder has an old fencing token.
 fn overtaken(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let was = |w: &WaiterView| {
         before
@@ -277,12 +277,12 @@ fn overtaken(before: &Snapshot, now: &Snapshot) -> Vec<String> {
         }
     }
     if let Some((head, at)) = now.waiters.iter().find_map(|w| Some((w, was(w)?))) {
-        let place = |token| before.waiters.iter().position(|w| w.token == token);
+        let position = |token| before.waiters.iter().position(|w| w.token == token);
         for holder in now.holders.iter().filter(|h| h.fence > before.last_fence) {
             // A lease in its grace was granted under the token of its queue entry.
             let token = holder.token.trim_start_matches("grace-");
-            let overtook = match place(token) {
-                Some(place) => place > at,
+            let overtook = match position(token) {
+                Some(before) => before > at,
                 None => priority(&holder.reason) <= priority(&head.reason),
             };
             if overtook {

@@ -82,7 +82,7 @@ async fn a_semaphore_whose_keys_are_there_before_their_slot_is_asked_for_where_t
         "{seen:?}"
     );
     ensure!(!next.is_finished(), "held by two");
-    // By push, from the other node: not when its place is renewed.
+    // By push, from the other node: not when its queue entry is renewed.
     handed_over(lease, next, LEASE / 3).await?;
     Ok(())
 }
