@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use crate::{
-    Control, Error, Identity, KeyedLock, Kind, Lock, LockMany, LockPool, Params, ReentrantLock, Register,
+    Control, Error, Identity, KeyedLock, Kind, Lock, LockPool, LockSet, Params, ReentrantLock, Register,
     RwLock, Semaphore, control,
     lease::{releaser::Job, session::Session},
     primitives::keyed_lock,
@@ -144,10 +144,10 @@ impl Client {
     ///
     /// ```no_run
     /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
-    /// let transfer = client.lock_many([("account", [("id", 17)]), ("account", [("id", 4)])])?;
+    /// let transfer = client.lock_set([("account", [("id", 17)]), ("account", [("id", 4)])])?;
     /// # Ok(()) }
     /// ```
-    pub fn lock_many<N, P>(&self, keys: impl IntoIterator<Item = (N, P)>) -> Result<LockMany, Error>
+    pub fn lock_set<N, P>(&self, keys: impl IntoIterator<Item = (N, P)>) -> Result<LockSet, Error>
     where
         N: AsRef<str>,
         P: Into<Params>,
@@ -156,7 +156,7 @@ impl Client {
             .into_iter()
             .map(|(namespace, params)| self.keyed_lock(namespace.as_ref(), params))
             .collect::<Result<_, _>>()?;
-        LockMany::new(self.session.clone(), locks)
+        LockSet::new(self.session.clone(), locks)
     }
 
     /// The register of this name in the client's namespace. Registers need no declaration. No command is sent.

@@ -22,7 +22,7 @@
 //! | [`Client`] | the connection; makes all the others |
 //! | [`Lock`], [`ReentrantLock`], [`RwLock`], [`Semaphore`], [`LockPool`] | one file each: what can be acquired |
 //! | [`Condvar`] | what the holders of a lock wait for |
-//! | [`KeyedLock`], [`LockMany`] | locks that parameters name: one, and several together |
+//! | [`KeyedLock`], [`LockSet`] | locks that parameters name: one, and several together |
 //! | [`Params`] | the parameters, and the key that they make |
 //! | [`Register`] | one value: conditional writes, and a fence |
 //! | [`Lease`], [`PoolLease`] | what acquiring gives |
@@ -79,7 +79,7 @@ pub use primitives::{
     condvar::Condvar,
     keyed_lock::{KeyedLease, KeyedLock},
     lock::{Lock, LockStatus},
-    lock_many::{LeaseMany, LockMany},
+    lock_set::{LeaseSet, LockSet},
     params::{ParamValue, Params},
     pool::{
         LockPool, PoolLease,

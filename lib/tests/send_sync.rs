@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tenure::{
     Client, ClientBuilder, Compare, Condvar, Control, Error, Expiry, Identity, KeyedLease, KeyedLock, Kind,
-    Lease, LeaseMany, LeaseState, Lock, LockMany, LockPool, LockStatus, Member, ObjectRef, Options, Outcome,
+    Lease, LeaseSet, LeaseState, Lock, LockPool, LockSet, LockStatus, Member, ObjectRef, Options, Outcome,
     ParamValue, Params, PoolHealth, PoolLease, ReentrantLease, ReentrantLock, Register, RegisterValue,
     ResourceState, RwLock, Semaphore, WriteLease, control,
 };
@@ -41,7 +41,7 @@ macro_rules! futures {
 const _: () = {
     value::<Lease>();
     value::<KeyedLease>();
-    value::<LeaseMany>();
+    value::<LeaseSet>();
     value::<PoolLease>();
     value::<ReentrantLease>();
     value::<WriteLease>();
@@ -58,7 +58,7 @@ const _: () = {
     handle::<Control>();
     handle::<KeyedLock>();
     handle::<Lock>();
-    handle::<LockMany>();
+    handle::<LockSet>();
     handle::<LockPool>();
     handle::<ReentrantLock>();
     handle::<Register>();
@@ -145,7 +145,7 @@ fn of_locks(lock: &Lock, semaphore: &Semaphore, owner: &ReentrantLock, rw: &RwLo
     ];
 }
 
-fn of_keys(lock: &KeyedLock, many: &LockMany, lease: KeyedLease, leases: LeaseMany, register: &Register) {
+fn of_keys(lock: &KeyedLock, many: &LockSet, lease: KeyedLease, leases: LeaseSet, register: &Register) {
     futures![
         lock.acquire(),
         lock.acquire_timeout(NOW),

@@ -3,7 +3,7 @@
 pub(crate) mod condvar;
 pub(crate) mod keyed_lock;
 pub(crate) mod lock;
-pub(crate) mod lock_many;
+pub(crate) mod lock_set;
 pub(crate) mod params;
 pub(crate) mod pool;
 pub(crate) mod reentrant_lock;

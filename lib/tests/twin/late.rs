@@ -73,7 +73,7 @@ async fn a_grant_that_arrives_too_late_is_asked_for_again() -> Result {
     assert_held(&read.ok_or("not taken")?, "within a timeout");
     late_reply(&memory, "acquire");
     let all = a
-        .lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?
+        .lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?
         .with(short());
     let leases = all.acquire().await?;
     for lease in leases.iter() {
@@ -136,7 +136,7 @@ async fn an_attempt_gets_an_error_and_leaves_nothing_behind() -> Result {
     assert!(outcome.is_err(), "{outcome:?}");
     assert!(held.lost().await.ends_with("urgent"));
     let all = a
-        .lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?
+        .lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?
         .with(short());
     assert!(all.try_acquire().await.is_err());
     memory.clear_faults();
@@ -349,7 +349,7 @@ async fn a_timeout_that_ends_while_the_last_of_several_locks_is_asked_for_finds_
     let memory = Memory::seeded(226);
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let key = |id: u64| ("x", [("id", id)]);
-    let both = a.lock_many([key(1), key(2)])?;
+    let both = a.lock_set([key(1), key(2)])?;
     let keys: Vec<_> = both.keys().collect();
     let first = b.keyed_lock(key(1).0, key(1).1)?;
     let first = if first.key() == keys[0] {
@@ -368,7 +368,7 @@ async fn a_timeout_that_ends_while_the_last_of_several_locks_is_asked_for_finds_
     let outcome = wait.await?;
     assert!(matches!(outcome, Ok(None)), "{outcome:?}");
     // Both are given back, also the lock whose grant is under way.
-    let both = b.lock_many([key(1), key(2)])?;
+    let both = b.lock_set([key(1), key(2)])?;
     assert!(both.acquire_timeout(Duration::from_secs(5)).await?.is_some());
     Ok(())
 }

@@ -100,7 +100,7 @@ async fn take(way: &str, a: &Client, b: &Client, options: Options) -> Result<(Ob
         }
         "several" => {
             let of = a.keyed_lock("k", [("id", 1)])?.object().clone();
-            let many = a.lock_many([("k", [("id", 1)])])?.with(options);
+            let many = a.lock_set([("k", [("id", 1)])])?.with(options);
             (
                 of,
                 Box::pin(async move { Ok(many.acquire().await?.into_leases().remove(0).into_lease()) }),

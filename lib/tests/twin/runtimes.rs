@@ -41,7 +41,7 @@ async fn every_call(client: &Client) -> Result {
     closed("status", lock.status(AT_ONCE * 2)).await?;
     closed("reentrant", client.reentrant_lock("y")?.acquire()).await?;
     closed("keyed", client.keyed_lock("y", [("id", 1)])?.acquire()).await?;
-    let many = client.lock_many([("y", [("id", 1)]), ("y", [("id", 2)])])?;
+    let many = client.lock_set([("y", [("id", 1)]), ("y", [("id", 2)])])?;
     closed("many", many.acquire()).await?;
     closed("many in time", many.acquire_timeout(AT_ONCE * 2)).await?;
     let rw = client.rw_lock("y")?;

@@ -23,7 +23,7 @@ fn ready<T>(outcome: &std::result::Result<Option<T>, tenure::Error>) -> bool {
 fn calls(a: &Client) -> Result<Vec<(&'static str, Duration, Call)>> {
     let (lock, rw, keyed) = (a.lock("x")?, a.rw_lock("r")?, a.keyed_lock("k", [("id", 1)])?);
     let semaphore: Semaphore = a.semaphore("s")?;
-    let many = a.lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?;
+    let many = a.lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?;
     let reentrant = a.reentrant_lock("e")?;
     let register = a.register("g")?;
     let pool = a.lock_pool("p")?;
@@ -115,12 +115,12 @@ async fn a_waiter_whose_server_hangs_leaves_in_the_background() -> Result {
     let (a, b) = (client(&memory, "a").await?, client(&memory, "b").await?);
     let _held = b.lock("x")?.acquire().await?;
     let _all = b
-        .lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?
+        .lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?
         .acquire()
         .await?;
     let (lock, many) = (
         a.lock("x")?,
-        a.lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?,
+        a.lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?,
     );
     let timed = |call: Call| async move {
         let started = Instant::now();
@@ -155,7 +155,7 @@ async fn several_locks_end_their_wait_though_no_round_trip_is_within_a_lease() -
     let a = client(&memory, "a").await?;
     memory.set_faults(|_, _| Fault::Delay(Duration::from_millis(150)));
     let short = Options::new().lease(Duration::from_millis(100));
-    let many = a.lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?.with(short);
+    let many = a.lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?.with(short);
     let within = Duration::from_secs(5);
     let started = Instant::now();
     let outcome = many.acquire_timeout(within).await;

@@ -171,7 +171,7 @@ async fn k12_an_outage_does_not_look_like_a_lock_that_is_taken() -> Result {
         .connect()
         .await?;
     let lock = client.keyed_lock("report", [("year", 2024)])?;
-    let many = client.lock_many([("a", [("n", 1)]), ("a", [("n", 2)])])?;
+    let many = client.lock_set([("a", [("n", 1)]), ("a", [("n", 2)])])?;
     redis.kill9()?;
     let short = Duration::from_millis(200);
     for error in [
@@ -195,7 +195,7 @@ fn accounts(ids: &[u32]) -> Vec<(&'static str, [(&'static str, u32); 1])> {
 
 async fn many_are_all_or_nothing(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
-    let many = one.lock_many(accounts(&[1, 2, 3, 4, 2, 1]))?;
+    let many = one.lock_set(accounts(&[1, 2, 3, 4, 2, 1]))?;
     assert_eq!(many.keys().count(), 4);
     assert!(many.keys().zip(many.keys().skip(1)).all(|(a, b)| a < b));
     let leases = many.acquire().await?;
@@ -230,10 +230,10 @@ async fn many_are_all_or_nothing(world: World) -> Result {
 
 async fn many_need_at_least_one_key_and_good_options(world: World) -> Result {
     let client = world.client().await?;
-    let error = client.lock_many(accounts(&[])).unwrap_err().to_string();
+    let error = client.lock_set(accounts(&[])).unwrap_err().to_string();
     assert!(error.starts_with("keys "), "{error}");
     let bad = client
-        .lock_many(accounts(&[1, 2]))?
+        .lock_set(accounts(&[1, 2]))?
         .with(Options::new().lease(Duration::ZERO));
     let error = bad.acquire().await.unwrap_err().to_string();
     assert!(error.starts_with("lease "), "{error}");
@@ -254,7 +254,7 @@ async fn many_in_any_order_never_wait_for_one_another(world: World) -> Result {
                 if task % 2 == 0 {
                     ids.reverse();
                 }
-                let leases = got(client.lock_many(accounts(&ids))?.acquire_timeout(SOON).await?)?;
+                let leases = got(client.lock_set(accounts(&ids))?.acquire_timeout(SOON).await?)?;
                 for id in &ids {
                     ensure!(!inside[id].swap(true, Ordering::SeqCst), "two hold {id}");
                 }
@@ -276,7 +276,7 @@ async fn many_in_any_order_never_wait_for_one_another(world: World) -> Result {
 
 async fn a_lock_that_is_lost_while_many_wait_is_acquired_again(world: World) -> Result {
     let (one, other) = (world.client().await?, world.client().await?);
-    let many = one.lock_many(accounts(&[1, 2, 3]))?;
+    let many = one.lock_set(accounts(&[1, 2, 3]))?;
     let final_key = many.keys().last();
     let mut locks: Vec<_> = (1..=3)
         .map(|id| other.keyed_lock("account", [("id", id)]))
@@ -314,7 +314,7 @@ async fn many_cost_a_command_each_when_free_and_three_at_most() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "many-cost");
     let (one, other) = (world.client().await?, world.client().await?);
-    let many = one.lock_many(accounts(&[1, 2, 3, 4, 5, 6, 7, 8]))?;
+    let many = one.lock_set(accounts(&[1, 2, 3, 4, 5, 6, 7, 8]))?;
     many.acquire().await?.release().await?; // loads the scripts
     let before = scripts_called(&redis).await?;
     many.acquire().await?.release().await?;
@@ -348,7 +348,7 @@ async fn many_dropped_at_any_await_leave_nothing() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "many-drop");
     let (client, other) = (world.client().await?, world.client().await?);
-    let many = client.lock_many(accounts(&[1, 2, 3, 4]))?;
+    let many = client.lock_set(accounts(&[1, 2, 3, 4]))?;
     for patience_us in (0..6000).step_by(30) {
         let taken = 1 + u32::try_from(patience_us / 30 % 5)?; // the fifth: none
         let held = other.keyed_lock("account", [("id", taken)])?.acquire().await?;

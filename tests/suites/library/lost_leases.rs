@@ -111,7 +111,7 @@ async fn on_a_stopped_server_no_call_waits_for_longer_than_its_timeout() -> Resu
     drop(held);
     let within = Duration::from_millis(700);
     let started = Instant::now();
-    let many = client.lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?;
+    let many = client.lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?;
     let outcomes = (
         client.lock("x")?.acquire_timeout(within).await.is_err(),
         many.acquire_timeout(within).await.is_err(),

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use tenure::{Client, Compare, KeyedLock, LockMany, Options, PoolLease, Semaphore, control::Resource};
+use tenure::{Client, Compare, KeyedLock, LockSet, Options, PoolLease, Semaphore, control::Resource};
 
 use super::{Drop, Result, at_every_await, on_the_way, polled};
 
@@ -18,8 +18,8 @@ fn keyed(client: &Client) -> Result<KeyedLock> {
     Ok(client.keyed_lock("k", [("id", 2)])?)
 }
 
-fn many(client: &Client) -> Result<LockMany> {
-    Ok(client.lock_many([1, 2, 3].map(|id| ("k", [("id", id)])))?)
+fn many(client: &Client) -> Result<LockSet> {
+    Ok(client.lock_set([1, 2, 3].map(|id| ("k", [("id", id)])))?)
 }
 
 fn members() -> [Resource; 2] {
@@ -88,12 +88,12 @@ table! {
         drop(keyed(&a)?.try_acquire().await?);
         Ok(())
     };
-    lock_many_acquire: async |a: Client| Ok(many(&a)?.acquire().await?.release().await?);
-    lock_many_acquire_timeout: async |a: Client| {
+    lock_set_acquire: async |a: Client| Ok(many(&a)?.acquire().await?.release().await?);
+    lock_set_acquire_timeout: async |a: Client| {
         drop(many(&a)?.acquire_timeout(SHORT).await?);
         Ok(())
     };
-    lock_many_try_acquire: async |a: Client| {
+    lock_set_try_acquire: async |a: Client| {
         drop(many(&a)?.try_acquire().await?);
         Ok(())
     };

@@ -140,12 +140,12 @@ table! {
         drop(world.client.keyed_lock("k", [(text.clone(), text)])?.acquire().await?);
         Ok(())
     };
-    "client::lock_many", texts(), async |world: World, text: String| {
-        drop(world.client.lock_many([(text.clone(), [(text, 1)])])?.try_acquire().await?);
+    "client::lock_set", texts(), async |world: World, text: String| {
+        drop(world.client.lock_set([(text.clone(), [(text, 1)])])?.try_acquire().await?);
         Ok(())
     };
-    "client::lock_many count", [0_usize, 1, 2000], async |world: World, count: usize| {
-        let many = world.client.lock_many((0..count).map(|id| ("k", [("id", id as u64)])))?;
+    "client::lock_set count", [0_usize, 1, 2000], async |world: World, count: usize| {
+        let many = world.client.lock_set((0..count).map(|id| ("k", [("id", id as u64)])))?;
         drop(many.try_acquire().await?);
         Ok(())
     };
@@ -224,17 +224,17 @@ table! {
         drop(world.client.keyed_lock("k", [("id", 1)])?.acquire_timeout(timeout).await?);
         Ok(())
     };
-    "lock_many::with", durations(), async |world: World, span: Duration| {
+    "lock_set::with", durations(), async |world: World, span: Duration| {
         let options = Options::new().lease(span);
-        drop(world.client.lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?.with(options).try_acquire().await?);
+        drop(world.client.lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?.with(options).try_acquire().await?);
         Ok(())
     };
-    "lock_many::acquire_timeout", durations(), async |world: World, timeout: Duration| {
-        drop(world.client.lock_many([("k", [("id", 1)]), ("k", [("id", 2)])])?.acquire_timeout(timeout).await?);
+    "lock_set::acquire_timeout", durations(), async |world: World, timeout: Duration| {
+        drop(world.client.lock_set([("k", [("id", 1)]), ("k", [("id", 2)])])?.acquire_timeout(timeout).await?);
         Ok(())
     };
-    "lock_many::get", [uuid::Uuid::nil(), uuid::Uuid::max()], async |world: World, key: uuid::Uuid| {
-        let leases = world.client.lock_many([("k", [("id", 1)])])?.acquire().await?;
+    "lock_set::get", [uuid::Uuid::nil(), uuid::Uuid::max()], async |world: World, key: uuid::Uuid| {
+        let leases = world.client.lock_set([("k", [("id", 1)])])?.acquire().await?;
         assert!(leases.get(key).is_none());
         Ok(())
     };

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tenure::{Client, Error, KeyedLease, LeaseMany, LockMany, Options};
+use tenure::{Client, Error, KeyedLease, LeaseSet, LockSet, Options};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -42,18 +42,18 @@ async fn work(mut worker: Worker) -> Result {
     Ok(())
 }
 
-fn several(client: &Client, worker: &mut fastrand::Rng) -> std::result::Result<LockMany, Error> {
+fn several(client: &Client, worker: &mut fastrand::Rng) -> std::result::Result<LockSet, Error> {
     let count = worker.usize(1..=4);
     let ids: Vec<u64> = std::iter::repeat_with(|| worker.u64(..KEYS))
         .take(count)
         .collect();
-    client.lock_many(ids.into_iter().map(|id| ("k", [("id", id)])))
+    client.lock_set(ids.into_iter().map(|id| ("k", [("id", id)])))
 }
 
 async fn take(worker: &mut Worker, options: Options) -> std::result::Result<(), Error> {
     let locks = several(&worker.client, &mut worker.random)?.with(options);
     let patience = ms(worker.random.u64(20..4000));
-    let got: Option<LeaseMany> = match worker.random.u8(..4) {
+    let got: Option<LeaseSet> = match worker.random.u8(..4) {
         0 => locks.try_acquire().await?,
         1 => locks.acquire_timeout(patience).await?,
         2 => match timeout(patience, locks.acquire()).await {

@@ -132,18 +132,18 @@ async fn keyed_locks_of_several_nodes_are_held_together_or_not_at_all() -> Resul
 
     let one = client.keyed_lock("account", [("id", 7)])?.acquire().await?;
     ensure!(
-        client.lock_many(accounts(&ids))?.try_acquire().await?.is_none(),
+        client.lock_set(accounts(&ids))?.try_acquire().await?.is_none(),
         "half of them"
     );
     let rest: Vec<_> = ids.iter().copied().filter(|id| *id != 7).collect();
-    let all = got(client.lock_many(accounts(&rest))?.acquire_timeout(SOON).await?)?;
+    let all = got(client.lock_set(accounts(&rest))?.acquire_timeout(SOON).await?)?;
     all.release().await?;
     one.release().await?;
 
     let backwards: Vec<_> = ids.iter().copied().rev().collect();
     let mut tasks = Vec::new();
     for order in [ids, backwards] {
-        let many = world.client().await?.lock_many(accounts(&order))?;
+        let many = world.client().await?.lock_set(accounts(&order))?;
         tasks.push(tokio::spawn(async move {
             for _ in 0..10 {
                 many.acquire().await?.release().await?;

@@ -23,7 +23,7 @@ use crate::{
     transport::later,
 };
 
-/// Several [`KeyedLock`]s that are held together: all or nothing. Made by [`Client::lock_many`](crate::Client::lock_many).
+/// Several [`KeyedLock`]s that are held together: all or nothing. Made by [`Client::lock_set`](crate::Client::lock_set).
 ///
 /// Two of these with keys in common never wait for one another. Each lock stays an ordinary lock: who wants only one of
 /// them waits in the same queue.
@@ -34,20 +34,20 @@ use crate::{
 ///
 /// ```no_run
 /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
-/// let accounts = client.lock_many([("account", [("id", 17)]), ("account", [("id", 4)])])?;
+/// let accounts = client.lock_set([("account", [("id", 17)]), ("account", [("id", 4)])])?;
 /// let leases = accounts.acquire().await?;
 /// leases.check()?;
 /// leases.release().await?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-pub struct LockMany {
+pub struct LockSet {
     session: Arc<Session>,
     /// By key, each once.
     locks: Vec<KeyedLock>,
 }
 
-impl LockMany {
+impl LockSet {
     pub(crate) fn new(session: Arc<Session>, mut locks: Vec<KeyedLock>) -> Result<Self, Error> {
         if locks.is_empty() {
             return Err(Error::invalid("keys", "are none", "name at least one"));
@@ -60,7 +60,7 @@ impl LockMany {
     /// The same locks, acquired with these options.
     ///
     /// ```no_run
-    /// # fn run(accounts: tenure::LockMany) -> tenure::LockMany {
+    /// # fn run(accounts: tenure::LockSet) -> tenure::LockSet {
     /// accounts.with(tenure::Options::new().reason("transfer"))
     /// # }
     /// ```
@@ -78,7 +78,7 @@ impl LockMany {
     /// The keys, sorted, each once.
     ///
     /// ```no_run
-    /// # fn run(accounts: tenure::LockMany) {
+    /// # fn run(accounts: tenure::LockSet) {
     /// for key in accounts.keys() {
     ///     println!("{key}");
     /// }
@@ -98,11 +98,11 @@ impl LockMany {
     /// Dropping the future gives back all that it has got, and leaves the queue, in the background.
     ///
     /// ```no_run
-    /// # async fn run(accounts: tenure::LockMany) -> Result<(), tenure::Error> {
+    /// # async fn run(accounts: tenure::LockSet) -> Result<(), tenure::Error> {
     /// let leases = accounts.acquire().await?;
     /// # Ok(()) }
     /// ```
-    pub async fn acquire(&self) -> Result<LeaseMany, Error> {
+    pub async fn acquire(&self) -> Result<LeaseSet, Error> {
         acquired(self.take(Wait::Forever).await)
     }
 
@@ -112,15 +112,15 @@ impl LockMany {
     /// As [`KeyedLock::acquire_timeout`]; then none is held.
     ///
     /// # Cancel safety
-    /// As [`LockMany::acquire`].
+    /// As [`LockSet::acquire`].
     ///
     /// ```no_run
-    /// # async fn run(accounts: tenure::LockMany) -> Result<(), tenure::Error> {
+    /// # async fn run(accounts: tenure::LockSet) -> Result<(), tenure::Error> {
     /// let within = std::time::Duration::from_secs(1);
     /// let leases = accounts.acquire_timeout(within).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Option<LeaseMany>, Error> {
+    pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Option<LeaseSet>, Error> {
         self.take(Wait::for_up_to(timeout)).await
     }
 
@@ -128,24 +128,24 @@ impl LockMany {
     /// `None`.
     ///
     /// Of several that try at the same moment for the same keys, each may find one taken by another, so that none gets
-    /// all. [`LockMany::acquire_timeout`] sorts that out, however short the timeout.
+    /// all. [`LockSet::acquire_timeout`] sorts that out, however short the timeout.
     ///
     /// # Errors
     /// As [`KeyedLock::try_acquire`]; then none is held.
     ///
     /// # Cancel safety
-    /// As [`LockMany::acquire`].
+    /// As [`LockSet::acquire`].
     ///
     /// ```no_run
-    /// # async fn run(accounts: tenure::LockMany) -> Result<(), tenure::Error> {
+    /// # async fn run(accounts: tenure::LockSet) -> Result<(), tenure::Error> {
     /// let leases = accounts.try_acquire().await?;
     /// # Ok(()) }
     /// ```
-    pub async fn try_acquire(&self) -> Result<Option<LeaseMany>, Error> {
+    pub async fn try_acquire(&self) -> Result<Option<LeaseSet>, Error> {
         self.take(Wait::Not).await
     }
 
-    async fn take(&self, wait: Wait) -> Result<Option<LeaseMany>, Error> {
+    async fn take(&self, wait: Wait) -> Result<Option<LeaseSet>, Error> {
         // A try has the time of one command.
         let attempt = later(self.session.link.response_timeout());
         let end = match wait {
@@ -169,7 +169,7 @@ impl LockMany {
                     outcome => outcome.map(|_| None),
                 };
             }
-            let leases = LeaseMany { leases };
+            let leases = LeaseSet { leases };
             let Err(lost) = leases.check() else {
                 return Ok(Some(leases));
             };
@@ -262,12 +262,12 @@ impl LockMany {
     }
 }
 
-/// The leases of a [`LockMany`], sorted by key. Dropping it gives all of them back.
+/// The leases of a [`LockSet`], sorted by key. Dropping it gives all of them back.
 ///
 /// ```no_run
 /// # async fn work() {}
 /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
-/// let leases = client.lock_many([("account", [("id", 17)]), ("account", [("id", 4)])])?.acquire().await?;
+/// let leases = client.lock_set([("account", [("id", 17)]), ("account", [("id", 4)])])?.acquire().await?;
 /// for lease in leases.iter() {
 ///     println!("{} under fencing token {}", lease.key(), lease.fencing_token());
 /// }
@@ -279,15 +279,15 @@ impl LockMany {
 /// ```
 #[derive(Debug)]
 #[must_use = "dropping leases gives them back at once"]
-pub struct LeaseMany {
+pub struct LeaseSet {
     leases: Vec<KeyedLease>,
 }
 
-impl LeaseMany {
+impl LeaseSet {
     /// The lease of a key, if it is among them.
     ///
     /// ```no_run
-    /// # fn run(account: tenure::KeyedLock, leases: tenure::LeaseMany) {
+    /// # fn run(account: tenure::KeyedLock, leases: tenure::LeaseSet) {
     /// if let Some(lease) = leases.get(account.key()) {
     ///     println!("fencing token {}", lease.fencing_token());
     /// }
@@ -304,7 +304,7 @@ impl LeaseMany {
     /// [`Error::Lost`] of the first that is.
     ///
     /// ```no_run
-    /// # fn run(leases: tenure::LeaseMany) -> Result<(), tenure::Error> {
+    /// # fn run(leases: tenure::LeaseSet) -> Result<(), tenure::Error> {
     /// leases.check()?;
     /// # Ok(()) }
     /// ```
@@ -315,7 +315,7 @@ impl LeaseMany {
     /// Until when all are ours without another renewal. Renewals move it.
     ///
     /// ```no_run
-    /// # fn run(leases: tenure::LeaseMany) {
+    /// # fn run(leases: tenure::LeaseSet) {
     /// println!("until {:?}", leases.deadline());
     /// # }
     /// ```
@@ -331,7 +331,7 @@ impl LeaseMany {
     /// Cancel safe: it only watches.
     ///
     /// ```no_run
-    /// # async fn run(leases: tenure::LeaseMany) {
+    /// # async fn run(leases: tenure::LeaseSet) {
     /// eprintln!("stop: {}", leases.lost().await);
     /// # }
     /// ```
@@ -343,7 +343,7 @@ impl LeaseMany {
     /// The leases one by one, for code that ends them at different times.
     ///
     /// ```no_run
-    /// # async fn run(leases: tenure::LeaseMany) -> Result<(), tenure::Error> {
+    /// # async fn run(leases: tenure::LeaseSet) -> Result<(), tenure::Error> {
     /// for lease in leases.into_leases() {
     ///     lease.release().await?;
     /// }
@@ -364,7 +364,7 @@ impl LeaseMany {
     /// Dropping the future leaves what is not yet given back to the background.
     ///
     /// ```no_run
-    /// # async fn run(leases: tenure::LeaseMany) -> Result<(), tenure::Error> {
+    /// # async fn run(leases: tenure::LeaseSet) -> Result<(), tenure::Error> {
     /// leases.release().await
     /// # }
     /// ```
@@ -375,7 +375,7 @@ impl LeaseMany {
 }
 
 /// The leases, by key.
-impl Deref for LeaseMany {
+impl Deref for LeaseSet {
     type Target = [KeyedLease];
 
     fn deref(&self) -> &[KeyedLease] {
