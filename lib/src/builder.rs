@@ -1,5 +1,7 @@
 //! The settings of a client.
 
+mod env;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use redis::RedisConnectionInfo;
@@ -68,8 +70,8 @@ enum Server {
 }
 
 impl ClientBuilder {
-    pub(crate) fn at(url: &str) -> Self {
-        Self::to(Server::At(url.to_owned()))
+    pub(crate) fn at(url: impl Into<String>) -> Self {
+        Self::to(Server::At(url.into()))
     }
 
     fn to(server: Server) -> Self {
@@ -100,8 +102,8 @@ impl ClientBuilder {
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").username("worker");
     /// ```
-    pub fn username(mut self, username: &str) -> Self {
-        self.credentials.0 = Some(username.to_owned());
+    pub fn username(mut self, username: impl Into<String>) -> Self {
+        self.credentials.0 = Some(username.into());
         self
     }
 
@@ -110,8 +112,8 @@ impl ClientBuilder {
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").password("secret");
     /// ```
-    pub fn password(mut self, password: &str) -> Self {
-        self.credentials.1 = Some(password.to_owned());
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.credentials.1 = Some(password.into());
         self
     }
 
@@ -122,8 +124,8 @@ impl ClientBuilder {
     /// let builder = tenure::Client::builder("redis+sentinel://sentinel.tenure/main")
     ///     .sentinel_credentials(None, "secret");
     /// ```
-    pub fn sentinel_credentials(mut self, username: Option<&str>, password: &str) -> Self {
-        self.sentinel_credentials = (username.map(str::to_owned), Some(password.to_owned()));
+    pub fn sentinel_credentials(mut self, username: Option<&str>, password: impl Into<String>) -> Self {
+        self.sentinel_credentials = (username.map(str::to_owned), Some(password.into()));
         self
     }
 
@@ -161,8 +163,8 @@ impl ClientBuilder {
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").namespace("ml");
     /// ```
-    pub fn namespace(mut self, namespace: &str) -> Self {
-        self.namespace = Some(namespace.to_owned());
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
         self
     }
 
@@ -185,8 +187,8 @@ impl ClientBuilder {
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").key_prefix("staging");
     /// ```
-    pub fn key_prefix(mut self, prefix: &str) -> Self {
-        prefix.clone_into(&mut self.prefix);
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
         self
     }
 
@@ -513,6 +515,20 @@ impl ClientBuilder {
 }
 
 impl Client {
+    /// Connects with the settings of the environment: see [`Client::builder_from_env`].
+    ///
+    /// # Errors
+    /// As [`Client::builder_from_env`] and [`ClientBuilder::connect`].
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), tenure::Error> {
+    /// let client = tenure::Client::from_env().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn from_env() -> Result<Self, Error> {
+        Self::builder_from_env()?.connect().await
+    }
+
     /// Connects with the defaults of [`Client::builder`].
     ///
     /// # Errors
@@ -523,7 +539,7 @@ impl Client {
     /// let client = tenure::Client::connect("redis://:secret@redis.tenure:6379").await?;
     /// # Ok(()) }
     /// ```
-    pub async fn connect(url: &str) -> Result<Self, Error> {
+    pub async fn connect(url: impl Into<String>) -> Result<Self, Error> {
         Self::builder(url).connect().await
     }
 
@@ -541,7 +557,7 @@ impl Client {
     /// let client = tenure::Client::builder("redis://127.0.0.1").namespace("ml").connect().await?;
     /// # Ok(()) }
     /// ```
-    pub fn builder(url: &str) -> ClientBuilder {
+    pub fn builder(url: impl Into<String>) -> ClientBuilder {
         ClientBuilder::at(url)
     }
 }

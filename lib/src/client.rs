@@ -46,10 +46,10 @@ impl Client {
     /// let lock = client.lock("nightly-migration")?;
     /// # Ok(()) }
     /// ```
-    pub fn lock(&self, name: &str) -> Result<Lock, Error> {
+    pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock, Error> {
         Ok(Lock::new(
             self.session.clone(),
-            self.session.target(Kind::Lock, name)?,
+            self.session.target(Kind::Lock, name.as_ref())?,
         ))
     }
 
@@ -64,7 +64,7 @@ impl Client {
     /// let account = client.reentrant_lock("account-17")?;
     /// # Ok(()) }
     /// ```
-    pub fn reentrant_lock(&self, name: &str) -> Result<ReentrantLock, Error> {
+    pub fn reentrant_lock(&self, name: impl AsRef<str>) -> Result<ReentrantLock, Error> {
         Ok(ReentrantLock::new(self.lock(name)?))
     }
 
@@ -78,10 +78,10 @@ impl Client {
     /// let index = client.rw_lock("search-index")?;
     /// # Ok(()) }
     /// ```
-    pub fn rw_lock(&self, name: &str) -> Result<RwLock, Error> {
+    pub fn rw_lock(&self, name: impl AsRef<str>) -> Result<RwLock, Error> {
         Ok(RwLock::new(
             self.session.clone(),
-            self.session.target(Kind::RwLock, name)?,
+            self.session.target(Kind::RwLock, name.as_ref())?,
         ))
     }
 
@@ -95,10 +95,10 @@ impl Client {
     /// let callers = client.semaphore("api-callers")?;
     /// # Ok(()) }
     /// ```
-    pub fn semaphore(&self, name: &str) -> Result<Semaphore, Error> {
+    pub fn semaphore(&self, name: impl AsRef<str>) -> Result<Semaphore, Error> {
         Ok(Semaphore::new(
             self.session.clone(),
-            self.session.target(Kind::Semaphore, name)?,
+            self.session.target(Kind::Semaphore, name.as_ref())?,
         ))
     }
 
@@ -112,10 +112,10 @@ impl Client {
     /// let seats = client.lock_pool("gpu-seats")?;
     /// # Ok(()) }
     /// ```
-    pub fn lock_pool(&self, name: &str) -> Result<LockPool, Error> {
+    pub fn lock_pool(&self, name: impl AsRef<str>) -> Result<LockPool, Error> {
         Ok(LockPool::new(
             self.session.clone(),
-            self.session.target(Kind::Pool, name)?,
+            self.session.target(Kind::Pool, name.as_ref())?,
         ))
     }
 
@@ -130,9 +130,14 @@ impl Client {
     /// println!("{}", refresh.key());
     /// # Ok(()) }
     /// ```
-    pub fn keyed_lock(&self, namespace: &str, params: impl Into<Params>) -> Result<KeyedLock, Error> {
+    pub fn keyed_lock(
+        &self,
+        namespace: impl AsRef<str>,
+        params: impl Into<Params>,
+    ) -> Result<KeyedLock, Error> {
+        let namespace = namespace.as_ref();
         let key = params.into().key(namespace)?;
-        let lock = self.lock(&keyed_lock::name(namespace, key))?;
+        let lock = self.lock(keyed_lock::name(namespace, key))?;
         Ok(KeyedLock::new(lock, key))
     }
 
@@ -154,7 +159,7 @@ impl Client {
     {
         let locks = keys
             .into_iter()
-            .map(|(namespace, params)| self.keyed_lock(namespace.as_ref(), params))
+            .map(|(namespace, params)| self.keyed_lock(namespace, params))
             .collect::<Result<_, _>>()?;
         LockSet::new(self.session.clone(), locks)
     }
@@ -169,10 +174,10 @@ impl Client {
     /// let newest = client.register("newest-report")?;
     /// # Ok(()) }
     /// ```
-    pub fn register(&self, name: &str) -> Result<Register, Error> {
+    pub fn register(&self, name: impl AsRef<str>) -> Result<Register, Error> {
         Ok(Register::new(
             self.session.clone(),
-            self.session.target(Kind::Register, name)?,
+            self.session.target(Kind::Register, name.as_ref())?,
         ))
     }
 

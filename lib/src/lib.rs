@@ -88,7 +88,7 @@ pub use primitives::{
     reentrant_lock::{ReentrantLease, ReentrantLock},
     register::{Compare, Expiry, Outcome, Register, RegisterValue},
     rw_lock::{RwLock, WriteLease},
-    semaphore::Semaphore,
+    semaphore::{Permits, Semaphore},
 };
 pub use protocol::{
     error::Error,

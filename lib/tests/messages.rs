@@ -103,7 +103,7 @@ async fn a_proxy_without_resp3_is_named_at_once() {
         |_| reply("-NOPROTO unsupported protocol version"),
     ];
     for (number, script) in scripts.into_iter().enumerate() {
-        let (error, after) = refusal(Client::builder(&format!("redis://{}", serve(script)))).await;
+        let (error, after) = refusal(Client::builder(format!("redis://{}", serve(script)))).await;
         assert!(
             matches!(error, Error::UnsupportedServer { .. }),
             "{number}: {error}"
@@ -119,7 +119,7 @@ async fn a_proxy_without_resp3_is_named_at_once() {
 /// It may be about to come up.
 #[tokio::test]
 async fn a_server_that_closes_every_connection_is_tried_again() {
-    let builder = Client::builder(&format!("redis://{}", serve(|_| None)));
+    let builder = Client::builder(format!("redis://{}", serve(|_| None)));
     let short = builder.connect_timeout(Duration::from_millis(300));
     let error = short.connect().await.unwrap_err();
     assert!(error.is_unreachable(), "{error}");
@@ -159,7 +159,7 @@ async fn a_missing_password_is_called_missing() {
             "-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         )
     };
-    let (error, _) = refusal(Client::builder(&format!("redis://{}", serve(script)))).await;
+    let (error, _) = refusal(Client::builder(format!("redis://{}", serve(script)))).await;
     let text = error.to_string();
     assert!(text.contains("asks for a password, and none was given"), "{text}");
     assert!(!text.contains("HELLO"), "{text}");
@@ -172,7 +172,7 @@ async fn a_server_without_a_run_id_is_not_called_old() {
         _ if command.starts_with("INFO") => info("redis_version:7.0.15\r\nredis_mode:standalone\r\n"),
         _ => reply("+OK"),
     };
-    let (error, _) = refusal(Client::builder(&format!("redis://{}", serve(script)))).await;
+    let (error, _) = refusal(Client::builder(format!("redis://{}", serve(script)))).await;
     let text = error.to_string();
     assert!(text.contains("run_id") && !text.contains("or newer"), "{text}");
 }
@@ -188,7 +188,7 @@ async fn no_cause_is_said_twice() {
         let text = builder.connect().await.unwrap_err().to_string();
         assert_eq!(text.matches("cannot be reached").count(), 1, "{text}");
     }
-    let lazy = Client::builder(&format!("redis://{closed}"))
+    let lazy = Client::builder(format!("redis://{closed}"))
         .connect_lazily()
         .unwrap();
     if let tenure::control::Server::Disconnected { error, .. } = lazy.control().server() {

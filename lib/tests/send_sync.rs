@@ -8,8 +8,8 @@ use std::time::Duration;
 use tenure::{
     Client, ClientBuilder, Compare, Condvar, Control, Error, Expiry, Identity, KeyedLease, KeyedLock, Kind,
     Lease, LeaseSet, LeaseState, Lock, LockPool, LockSet, LockStatus, Member, ObjectRef, Options, Outcome,
-    ParamValue, Params, PoolHealth, PoolLease, ReentrantLease, ReentrantLock, Register, RegisterValue,
-    ResourceState, RwLock, Semaphore, WriteLease, control,
+    ParamValue, Params, Permits, PoolHealth, PoolLease, ReentrantLease, ReentrantLock, Register,
+    RegisterValue, ResourceState, RwLock, Semaphore, WriteLease, control,
 };
 
 const fn value<T: Send + Sync + Unpin + 'static>() {}
@@ -78,6 +78,7 @@ const _: () = {
     handle::<LeaseState>();
     handle::<LockStatus>();
     handle::<Member>();
+    handle::<Permits>();
     handle::<PoolHealth>();
     handle::<ResourceState>();
     handle::<control::Capacity>();
@@ -109,6 +110,7 @@ const NOW: Duration = Duration::ZERO;
 fn of_clients(client: Client, builder: ClientBuilder) {
     futures![
         Client::connect("x"),
+        Client::from_env(),
         builder.connect(),
         client.clone().close_timeout(NOW),
         client.close()
@@ -183,11 +185,12 @@ fn of_pools(pool: &LockPool) {
     ];
 }
 
-fn of_leases(lease: Lease, seat: PoolLease, writing: [WriteLease; 2], inner: ReentrantLease) {
+fn of_leases(lease: Lease, held: Lease, seat: PoolLease, writing: [WriteLease; 2], inner: ReentrantLease) {
     let [one, two] = writing;
     futures![
         lease.lost(),
         lease.renew(),
+        held.while_held(async |lease| lease.renew().await),
         lease.release(),
         seat.release(),
         one.downgrade(),

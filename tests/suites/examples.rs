@@ -120,7 +120,7 @@ async fn gather_stats_sees_when_two_hold_at_the_same_time() -> Result {
     let (service, url) = gather().await?;
     let url = format!("{url}?nodes=2&workers=2&rounds=1&hold_ms=2000");
     let answer = tokio::spawn(async move { get(&url).await });
-    let client = Client::builder(&service.redis.url())
+    let client = Client::builder(service.redis.url())
         .namespace(&service.namespace)
         .connect()
         .await?;

@@ -162,6 +162,19 @@ impl Lease {
         self.session.registry.uptime.instant(deadline)
     }
 
+    /// Returns the time that is left until [`Lease::deadline`]: zero when the deadline has passed. A lost lease may have some
+    /// time left.
+    ///
+    /// ```no_run
+    /// # fn run(lease: &tenure::Lease) {
+    /// println!("{} s left", lease.remaining().as_secs());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.hold.status.borrow().deadline() - self.session.registry.uptime.now()
+    }
+
     /// Returns the state of the lease now.
     ///
     /// ```no_run
@@ -231,6 +244,31 @@ impl Lease {
                 _ = changes.changed() => {}
             }
         }
+    }
+
+    /// Runs `work` while the lease is held, and then releases the lease. If the lease is lost meanwhile, the future of `work`
+    /// is dropped where it awaits, and the error has the cause.
+    ///
+    /// The work has the lease, for [`Lease::fencing_token`] and [`Lease::check`]. A release that has no answer until
+    /// [`Lease::deadline`] is no error of the work: the lease expires.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when the lease was lost before the work had ended, or before it was released.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the work, and releases the lease in the background.
+    ///
+    /// ```no_run
+    /// # async fn import(fencing_token: u64) -> Result<u64, std::io::Error> { Ok(fencing_token) }
+    /// # async fn run(client: tenure::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease = client.lock("nightly-import")?.acquire().await?;
+    /// let rows = lease.while_held(async |lease| import(lease.fencing_token()).await).await??;
+    /// # Ok(()) }
+    /// ```
+    pub async fn while_held<T>(self, work: impl AsyncFnOnce(&Self) -> T) -> Result<T, Error> {
+        let outcome = unless_lost(&self, work(&self)).await?;
+        released(self.release().await)?;
+        Ok(outcome)
     }
 
     /// The number of its permits: 1 of a lock, or the number that was requested.
@@ -349,6 +387,23 @@ impl Lease {
             }
             None => Err(Error::protocol("no outcome of a release")),
         }
+    }
+}
+
+/// Runs the work until its end, or until the lease is lost.
+pub(crate) async fn unless_lost<T>(lease: &Lease, work: impl Future<Output = T>) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        cause = lease.lost() => Err(Error::Lost { object: lease.object().clone(), cause }),
+        outcome = work => Ok(outcome),
+    }
+}
+
+/// Returns whether a lease was still held when it was released. Other errors leave open whether the server has it.
+pub(crate) fn released(release: Result<(), Error>) -> Result<(), Error> {
+    match release {
+        Err(lost @ Error::Lost { .. }) => Err(lost),
+        _ => Ok(()),
     }
 }
 

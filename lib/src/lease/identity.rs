@@ -1,5 +1,7 @@
 //! The identity of a holder or waiter.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, protocol::name::LONGEST_NAME};
@@ -11,6 +13,7 @@ use crate::{Error, protocol::name::LONGEST_NAME};
 ///
 /// ```
 /// let me = tenure::Identity::from_env();
+/// println!("{me}"); // ml/import-7, or host/process id outside of a pod
 /// assert!(me.process.contains('/'), "host name/process id: {}", me.process);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -52,6 +55,16 @@ impl Identity {
     }
 }
 
+/// The pod as `namespace/name`, or the process outside of a pod.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pod {
+            Some(pod) => write!(f, "{}/{pod}", self.namespace),
+            None => f.write_str(&self.process),
+        }
+    }
+}
+
 impl Identity {
     /// It stands in Redis with each lease and each queue entry, and in the status of resources.
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -77,4 +90,21 @@ pub(crate) struct Holder {
     pub(crate) identity: Identity,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_shown_as_its_pod_or_process() {
+        let mut me = Identity {
+            namespace: "ml".to_owned(),
+            process: "host/7".to_owned(),
+            ..Identity::default()
+        };
+        assert_eq!(me.to_string(), "host/7");
+        me.pod = Some("import-7".to_owned());
+        assert_eq!(me.to_string(), "ml/import-7");
+    }
 }

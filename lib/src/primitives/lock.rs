@@ -84,8 +84,8 @@ impl Lock {
     /// let not_empty = lock.condvar("not-empty")?;
     /// # Ok(()) }
     /// ```
-    pub fn condvar(&self, name: &str) -> Result<Condvar, Error> {
-        Condvar::new(self.handle.clone(), name)
+    pub fn condvar(&self, name: impl AsRef<str>) -> Result<Condvar, Error> {
+        Condvar::new(self.handle.clone(), name.as_ref())
     }
 
     /// Returns the holder, or `None` if the lock is free. The holder may have changed by the time of the answer. One

@@ -144,6 +144,20 @@ impl<K: Into<String>, V: Into<ParamValue>, const N: usize> From<[(K, V); N]> for
     }
 }
 
+/// Makes canonical [`Params`] of names and values of different types.
+///
+/// ```
+/// let params = tenure::params! { "user_id" => 42, "region" => "eu" };
+/// assert_eq!(params.to_json()?, r#"{"region": "eu", "user_id": 42}"#);
+/// # Ok::<(), tenure::Error>(())
+/// ```
+#[macro_export]
+macro_rules! params {
+    ($($name:expr => $value:expr),* $(,)?) => {
+        $crate::Params::new()$(.with($name, $value))*
+    };
+}
+
 /// A parameter's value: null, a truth value, a number of any size, a text, a list, or [`Params`] of its own.
 ///
 /// ```

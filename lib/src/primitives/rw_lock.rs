@@ -247,6 +247,17 @@ impl WriteLease {
         Ok(lease)
     }
 
+    /// The lease alone, for code that holds leases of any object, and for [`Lease::detach`].
+    ///
+    /// ```no_run
+    /// # fn run(writing: tenure::WriteLease) {
+    /// let secret = writing.into_lease().detach();
+    /// # }
+    /// ```
+    pub fn into_lease(self) -> Lease {
+        self.lease
+    }
+
     /// Gives the lock back: see [`Lease::release`].
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A semaphore: a number of permits.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     Control, Error, Lease, ObjectRef, Options,
@@ -29,6 +29,22 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Semaphore {
     handle: Handle,
+}
+
+/// The permits of a semaphore at one moment. Made by [`Semaphore::available_permits`].
+///
+/// ```
+/// # fn show(permits: tenure::Permits) {
+/// println!("{} of {} are available", permits.available, permits.total);
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Permits {
+    /// The permits that could be granted.
+    pub available: u64,
+    /// All permits, those that are held included.
+    pub total: u64,
 }
 
 impl Semaphore {
@@ -62,16 +78,20 @@ impl Semaphore {
     /// waited for it does not make it: it waits for the declaration, and returns [`Error::NotDeclared`] if that does
     /// not follow, also if the resource was deleted on purpose.
     ///
+    /// # Errors
+    /// [`Error::InvalidInput`] when `permits` is 0.
+    ///
     /// ```no_run
     /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
-    /// let three = std::num::NonZeroU32::MIN.saturating_add(2);
-    /// let permit = client.semaphore("imports")?.or_permits(three).acquire().await?;
+    /// let permit = client.semaphore("imports")?.or_permits(3)?.acquire().await?;
     /// # Ok(()) }
     /// ```
-    #[must_use]
-    pub fn or_permits(mut self, permits: NonZeroU32) -> Self {
-        self.handle.first_limit = permits.get().into();
-        self
+    pub fn or_permits(mut self, permits: u32) -> Result<Self, Error> {
+        if permits == 0 {
+            return Err(Error::invalid("permits", "is 0", "make it with at least 1"));
+        }
+        self.handle.first_limit = permits.into();
+        Ok(self)
     }
 
     /// The semaphore's full name.
@@ -86,8 +106,8 @@ impl Semaphore {
         &self.handle.target.object
     }
 
-    /// Returns how many permits could be granted now, and how many the semaphore has in total, as of the moment at
-    /// which Redis answers. One command. A semaphore that its first user would make has the number of
+    /// Returns the number of permits that could be granted now, and of all permits, as of the moment at which Redis
+    /// answers. One command. A semaphore that its first user would make has the number of
     /// [`Semaphore::or_permits`].
     ///
     /// # Errors
@@ -98,19 +118,22 @@ impl Semaphore {
     ///
     /// ```no_run
     /// # async fn run(callers: tenure::Semaphore) -> Result<(), tenure::Error> {
-    /// let (available, total) = callers.available_permits().await?;
+    /// let permits = callers.available_permits().await?;
+    /// println!("{} of {} are available", permits.available, permits.total);
     /// # Ok(()) }
     /// ```
-    pub async fn available_permits(&self) -> Result<(u64, u64), Error> {
+    pub async fn available_permits(&self) -> Result<Permits, Error> {
         let object = self.object();
         let snapshot = Control::new(self.handle.session.clone()).look(object, 0).await?;
-        match snapshot {
-            Some(snapshot) => Ok((snapshot.free, snapshot.limit)),
-            None if self.handle.first_limit > 0 => Ok((self.handle.first_limit, self.handle.first_limit)),
-            None => Err(Error::NotDeclared {
-                object: object.clone(),
-            }),
-        }
+        let (available, total) = match snapshot {
+            Some(snapshot) => (snapshot.free, snapshot.limit),
+            None if self.handle.first_limit > 0 => (self.handle.first_limit, self.handle.first_limit),
+            None => {
+                let object = object.clone();
+                return Err(Error::NotDeclared { object });
+            }
+        };
+        Ok(Permits { available, total })
     }
 
     /// Takes over the lease that [`Lease::detach`](crate::Lease::detach) has left: see [`Lock::adopt`](crate::Lock::adopt).

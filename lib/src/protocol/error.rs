@@ -18,7 +18,7 @@ pub(crate) const ESCAPES: &str = "write % # / ? @ : in them as %25 %23 %2F %3F %
 /// }
 /// # }
 /// ```
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An argument, option or environment variable is not usable. Nothing was sent.

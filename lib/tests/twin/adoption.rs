@@ -149,7 +149,7 @@ async fn every_kind_is_adopted_with_its_permits_and_resources() -> Result {
     let secret = a.semaphore("s")?.acquire_many(2).await?.detach();
     let permits = semaphore.adopt(&secret).await?.ok_or("no permits")?;
     assert_eq!(permits.permits(), 2);
-    assert_eq!(semaphore.available_permits().await?, (1, 3));
+    assert_eq!(semaphore.available_permits().await?.available, 1);
 
     let seat = a.lock_pool("p")?.many(2).acquire().await?;
     let names: Vec<_> = seat.resources().to_vec();
@@ -173,7 +173,7 @@ async fn every_kind_is_adopted_with_its_permits_and_resources() -> Result {
     // Given back by who adopted them.
     drop((permits, seat, lease));
     b.close().await;
-    assert_eq!(a.semaphore("s")?.available_permits().await?, (3, 3));
+    assert_eq!(a.semaphore("s")?.available_permits().await?.available, 3);
     assert!(a.lock_pool("p")?.many(3).try_acquire().await?.is_some());
     assert!(a.keyed_lock("k", [("id", 1)])?.try_acquire().await?.is_some());
     Ok(())

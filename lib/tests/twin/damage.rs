@@ -15,7 +15,7 @@ async fn holding(memory: &Memory, count: usize) -> Result<(tenure::Client, Vec<t
     let mut leases = Vec::new();
     for number in 0..count {
         let lock = client
-            .lock(&format!("x{number}"))?
+            .lock(format!("x{number}"))?
             .with(Options::new().lease(LEASE).priority(1));
         leases.push(lock.acquire().await?);
     }

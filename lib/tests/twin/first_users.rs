@@ -1,7 +1,7 @@
 //! First users (`or_permits`) of an object that is declared: after a loss of data they do not make it anew beside a holder that
 //! will be readmitted.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 use tenure::{Client, Error, LeaseState, Memory, Semaphore, control::Declaration};
 use tokio::time::sleep;
@@ -15,7 +15,7 @@ async fn world() -> Result<(Memory, Client, Semaphore)> {
     let memory = Memory::seeded(70);
     let holder = client(&memory, "holder").await?;
     let first_user = client(&memory, "first-user").await?;
-    let semaphore = first_user.semaphore("x")?.or_permits(NonZeroU32::MIN);
+    let semaphore = first_user.semaphore("x")?.or_permits(1)?;
     Ok((memory, holder, semaphore))
 }
 
@@ -74,11 +74,7 @@ async fn one_whose_object_is_declared_while_it_holds_makes_none() -> Result {
 #[tokio::test(start_paused = true)]
 async fn one_whose_object_is_declared_while_it_waits_makes_none() -> Result {
     let (memory, controller, semaphore) = world().await?;
-    let lease = controller
-        .semaphore("x")?
-        .or_permits(NonZeroU32::MIN)
-        .acquire()
-        .await?;
+    let lease = controller.semaphore("x")?.or_permits(1)?.acquire().await?;
     let waiter = semaphore.clone();
     let wait = tokio::spawn(async move { waiter.acquire().await });
     settle().await;

@@ -20,6 +20,7 @@ mod simulation;
 mod suspend;
 mod time;
 mod timeouts;
+mod while_held;
 
 use std::{
     collections::BTreeMap,

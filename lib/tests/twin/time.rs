@@ -143,7 +143,7 @@ async fn five_hundred_leases_are_renewed_by_a_few_commands_a_period() -> Result 
     let a = client(&memory, "a").await?;
     let mut leases = Vec::new();
     for i in 0..500 {
-        leases.push(a.lock(&format!("x{i}"))?.acquire().await?);
+        leases.push(a.lock(format!("x{i}"))?.acquire().await?);
     }
     let times = record(&memory, "a", "renew");
     tokio::time::sleep(LEASE * 3).await;

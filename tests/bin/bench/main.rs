@@ -69,7 +69,7 @@ async fn main() -> Result {
 
 /// A client with a connection of its own, as another process would have.
 async fn connect(redis: &Redis) -> Result<Client> {
-    Ok(Client::builder(&redis.url())
+    Ok(Client::builder(redis.url())
         .namespace(NAMESPACE)
         .connect()
         .await?)

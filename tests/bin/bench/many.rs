@@ -33,7 +33,7 @@ pub(crate) async fn renewed(report: &mut Report) -> Result {
     for i in 0..LOCKS {
         let pace = PERIOD.mul_f64(each(i as u64, LOCKS as u64));
         sleep_until(start + pace).await;
-        let lock = client.lock(&format!("x{i}"))?.with(Options::new().lease(LEASE));
+        let lock = client.lock(format!("x{i}"))?.with(Options::new().lease(LEASE));
         leases.push(lock.acquire().await?);
     }
     sleep_until(start + 2 * PERIOD).await;
@@ -104,7 +104,7 @@ pub(crate) async fn take(
 ) -> Result<Vec<Lease>> {
     let mut tasks = JoinSet::new();
     for i in 0..count {
-        let lock = client.lock(&format!("{prefix}{i}"))?.with(options.clone());
+        let lock = client.lock(format!("{prefix}{i}"))?.with(options.clone());
         tasks.spawn(async move { lock.acquire().await });
     }
     let mut leases = Vec::with_capacity(count);

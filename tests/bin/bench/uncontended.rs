@@ -89,7 +89,7 @@ pub(crate) async fn pipelined(report: &mut Report) -> Result {
     let (client, raw) = (connect(&redis).await?, Raw::connect(&redis).await?);
     let mut locks = Vec::new();
     for i in 0..AT_ONCE {
-        locks.push(Arc::new(client.lock(&format!("x{i}"))?));
+        locks.push(Arc::new(client.lock(format!("x{i}"))?));
     }
     let names: Vec<_> = (0..AT_ONCE)
         .map(|i| (Arc::new(format!("y{i}")), raw.clone()))

@@ -48,7 +48,7 @@ async fn a_wrong_password_is_said_at_once() -> Result {
             "{error}"
         );
     }
-    Client::builder(&format!("redis://127.0.0.1:{}", redis.port()))
+    Client::builder(format!("redis://127.0.0.1:{}", redis.port()))
         .password("right")
         .connect()
         .await?;
@@ -202,7 +202,7 @@ async fn names_and_durations_are_checked_before_anything_is_sent(world: World) -
 async fn a_port_where_nothing_listens_is_named() -> Result {
     let port = free_port()?;
     let builder =
-        Client::builder(&format!("redis://127.0.0.1:{port}")).connect_timeout(Duration::from_millis(200));
+        Client::builder(format!("redis://127.0.0.1:{port}")).connect_timeout(Duration::from_millis(200));
     let error = builder.connect().await.unwrap_err().to_string();
     assert!(
         error.contains(&format!("127.0.0.1:{port}")) && error.contains("refused"),

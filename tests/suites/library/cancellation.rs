@@ -60,7 +60,7 @@ async fn closing_waits_until_everything_is_given_back(world: World) -> Result {
     let client = world.client().await?;
     let observer = world.client().await?;
     for i in 0..50 {
-        drop(client.lock(&format!("x{i}"))?.acquire().await?);
+        drop(client.lock(format!("x{i}"))?.acquire().await?);
     }
     client.close().await;
     for i in 0..50 {
@@ -84,7 +84,7 @@ async fn a_hundred_thousand_random_drops_leave_no_key() -> Result {
     let clients = [world.client().await?, world.client().await?];
     let mut tasks = Vec::new();
     for id in 0..TASKS {
-        let lock = clients[id / LOCKS % 2].lock(&format!("x{}", id % LOCKS))?;
+        let lock = clients[id / LOCKS % 2].lock(format!("x{}", id % LOCKS))?;
         tasks.push(tokio::spawn(async move {
             let mut random = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(id as u64 + 1);
             for _ in 0..drops.div_ceil(TASKS) {

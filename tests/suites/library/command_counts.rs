@@ -42,7 +42,7 @@ async fn two_hundred_leases_are_renewed_by_a_few_commands() -> Result {
     for i in 0..200 {
         leases.push(
             client
-                .lock(&format!("x{i}"))?
+                .lock(format!("x{i}"))?
                 .with(options.clone())
                 .acquire()
                 .await?,

@@ -40,7 +40,7 @@ async fn a_rotated_file_is_read_at_the_next_connect() -> Result {
     rotate(&redis, "worker", "first").await?;
     let secret = file("first\n")?;
     let provider = FileCredentials::new(secret.path()).username("worker");
-    let client = Client::builder(&bare(&redis))
+    let client = Client::builder(bare(&redis))
         .credentials(provider)
         .connect()
         .await?;
@@ -77,7 +77,7 @@ async fn a_connection_that_lives_is_authenticated_with_a_rotated_file() -> Resul
     rotate(&redis, "two", "second").await?;
     let (user, secret) = (file("one")?, file("first")?);
     let provider = FileCredentials::new(secret.path()).username_file(user.path());
-    let client = Client::builder(&bare(&redis))
+    let client = Client::builder(bare(&redis))
         .credentials(provider)
         .connect()
         .await?;
@@ -125,7 +125,7 @@ async fn a_closure_is_asked_for_a_token_at_each_connect() -> Result {
             }
         }
     };
-    let client = Client::builder(&bare(&redis))
+    let client = Client::builder(bare(&redis))
         .credentials(provider)
         .connect()
         .await?;
@@ -148,7 +148,7 @@ async fn a_closure_is_asked_for_a_token_at_each_connect() -> Result {
 async fn a_wrong_file_is_reported_after_the_time_to_connect() -> Result {
     let redis = Redis::builder().password("right").start().await?;
     let secret = file("wrong")?;
-    let builder = Client::builder(&bare(&redis)).connect_timeout(Duration::from_millis(500));
+    let builder = Client::builder(bare(&redis)).connect_timeout(Duration::from_millis(500));
     let connect = builder.credentials(FileCredentials::new(secret.path())).connect();
     let error = connect.await.unwrap_err();
     ensure!(matches!(error, Error::Authentication { .. }), "{error:?}");
@@ -161,7 +161,7 @@ async fn behind_sentinels_the_master_gets_the_credentials_of_the_provider() -> R
     let sentinel = Sentinel::builder().start().await?;
     // No password is asked for, so that any will do for the default user.
     let secret = file("any")?;
-    let builder = Client::builder(&sentinel.url());
+    let builder = Client::builder(sentinel.url());
     let client = builder
         .credentials(FileCredentials::new(secret.path()))
         .sentinel_credentials_provider(FileCredentials::new(secret.path()))

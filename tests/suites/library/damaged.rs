@@ -25,7 +25,7 @@ async fn of_twenty_leases_the_one_whose_key_is_overwritten_is_lost_alone() -> Re
         let mut leases = Vec::new();
         for number in 0..20 {
             let lock = client
-                .lock(&format!("x{number}"))?
+                .lock(format!("x{number}"))?
                 .with(Options::new().lease(LEASE));
             leases.push(lock.acquire().await?);
         }

@@ -17,8 +17,8 @@ async fn a_client_has_one_connection_however_many_locks() -> Result {
     let mut held = Vec::new();
     let mut waits = Vec::new();
     for i in 0..200 {
-        held.push(holder.lock(&format!("x{i}"))?.acquire().await?);
-        let lock = waiter.lock(&format!("x{i}"))?;
+        held.push(holder.lock(format!("x{i}"))?.acquire().await?);
+        let lock = waiter.lock(format!("x{i}"))?;
         waits.push(tokio::spawn(async move { lock.acquire().await?.release().await }));
     }
     waiting(&holder, &world.object(Kind::Lock, "x199")?, 1).await?;
@@ -198,7 +198,7 @@ async fn a_connection_killed_over_and_over_leaves_no_waiter_hanging() -> Result 
     let mut tasks = JoinSet::new();
     for i in 0..locks * 2 {
         // Two on each lock, so that one of them waits.
-        let lock = client.lock(&format!("x{}", i % locks))?;
+        let lock = client.lock(format!("x{}", i % locks))?;
         let mut over = over.subscribe();
         // However many locks there are, about 400 a second change hands.
         let hold = Duration::from_micros(2500) * u32::try_from(locks * (50 + i % 100) / 100)?;

@@ -201,7 +201,7 @@ async fn while_the_server_refuses_it_is_asked_seldom() -> Result {
         refusal.begin(&redis).await?;
         let mut waits = Vec::new();
         for i in 0..WAITERS {
-            let lock = client.lock(&format!("x{i}"))?;
+            let lock = client.lock(format!("x{i}"))?;
             waits.push(tokio::spawn(async move { lock.acquire().await }));
         }
         refusal.refused(&redis, 0).await?;

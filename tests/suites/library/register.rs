@@ -462,7 +462,7 @@ async fn without_memory_nothing_is_written_but_reading_and_deleting_go_on() -> R
 #[tokio::test]
 async fn an_outage_is_reported() -> Result {
     let mut redis = Redis::start().await?;
-    let client = Client::builder(&redis.url())
+    let client = Client::builder(redis.url())
         .response_timeout(Duration::from_millis(300))
         .connect()
         .await?;

@@ -72,7 +72,7 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
         ensure!(error.to_string().contains(&port.to_string()), "{case}: {error}");
     }
     // The name in the certificate counts.
-    let other_name = Client::builder(&format!("rediss://127.0.0.1:{port}"))
+    let other_name = Client::builder(format!("rediss://127.0.0.1:{port}"))
         .tls_ca(authority.pem())
         .tls_client_certificate(certificate.clone(), key.clone())
         .connect_timeout(Duration::from_millis(500));
@@ -94,7 +94,7 @@ async fn tls_with_an_own_authority_and_a_client_certificate() -> Result {
                 .tls_client_certificate(certificate.clone(), "no PEM"),
             "tls_client_certificate",
         ),
-        (Client::builder(&redis.url()).tls_ca(authority.pem()), "url"),
+        (Client::builder(redis.url()).tls_ca(authority.pem()), "url"),
     ] {
         let error = builder.connect().await.unwrap_err();
         ensure!(
@@ -118,7 +118,7 @@ async fn certificates_in_files_are_read_at_each_connect() -> Result {
         std::fs::write(&key, private)?;
         Ok(())
     };
-    let builder = Client::builder(&format!("rediss://localhost:{port}"))
+    let builder = Client::builder(format!("rediss://localhost:{port}"))
         .tls_ca_file(&ca)
         .tls_client_certificate_files(&certificate, &key)
         .connect_timeout(SOON);

@@ -236,7 +236,7 @@ async fn a_handover_without_a_death_leads_to_the_new_master_at_once() -> Result 
     let mut tasks = Vec::new();
     let until = Arc::new(Mutex::new(false));
     for i in 0..10 {
-        let (lock, until) = (client.lock(&format!("y{}", i % 3))?, until.clone());
+        let (lock, until) = (client.lock(format!("y{}", i % 3))?, until.clone());
         tasks.push(tokio::spawn(async move {
             let mut newest = 0;
             while !*until.lock().await {

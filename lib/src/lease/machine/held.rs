@@ -1,6 +1,6 @@
 //! The life of a lease, from its grant until it is lost.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::{
     protocol::message::{End, How},
@@ -21,7 +21,10 @@ use crate::{
 pub enum LeaseState {
     /// It is ours until its deadline, and is being renewed.
     Held,
-    /// It is ours until its deadline, but the last renewal had no answer. It is tried again.
+    /// The lease is ours until its deadline, but the last renewal had no answer, or an error as its answer. The renewal is
+    /// repeated until the deadline. After a broken connection the state changes at the next renewal, at a third of the
+    /// remaining time at the latest, and not at the moment of the break. It becomes [`LeaseState::Held`] with the first
+    /// renewal that succeeds, and [`LeaseState::Lost`] at the deadline.
     Unsure {
         /// The error of the last renewal.
         reason: String,
@@ -31,6 +34,16 @@ pub enum LeaseState {
         /// Why.
         cause: String,
     },
+}
+
+impl fmt::Display for LeaseState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held => f.write_str("Held"),
+            Self::Unsure { reason } => write!(f, "Unsure: {reason}"),
+            Self::Lost { cause } => write!(f, "Lost: {cause}"),
+        }
+    }
 }
 
 const LONGEST_HOLD: &str = "it has come to its longest hold";
@@ -371,6 +384,13 @@ mod tests {
         let mut taken = last();
         let _ = taken.on(ended(How::Taken), second(20));
         assert_eq!(taken.at(second(20)), lost("taken over"));
+    }
+
+    #[test]
+    fn a_state_is_shown_with_its_reason() {
+        assert_eq!(held().at(second(1)).to_string(), "Held");
+        assert_eq!(unsure().at(second(1)).to_string(), "Unsure: no answer");
+        assert_eq!(lost("taken over").to_string(), "Lost: taken over");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     lease::session::Session,
     lease::{
         acquire::{Handle, acquired},
+        guard::{released, unless_lost},
         machine::request::Wait,
         object_keys::ObjectKeys,
     },
@@ -153,7 +154,8 @@ impl LockPool {
     /// let again = mine.acquire().await?;
     /// # Ok(()) }
     /// ```
-    pub fn preferring(mut self, name: &str) -> Result<Self, Error> {
+    pub fn preferring(mut self, name: impl AsRef<str>) -> Result<Self, Error> {
+        let name = name.as_ref();
         check_resource("name", name)?;
         self.handle.selector = Selector::preferring(name);
         Ok(self)
@@ -354,6 +356,26 @@ impl PoolLease {
     /// ```
     pub fn into_lease(self) -> Lease {
         self.lease
+    }
+
+    /// Runs `work` while the resources are held, and then releases them: see [`Lease::while_held`].
+    ///
+    /// # Errors
+    /// As [`Lease::while_held`].
+    ///
+    /// # Cancel safety
+    /// As [`Lease::while_held`].
+    ///
+    /// ```no_run
+    /// # async fn train(seat: &str) {}
+    /// # async fn run(seats: tenure::LockPool) -> Result<(), tenure::Error> {
+    /// seats.acquire().await?.while_held(async |seat| train(seat.resource()).await).await
+    /// # }
+    /// ```
+    pub async fn while_held<T>(self, work: impl AsyncFnOnce(&Self) -> T) -> Result<T, Error> {
+        let outcome = unless_lost(&self.lease, work(&self)).await?;
+        released(self.release().await)?;
+        Ok(outcome)
     }
 
     /// Gives the resources back: see [`Lease::release`].

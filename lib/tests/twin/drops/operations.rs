@@ -1,6 +1,6 @@
 //! Every operation that a program may await, each in the midst of what it needs before and after it.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 use tenure::{Client, Compare, KeyedLock, LockSet, Options, PoolLease, Semaphore, control::Resource};
 
@@ -10,8 +10,7 @@ use super::{Drop, Result, at_every_await, on_the_way, polled};
 const SHORT: Duration = Duration::from_millis(5);
 
 pub(super) fn semaphore(client: &Client) -> Result<Semaphore> {
-    let two = NonZeroU32::new(2).ok_or("2 is 0")?;
-    Ok(client.semaphore("s")?.or_permits(two))
+    Ok(client.semaphore("s")?.or_permits(2)?)
 }
 
 fn keyed(client: &Client) -> Result<KeyedLock> {
@@ -72,6 +71,11 @@ table! {
         Ok(())
     };
     lease_release: async |a: Client| Ok(a.lock("x")?.acquire().await?.release().await?);
+    lease_while_held: async |a: Client| {
+        let lease = a.lock("x")?.acquire().await?;
+        lease.while_held(async |lease| lease.renew().await).await??;
+        Ok(())
+    };
     lease_renew: async |a: Client| {
         let lease = a.lock("x")?.acquire().await?;
         lease.renew().await?;
@@ -310,7 +314,8 @@ fn every_operation_stands_in_the_table() -> Result {
                 .take_while(|c| c.is_alphanumeric() || *c == '_')
                 .collect();
             // Connecting has nothing to leave behind.
-            let there = operation == "connect" || table.contains(&format!(".{operation}("));
+            let there =
+                ["connect", "from_env"].contains(&&*operation) || table.contains(&format!(".{operation}("));
             assert!(there, "{name}: {operation}");
         }
     }

@@ -1,7 +1,7 @@
 //! A semaphore whose first users have leases that are longer than those of the custom resource which then declares it, or
 //! which `Retain` left; and then the server loses its data. Leases are exclusive.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tenure::{Error, Options, control::Withdrawal};
 use tokio::time::sleep;
@@ -58,7 +58,7 @@ async fn work(mut worker: Worker) -> Result {
         let semaphore = worker.client.semaphore("s")?;
         let first = worker.number == 0 && worker.process.starts_with("process-0");
         let semaphore = if first && worker.world.check(|invariants| invariants.grants()) == 0 {
-            semaphore.or_permits(NonZeroU32::MIN)
+            semaphore.or_permits(1)?
         } else {
             semaphore
         };

@@ -3,7 +3,6 @@
 //! it before it is declared again, the next fencing tokens are larger nevertheless, and leases are soon exclusive again.
 
 use std::{
-    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -78,11 +77,7 @@ async fn check(world: Arc<World>, declared: Arc<AtomicU64>, start: Instant) {
 
 async fn work(mut worker: Worker, know: bool) -> Result {
     let options = Options::new().lease(LEASE);
-    let mine = worker
-        .client
-        .semaphore("s")?
-        .or_permits(NonZeroU32::MIN)
-        .with(options.clone());
+    let mine = worker.client.semaphore("s")?.or_permits(1)?.with(options.clone());
     if know {
         hold(&mut worker, &mine, true, ms(30_000)).await?;
         sleep(ms(10_000)).await;
@@ -92,11 +87,7 @@ async fn work(mut worker: Worker, know: bool) -> Result {
         let semaphore = if know {
             mine.clone()
         } else {
-            worker
-                .client
-                .semaphore("s")?
-                .or_permits(NonZeroU32::MIN)
-                .with(options.clone())
+            worker.client.semaphore("s")?.or_permits(1)?.with(options.clone())
         };
         let patience = ms(worker.random.u64(20..9000));
         hold(&mut worker, &semaphore, know, patience).await?;

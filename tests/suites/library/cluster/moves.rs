@@ -2,8 +2,6 @@
 //! that the objects of a slot on its way have to wait until it has arrived, unless all of an object's keys are at one
 //! place.
 
-use std::num::NonZeroU32;
-
 use tenure::{
     LeaseState, Options, Semaphore,
     control::{Capacity, Declaration, Event},
@@ -28,7 +26,7 @@ async fn elsewhere(cluster: &Cluster, slot: u16) -> Result<usize> {
 /// A semaphore, all four keys of which exist while it is held and waited for.
 fn semaphore(client: &Client) -> Result<Semaphore> {
     let options = Options::new().lease(LEASE);
-    Ok(client.semaphore("x")?.or_permits(NonZeroU32::MIN).with(options))
+    Ok(client.semaphore("x")?.or_permits(1)?.with(options))
 }
 
 /// Number of such answers of a node.

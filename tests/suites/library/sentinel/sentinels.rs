@@ -45,7 +45,7 @@ async fn a_sentinel_that_was_cut_off_with_an_old_master_is_outvoted() -> Result 
     );
     for i in 0..20 {
         let client = world.client().await?;
-        client.lock(&format!("x{i}"))?.acquire().await?.release().await?;
+        client.lock(format!("x{i}"))?.acquire().await?.release().await?;
     }
     let scripts = sent(&old).await?;
     ensure!(
@@ -103,7 +103,7 @@ async fn without_sentinels_a_client_continues_and_a_new_one_names_those_that_do_
 #[tokio::test]
 async fn an_unknown_service_is_named() -> Result {
     let sentinel = Sentinel::shared().await?;
-    let client = Client::builder(&sentinel.url_of("no-such-service"));
+    let client = Client::builder(sentinel.url_of("no-such-service"));
     let error = client
         .connect_timeout(Duration::from_secs(1))
         .connect()
