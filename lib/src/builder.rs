@@ -16,11 +16,12 @@ use crate::{
     transport::{
         cluster::ClusterSeeds,
         connection::{ConnectionConfig, Endpoint},
-        endpoint::{self, Access, Sentinel},
+        endpoint::{self, Access, Servers},
         later,
         router::Router,
         sentinel::Sentinels,
         uptime::Uptime,
+        url::{self, Sentinel},
     },
 };
 
@@ -97,7 +98,7 @@ impl ClientBuilder {
         Self::to(Server::InMemory(memory))
     }
 
-    /// The ACL user, if it does not stand in the URL.
+    /// The ACL user, if it does not stand in the URL. It needs a password, too; an empty text counts as none.
     ///
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").username("worker");
@@ -107,7 +108,7 @@ impl ClientBuilder {
         self
     }
 
-    /// The password, if it does not stand in the URL.
+    /// The password, if it does not stand in the URL. An empty text counts as none.
     ///
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").password("secret");
@@ -450,30 +451,34 @@ impl ClientBuilder {
                 ));
             }
         };
-        let named = endpoint::read(url)?;
+        let named = url::read(url)?;
         #[cfg(feature = "tls")]
         if !named.secure && self.tls.is_given() {
-            return Err(endpoint::unusable(
-                "is not one for TLS, but certificates are given",
+            return Err(url::invalid(
+                "has a scheme without TLS, but certificates are given",
+                "use rediss:// or rediss+sentinel://, or set no certificates",
             ));
         }
         let settings = named.hosts.first().map(|host| host.redis_settings().clone());
-        let access = |settings: RedisConnectionInfo,
+        let access = |servers: Servers,
+                      settings: RedisConnectionInfo,
                       credentials: &UserAndPassword,
                       provider: &Option<Arc<dyn CredentialsProvider>>| {
             let credentials = (credentials.0.as_deref(), credentials.1.as_deref());
             let provider = provider.clone();
             #[cfg(feature = "tls")]
-            return Ok::<_, Error>(Access::new(
+            return Access::new(
+                servers,
                 settings,
                 credentials,
                 provider,
                 named.secure.then(|| self.tls.clone()),
-            ));
+            );
             #[cfg(not(feature = "tls"))]
-            Ok::<_, Error>(Access::new(settings, credentials, provider))
+            Access::new(servers, settings, credentials, provider)
         };
         let redis = Arc::new(access(
+            Servers::Redis,
             settings.unwrap_or_default(),
             &self.credentials,
             &self.provider,
@@ -483,7 +488,12 @@ impl ClientBuilder {
             hosts.map(|host| access.client(host)).collect()
         };
         if let Some(Sentinel { service, settings }) = named.sentinel.clone() {
-            let own = access(settings, &self.sentinel_credentials, &self.sentinel_provider)?;
+            let own = access(
+                Servers::Sentinels,
+                settings,
+                &self.sentinel_credentials,
+                &self.sentinel_provider,
+            )?;
             let sentinels = Sentinels {
                 service: service.clone(),
                 asked: clients(&own)?,
@@ -551,6 +561,13 @@ impl Client {
     /// | the same with several hosts, `one:6379,two:6379` | the first that answers and is no replica; or a cluster with several places to ask |
     /// | `redis+sentinel://[user][:password@]host[:port][,host[:port]]/service[/database]` | the master that most of these Sentinels name, asked at each connect. User, password and database are those of the Redis servers; the Sentinels' own, if they have any, stand behind it: `?sentinel_username=…&sentinel_password=…` |
     /// | `rediss://`, `rediss+sentinel://` and the same | with TLS: needs the feature `tls` |
+    /// | `unix:///path[?db=…][&user=…][&pass=…]` | a server on this machine, by its socket |
+    ///
+    /// Ports are 1 to 65535, by default 6379 and those of Sentinels 26379. Databases are numbers from 0, the default. User
+    /// names and passwords are percent-encoded. `valkey` and `valkeys` are other names of the schemes `redis` and `rediss`.
+    ///
+    /// The URL is checked by [`ClientBuilder::connect`]: [`Error::InvalidInput`] on `url` names the part that is not usable,
+    /// and shows no password.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), tenure::Error> {

@@ -113,9 +113,9 @@ impl Order {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
-    /// Its name.
+    /// The name: 1 to 253 ASCII letters, digits and `- _ .`, and not `-` alone.
     pub name: String,
-    /// The properties that its holder gets.
+    /// The properties that its holder gets, at most 64 KiB (65,536 bytes) as JSON, keys and values together.
     pub properties: BTreeMap<String, String>,
     /// Not granted: a holder keeps it, and it is not granted again.
     pub disabled: bool,
@@ -193,7 +193,7 @@ impl Declaration {
 }
 
 impl Resource {
-    /// A resource in service, without properties.
+    /// A resource in service, without properties. The name is checked when the resource is declared, assigned or added.
     ///
     /// ```
     /// let seat = tenure::control::Resource::new("seat-a").property("host", "gpu-1");
@@ -207,7 +207,8 @@ impl Resource {
         }
     }
 
-    /// The same resource with one more property.
+    /// The same resource with one more property, in place of one with the same key. Key and value may be any text; the
+    /// limit of [`Resource::properties`] is checked when the resource is declared, assigned or added.
     ///
     /// ```
     /// let seat = tenure::control::Resource::new("seat-a").property("host", "gpu-1").property("zone", "b");
@@ -228,17 +229,25 @@ impl Resource {
                 Error::invalid("resources.properties", error.to_string(), "use plain text")
             })?
         };
+        if properties.len() > LARGEST_PROPERTIES {
+            return Err(Error::invalid(
+                "resources.properties",
+                format!("of {} have {} bytes as JSON", self.name, properties.len()),
+                format!("use at most {LARGEST_PROPERTIES} bytes, and store more elsewhere under the name"),
+            ));
+        }
         Ok(format!("{}{properties}", u8::from(!self.disabled)))
     }
 }
 
-/// Names of resources are joined by commas, in a line in which `-` means none.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// As the options of an acquisition have them.
 const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 const LONGEST_HOLD: Duration = Duration::from_secs(30 * 86_400);
 /// Lua represents whole numbers exactly up to 2^53: a floor leaves room for as many tokens again.
 const LARGEST_FLOOR: u64 = 1 << 52;
+/// One reply lists 400 resources, and Redis closes a connection with subscriptions for which more than 32 MB wait.
+const LARGEST_PROPERTIES: usize = 64 << 10;
 
 fn most(field: &'static str, number: u64, most: u64) -> Result<(), Error> {
     if number <= most {
@@ -258,6 +267,7 @@ pub(super) fn check_floor(floor: u64) -> Result<(), Error> {
 /// Permits, or generated resources.
 const MOST: u64 = 1 << 32;
 
+/// Names of resources are joined by commas, in a line in which `-` means none.
 pub(crate) fn check_resource(field: &'static str, name: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if (1..=LONGEST_NAME).contains(&name.len()) && name != "-" && name.chars().all(allowed) {
@@ -266,7 +276,7 @@ pub(crate) fn check_resource(field: &'static str, name: &str) -> Result<(), Erro
     Err(Error::invalid(
         field,
         format!("{name:?} cannot name a resource"),
-        "use 1 to 253 ASCII letters, digits and - _ .",
+        "use 1 to 253 ASCII letters, digits and - _ ., and not - alone",
     ))
 }
 
@@ -291,5 +301,18 @@ mod tests {
                 "{name:?}"
             );
         }
+    }
+
+    #[test]
+    fn properties_beyond_the_limit_are_refused_by_the_name_of_their_resource() {
+        // `{"k":""}` are 8 bytes more.
+        let resource = |length: usize| Resource::new("seat-a").property("k", "x".repeat(length - 8));
+        assert!(resource(LARGEST_PROPERTIES).entry().is_ok());
+        let error = resource(LARGEST_PROPERTIES + 1).entry().unwrap_err().to_string();
+        assert!(error.starts_with("resources.properties "), "{error}");
+        assert!(
+            error.contains("seat-a") && error.contains("65536 bytes"),
+            "{error}"
+        );
     }
 }

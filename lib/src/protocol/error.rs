@@ -50,10 +50,10 @@ pub enum Error {
         found: String,
     },
     /// Redis did not answer in time. It is unknown whether the operation took place; a lease that it may have taken
-    /// expires.
+    /// expires. The error names the server and not the object: the caller knows the object and the operation.
     #[error("Redis cannot be reached: {reason}")]
     Unreachable {
-        /// The attempted operation, and the reason of its failure.
+        /// The address of the server, host and port, where one is known, and the reason of the failure.
         reason: String,
     },
     /// The tokio runtime in which the client was made has ended, and its connection with it: no operation succeeds any

@@ -11,6 +11,15 @@ const CODE: &str = "DAMAGED ";
 /// The beginning of an error of Lua itself, after its code: the data did not have the form that the script expects.
 const IN_LUA: &str = "user_script:";
 
+/// Returns whether an error, without its code, is that of a command within a script that the user has no right to. Its
+/// code is `ERR`, while the code of a missing right to the script itself is `NOPERM`.
+pub(crate) fn lacks_rights(error: &str) -> bool {
+    // The text of Redis 7.0, and that of later versions and of Valkey.
+    ["The user executing the script can't", "ACL failure in script: "]
+        .iter()
+        .any(|beginning| error.starts_with(beginning))
+}
+
 /// Returns the error of a refused call with these keys.
 pub(crate) fn error(keys: &[Arc<str>], refusal: String) -> Error {
     newer(keys, &refusal)
@@ -33,13 +42,15 @@ fn newer(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
 fn damaged(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
     let what = match refusal.strip_prefix(CODE) {
         Some(what) => what.to_owned(),
+        None if refusal.starts_with("WRONGTYPE") => format!("- {refusal}"),
         // Refusals of the server itself, such as OOM, name the line of the script as well.
-        None if refusal.starts_with("WRONGTYPE")
-            || refusal.starts_with("ERR ") && refusal.contains(IN_LUA) =>
-        {
+        None => {
+            let error = refusal.strip_prefix("ERR ")?;
+            if lacks_rights(error) || !error.contains(IN_LUA) {
+                return None;
+            }
             format!("- {refusal}")
         }
-        None => return None,
     };
     let key = what.split(' ').next().unwrap_or_default();
     let (stem, object) = named(key).or_else(|| named(keys.first()?))?;
@@ -120,6 +131,8 @@ mod tests {
             "NOREPLICAS Not enough good replicas to write. script: 0a, on @user_script:9.",
             "NOTDECLARED ml/lock/x",
             "NOPERM no rights",
+            "ERR ACL failure in script: No permissions to access a channel script: 0a, on @user_script:9.",
+            "ERR The user executing the script can't publish to the channel mentioned in the command script: 0a, on @user_script:9.",
         ] {
             let error = super::error(&keys(), refusal.to_owned());
             assert!(

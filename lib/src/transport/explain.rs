@@ -8,7 +8,7 @@ use redis::{
 };
 
 use crate::Error;
-use crate::transport::{endpoint, error_text, unreachable};
+use crate::transport::{endpoint, error_text, unreachable, url};
 
 const NO_RESP3: &str = "it does not speak RESP3, over which Tenure hears of grants: connect to Redis or Valkey itself, not to a \
                         proxy, or update it";
@@ -28,9 +28,11 @@ pub(crate) fn explain_at(
     let detail = error.detail().unwrap_or_default();
     // The driver chooses the database before anything can be asked.
     if detail.contains("not allowed in cluster mode") {
-        let problem =
-            format!("names a database of {address}, which is a Redis Cluster and has no other than 0");
-        return endpoint::unusable(problem);
+        let problem = format!(
+            "has {}, but {address} is a Redis Cluster, which has database 0 alone",
+            database(settings)
+        );
+        return url::invalid(problem, "leave the database out");
     }
     match (error.kind(), error.code()) {
         (_, Some("NOPERM" | "DENIED")) => Error::Refused {
@@ -53,11 +55,22 @@ pub(crate) fn explain_at(
             }
         }
         // To SELECT: of a server that has fewer databases than that.
-        _ if detail.contains("SELECT is not allowed") || detail.contains("DB index") => endpoint::unusable(
-            format!("names a database that {address} does not have ({detail})"),
+        _ if detail.contains("SELECT is not allowed") || detail.contains("DB index") => url::invalid(
+            format!(
+                "has {}, which {address} does not have ({detail})",
+                database(settings)
+            ),
+            "use a smaller number or leave it out, or raise `databases` in the configuration of the server",
         ),
         _ => unreachable(&address, error_text(error)),
     }
+}
+
+fn database(settings: Option<&RedisConnectionInfo>) -> String {
+    settings.map_or_else(
+        || "a database".to_owned(),
+        |settings| format!("database {}", settings.db()),
+    )
 }
 
 /// The reply of Redis to a client without a password is a long text on how to send one: that is the driver's business.

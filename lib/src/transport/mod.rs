@@ -2,7 +2,8 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`endpoint`] | servers, Sentinels and credentials that a URL names |
+//! | [`url`] | reads a URL: servers, Sentinels and credentials |
+//! | [`endpoint`] | the clients of the driver for them |
 //! | [`credentials`] | credentials that change while a client runs |
 //! | [`tls`] | certificates |
 //! | [`connection`] | the connection to one server, which is made again when it breaks |
@@ -51,6 +52,7 @@ mod server_info;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod uptime;
+pub(crate) mod url;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of our mutexes; should it, what they guard is still whole.

@@ -6,6 +6,8 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+use crate::protocol::unusable::lacks_rights;
+
 /// The action after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryAction {
@@ -83,6 +85,7 @@ fn of_reply(code: &str, detail: &str) -> RetryAction {
         "UNBLOCKED" if detail.contains("instance state changed") => Reconnect,
         // Sent in place of the first reply, and the connection is closed.
         "ERR" if detail.starts_with("max number of clients") => Reconnect,
+        "ERR" if lacks_rights(detail) => Deny,
         _ => REPLIES
             .iter()
             .find(|(known, _)| *known == code)
@@ -113,6 +116,14 @@ mod tests {
         (
             "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
             Wait,
+        ),
+        (
+            "ERR The user executing the script can't publish to the channel mentioned in the command script: 0a, on @user_script:9.",
+            Deny,
+        ),
+        (
+            "ERR ACL failure in script: No permissions to access a channel script: 0a, on @user_script:9.",
+            Deny,
         ),
         ("BUSY Redis is busy running a module command.", Wait),
         (

@@ -232,9 +232,20 @@ impl Router {
         match tokio::time::timeout_at(until, self.repeat(call, keys, until)).await {
             Ok(answered) => answered,
             Err(_elapsed) => Err(Failed {
-                error: unreachable("Redis", "no answer in time"),
+                error: self.no_answer(keys),
                 repeated: true,
             }),
+        }
+    }
+
+    /// The error of a call that was not answered in time, with the address of its server, or the reason why that cannot
+    /// be reached.
+    fn no_answer(&self, keys: &[Arc<str>]) -> Error {
+        match self.0.routes.find(keys, None) {
+            Ok((node, _)) => unreachable(&node.address, "no answer in time"),
+            Err(error) if error.is_unreachable() => error,
+            // The call may have been sent before.
+            Err(_) => unreachable("Redis", "no answer in time"),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tenure::{
-    Kind, LockPool, PoolLease,
+    Error, Kind, LockPool, PoolLease,
     control::{Declaration, Order, Resource},
 };
 use tokio::time::sleep;
@@ -235,5 +235,54 @@ async fn a_number_that_is_not_that_of_the_names_is_refused() -> Result {
     let both = two.many(2).try_acquire().await?.ok_or("not granted")?;
     assert_eq!(both.resources().len(), 2);
     assert_eq!(pool.many(7).named(["c"])?.acquire().await?.resource(), "c");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_a_kept_pool_cannot_have_is_named_and_nothing_is_changed() -> Result {
+    let memory = Memory::seeded(1);
+    let pool = client(&memory, "a").await?.lock_pool("p")?;
+    pool.assign([Resource::new("r0")]).await?;
+    let disabled = Resource {
+        disabled: true,
+        ..Resource::new("r1")
+    };
+    for (resource, field) in [
+        (Resource::new("a b"), "resources.name"),
+        (Resource::new("-"), "resources.name"),
+        (Resource::new("r".repeat(254)), "resources.name"),
+        (
+            Resource::new("r1").property("k", "x".repeat(1 << 16)),
+            "resources.properties",
+        ),
+        (disabled, "resources.disabled"),
+    ] {
+        for error in [
+            pool.extend([Resource::new("r2"), resource.clone()]).await,
+            pool.assign([Resource::new("r2"), resource.clone()]).await,
+        ] {
+            assert!(
+                matches!(&error, Err(Error::InvalidInput { field: named, .. }) if *named == field),
+                "{field}: {error:?}"
+            );
+        }
+    }
+    assert_eq!(pool.list().await?.len(), 1);
+    Ok(())
+}
+
+/// Redis closes a connection with subscriptions when more than 32 MB wait for it.
+#[tokio::test(start_paused = true)]
+async fn resources_with_the_largest_properties_are_listed_and_granted() -> Result {
+    const COUNT: usize = 450;
+    let memory = Memory::seeded(1);
+    let pool = client(&memory, "a").await?.lock_pool("p")?;
+    let value = "x".repeat((1 << 16) - 8);
+    pool.assign((0..COUNT).map(|number| Resource::new(format!("r{number}")).property("k", &*value)))
+        .await?;
+    let listed = pool.list().await?;
+    assert!(listed.len() == COUNT && listed.iter().all(|one| one.properties["k"] == value));
+    let lease = pool.many(2).acquire().await?;
+    assert_eq!(lease.properties()["k"], value);
     Ok(())
 }

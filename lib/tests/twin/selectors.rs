@@ -253,3 +253,27 @@ async fn a_large_release_looks_for_waiters_of_some_of_its_resources_alone() -> R
     assert!(work[1] < 1000, "{work:?}");
     Ok(())
 }
+
+/// As the documentation of `LockPool::matching` has it.
+#[tokio::test(start_paused = true)]
+async fn several_matching_resources_are_found_only_where_they_stand_close_together() -> Result {
+    // In the order of their names, as none was used before.
+    let resources = |last: usize| {
+        (0..3000).map(move |number| {
+            let zone = if number == 0 || number == last { "b" } else { "a" };
+            Resource::new(format!("r{number:04}")).property("zone", zone)
+        })
+    };
+    for (last, found) in [(499, true), (1500, false)] {
+        let client = client(&Memory::seeded(5), "a").await?;
+        let pool = declared(&client, resources(last).collect()).await?;
+        let two = pool.matching([("zone", "b")])?.many(2);
+        let lease = two.try_acquire().await?;
+        assert_eq!(lease.is_some(), found, "{last}");
+        assert!(two.acquire_timeout(SOON).await?.is_none(), "{last}");
+        // No resource of the pool matches, and it may change.
+        let none = client.lock_pool("p")?.matching([("zone", "c")])?;
+        assert!(none.acquire_timeout(SOON).await?.is_none());
+    }
+    Ok(())
+}

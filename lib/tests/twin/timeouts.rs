@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 use tenure::{Client, Memory, Options, Semaphore, memory::Fault};
 use tokio::time::Instant;
 
-use super::{Result, client, declare_semaphore, settle};
+use super::{Result, client, declare_semaphore, settle, silence};
 
 const RESPONSE: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_millis(700);
@@ -161,5 +161,23 @@ async fn several_locks_end_their_wait_though_no_round_trip_is_within_a_lease() -
     let outcome = many.acquire_timeout(within).await;
     assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
     assert!(started.elapsed() <= within + SLACK, "{:?}", started.elapsed());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_is_named_by_its_address() -> Result {
+    let memory = Memory::seeded(1);
+    let client = client(&memory, "a").await?;
+    let lock = client.lock("x")?;
+    silence(&memory, "a");
+    for error in [
+        lock.acquire_timeout(TIMEOUT).await.unwrap_err(),
+        lock.try_acquire().await.unwrap_err(),
+    ] {
+        assert!(
+            error.is_unreachable() && error.to_string().contains("the in-memory twin"),
+            "{error}"
+        );
+    }
     Ok(())
 }

@@ -13,12 +13,12 @@ use super::support::{SOON, World, on_both};
 
 #[tokio::test]
 async fn an_unusable_url_names_the_expected_form_and_not_the_password() -> Result {
-    for url in [
-        "",
-        "127.0.0.1:6379",
-        "http://127.0.0.1",
-        "redis://:secret@host:notaport",
-        "rediss://:secret@host/#insecure",
+    for (url, expected) in [
+        ("", "redis://[user]"),
+        ("127.0.0.1:6379", "redis://[user]"),
+        ("http://127.0.0.1", "redis://[user]"),
+        ("redis://:secret@host:notaport", "redis://[user]"),
+        ("rediss://:secret@host/#insecure", "remove #insecure"),
     ] {
         let error = Client::connect(url).await.unwrap_err();
         let text = error.to_string();
@@ -26,7 +26,7 @@ async fn an_unusable_url_names_the_expected_form_and_not_the_password() -> Resul
             matches!(error, Error::InvalidInput { field: "url", .. }),
             "{url}: {text}"
         );
-        assert!(text.contains("redis://[user]"), "{url}: {text}");
+        assert!(text.contains(expected), "{url}: {text}");
         assert!(!text.contains("secret"), "{text}");
     }
     Ok(())

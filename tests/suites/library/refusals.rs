@@ -220,3 +220,59 @@ async fn while_the_server_refuses_it_is_asked_seldom() -> Result {
     }
     Ok(())
 }
+
+/// The script grants, and fails when it publishes to the controller: Redis keeps the effects of a script that fails.
+#[tokio::test]
+async fn an_error_after_the_grant_leaves_no_lease_behind() -> Result {
+    let redis = server().await?;
+    let world = World::on(&redis, "late-error");
+    let client = world.client().await?;
+    let object = world.declare_semaphore(&client, "x", 1).await?;
+    // All rights but that to the controller's channel.
+    let rules = ["reset", "on", ">secret", "~*", "+@all", "&tenure:client:*"];
+    redis
+        .cli(&[&["ACL", "SETUSER", "narrow"], &rules[..]].concat())
+        .await?;
+    let narrow = world
+        .builder()
+        .username("narrow")
+        .password("secret")
+        .connect()
+        .await?;
+    let semaphore = client.semaphore("x")?;
+    let mut newest = semaphore.acquire().await?.fencing_token();
+    for waits in [false, true] {
+        // The next change is published.
+        eventually("a free permit", SOON, async || {
+            let seen = client
+                .control()
+                .observe(&object, 1)
+                .await?
+                .context("it is gone")?;
+            ensure!(seen.held == 0, "{seen:?}");
+            Ok(())
+        })
+        .await?;
+        let refused = narrow.semaphore("x")?;
+        let outcome = if waits {
+            refused.acquire().await.map(Some)
+        } else {
+            refused.try_acquire().await
+        };
+        ensure!(
+            matches!(&outcome, Err(Error::Refused { reason }) if reason.contains("script: ")),
+            "waits: {waits}: {outcome:?}"
+        );
+        // A lease that was left behind would last for 30 s.
+        let next = semaphore.acquire_timeout(Duration::from_secs(5)).await?;
+        let next = next.with_context(|| format!("waits: {waits}: the lease was left behind"))?;
+        ensure!(
+            next.fencing_token() == newest + 2,
+            "waits: {waits}: the refused call granted nothing: {} after {newest}",
+            next.fencing_token()
+        );
+        newest = next.fencing_token();
+        next.release().await?;
+    }
+    Ok(())
+}

@@ -62,9 +62,20 @@ pub struct PoolHealth {
 
 /// The resources of the pool. A pool that is not declared can be *kept* by programs: it lasts until it is empty, has no
 /// declared lease and no recovery after a loss of Redis' data, and its fencing tokens are a lock's.
+///
+/// The bounds of a kept pool, whose resources need not have properties:
+///
+/// | part | bound |
+/// |---|---|
+/// | resources | no limit but the memory of Redis; 100,000 are sent in 250 commands |
+/// | name | 1 to 253 ASCII letters, digits and `- _ .`; not `-` alone |
+/// | properties of one resource | 64 KiB (65,536 bytes) as JSON, keys and values together; any number, of any text |
+///
+/// For a custom resource, the API server accepts less: 1024 named resources, names of 63 characters, 16 properties with
+/// keys of 63 and values of 256 characters.
 impl LockPool {
     /// All named resources: those of a kept pool, and those that a custom resource names; a generated pool lists none. Read
-    /// in pieces of about a thousand, one command each: what changes meanwhile may be missing or not.
+    /// in pieces of about 400, one command each: what changes meanwhile may be missing or not.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`].
@@ -155,12 +166,12 @@ impl LockPool {
         self
     }
 
-    /// Adds resources to a kept pool, in pieces of a thousand; one that is there already gets the new properties. Returns
+    /// Adds resources to a kept pool, in pieces of 400; one that is there already gets the new properties. Returns
     /// how many the pool has then.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] names what cannot be a resource, before anything is sent; [`Error::Refused`] when a custom
-    /// resource declares the pool; [`Error::Unreachable`]: some pieces may have been added, and it may be repeated.
+    /// [`Error::InvalidInput`] on `resources.name`, `resources.properties` (more than 64 KiB) or `resources.disabled` (true),
+    /// before anything is sent; [`Error::Refused`] when a custom resource declares the pool; [`Error::Unreachable`]: some pieces may have been added, and it may be repeated.
     ///
     /// # Cancel safety
     /// Dropping the future leaves some pieces added.
@@ -180,7 +191,7 @@ impl LockPool {
         Ok(size)
     }
 
-    /// Takes resources out of a kept pool, in pieces of a thousand; unknown names do no harm, held ones drain. Returns how
+    /// Takes resources out of a kept pool, in pieces of 400; unknown names do no harm, held ones drain. Returns how
     /// many the pool has then.
     ///
     /// # Errors
@@ -203,11 +214,13 @@ impl LockPool {
         Ok(size)
     }
 
-    /// Makes these the resources of a kept pool, in place of those that it has. They are sent in pieces of a thousand and
-    /// replace the old ones in one step at the end: until then, and after any failure, the pool is as it was.
+    /// Makes these the resources of a kept pool, in place of those that it has. They are sent in pieces of 400 and
+    /// replace the old ones in one step at the end: until then, and after any failure, the pool is as it was. Between two
+    /// pieces at most a minute may pass, after which Redis drops what was sent.
     ///
     /// # Errors
-    /// As [`LockPool::extend`], but nothing has changed after an error.
+    /// As [`LockPool::extend`], but nothing has changed after an error. [`Error::Refused`] also when a minute has passed
+    /// between two pieces: assign them again.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the pool as it was, or as it is to be.

@@ -90,7 +90,8 @@ impl LockPool {
         &self.handle.target.object
     }
 
-    /// The same pool, of which these very resources are acquired, all or none.
+    /// The same pool, of which these very resources are acquired, all or none; 1 to 10,000, of 1 to 253 ASCII letters,
+    /// digits and `- _ .` each.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a name that no resource can have, or none at all.
@@ -112,11 +113,22 @@ impl LockPool {
         Ok(self)
     }
 
-    /// The same pool, of which only resources with all of these properties are acquired. Looks at every free resource: for
-    /// pools of thousands at most. Resources of a generated pool have no properties.
+    /// The same pool, of which only resources with all of these properties are acquired; keys and values are compared byte
+    /// for byte. Resources of a generated pool have no properties.
+    ///
+    /// One command looks at up to 500 free resources, in the pool's order, and the next one continues behind them: an
+    /// acquisition sends as many commands as there are pieces of 500, before it is refused as busy or waits. So this is for
+    /// pools of thousands at most.
+    ///
+    /// With [`LockPool::many`], one command has to find all resources of the lease among those that it looks at: 500, up to
+    /// 1,000 while the request waits, or twice as many as are requested if that is more. A pool with more free resources may
+    /// have enough matching ones that stand further apart: the request is not granted before enough of them stand closer.
+    ///
+    /// A request is not refused because no resource of the pool has these properties, or too few have, for the pool may
+    /// change: it waits until its timeout, and [`LockPool::acquire`] without end.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] when there is no property.
+    /// [`Error::InvalidInput`] on `properties` when there is none here, and when a generated pool is acquired.
     ///
     /// ```no_run
     /// # async fn run(seats: tenure::LockPool) -> Result<(), tenure::Error> {
@@ -162,7 +174,12 @@ impl LockPool {
     }
 
     /// The same pool, of which that many resources are acquired at once, all or none; 1 to 10,000. Not beside
-    /// [`LockPool::named`], which requests as many as it has names.
+    /// [`LockPool::named`], which requests as many as it has names. Beside [`LockPool::matching`], the resources must stand
+    /// close together: see there.
+    ///
+    /// Acquiring fails with [`Error::InvalidInput`] on `count` for another number, and with [`Error::TooLarge`] for more
+    /// than the pool has. All resources of a lease are sent in one message with their properties: Redis closes the
+    /// connection of a client for which more than 32 MB wait (`client-output-buffer-limit pubsub`).
     ///
     /// ```no_run
     /// # async fn run(seats: tenure::LockPool) -> Result<(), tenure::Error> {

@@ -174,16 +174,25 @@ async fn any_node_leads_to_all_of_them() -> Result {
 
 #[tokio::test]
 async fn a_cluster_has_one_database_and_a_server_as_many_as_configured() -> Result {
-    for url in [
-        format!("{}2", Cluster::shared().await?.url()),
-        format!("{}99", Redis::shared().await?.url()),
+    for (url, named, fix) in [
+        (
+            format!("{}2", Cluster::shared().await?.url()),
+            "has database 2",
+            "leave the database out",
+        ),
+        (
+            format!("{}99", Redis::shared().await?.url()),
+            "has database 99",
+            "a smaller number",
+        ),
     ] {
         let error = Client::connect(&url).await.unwrap_err();
         ensure!(
             matches!(error, Error::InvalidInput { field: "url", .. }),
             "{error:?}"
         );
-        ensure!(error.to_string().contains("database"), "{error}");
+        let text = error.to_string();
+        ensure!(text.contains(named) && text.contains(fix), "{text}");
     }
     Ok(())
 }
