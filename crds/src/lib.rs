@@ -31,7 +31,7 @@ mod rules;
 pub use condition::{Assessment, ConditionReason, ConditionStatus, ConditionType, merge};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 pub use lease::{DeletionPolicy, LeasePolicy, ReclaimPolicy};
-pub use lockpool::{Generate, LockPool, LockPoolSpec, LockPoolStatus, Order, PoolResource, ResourceHolder};
+pub use lockpool::{Generate, LockPool, LockPoolSpec, LockPoolStatus, Order, Resource, ResourceHolder};
 pub use semaphore::{PermitHolder, Semaphore, SemaphoreSpec, SemaphoreStatus};
 pub use status::{
     CommonStatus, Holder, MAX_HELD_BY, MAX_LISTED, MAX_MESSAGE, MAX_POD, MAX_REASON, Waiter, bounded,

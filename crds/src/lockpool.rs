@@ -37,7 +37,7 @@ pub struct LockPoolSpec {
         length(min = 1, max = 1024),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
-    pub resources: Vec<PoolResource>,
+    pub resources: Vec<Resource>,
 
     /// Resources that are generated as `prefix` and a number from 0; excludes `resources`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ pub struct LockPoolSpec {
 /// A resource of a pool.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PoolResource {
+pub struct Resource {
     /// Name of the resource, unique in the pool, at most 63 characters.
     #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = [resource_name_rule()]))]
     pub name: String,

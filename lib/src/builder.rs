@@ -71,8 +71,8 @@ enum Server {
 }
 
 impl ClientBuilder {
-    pub(crate) fn at(url: impl Into<String>) -> Self {
-        Self::to(Server::At(url.into()))
+    pub(crate) fn at(url: &str) -> Self {
+        Self::to(Server::At(url.to_owned()))
     }
 
     fn to(server: Server) -> Self {
@@ -103,8 +103,8 @@ impl ClientBuilder {
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").username("worker");
     /// ```
-    pub fn username(mut self, username: impl Into<String>) -> Self {
-        self.credentials.0 = Some(username.into());
+    pub fn username(mut self, username: impl AsRef<str>) -> Self {
+        self.credentials.0 = Some(username.as_ref().to_owned());
         self
     }
 
@@ -113,8 +113,8 @@ impl ClientBuilder {
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").password("secret");
     /// ```
-    pub fn password(mut self, password: impl Into<String>) -> Self {
-        self.credentials.1 = Some(password.into());
+    pub fn password(mut self, password: impl AsRef<str>) -> Self {
+        self.credentials.1 = Some(password.as_ref().to_owned());
         self
     }
 
@@ -125,8 +125,9 @@ impl ClientBuilder {
     /// let builder = tenure::Client::builder("redis+sentinel://sentinel.tenure/main")
     ///     .sentinel_credentials(None, "secret");
     /// ```
-    pub fn sentinel_credentials(mut self, username: Option<&str>, password: impl Into<String>) -> Self {
-        self.sentinel_credentials = (username.map(str::to_owned), Some(password.into()));
+    pub fn sentinel_credentials(mut self, username: Option<&str>, password: impl AsRef<str>) -> Self {
+        let password = password.as_ref().to_owned();
+        self.sentinel_credentials = (username.map(str::to_owned), Some(password));
         self
     }
 
@@ -164,8 +165,8 @@ impl ClientBuilder {
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").namespace("ml");
     /// ```
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = Some(namespace.into());
+    pub fn namespace(mut self, namespace: impl AsRef<str>) -> Self {
+        self.namespace = Some(namespace.as_ref().to_owned());
         self
     }
 
@@ -188,8 +189,8 @@ impl ClientBuilder {
     /// ```
     /// let builder = tenure::Client::builder("redis://127.0.0.1").key_prefix("staging");
     /// ```
-    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
+    pub fn key_prefix(mut self, prefix: impl AsRef<str>) -> Self {
+        prefix.as_ref().clone_into(&mut self.prefix);
         self
     }
 
@@ -549,7 +550,7 @@ impl Client {
     /// let client = tenure::Client::connect("redis://:secret@redis.tenure:6379").await?;
     /// # Ok(()) }
     /// ```
-    pub async fn connect(url: impl Into<String>) -> Result<Self, Error> {
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self, Error> {
         Self::builder(url).connect().await
     }
 
@@ -574,8 +575,8 @@ impl Client {
     /// let client = tenure::Client::builder("redis://127.0.0.1").namespace("ml").connect().await?;
     /// # Ok(()) }
     /// ```
-    pub fn builder(url: impl Into<String>) -> ClientBuilder {
-        ClientBuilder::at(url)
+    pub fn builder(url: impl AsRef<str>) -> ClientBuilder {
+        ClientBuilder::at(url.as_ref())
     }
 }
 

@@ -83,7 +83,7 @@ pub use primitives::{
     params::{ParamValue, Params},
     pool::{
         LockPool, PoolLease,
-        members::{Member, PoolHealth},
+        members::{PoolHealth, ResourceView},
     },
     reentrant_lock::{ReentrantLease, ReentrantLock},
     register::{Compare, Expiry, Outcome, Register, RegisterValue},

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tenure::{
     Client, ClientBuilder, Compare, Condvar, Control, Error, Expiry, Identity, KeyedLease, KeyedLock, Kind,
-    Lease, LeaseSet, LeaseState, Lock, LockPool, LockSet, LockStatus, Member, ObjectRef, Options, Outcome,
+    Lease, LeaseSet, LeaseState, Lock, LockPool, LockSet, LockStatus, ObjectRef, Options, Outcome,
     ParamValue, Params, Permits, PoolHealth, PoolLease, ReentrantLease, ReentrantLock, Register,
-    RegisterValue, ResourceState, RwLock, Semaphore, WriteLease, control,
+    RegisterValue, ResourceState, ResourceView, RwLock, Semaphore, WriteLease, control,
 };
 
 const fn value<T: Send + Sync + Unpin + 'static>() {}
@@ -77,7 +77,7 @@ const _: () = {
     handle::<Error>();
     handle::<LeaseState>();
     handle::<LockStatus>();
-    handle::<Member>();
+    handle::<ResourceView>();
     handle::<Permits>();
     handle::<PoolHealth>();
     handle::<ResourceState>();

@@ -203,7 +203,7 @@ async fn tls_is_named_as_the_schemes() {
         let refused = refusal(Client::builder(url));
         if cfg!(feature = "tls") {
             assert_eq!(refused, None, "{url}");
-            let (field, text) = refusal(Client::builder(&format!("{url}#insecure"))).unwrap();
+            let (field, text) = refusal(Client::builder(format!("{url}#insecure"))).unwrap();
             assert!(field == "url" && text.contains("#insecure"), "{text}");
             continue;
         }

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::Resource;
+use kube::Resource as _;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde::Deserialize;
 use serde_json::json;
 use tenure_crds::{
     Assessment, CommonStatus, Condition, ConditionReason, ConditionStatus, ConditionType, Generate, Holder,
     LeasePolicy, LockPool, LockPoolSpec, LockPoolStatus, MAX_HELD_BY, MAX_LISTED, MAX_MESSAGE, MAX_POD,
-    MAX_REASON, Order, PermitHolder, PoolResource, ResourceHolder, Semaphore, SemaphoreSpec, SemaphoreStatus,
+    MAX_REASON, Order, PermitHolder, Resource, ResourceHolder, Semaphore, SemaphoreSpec, SemaphoreStatus,
     Time, Waiter, merge,
 };
 use tenure_tests::{Context, ControlPlane, Result, ensure, eventually};
@@ -26,7 +26,7 @@ async fn the_samples_apply_and_get_the_defaults() -> Result {
     let pool = Api::<LockPool>::namespaced(client.clone(), &namespace)
         .get("gpu-seats")
         .await?;
-    let seat = |name: &str, host: &str| PoolResource {
+    let seat = |name: &str, host: &str| Resource {
         name: name.to_owned(),
         properties: BTreeMap::from([("host".to_owned(), host.to_owned())]),
         disabled: false,
@@ -141,7 +141,7 @@ fn pool(name: &str) -> LockPool {
 
 async fn report<K>(api: &Api<K>, object: &mut K, change: impl FnOnce(&mut K)) -> Result<K>
 where
-    K: Resource<DynamicType = ()> + Clone + serde::Serialize + for<'de> Deserialize<'de> + std::fmt::Debug,
+    K: kube::Resource<DynamicType = ()> + Clone + serde::Serialize + for<'de> Deserialize<'de> + std::fmt::Debug,
 {
     change(object);
     let name = object.meta().name.clone().context("no name")?;

@@ -28,7 +28,7 @@ const PIECE: usize = 400;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Member {
+pub struct ResourceView {
     /// Its name.
     pub name: String,
     /// Its properties.
@@ -88,7 +88,7 @@ impl LockPool {
     /// println!("{} resources", seats.list().await?.len());
     /// # Ok(()) }
     /// ```
-    pub async fn list(&self) -> Result<Vec<Member>, Error> {
+    pub async fn list(&self) -> Result<Vec<ResourceView>, Error> {
         let mut members = BTreeMap::new();
         let mut cursor = "0".to_owned();
         loop {
@@ -282,7 +282,7 @@ impl LockPool {
         changed.map_err(|error| refusal::named(error, &target.object, 0))
     }
 
-    async fn page(&self, cursor: &str) -> Result<(String, Vec<Member>), Error> {
+    async fn page(&self, cursor: &str) -> Result<(String, Vec<ResourceView>), Error> {
         let list = List { cursor, count: PIECE };
         let (cursor, entries) = self.call(&list, &self.handle.target.keys).await?;
         let member = |entry: Entry| {
@@ -290,7 +290,7 @@ impl LockPool {
                 ResourceState::Damaged => BTreeMap::new(),
                 _ => read_properties(&entry.properties)?,
             };
-            Ok(Member {
+            Ok(ResourceView {
                 name: entry.name,
                 properties,
                 state: entry.state,
