@@ -1,6 +1,6 @@
 -- acquire: takes a lease, or a queue entry, or neither.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
+-- ARGV  run id, controller's channel, kind, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
 --       be declared; else the permits of an object that its first user makes), life of the queue entry in ms (0: do not wait), client's
 --       channel, holder JSON; and unless they all are 0, 0, "-", 0, "" and 0: grace ms, priority, selector (of a
 --       pool's resources: see lua/lib/object.lua), takeover (1: take it from its holders), why (a text for
@@ -17,16 +17,16 @@
 -- A repeated token gets the outcome of the first call: its lease, or its queue entry.
 -- O(log n) in the leases and waiters of the object; a selector of properties looks at up to 500 of the
 -- free resources, and the next call continues from there.
-local permits, lease, first_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
+local permits, lease, first_limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8])
 
 -- The fast lane, before the functions of lua/lib are created: an ordinary request for an object that does not exist, which its
 -- first user makes. The lease is the one that `grant` would make; it lies in obj alone until another client comes (see `unfold`).
-if #ARGV == 10 and string.sub(ARGV[2], 1, 2) == '1@' and permits <= first_limit and lease > 0 and ARGV[6] == '0' then
+if #ARGV == 11 and string.sub(ARGV[2], 1, 2) == '1@' and permits <= first_limit and lease > 0 and ARGV[7] == '0' then
   local clock = redis.call('TIME')
   local fence = clock[1] * 1000000 + clock[2]
   local now = math.floor(fence / 1000)
   local ends = now + lease
-  local alone = string.format('v1 %d %d %s', ends, fence, table.concat(ARGV, ' ', 3))
+  local alone = string.format('v1 %d %d %s', ends, fence, table.concat(ARGV, ' ', 4))
   if redis.call('SET', KEYS[1], alone, 'NX', 'PX', lease * 2 + 1000) then
     return { 'granted', fence, now, ends, lease, now, 0, permits }
   end
@@ -37,10 +37,10 @@ end
 ---- include lib/waiting.lua
 ---- include lib/close.lua
 
-local token, max_hold, ttl = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[8])
-local grace, priority = tonumber(ARGV[11] or 0), tonumber(ARGV[12] or 0)
-local selector, takeover, why, seen = ARGV[13] or '-', ARGV[14] == '1', ARGV[15], tonumber(ARGV[16] or 0)
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+local token, max_hold, ttl = ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[9])
+local grace, priority = tonumber(ARGV[12] or 0), tonumber(ARGV[13] or 0)
+local selector, takeover, why, seen = ARGV[14] or '-', ARGV[15] == '1', ARGV[16], tonumber(ARGV[17] or 0)
+local object = open(0, ARGV[3], { token })
 local is_new = not object.exists
 
 if seen > 0 then outdated(object, seen) end
@@ -97,9 +97,9 @@ else
     max_hold = max_hold,
     grace = grace,
     since = now,
-    channel = ARGV[9],
+    channel = ARGV[10],
     names = selector,
-    holder = ARGV[10],
+    holder = ARGV[11],
   }
   if takeover then
     for _, other in ipairs(call('ZRANGE', object.holders, 0, -1)) do

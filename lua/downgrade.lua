@@ -8,7 +8,7 @@
 ---- include lib/settle.lua
 ---- include lib/close.lua
 local token, permits = ARGV[3], tonumber(ARGV[4])
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+local object = open(0, 'rwlock', { token })
 settle(object)
 local held = object.values[token] and call('ZSCORE', object.holders, token)
 if held then

@@ -8,7 +8,7 @@
 -- twice. O(how many).
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local object = open(0, #KEYS, ARGV[1], ARGV[2])
+local object = open(0, 'pool')
 settle(object)
 local cursor, found
 if string.sub(ARGV[3], 1, 1) == '=' then

@@ -14,7 +14,7 @@
 ---- include lib/settle.lua
 ---- include lib/close.lua
 local how, count = ARGV[3], tonumber(ARGV[5])
-local object = open(0, 7, ARGV[1], ARGV[2])
+local object = open(0, 'pool')
 local staged, staged_free = KEYS[8], KEYS[9]
 if object.declared then return redis.error_reply('DECLARED ' .. object_name(object)) end
 

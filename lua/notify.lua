@@ -8,7 +8,7 @@
 ---- include lib/settle.lua
 ---- include lib/close.lua
 local PIECE = 50
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { ARGV[3] })
+local object = open(0, 'lock', { ARGV[3] })
 settle(object)
 if not (object.values[ARGV[3]] and call('ZSCORE', object.holders, ARGV[3])) then
   close(object)

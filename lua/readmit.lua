@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- readmit: readmits a holder, under its old fencing token, while its object recovers from a loss of data.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, token, fence, permits, lease ms, max hold ms, since ms, channel,
+-- ARGV  run id, controller's channel, kind, token, fence, permits, lease ms, max hold ms, since ms, channel,
 --       resources joined by commas (or "-"), holder JSON, grace ms
 -- Reply held now expires, or gone now
 -- If an old snapshot has given a resource to another holder, the larger fencing token wins. Permits have no names: all holders
@@ -16,19 +16,19 @@
 ---- include lib/lease.lua
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local token, fence = ARGV[3], tonumber(ARGV[4])
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
-local lease, max_hold = bounded(object, tonumber(ARGV[6]), tonumber(ARGV[7]))
+local token, fence = ARGV[4], tonumber(ARGV[5])
+local object = open(0, ARGV[3], { token })
+local lease, max_hold = bounded(object, tonumber(ARGV[7]), tonumber(ARGV[8]))
 local entry = {
-  permits = tonumber(ARGV[5]),
+  permits = tonumber(ARGV[6]),
   lease = lease,
   ttl = 0,
   max_hold = max_hold,
-  grace = tonumber(ARGV[12]),
-  since = tonumber(ARGV[8]),
-  channel = ARGV[9],
-  names = ARGV[10],
-  holder = ARGV[11],
+  grace = tonumber(ARGV[13]),
+  since = tonumber(ARGV[9]),
+  channel = ARGV[10],
+  names = ARGV[11],
+  holder = ARGV[12],
 }
 settle(object)
 

@@ -9,7 +9,7 @@
 ---- include lib/waiting.lua
 ---- include lib/close.lua
 local token = ARGV[3]
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+local object = open(0, 'lock', { token })
 settle(object)
 local reply = 'gone'
 if object.values[token] then

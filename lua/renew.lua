@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- renew: renews many leases and queue entries of one client, over many objects, in one command.
 -- KEYS  the keys of each object, one after the other
--- ARGV  run id, controller's channel, then for each object: how many keys, how many tokens, token... A number of
+-- ARGV  run id, controller's channel, then for each object: its kind, how many tokens, token... A number of
 --       tokens may be followed by ">" and the newest fencing token that the client has seen of that object, as a declared
 --       one: data that has not granted it yet is not current, and recovers
 -- Reply now, then for each token four values, the last of which is the newest fencing token of a declared object, or 0:
@@ -17,17 +17,19 @@
 -- The arguments of each object of the call, and the position of its outcomes in the reply.
 local VALUES = 4 -- of each token in the reply
 local reply, groups = { 0 }, {}
+-- As in lua/lib/object.lua, for which this script may be too early.
+local WIDTH = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
 do
   local key, arg, last = 0, 3, 1
   while arg <= #ARGV do
-    local width, count, seen = tonumber(ARGV[arg]), string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
+    local kind, count, seen = ARGV[arg], string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
     count = tonumber(count)
-    groups[#groups + 1] =
-      { key = key, width = width, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
+    if not WIDTH[kind] then return redis.error_reply('ERR unknown kind of object ' .. kind) end
+    groups[#groups + 1] = { key = key, kind = kind, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
     for i = last + 1, last + VALUES * count do
       reply[i] = 0
     end
-    key, arg, last = key + width, arg + 2 + count, last + VALUES * count
+    key, arg, last = key + WIDTH[kind], arg + 2 + count, last + VALUES * count
   end
 end
 
@@ -51,7 +53,7 @@ end
 
 local function renew_place(group, at)
   local obj, queue, expiry, token = KEYS[group.key + 1], KEYS[group.key + 3], KEYS[group.key + 4], ARGV[group.arg]
-  if group.width == 7 or ask('ZRANK', queue, token) ~= 0 then return false end
+  if group.kind == 'pool' or ask('ZRANK', queue, token) ~= 0 then return false end
   local got = ask(
     'HMGET',
     obj,
@@ -111,7 +113,7 @@ local function renew(group)
   for i = group.arg, group.arg + group.count - 1 do
     tokens[#tokens + 1] = ARGV[i]
   end
-  local object = open(group.key, group.width, ARGV[1], ARGV[2], tokens)
+  local object = open(group.key, group.kind, tokens)
   if group.seen then outdated(object, group.seen) end
   settle(object)
   if not object.exists then missing(object) end

@@ -12,7 +12,7 @@
 ---- include lib/waiting.lua
 ---- include lib/close.lua
 local lease, token = ARGV[3], ARGV[4]
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { lease, token })
+local object = open(0, 'lock', { lease, token })
 settle(object)
 local value, reply = object.values[token], nil
 local fence = value and call('ZSCORE', object.holders, token)

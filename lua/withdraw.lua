@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- withdraw: withdraws a declared object. The controller's script.
 -- KEYS  obj holders queue expiry [resources free selectors]
--- ARGV  run id, controller's channel, how, keep ms
+-- ARGV  run id, controller's channel, kind, how, keep ms
 --       drain   waiters are refused, nothing new is granted, the keys are removed with the last lease, except for a mark that
 --               this was so, for a day or until it is withdrawn again
 --       delete  holders and waiters are notified, the keys are removed now
@@ -11,16 +11,16 @@
 -- Safe to repeat. O(log n) for each token that is ended, of which one call does not end many.
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local object = open(0, #KEYS, ARGV[1], ARGV[2])
+local object = open(0, ARGV[3])
 if not object.exists then
   call('UNLINK', object.obj)
   return false
 end
 settle(object)
-local how = ARGV[3]
+local how = ARGV[4]
 
 if how == 'retain' then
-  object.retained = now + tonumber(ARGV[4])
+  object.retained = now + tonumber(ARGV[5])
   call('HSET', object.obj, 'retained', int(object.retained))
   close(object)
   return false

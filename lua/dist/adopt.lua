@@ -1,6 +1,6 @@
 -- adopt: moves a detached lease to the adopter's own token, and renews it.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, secret (its SHA-1 begins with the old token), the adopter's token, its channel, holder
+-- ARGV  run id, controller's channel, kind, secret (its SHA-1 begins with the old token), the adopter's token, its channel, holder
 --       JSON, why (a text for the old token's client, which is notified of the loss)
 -- Reply adopted max_hold grace fence now expires lease since declared permits [resource properties]...
 --       gone now: no lease has the secret's token (any more), or the object recovers from a loss of data
@@ -71,7 +71,10 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, width, run, events, tokens, alone)
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+local function open(at, kind, tokens, alone)
+  local width = WIDTHS[kind]
+  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
@@ -100,15 +103,15 @@ local function open(at, width, run, events, tokens, alone)
     holders = KEYS[at + 2],
     queue = KEYS[at + 3],
     expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5],
+    waits = kind == 'lock' and KEYS[at + 5],
     resources = KEYS[at + 5],
     free = KEYS[at + 6],
     selectors = KEYS[at + 7],
     at = at,
     width = width,
-    pool = width == 7,
-    here = run,
-    events = events,
+    pool = kind == 'pool',
+    here = ARGV[1],
+    events = ARGV[2],
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -1071,8 +1074,8 @@ local function close(object)
     publish(object.events, { 'changed', object_name(object) })
   end
 end
-local old, token = string.sub(redis.sha1hex(ARGV[3]), 1, 32), ARGV[4]
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { token, old })
+local old, token = string.sub(redis.sha1hex(ARGV[4]), 1, 32), ARGV[5]
+local object = open(0, ARGV[3], { token, old })
 settle(object)
 local entry, fence
 if object.values[token] then
@@ -1080,13 +1083,13 @@ if object.values[token] then
 elseif object.values[old] and not recovering(object) then
   entry, fence = own_entry(object, old), call('ZSCORE', object.holders, old)
   if fence then
-    if entry.channel ~= '-' then publish(entry.channel, { 'lost', old, 'adopted', ARGV[7] }) end
+    if entry.channel ~= '-' then publish(entry.channel, { 'lost', old, 'adopted', ARGV[8] }) end
     object.values[old] = nil
     call('HDEL', object.obj, 't:' .. old)
     call('ZREM', object.holders, old)
     call('ZREM', object.expiry, old)
     entry.lease = bounded(object, entry.lease, 0)
-    entry.channel, entry.holder, entry.since = ARGV[5], ARGV[6], math.min(entry.since, now)
+    entry.channel, entry.holder, entry.since = ARGV[6], ARGV[7], math.min(entry.since, now)
     -- The client that has detached the lease had woken up with it: the notification was received.
     if string.sub(entry.names, 1, 1) == '@' then entry.names = '-' end
     object.changed = true

@@ -1,6 +1,6 @@
 -- declare: makes a declared object, or changes it. The controller's script; it ends no lease.
 -- KEYS  obj holders queue expiry [resources free selectors]
--- ARGV  run id, controller's channel, digest, floor (every later fencing token is larger), recovery (0: the object has
+-- ARGV  run id, controller's channel, kind, digest, floor (every later fencing token is larger), recovery (0: the object has
 --       never been declared before; else the longest lease that may be running, in ms), lease ms, max hold ms (0: none),
 --       limit (permits, or resources in service), life, newest (the run id and the newest fencing token of the observation that
 --       it was planned for; or "" and 0);
@@ -76,7 +76,10 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, width, run, events, tokens, alone)
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+local function open(at, kind, tokens, alone)
+  local width = WIDTHS[kind]
+  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
@@ -105,15 +108,15 @@ local function open(at, width, run, events, tokens, alone)
     holders = KEYS[at + 2],
     queue = KEYS[at + 3],
     expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5],
+    waits = kind == 'lock' and KEYS[at + 5],
     resources = KEYS[at + 5],
     free = KEYS[at + 6],
     selectors = KEYS[at + 7],
     at = at,
     width = width,
-    pool = width == 7,
-    here = run,
-    events = events,
+    pool = kind == 'pool',
+    here = ARGV[1],
+    events = ARGV[2],
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -1076,10 +1079,10 @@ local function close(object)
     publish(object.events, { 'changed', object_name(object) })
   end
 end
-local object = open(0, #KEYS, ARGV[1], ARGV[2])
-local floor, recovery, lease = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local object = open(0, ARGV[3])
+local floor, recovery, lease = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
-local life, newest = ARGV[9] or '', tonumber(ARGV[10] or 0)
+local life, newest = ARGV[10] or '', tonumber(ARGV[11] or 0)
 if life ~= '' and (life ~= object.here or object.last < newest) then
   return redis.error_reply('OTHERLIFE ' .. object_name(object))
 end
@@ -1096,11 +1099,11 @@ if lost then
     call('HDEL', object.obj, 'beside')
   end
 end
-object.shrunk = object.exists and tonumber(ARGV[8]) < object.limit
-object.exists, object.declared, object.run, object.changed = true, ARGV[3], object.here, true
+object.shrunk = object.exists and tonumber(ARGV[9]) < object.limit
+object.exists, object.declared, object.run, object.changed = true, ARGV[4], object.here, true
 object.draining, object.kept, object.retained = nil, nil, nil
 object.lease, object.max_hold, object.limit, object.last =
-  lease, tonumber(ARGV[7]), tonumber(ARGV[8]), math.max(object.last, floor)
+  lease, tonumber(ARGV[8]), tonumber(ARGV[9]), math.max(object.last, floor)
 for _, key in ipairs(KEYS) do
   call('PERSIST', key)
 end
@@ -1164,12 +1167,12 @@ local function named(from)
 end
 
 if object.pool then
-  object.order = ARGV[11]
+  object.order = ARGV[12]
   call('HSET', object.obj, 'order', object.order)
-  if ARGV[12] ~= '' then
-    generated(ARGV[12], tonumber(ARGV[13]))
+  if ARGV[13] ~= '' then
+    generated(ARGV[13], tonumber(ARGV[14]))
   else
-    named(14)
+    named(15)
   end
 end
 settle(object)

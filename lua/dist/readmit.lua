@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- readmit: readmits a holder, under its old fencing token, while its object recovers from a loss of data.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, token, fence, permits, lease ms, max hold ms, since ms, channel,
+-- ARGV  run id, controller's channel, kind, token, fence, permits, lease ms, max hold ms, since ms, channel,
 --       resources joined by commas (or "-"), holder JSON, grace ms
 -- Reply held now expires, or gone now
 -- If an old snapshot has given a resource to another holder, the larger fencing token wins. Permits have no names: all holders
@@ -75,7 +75,10 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, width, run, events, tokens, alone)
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+local function open(at, kind, tokens, alone)
+  local width = WIDTHS[kind]
+  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
@@ -104,15 +107,15 @@ local function open(at, width, run, events, tokens, alone)
     holders = KEYS[at + 2],
     queue = KEYS[at + 3],
     expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5],
+    waits = kind == 'lock' and KEYS[at + 5],
     resources = KEYS[at + 5],
     free = KEYS[at + 6],
     selectors = KEYS[at + 7],
     at = at,
     width = width,
-    pool = width == 7,
-    here = run,
-    events = events,
+    pool = kind == 'pool',
+    here = ARGV[1],
+    events = ARGV[2],
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -1075,19 +1078,19 @@ local function close(object)
     publish(object.events, { 'changed', object_name(object) })
   end
 end
-local token, fence = ARGV[3], tonumber(ARGV[4])
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
-local lease, max_hold = bounded(object, tonumber(ARGV[6]), tonumber(ARGV[7]))
+local token, fence = ARGV[4], tonumber(ARGV[5])
+local object = open(0, ARGV[3], { token })
+local lease, max_hold = bounded(object, tonumber(ARGV[7]), tonumber(ARGV[8]))
 local entry = {
-  permits = tonumber(ARGV[5]),
+  permits = tonumber(ARGV[6]),
   lease = lease,
   ttl = 0,
   max_hold = max_hold,
-  grace = tonumber(ARGV[12]),
-  since = tonumber(ARGV[8]),
-  channel = ARGV[9],
-  names = ARGV[10],
-  holder = ARGV[11],
+  grace = tonumber(ARGV[13]),
+  since = tonumber(ARGV[9]),
+  channel = ARGV[10],
+  names = ARGV[11],
+  holder = ARGV[12],
 }
 settle(object)
 

@@ -66,7 +66,10 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, width, run, events, tokens, alone)
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+local function open(at, kind, tokens, alone)
+  local width = WIDTHS[kind]
+  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
@@ -95,15 +98,15 @@ local function open(at, width, run, events, tokens, alone)
     holders = KEYS[at + 2],
     queue = KEYS[at + 3],
     expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5],
+    waits = kind == 'lock' and KEYS[at + 5],
     resources = KEYS[at + 5],
     free = KEYS[at + 6],
     selectors = KEYS[at + 7],
     at = at,
     width = width,
-    pool = width == 7,
-    here = run,
-    events = events,
+    pool = kind == 'pool',
+    here = ARGV[1],
+    events = ARGV[2],
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -1106,7 +1109,7 @@ local function close(object)
   end
 end
 local token = ARGV[3]
-local object = open(0, #KEYS, ARGV[1], ARGV[2], { token })
+local object = open(0, 'lock', { token })
 settle(object)
 local reply = 'gone'
 if object.values[token] then

@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
 -- release: ends leases and queue entries of the caller, and grants the freed permits.
 -- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, how ("owner": by the owner; "dropped": by its client, because no caller has taken it up;
+-- ARGV  run id, controller's channel, kind, how ("owner": by the owner; "dropped": by its client, because no caller has taken it up;
 --       "reclaimed": by another client, and the owner is notified), why (a text for the notified owner), token...
 -- Reply for each token: released (it was held), left (it was waiting), gone (neither)
 -- Safe to repeat. O(log n) a token.
 
 -- The fast lane, before the functions of lua/lib are created: the lease lies in obj alone (see `unfold`), so that there is no waiter.
 local alone
-if ARGV[3] == 'owner' and #ARGV == 5 and string.sub(ARGV[2], 1, 2) == '1@' then
+if ARGV[4] == 'owner' and #ARGV == 6 and string.sub(ARGV[2], 1, 2) == '1@' then
   alone = redis.call('MGET', KEYS[1])[1]
   local ends, token = string.match(alone or '', '^v1 (%d+) %d+ (%S+)')
-  if token == ARGV[5] then
+  if token == ARGV[6] then
     local clock = redis.call('TIME')
     if tonumber(ends) > math.floor(clock[1] * 1000 + clock[2] / 1000) then
       redis.call('UNLINK', KEYS[1])
@@ -82,7 +82,10 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, width, run, events, tokens, alone)
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+local function open(at, kind, tokens, alone)
+  local width = WIDTHS[kind]
+  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
@@ -111,15 +114,15 @@ local function open(at, width, run, events, tokens, alone)
     holders = KEYS[at + 2],
     queue = KEYS[at + 3],
     expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5],
+    waits = kind == 'lock' and KEYS[at + 5],
     resources = KEYS[at + 5],
     free = KEYS[at + 6],
     selectors = KEYS[at + 7],
     at = at,
     width = width,
-    pool = width == 7,
-    here = run,
-    events = events,
+    pool = kind == 'pool',
+    here = ARGV[1],
+    events = ARGV[2],
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -1083,16 +1086,16 @@ local function close(object)
   end
 end
 
-local how, why = ARGV[3], ARGV[4]
+local how, why = ARGV[4], ARGV[5]
 if how ~= 'owner' and how ~= 'dropped' and how ~= 'reclaimed' then
   return redis.error_reply('ERR release: how is owner, dropped or reclaimed')
 end
 if how == 'owner' then how = nil end
 local tokens = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   tokens[#tokens + 1] = ARGV[i]
 end
-local object = open(0, #KEYS, ARGV[1], ARGV[2], tokens, alone)
+local object = open(0, ARGV[3], tokens, alone)
 
 -- A lease that has run out is not released any more: its successor may hold already. One whose end is gone, by an eviction,
 -- has not.

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- withdraw: withdraws a declared object. The controller's script.
 -- KEYS  obj holders queue expiry [resources free selectors]
--- ARGV  run id, controller's channel, how, keep ms
+-- ARGV  run id, controller's channel, kind, how, keep ms
 --       drain   waiters are refused, nothing new is granted, the keys are removed with the last lease, except for a mark that
 --               this was so, for a day or until it is withdrawn again
 --       delete  holders and waiters are notified, the keys are removed now
@@ -71,7 +71,10 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, width, run, events, tokens, alone)
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+local function open(at, kind, tokens, alone)
+  local width = WIDTHS[kind]
+  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
@@ -100,15 +103,15 @@ local function open(at, width, run, events, tokens, alone)
     holders = KEYS[at + 2],
     queue = KEYS[at + 3],
     expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5],
+    waits = kind == 'lock' and KEYS[at + 5],
     resources = KEYS[at + 5],
     free = KEYS[at + 6],
     selectors = KEYS[at + 7],
     at = at,
     width = width,
-    pool = width == 7,
-    here = run,
-    events = events,
+    pool = kind == 'pool',
+    here = ARGV[1],
+    events = ARGV[2],
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -1071,16 +1074,16 @@ local function close(object)
     publish(object.events, { 'changed', object_name(object) })
   end
 end
-local object = open(0, #KEYS, ARGV[1], ARGV[2])
+local object = open(0, ARGV[3])
 if not object.exists then
   call('UNLINK', object.obj)
   return false
 end
 settle(object)
-local how = ARGV[3]
+local how = ARGV[4]
 
 if how == 'retain' then
-  object.retained = now + tonumber(ARGV[4])
+  object.retained = now + tonumber(ARGV[5])
   call('HSET', object.obj, 'retained', int(object.retained))
   close(object)
   return false

@@ -80,11 +80,15 @@ local function counter(obj, field, text, default)
   return tonumber(text)
 end
 
--- Reads the object whose keys begin at KEYS[at + 1], and the values of the tokens, in one command; what only declared
+-- The number of keys of an object, by its kind.
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+
+-- Reads the object of a kind whose keys begin at KEYS[at + 1], and the values of the tokens, in one command; what only declared
 -- objects and pools that programs keep have, in a second one.
--- `run` is the id of the server process that the caller talks to, `events` the controller's channel. `alone` is the lease
--- that lies in obj alone, or false; nil where the caller has not looked.
-local function open(at, width, run, events, tokens, alone)
+-- `alone` is the lease that lies in obj alone, or false; nil where the caller has not looked.
+local function open(at, kind, tokens, alone)
+  local width = WIDTHS[kind]
+  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
   -- A long list is left to be found one by one: Lua's stack bounds what a command can be given at once.
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
@@ -114,15 +118,15 @@ local function open(at, width, run, events, tokens, alone)
     holders = KEYS[at + 2],
     queue = KEYS[at + 3],
     expiry = KEYS[at + 4],
-    waits = width == 5 and KEYS[at + 5],
+    waits = kind == 'lock' and KEYS[at + 5],
     resources = KEYS[at + 5],
     free = KEYS[at + 6],
     selectors = KEYS[at + 7],
     at = at,
     width = width,
-    pool = width == 7,
-    here = run,
-    events = events,
+    pool = kind == 'pool',
+    here = ARGV[1],
+    events = ARGV[2],
     values = {},
     tokens = tokens or {},
     exists = false,

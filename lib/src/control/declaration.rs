@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::control::Life;
 use crate::{
-    Error,
+    Error, Kind,
     protocol::{
         calls::{Declare, Pool},
         name::LONGEST_NAME,
@@ -123,7 +123,7 @@ pub struct Resource {
 
 impl Declaration {
     /// As the script wants it, planned for this life of the server's data, or for any.
-    pub(super) fn call<'a>(&'a self, life: Option<&'a Life>) -> Result<Declare<'a>, Error> {
+    pub(super) fn call<'a>(&'a self, kind: Kind, life: Option<&'a Life>) -> Result<Declare<'a>, Error> {
         // In a snapshot, no digest means that the object is not declared.
         if self.digest.is_empty() {
             let fix = "use anything that differs between two declarations";
@@ -180,6 +180,7 @@ impl Declaration {
         };
         let recovery = self.recovery.map(|longest| longest.max(self.lease));
         Ok(Declare {
+            kind,
             digest: &self.digest,
             floor: self.floor,
             recovery_ms: recovery.unwrap_or_default().as_millis(),

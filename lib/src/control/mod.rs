@@ -15,7 +15,7 @@ use crate::{
     lease::options,
     lease::session::Session,
     protocol::{
-        calls::{Call, Ending, Inspect, Observe, Release, Released, Withdraw, Withdrawn},
+        calls::{Call, Ending, Inspect, Observe, Release, Released, Removal, Withdraw, Withdrawn},
         refusal,
     },
     transport::later,
@@ -276,7 +276,7 @@ impl Control {
         declaration: &Declaration,
         life: Option<&Life>,
     ) -> Result<bool, Error> {
-        self.call(&declaration.call(life)?, object).await
+        self.call(&declaration.call(object.kind(), life)?, object).await
     }
 
     /// Returns the state of an object, with at most `head` holders and waiters; `None` when there is no such object.
@@ -334,6 +334,7 @@ impl Control {
     pub async fn inspect(&self, object: &ObjectRef, head: usize, floor: u64) -> Result<Observation, Error> {
         check_floor(floor)?;
         let inspect = Inspect {
+            kind: object.kind(),
             count: head.min(PAGE),
             floor,
         };
@@ -366,7 +367,12 @@ impl Control {
         count: usize,
         watch: bool,
     ) -> Result<Option<Snapshot>, Error> {
-        let observe = Observe { count, watch, skip };
+        let observe = Observe {
+            kind: object.kind(),
+            count,
+            watch,
+            skip,
+        };
         Ok(self.call(&observe, object).await?.map(Snapshot::of))
     }
 
@@ -386,9 +392,9 @@ impl Control {
     /// # Ok(()) }
     /// ```
     pub async fn withdraw(&self, object: &ObjectRef, how: Withdrawal) -> Result<u64, Error> {
-        let withdraw = match how {
-            Withdrawal::Drain => Withdraw::Drain,
-            Withdrawal::Delete => Withdraw::Delete,
+        let how = match how {
+            Withdrawal::Drain => Removal::Drain,
+            Withdrawal::Delete => Removal::Delete,
             Withdrawal::Retain { keep } if keep > LONGEST_KEPT => {
                 return Err(Error::invalid(
                     "keep",
@@ -396,10 +402,12 @@ impl Control {
                     "use at most ten years",
                 ));
             }
-            Withdrawal::Retain { keep } => Withdraw::Retain {
+            Withdrawal::Retain { keep } => Removal::Retain {
                 keep_ms: keep.as_millis(),
             },
         };
+        let kind = object.kind();
+        let withdraw = Withdraw { kind, how };
         loop {
             let Withdrawn { held, left } = self.call(&withdraw, object).await?;
             if left == 0 {
@@ -428,6 +436,7 @@ impl Control {
         let mut ended = 0;
         for piece in tokens.chunks(PIECE) {
             let release = Release {
+                kind: object.kind(),
                 how: Ending::Reclaimed(cause),
                 tokens: piece.iter().map(String::as_str).collect(),
             };

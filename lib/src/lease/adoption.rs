@@ -27,6 +27,7 @@ impl Handle {
         let link = &self.session.link;
         let token = claim.token.clone();
         let adopt = Adopt {
+            kind: self.target.object.kind(),
             secret: secret.reveal(),
             token: &token,
             channel: &self.session.channel,

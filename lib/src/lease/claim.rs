@@ -171,6 +171,7 @@ impl Claim {
             Wait::Forever => later(AGES),
         };
         let call = calls::Acquire {
+            kind: self.target.object.kind(),
             token: &self.token,
             permits: request.permits,
             lease_ms: request.lease_ms,
@@ -259,6 +260,7 @@ impl Claim {
         let session = self.session.clone();
         session.registry.forget(&self.token);
         let release = Release {
+            kind: self.target.object.kind(),
             how: Ending::Owner,
             tokens: vec![&self.token],
         };

@@ -357,6 +357,7 @@ impl Lease {
         let lost = self.check();
         let until = self.deadline();
         let release = Release {
+            kind: self.object().kind(),
             how: Ending::Owner,
             tokens: vec![&self.hold.token],
         };

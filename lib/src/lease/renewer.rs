@@ -99,7 +99,7 @@ pub(crate) async fn renew_one(
     let keys = &hold.target.keys;
     let renew = Renew {
         objects: vec![Object {
-            keys: keys.len(),
+            kind: hold.target.object.kind(),
             seen: hold.target.newest(),
             tokens: vec![&hold.token],
         }],
@@ -148,7 +148,7 @@ async fn renew(
         let object_keys = &items[0].target.keys;
         keys.extend_from_slice(object_keys);
         objects.push(Object {
-            keys: object_keys.len(),
+            kind: items[0].target.object.kind(),
             seen: items
                 .iter()
                 .map(|item| item.target.newest())
@@ -193,6 +193,7 @@ async fn renew(
 /// Redis has lost data and come back: the holder shows its fencing token and goes on.
 async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &Item, hold: &Hold) -> Action {
     let call = Readmit {
+        kind: item.target.object.kind(),
         token: &hold.token,
         fence: hold.grant.fence,
         permits: hold.request.permits,

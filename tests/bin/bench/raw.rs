@@ -72,6 +72,7 @@ impl Raw {
         let wanted = [
             &run,
             "1@tenure:events",
+            "lock",
             &token,
             "1",
             "30000",
@@ -82,8 +83,12 @@ impl Raw {
             holder,
         ];
         self.call(acquire, &keys, &wanted).await?;
-        self.call(release, &keys, &[&run, "1@tenure:events", "owner", "", &token])
-            .await
+        self.call(
+            release,
+            &keys,
+            &[&run, "1@tenure:events", "lock", "owner", "", &token],
+        )
+        .await
     }
 
     async fn call(&self, hash: &str, keys: &[String], args: &[&str]) -> Result {

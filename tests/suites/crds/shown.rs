@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::Resource as _;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde::Deserialize;
 use serde_json::json;
@@ -141,7 +140,11 @@ fn pool(name: &str) -> LockPool {
 
 async fn report<K>(api: &Api<K>, object: &mut K, change: impl FnOnce(&mut K)) -> Result<K>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + serde::Serialize + for<'de> Deserialize<'de> + std::fmt::Debug,
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + serde::Serialize
+        + for<'de> Deserialize<'de>
+        + std::fmt::Debug,
 {
     change(object);
     let name = object.meta().name.clone().context("no name")?;

@@ -37,6 +37,7 @@ async fn an_object_of_a_newer_version_is_named_with_the_side_to_upgrade_and_othe
             command.extend([
                 "run",
                 "2@tenure:events",
+                "lock",
                 token,
                 "1",
                 "60000",

@@ -46,13 +46,7 @@ impl Object {
     }
 
     fn call(&mut self, script: &'static Script, args: &[&str]) -> Value {
-        let before = [self.run, "1@tenure:events"];
-        let args = before.iter().chain(args).map(|&arg| arg.to_owned());
-        let call = Call {
-            script,
-            keys: self.keys.clone(),
-            args: args.collect(),
-        };
+        let call = Call::new(script, &self.keys, (self.run, 1), args);
         self.now_us += 1000;
         self.side.run(script, &call, self.now_us).0
     }

@@ -16,12 +16,7 @@ impl Crowd {
     fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
         let keys =
             ["obj", "holders", "queue", "expiry"].map(|part| format!("tenure:{{a/semaphore/x}}:{part}"));
-        let before = ["run", "1@tenure:events"];
-        let call = Call {
-            script,
-            keys: keys.to_vec(),
-            args: before.iter().chain(args).map(|&arg| arg.to_owned()).collect(),
-        };
+        let call = Call::new(script, &keys, ("run", 1), args);
         let (reply, _) = self.side.run(script, &call, self.now_us);
         // A list within the reply becomes an empty text here.
         let text = |value: &Value| redis::from_redis_value_ref(value).unwrap_or_default();
@@ -53,7 +48,7 @@ fn all_run_out() -> Crowd {
 #[test]
 fn what_has_run_out_cannot_be_renewed_before_it_is_ended() {
     let mut crowd = all_run_out();
-    assert_eq!(crowd.call(&script::RENEW, &["4", "1", "t199"])[1], "gone");
+    assert_eq!(crowd.call(&script::RENEW, &["semaphore", "1", "t199"])[1], "gone");
     let seen = crowd.call(&script::OBSERVE, &["0", "0"]);
     assert_ne!(seen[4], "0", "one call has ended all: this shows nothing");
     assert_eq!(seen[10], "1", "look again");
@@ -86,7 +81,7 @@ fn the_head_of_the_queue_is_told_to_come_at_once_until_all_is_ended() {
     let queued = crowd.acquire("all", "200", "10000");
     assert_eq!((queued[0].as_str(), queued[3].as_str()), ("queued", "0"));
     loop {
-        let renewed = crowd.call(&script::RENEW, &["4", "1", "all"]);
+        let renewed = crowd.call(&script::RENEW, &["semaphore", "1", "all"]);
         match renewed[1].as_str() {
             "held" => break,
             state => assert_eq!((state, renewed[3].as_str()), ("waiting", "0")),

@@ -29,12 +29,7 @@ impl Trial {
 
     /// The reply, each value of it as text.
     fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
-        let before = [self.run, "1@tenure:events"];
-        let call = Call {
-            script,
-            keys: self.keys.clone(),
-            args: before.iter().chain(args).map(|&arg| arg.to_owned()).collect(),
-        };
+        let call = Call::new(script, &self.keys, (self.run, 1), args);
         let (reply, _) = self.side.run(script, &call, self.now_us);
         let text = |value: Value| match value {
             Value::Int(n) => n.to_string(),
@@ -184,7 +179,7 @@ fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_ar
     // Live holders renew, and b's permit stays taken for as long as b would have held it.
     trial.now_us += 20_000_000;
     assert_eq!(trial.acquire("d", "0"), "queued");
-    let renewed = trial.call(&script::RENEW, &["4", "3", "a", "c", "d"]);
+    let renewed = trial.call(&script::RENEW, &["semaphore", "3", "a", "c", "d"]);
     assert_eq!(
         (&*renewed[1], &*renewed[5], &*renewed[9]),
         ("held", "held", "waiting")

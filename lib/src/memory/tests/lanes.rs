@@ -10,8 +10,8 @@ use crate::memory::tests::{Call, Keys, Side, objects};
 use crate::protocol::script::{self, Script};
 
 const LANES: [(&str, &str); 3] = [
-    ("acquire", "if #ARGV == 10 and "),
-    ("release", "if ARGV[3] == 'owner' and #ARGV == 5 and "),
+    ("acquire", "if #ARGV == 11 and "),
+    ("release", "if ARGV[4] == 'owner' and #ARGV == 6 and "),
     ("renew", "if string.sub(ARGV[2], 1, 2) == '1@' and #groups"),
 ];
 
@@ -44,7 +44,7 @@ fn call(random: &mut Rng, objects: &[Keys], last: &mut (usize, &'static str)) ->
     let (at, token) = on;
     let is_lock = at == 0;
     let mut keys = objects[at].clone();
-    let mut args = vec!["run", "1@tenure:events"];
+    let mut args = Vec::new();
     let script: &'static Script = match what {
         0..8 => {
             args.push(token);
@@ -90,7 +90,7 @@ fn call(random: &mut Rng, objects: &[Keys], last: &mut (usize, &'static str)) ->
                     1 => ("4", &all[..]),
                     _ => ("1", &one[..]),
                 };
-                args.extend([["5", "4"][at], count]);
+                args.extend([["lock", "semaphore"][at], count]);
                 args.extend(tokens);
             }
             &script::RENEW
@@ -127,11 +127,7 @@ fn call(random: &mut Rng, objects: &[Keys], last: &mut (usize, &'static str)) ->
             &script::OBSERVE
         }
     };
-    Call {
-        script,
-        keys,
-        args: args.into_iter().map(str::to_owned).collect(),
-    }
+    Call::new(script, &keys, ("run", 1), &args)
 }
 
 #[test]

@@ -65,12 +65,7 @@ impl Side {
         let before = lock(&self.database).store.clone();
         for keys in objects {
             self.check_ends(keys);
-            let args = ["run", "1@tenure:events", "0", "0"].map(str::to_owned).to_vec();
-            let look = Call {
-                script: &script::OBSERVE,
-                keys: keys.clone(),
-                args,
-            };
+            let look = Call::new(&script::OBSERVE, keys, ("run", 1), &["0", "0"]);
             self.run(look.script, &look, now_us);
         }
         let mut database = lock(&self.database);
@@ -114,6 +109,28 @@ struct Call {
     script: &'static Script,
     keys: Keys,
     args: Vec<String>,
+}
+
+impl Call {
+    /// A call with the arguments that stand before the script's own: the run id, the version and channel, and the kind of the
+    /// object, where the script takes it.
+    fn new(script: &'static Script, keys: &[String], (run, version): (&str, u32), args: &[&str]) -> Self {
+        let version = format!("{version}@tenure:events");
+        let mut all = vec![run, &version];
+        let name = script.name.split('-').next().unwrap();
+        let of_a_kind = [
+            "acquire", "adopt", "declare", "observe", "readmit", "release", "withdraw",
+        ];
+        if of_a_kind.contains(&name) {
+            all.push(keys[0].split('/').nth(1).unwrap());
+        }
+        all.extend(args);
+        Self {
+            script,
+            keys: keys.to_vec(),
+            args: all.into_iter().map(str::to_owned).collect(),
+        }
+    }
 }
 
 /// A lock, and a semaphore that its first user makes.

@@ -30,17 +30,7 @@ fn of_version(script: &Script, version: u32) -> &'static Script {
 }
 
 fn call(side: &mut Side, script: &'static Script, keys: &[String], version: u32, args: &[&str]) -> String {
-    let version = format!("{version}@tenure:events");
-    let args = ["run", &version]
-        .iter()
-        .chain(args)
-        .map(|&arg| arg.to_owned())
-        .collect();
-    let call = Call {
-        script,
-        keys: keys.to_vec(),
-        args,
-    };
+    let call = Call::new(script, keys, ("run", version), args);
     match side.run(script, &call, NOW).0 {
         Value::Array(values) => values
             .iter()
@@ -78,7 +68,7 @@ fn made_by(version: u32) -> (Side, [Keys; 2]) {
 fn what_a_newer_protocol_has_written_is_neither_read_nor_changed_and_the_side_to_upgrade_is_named() {
     let (mut side, objects) = made_by(PROTOCOL + 1);
     let before = lock(&side.database).store.dump();
-    for (keys, width) in objects.iter().zip(["5", "4"]) {
+    for (keys, kind) in objects.iter().zip(["lock", "semaphore"]) {
         let newer = format!("VERSION {} {} {PROTOCOL}", keys[0], PROTOCOL + 1);
         let calls: [(&'static Script, &[&str]); 9] = [
             (&script::ACQUIRE, &acquire("c", "30000")),
@@ -92,7 +82,7 @@ fn what_a_newer_protocol_has_written_is_neither_read_nor_changed_and_the_side_to
             ),
             (&script::RELEASE, &["owner", "", "a"]),
             (&script::WITHDRAW, &["delete", "0"]),
-            (&script::RENEW, &[width, "1", "a"]),
+            (&script::RENEW, &[kind, "1", "a"]),
         ];
         for (script, args) in calls {
             let reply = call(&mut side, script, keys, PROTOCOL, args);
@@ -120,7 +110,7 @@ fn in_a_renewal_of_many_objects_only_those_of_a_newer_protocol_fail() {
         &script::RENEW,
         &keys,
         PROTOCOL,
-        &["5", "1", "a", "5", "1", "b"],
+        &["lock", "1", "a", "lock", "1", "b"],
     );
     assert!(
         reply.contains(" failed VERSION ") && reply.contains(" held "),
@@ -188,8 +178,7 @@ fn what_was_written_before_there_were_versions_goes_on() {
             &acquire("b", "30000"),
         );
         assert!(reply.starts_with("queued"), "{reply}");
-        let width = keys.len().to_string();
-        let reply = call(&mut side, &script::RENEW, keys, PROTOCOL, &[&width, "1", "a"]);
+        let reply = call(&mut side, &script::RENEW, keys, PROTOCOL, &["lock", "1", "a"]);
         assert!(reply.contains(" held "), "{reply}");
         let reply = call(&mut side, &script::RELEASE, keys, PROTOCOL, &["owner", "", "a"]);
         assert_eq!(reply, "released");

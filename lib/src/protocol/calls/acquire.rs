@@ -5,10 +5,12 @@ use redis::Value;
 use crate::protocol::{
     calls::call::{Arguments, Call, flag, number, texts},
     message::Grant,
+    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Acquire<'a> {
+    pub(crate) kind: Kind,
     pub(crate) token: &'a str,
     pub(crate) permits: u64,
     /// 0: the declared one.
@@ -63,6 +65,7 @@ impl Call for Acquire<'_> {
 
     fn arguments(&self) -> Arguments<'_> {
         let mut arguments = vec![
+            self.kind.as_str().into(),
             self.token.into(),
             number(self.permits),
             number(self.lease_ms),
@@ -131,6 +134,7 @@ mod tests {
 
     fn ordinary() -> Acquire<'static> {
         Acquire {
+            kind: Kind::Lock,
             token: "token",
             permits: 2,
             lease_ms: 3,
@@ -149,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        let short = ["token", "2", "3", "4", "5", "6", "channel", "{}"];
+        let short = ["lock", "token", "2", "3", "4", "5", "6", "channel", "{}"];
         assert_eq!(ordinary().arguments(), short);
         let special = Acquire {
             grace_ms: 7,

@@ -5,10 +5,12 @@ use redis::Value;
 use crate::protocol::{
     calls::call::{Arguments, Call, texts},
     message::Grant,
+    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Adopt<'a> {
+    pub(crate) kind: Kind,
     /// The secret of the lease's present token.
     pub(crate) secret: &'a str,
     /// The adopter's own token.
@@ -37,7 +39,8 @@ impl Call for Adopt<'_> {
     }
 
     fn arguments(&self) -> Arguments<'_> {
-        [self.secret, self.token, self.channel, self.holder, self.why]
+        let kind = self.kind.as_str();
+        [kind, self.secret, self.token, self.channel, self.holder, self.why]
             .map(Into::into)
             .to_vec()
     }
@@ -65,13 +68,17 @@ mod tests {
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
         let adopt = Adopt {
+            kind: Kind::Lock,
             secret: "secret",
             token: "token",
             channel: "channel",
             holder: "{}",
             why: "why",
         };
-        assert_eq!(adopt.arguments(), ["secret", "token", "channel", "{}", "why"]);
+        assert_eq!(
+            adopt.arguments(),
+            ["lock", "secret", "token", "channel", "{}", "why"]
+        );
     }
 
     #[test]

@@ -4,10 +4,12 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, number},
+    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Declare<'a> {
+    pub(crate) kind: Kind,
     pub(crate) digest: &'a str,
     /// Later fencing tokens are larger.
     pub(crate) floor: u64,
@@ -43,6 +45,7 @@ impl Call for Declare<'_> {
     fn arguments(&self) -> Arguments<'_> {
         let (run, newest) = self.life.unwrap_or_default();
         let mut arguments = vec![
+            self.kind.as_str().into(),
             self.digest.into(),
             number(self.floor),
             number(self.recovery_ms),
@@ -81,6 +84,7 @@ mod tests {
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
         let mut declare = Declare {
+            kind: Kind::Pool,
             digest: "digest",
             floor: 1,
             recovery_ms: 2,
@@ -90,7 +94,10 @@ mod tests {
             life: None,
             pool: None,
         };
-        assert_eq!(declare.arguments(), ["digest", "1", "2", "3", "4", "5", "", "0"]);
+        assert_eq!(
+            declare.arguments(),
+            ["pool", "digest", "1", "2", "3", "4", "5", "", "0"]
+        );
         declare.life = Some(("run", 6));
         declare.pool = Some(Pool {
             order: "Random",
@@ -98,7 +105,7 @@ mod tests {
             named: vec![("a", "1".to_owned()), ("b", "0{}".to_owned())],
         });
         let expected = [
-            "digest", "1", "2", "3", "4", "5", "run", "6", "Random", "", "0", "a", "1", "b", "0{}",
+            "pool", "digest", "1", "2", "3", "4", "5", "run", "6", "Random", "", "0", "a", "1", "b", "0{}",
         ];
         assert_eq!(declare.arguments(), expected);
     }

@@ -34,5 +34,5 @@ pub(crate) use self::{
     release::{Ending, Release, Released},
     renew::{Object, Renew, Renewals, Renewed},
     wait::Wait,
-    withdraw::{Withdraw, Withdrawn},
+    withdraw::{Removal, Withdraw, Withdrawn},
 };

@@ -4,11 +4,13 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, flag, number, value},
+    object::Kind,
     script::{self, Script},
 };
 
 /// Observes an object.
 pub(crate) struct Observe {
+    pub(crate) kind: Kind,
     /// The most holders, and the most waiters, to list.
     pub(crate) count: usize,
     /// The next change is published to the controller.
@@ -19,6 +21,7 @@ pub(crate) struct Observe {
 
 /// Observes an object before it is declared.
 pub(crate) struct Inspect {
+    pub(crate) kind: Kind,
     /// The most holders, and the most waiters, to list.
     pub(crate) count: usize,
     /// The floor of the fencing tokens that is kept outside of Redis.
@@ -82,7 +85,12 @@ impl Call for Observe {
     }
 
     fn arguments(&self) -> Arguments<'_> {
-        vec![number(self.count), flag(self.watch), number(self.skip)]
+        vec![
+            self.kind.as_str().into(),
+            number(self.count),
+            flag(self.watch),
+            number(self.skip),
+        ]
     }
 
     fn read(reply: &Value) -> Option<Self::Reply> {
@@ -102,6 +110,7 @@ impl Call for Inspect {
 
     fn arguments(&self) -> Arguments<'_> {
         vec![
+            self.kind.as_str().into(),
             number(self.count),
             flag(true),
             number(0),
@@ -189,13 +198,18 @@ mod tests {
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
         let observe = Observe {
+            kind: Kind::Pool,
             count: 1,
             watch: true,
             skip: 2,
         };
-        assert_eq!(observe.arguments(), ["1", "1", "2"]);
-        let inspect = Inspect { count: 1, floor: 2 };
-        assert_eq!(inspect.arguments(), ["1", "1", "0", "1", "2"]);
+        assert_eq!(observe.arguments(), ["pool", "1", "1", "2"]);
+        let inspect = Inspect {
+            kind: Kind::Pool,
+            count: 1,
+            floor: 2,
+        };
+        assert_eq!(inspect.arguments(), ["pool", "1", "1", "0", "1", "2"]);
     }
 
     #[test]

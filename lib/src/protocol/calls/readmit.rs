@@ -4,10 +4,12 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, number, texts},
+    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Readmit<'a> {
+    pub(crate) kind: Kind,
     pub(crate) token: &'a str,
     pub(crate) fence: u64,
     pub(crate) permits: u64,
@@ -44,6 +46,7 @@ impl Call for Readmit<'_> {
             self.resources.join(",")
         };
         vec![
+            self.kind.as_str().into(),
             self.token.into(),
             number(self.fence),
             number(self.permits),
@@ -82,6 +85,7 @@ mod tests {
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
         let mut readmit = Readmit {
+            kind: Kind::Pool,
             token: "token",
             fence: 1,
             permits: 2,
@@ -93,7 +97,11 @@ mod tests {
             holder: "{}",
             grace_ms: 6,
         };
-        let expected = |resources| ["token", "1", "2", "3", "4", "5", "channel", resources, "{}", "6"];
+        let expected = |resources| {
+            [
+                "pool", "token", "1", "2", "3", "4", "5", "channel", resources, "{}", "6",
+            ]
+        };
         assert_eq!(readmit.arguments(), expected("a,b"));
         readmit.resources.clear();
         assert_eq!(readmit.arguments(), expected("-"));

@@ -4,10 +4,12 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, texts},
+    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Release<'a> {
+    pub(crate) kind: Kind,
     pub(crate) how: Ending<'a>,
     pub(crate) tokens: Vec<&'a str>,
 }
@@ -45,7 +47,7 @@ impl Call for Release<'_> {
             Ending::Dropped => ("dropped", ""),
             Ending::Reclaimed(why) => ("reclaimed", why),
         };
-        let mut arguments = vec![how.into(), why.into()];
+        let mut arguments = vec![self.kind.as_str().into(), how.into(), why.into()];
         arguments.extend(self.tokens.iter().map(|token| (*token).into()));
         arguments
     }
@@ -77,10 +79,11 @@ mod tests {
             ),
         ] {
             let release = Release {
+                kind: Kind::Lock,
                 how,
                 tokens: vec!["a", "b"],
             };
-            assert_eq!(release.arguments(), [&words[..], &["a", "b"]].concat());
+            assert_eq!(release.arguments(), [&["lock"], &words[..], &["a", "b"]].concat());
         }
     }
 

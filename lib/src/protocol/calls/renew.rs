@@ -4,6 +4,7 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, number, value},
+    object::Kind,
     script::{self, Script},
 };
 
@@ -13,8 +14,7 @@ pub(crate) struct Renew<'a> {
 
 /// The tokens of one object of the call.
 pub(crate) struct Object<'a> {
-    /// The number of its keys.
-    pub(crate) keys: usize,
+    pub(crate) kind: Kind,
     /// The newest fencing token that was seen of the declared object, or 0.
     pub(crate) seen: u64,
     pub(crate) tokens: Vec<&'a str>,
@@ -64,7 +64,7 @@ impl Call for Renew<'_> {
         let mut arguments = Vec::with_capacity(2 * self.objects.len() + tokens);
         for object in &self.objects {
             let count = object.tokens.len();
-            arguments.push(number(object.keys));
+            arguments.push(object.kind.as_str().into());
             arguments.push(match object.seen {
                 0 => number(count),
                 seen => format!("{count}>{seen}").into(),
@@ -119,18 +119,18 @@ mod tests {
         let renew = Renew {
             objects: vec![
                 Object {
-                    keys: 5,
+                    kind: Kind::Lock,
                     seen: 0,
                     tokens: vec!["a"],
                 },
                 Object {
-                    keys: 7,
+                    kind: Kind::Pool,
                     seen: 9,
                     tokens: vec!["b", "c"],
                 },
             ],
         };
-        assert_eq!(renew.arguments(), ["5", "1", "a", "7", "2>9", "b", "c"]);
+        assert_eq!(renew.arguments(), ["lock", "1", "a", "pool", "2>9", "b", "c"]);
     }
 
     #[test]

@@ -4,11 +4,17 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, number, value},
+    object::Kind,
     script::{self, Script},
 };
 
+pub(crate) struct Withdraw {
+    pub(crate) kind: Kind,
+    pub(crate) how: Removal,
+}
+
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Withdraw {
+pub(crate) enum Removal {
     Drain,
     Delete,
     Retain { keep_ms: u128 },
@@ -30,12 +36,12 @@ impl Call for Withdraw {
     }
 
     fn arguments(&self) -> Arguments<'_> {
-        let (how, keep_ms) = match self {
-            Self::Drain => ("drain", 0),
-            Self::Delete => ("delete", 0),
-            Self::Retain { keep_ms } => ("retain", *keep_ms),
+        let (how, keep_ms) = match self.how {
+            Removal::Drain => ("drain", 0),
+            Removal::Delete => ("delete", 0),
+            Removal::Retain { keep_ms } => ("retain", keep_ms),
         };
-        vec![how.into(), number(keep_ms)]
+        vec![self.kind.as_str().into(), how.into(), number(keep_ms)]
     }
 
     fn read(reply: &Value) -> Option<Withdrawn> {
@@ -53,9 +59,17 @@ mod tests {
 
     #[test]
     fn the_arguments_and_each_reply() {
-        assert_eq!(Withdraw::Drain.arguments(), ["drain", "0"]);
-        assert_eq!(Withdraw::Delete.arguments(), ["delete", "0"]);
-        assert_eq!(Withdraw::Retain { keep_ms: 7 }.arguments(), ["retain", "7"]);
+        for (how, words) in [
+            (Removal::Drain, ["drain", "0"]),
+            (Removal::Delete, ["delete", "0"]),
+            (Removal::Retain { keep_ms: 7 }, ["retain", "7"]),
+        ] {
+            let kind = Kind::Pool;
+            assert_eq!(
+                Withdraw { kind, how }.arguments(),
+                [&["pool"], &words[..]].concat()
+            );
+        }
         let reply = Value::Array(vec![Value::Int(2), Value::Int(3)]);
         assert_eq!(Withdraw::read(&reply), Some(Withdrawn { held: 2, left: 3 }));
         assert_eq!(Withdraw::read(&Value::Nil), Some(Withdrawn { held: 0, left: 0 }));
