@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
 use tenure_crds::{ConditionReason, ConditionType, bounded};
 
-use crate::{kinds::StatusDraft, status::has_reason};
+use crate::{kinds::StatusDraft, plan::status::has_reason};
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// The API server takes no longer note, in bytes; a cut character is up to three of them.

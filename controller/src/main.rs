@@ -9,15 +9,13 @@
 //! | [`triggers`] | what makes it look at an object |
 //! | [`reconcile`] | one reconciliation of one object: the I/O, in order |
 //! | [`kinds`] | what it must know of a custom resource |
-//! | [`declare`] | the declarations in Redis, and fencing floors |
-//! | [`reclaim`] | which pods have ended |
-//! | [`withdraw`] | what becomes of the keys of a deleted object |
-//! | [`status`] | what is reported, and when it is news |
+//! | [`plan`] | its decisions: declaration, withdrawal, status |
+//! | [`ended_pods`] | which pods have ended |
 //! | [`tracker`] | how often an object is looked at |
 //! | [`events`] | events of an object |
 //! | [`telemetry`], [`http`] | the log, the metrics, the probes |
 //!
-//! `declare`, `withdraw` and `status` decide and do nothing; `reconcile` does and decides nothing.
+//! `plan` decides and does nothing; `reconcile` does and decides nothing.
 //!
 //! # What it must be allowed to do
 //! In every namespace that it watches, and nothing else:
@@ -36,18 +34,18 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod config;
-mod declare;
+mod ended_pods;
 mod events;
+#[cfg(test)]
+mod fixtures;
 mod http;
 mod kinds;
-mod reclaim;
+mod plan;
 mod reconcile;
 mod run;
-mod status;
 mod telemetry;
 mod tracker;
 mod triggers;
-mod withdraw;
 
 // The host may have a hundred cores of which the container gets one; two threads are plenty.
 #[tokio::main(worker_threads = 2)]

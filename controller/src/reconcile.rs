@@ -23,14 +23,16 @@ use tenure::{
 use tenure_crds::{DeletionPolicy, MAX_LISTED, ReclaimPolicy, whole_seconds};
 
 use crate::{
-    declare,
+    ended_pods::EndedPods,
     events::{self, ObjectEvent},
     kinds::{Declared, StatusDraft},
-    reclaim::EndedPods,
-    status::{self, BackendProblem, Outcome},
+    plan::{
+        declaration, digest,
+        status::{self, BackendProblem, Outcome},
+        withdrawal::{self, Left, Limits},
+    },
     telemetry::{Metrics, OfFailure, OfKind},
     tracker::ObjectTracker,
-    withdraw::{self, Left, Limits},
 };
 
 /// Keeps an object in the API server until its keys are gone.
@@ -219,13 +221,13 @@ impl<'a, K: Declared> Reconciliation<'a, K> {
     async fn keep_declared(&mut self) -> Result<Action, Failure> {
         let snapshot = self.declare().await?;
         let snapshot = self.reclaim(snapshot).await?.ok_or(Failure::Vanished)?;
-        let first_users = self.adopted.then(|| declare::seconds(snapshot.longest_lease));
+        let first_users = self.adopted.then(|| declaration::seconds(snapshot.longest_lease));
         let outcome = Outcome::Declared {
             snapshot: &snapshot,
             lease: self.object.lease(),
             asked_at: self.started,
             total: self.object.total(),
-            longest_lease: declare::longest_lease(
+            longest_lease: declaration::longest_lease(
                 self.report.common.lease_duration_seconds.max(first_users),
                 self.object.lease(),
                 self.context.tracker.in_force_for(&self.name, Instant::now()),
@@ -243,14 +245,14 @@ impl<'a, K: Declared> Reconciliation<'a, K> {
     async fn declare(&mut self) -> Result<Snapshot, Failure> {
         let control = &self.context.control;
         let (lease, capacity) = (self.object.lease(), self.object.capacity());
-        let digest = declare::digest(lease, &capacity);
+        let digest = digest::digest(lease, &capacity);
         let seen = self.inspect().await?;
-        let kept = declare::kept(&self.report, lease);
+        let kept = declaration::kept(&self.report, lease);
         let now = SystemTime::from(self.started);
         let Some(plan) = control::plan(kept.as_ref(), &seen, &digest, lease.lease_duration(), now) else {
             return seen.snapshot.ok_or(Failure::Vanished);
         };
-        let longest_lease = declare::seconds(plan.longest_lease);
+        let longest_lease = declaration::seconds(plan.longest_lease);
         let mut report = self.report.clone();
         report.common.fencing_floor = Some(plan.floor);
         report.common.fencing_floor_time = Some(whole_seconds(self.started));
@@ -340,17 +342,17 @@ impl<'a, K: Declared> Reconciliation<'a, K> {
     async fn clean_up(&mut self, deleted_at: Timestamp) -> Result<Action, Failure> {
         let (limits, policy) = (self.context.limits, self.object.lease().deletion_policy);
         let now = Timestamp::now();
-        let how = withdraw::how(policy, deleted_at, now, limits);
+        let how = withdrawal::how(policy, deleted_at, now, limits);
         match self.withdraw(policy, how).await {
             Ok(Left::Nothing) => {}
             Ok(Left::Unknown(wait)) => {
-                let until = withdraw::drained_by(deleted_at, limits).duration_since(now);
+                let until = withdrawal::drained_by(deleted_at, limits).duration_since(now);
                 return Ok(Action::requeue(
                     wait.min(Duration::try_from(until).unwrap_or_default()),
                 ));
             }
             Ok(Left::Held(snapshot)) => {
-                let until = withdraw::drained_by(deleted_at, limits);
+                let until = withdrawal::drained_by(deleted_at, limits);
                 self.write_outcome(
                     Outcome::Deleting {
                         snapshot: &snapshot,
@@ -366,10 +368,10 @@ impl<'a, K: Declared> Reconciliation<'a, K> {
             }
             Err(failure) => {
                 let since = self.context.tracker.failing_since(&self.name);
-                if !withdraw::give_up(deleted_at, since, now, limits) {
+                if !withdrawal::give_up(deleted_at, since, now, limits) {
                     return Err(failure);
                 }
-                let command = withdraw::command(&self.context.key_prefix, &self.name);
+                let command = withdrawal::command(&self.context.key_prefix, &self.name);
                 tracing::warn!(object = %self.name, error = %failure, command, "deleted without removing its keys from Redis; remove them with this command");
                 self.publish(&ObjectEvent::CleanupSkipped { command }).await;
             }
@@ -394,11 +396,11 @@ impl<'a, K: Declared> Reconciliation<'a, K> {
         self.reachable()?;
         let mut unknown_for = None;
         if how == Withdrawal::Drain
-            && let Some(kept) = declare::kept(&self.report, self.object.lease())
+            && let Some(kept) = declaration::kept(&self.report, self.object.lease())
             && !kept.knows(&self.inspect().await?)
         {
             let lost_for = self.context.tracker.lost_for(&self.name, Instant::now());
-            unknown_for = withdraw::unknown_for(lost_for, kept.longest_lease);
+            unknown_for = withdrawal::unknown_for(lost_for, kept.longest_lease);
         }
         let gone = || unknown_for.map_or(Left::Nothing, Left::Unknown);
         let timed_out = policy == DeletionPolicy::Drain && how == Withdrawal::Delete;
