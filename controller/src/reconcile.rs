@@ -230,7 +230,12 @@ impl<'a, K: Declared> Reconciliation<'a, K> {
             longest_lease: declaration::longest_lease(
                 self.report.common.lease_duration_seconds.max(first_users),
                 self.object.lease(),
-                self.context.tracker.in_force_for(&self.name, Instant::now()),
+                self.context.tracker.in_force_for(
+                    &self.name,
+                    snapshot.digest.as_deref(),
+                    self.report.common.fencing_floor,
+                    Instant::now(),
+                ),
             ),
         };
         self.write_outcome(outcome, Some(&snapshot)).await?;
