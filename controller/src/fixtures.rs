@@ -1,11 +1,20 @@
 //! Values that several tests need.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::LazyLock,
+    time::{Duration, SystemTime},
+};
 
 use jiff::Timestamp;
 use tenure::{
-    Identity,
-    control::{HolderView, Snapshot, WaiterView},
+    Identity, Kind, Memory, ObjectRef,
+    control::{Capacity, HolderView, Observation, Snapshot, WaiterView},
+};
+use tenure_crds::{LeasePolicy, whole_seconds};
+
+use crate::{
+    kinds::{Desired, StatusDraft},
+    plan::{Facts, finalizer::FINALIZER, withdrawal::Limits},
 };
 
 /// The length of a lease.
@@ -67,4 +76,54 @@ pub(crate) fn snapshot(now: i64, holders: Vec<HolderView>, waiters: Vec<WaiterVi
         holders,
         waiters,
     }
+}
+
+/// A semaphore of four permits with the finalizer, as its custom resource desires it.
+pub(crate) fn desired() -> Desired {
+    Desired {
+        name: ObjectRef::new(Kind::Semaphore, "ml", "callers").unwrap(),
+        generation: Some(3),
+        finalizers: vec![FINALIZER.to_owned()],
+        deleted_at: None,
+        lease: LeasePolicy::default(),
+        capacity: Capacity::Permits(4),
+        total: 4,
+    }
+}
+
+/// An observation of an object in a server that has no other one.
+pub(crate) fn observation(snapshot: Option<Snapshot>) -> Observation {
+    // Only the library makes an observation: of a twin in which there is nothing.
+    static NOTHING: LazyLock<Observation> = LazyLock::new(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async {
+            let client = Memory::new().client().connect().await.unwrap();
+            client.control().inspect(&desired().name, 0, 0).await.unwrap()
+        })
+    });
+    Observation {
+        snapshot,
+        ..NOTHING.clone()
+    }
+}
+
+/// The limits of a deletion: five minutes for draining, one for an unreachable Redis.
+pub(crate) const LIMITS: Limits = Limits {
+    drain: Duration::from_secs(300),
+    cleanup: Duration::from_secs(60),
+};
+
+/// The facts at the beginning of a reconciliation of [`desired`], which was declared before if `floor` is kept.
+pub(crate) fn facts(floor: Option<u64>) -> Facts {
+    let mut report = StatusDraft::default();
+    report.common.fencing_floor = floor;
+    report.common.fencing_floor_time = floor.map(|_| whole_seconds(time(START)));
+    report.common.lease_duration_seconds = floor.map(|_| 30);
+    Facts::new(desired(), report, LIMITS, "tenure", None, time(START))
+}
+
+/// A holder or waiter, whose pod has a uid.
+pub(crate) fn with_uid(mut identity: Identity, uid: &str) -> Identity {
+    identity.uid = Some(uid.to_owned());
+    identity
 }

@@ -7,15 +7,16 @@
 //! | [`config`] | flags and environment variables |
 //! | [`run`] | starts the parts and stops them |
 //! | [`triggers`] | what makes it look at an object |
-//! | [`reconcile`] | one reconciliation of one object: the I/O, in order |
+//! | [`reconcile`] | one reconciliation of one object: plan, apply, until done |
+//! | [`plan`] | its decisions, as pure functions: finalizer, declaration, reclaim, withdrawal, status, failure |
+//! | [`apply`] | its I/O: executes one step of a plan |
 //! | [`kinds`] | what it must know of a custom resource |
-//! | [`plan`] | its decisions: declaration, withdrawal, status |
 //! | [`ended_pods`] | which pods have ended |
 //! | [`tracker`] | how often an object is looked at |
-//! | [`events`] | events of an object |
+//! | [`events`], [`failure`] | events of an object, and reasons why a reconciliation fails |
 //! | [`telemetry`], [`http`] | the log, the metrics, the probes |
 //!
-//! `plan` decides and does nothing; `reconcile` does and decides nothing.
+//! `plan` decides and does nothing; `apply` does and decides nothing.
 //!
 //! # What it must be allowed to do
 //! In every namespace that it watches, and nothing else:
@@ -33,9 +34,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod apply;
 mod config;
 mod ended_pods;
 mod events;
+mod failure;
 #[cfg(test)]
 mod fixtures;
 mod http;

@@ -1,13 +1,26 @@
-//! Withdraw: what becomes of an object's keys when its custom resource is deleted, bounded in time.
+//! Withdrawal: what becomes of an object's keys when its custom resource is deleted, bounded in time.
+//!
+//! A drained object stays until its last lease has ended, or draining has taken too long. If Redis has lost the object,
+//! leases that it does not know may be running, and an object of the same name would be granted beside them. So the
+//! custom resource stays, too, for as long as such a lease may run.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kube::runtime::controller::Action;
 use tenure::{
     ObjectRef,
-    control::{Snapshot, Withdrawal},
+    control::{Observation, Withdrawal},
 };
 use tenure_crds::DeletionPolicy;
+
+use crate::{
+    events::ObjectEvent,
+    plan::{
+        Facts, Plan, Step, declaration, finalizer, reclaim,
+        status::{self, Outcome},
+    },
+};
 
 /// The time for which retained keys are kept.
 const RETAIN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -21,13 +34,86 @@ pub(crate) struct Limits {
     pub(crate) cleanup: Duration,
 }
 
+/// Plans the next steps of a deletion.
+pub(super) fn plan(facts: &Facts, deleted_at: Timestamp) -> Plan {
+    match facts.withdrawn {
+        None => Plan::then_plan_again(withdraw(facts, deleted_at)),
+        Some(0) => gone(facts, deleted_at),
+        Some(_) => drain(facts, deleted_at),
+    }
+}
+
+/// Returns the steps that withdraw the object, and those that must come before.
+fn withdraw(facts: &Facts, deleted_at: Timestamp) -> Vec<Step> {
+    let policy = facts.desired.lease.deletion_policy;
+    let how = how(policy, deleted_at, facts.started, facts.limits);
+    let mut steps = Vec::new();
+    if how == Withdrawal::Drain && facts.seen.is_none() && is_kept(facts) {
+        return vec![Step::Observe];
+    }
+    if policy == DeletionPolicy::Drain && how == Withdrawal::Delete {
+        let Some(listing) = &facts.listing else {
+            return vec![Step::List(0)];
+        };
+        if listing.0.as_ref().is_some_and(|snapshot| snapshot.held > 0) {
+            steps.push(Step::Publish(ObjectEvent::DrainTimedOut));
+        }
+    }
+    steps.push(Step::Withdraw(how));
+    steps
+}
+
+/// Plans the rest of a deletion while leases were still held after the withdrawal.
+fn drain(facts: &Facts, deleted_at: Timestamp) -> Plan {
+    let Some(seen) = &facts.seen else {
+        return Plan::then_plan_again(vec![Step::Observe]);
+    };
+    let Some(snapshot) = &seen.snapshot else {
+        return gone(facts, deleted_at);
+    };
+    if let Some(steps) = reclaim::steps(facts, snapshot) {
+        return Plan::then_plan_again(steps);
+    }
+    let until = drained_by(deleted_at, facts.limits);
+    let outcome = Outcome::Deleting { snapshot, until };
+    let (steps, shown) = status::steps(facts, outcome, status::timestamp(snapshot.now));
+    let wait = status::requeue_after(&shown, snapshot, facts.desired.lease.lease_duration());
+    Plan::last(steps, Action::requeue(wait.min(left(facts, deleted_at))))
+}
+
+/// Plans the end of a deletion: Redis has no lease of the object any more.
+fn gone(facts: &Facts, deleted_at: Timestamp) -> Plan {
+    let kept = declaration::kept(&facts.report, &facts.desired.lease);
+    let unknown_for = match (kept, facts.lost_for) {
+        (Some(kept), Some(lost_for)) => unknown_for(lost_for, kept.longest_lease),
+        _ => None,
+    };
+    match unknown_for {
+        Some(wait) => Plan::last(Vec::new(), Action::requeue(wait.min(left(facts, deleted_at)))),
+        None => Plan::last(finalizer::removal(&facts.desired).into(), Action::await_change()),
+    }
+}
+
+/// Returns whether Redis has lost the object that is to be withdrawn, so that leases that it does not know may be running.
+pub(crate) fn is_lost(facts: &Facts, seen: &Observation) -> bool {
+    facts.desired.deleted_at.is_some()
+        && facts.withdrawn.is_none()
+        && declaration::kept(&facts.report, &facts.desired.lease).is_some_and(|kept| !kept.knows(seen))
+}
+
+/// Returns whether the status shows that the object was declared.
+fn is_kept(facts: &Facts) -> bool {
+    facts.report.common.fencing_floor.is_some()
+}
+
+/// Returns the time that is left for draining.
+fn left(facts: &Facts, deleted_at: Timestamp) -> Duration {
+    let until = drained_by(deleted_at, facts.limits);
+    Duration::try_from(until.duration_since(facts.started)).unwrap_or_default()
+}
+
 /// Returns the way to withdraw an object that was deleted at `deleted_at`.
-pub(crate) fn how(
-    policy: DeletionPolicy,
-    deleted_at: Timestamp,
-    now: Timestamp,
-    limits: Limits,
-) -> Withdrawal {
+fn how(policy: DeletionPolicy, deleted_at: Timestamp, now: Timestamp, limits: Limits) -> Withdrawal {
     match policy {
         DeletionPolicy::Drain if now < drained_by(deleted_at, limits) => Withdrawal::Drain,
         DeletionPolicy::Drain | DeletionPolicy::Delete => Withdrawal::Delete,
@@ -36,13 +122,13 @@ pub(crate) fn how(
 }
 
 /// Returns when draining ends, even if the object is still held.
-pub(crate) fn drained_by(deleted_at: Timestamp, limits: Limits) -> Timestamp {
+fn drained_by(deleted_at: Timestamp, limits: Limits) -> Timestamp {
     later(deleted_at, limits.drain)
 }
 
 /// Returns whether to remove the finalizer although the keys are still there: the object was deleted, and each attempt
 /// to reach Redis has failed, for as long as is allowed.
-pub(crate) fn give_up(
+pub(super) fn give_up(
     deleted_at: Timestamp,
     failing_since: Option<Timestamp>,
     now: Timestamp,
@@ -51,18 +137,8 @@ pub(crate) fn give_up(
     failing_since.is_some_and(|since| now >= later(since.max(deleted_at), limits.cleanup))
 }
 
-/// The rest of an object that is being withdrawn.
-#[derive(Debug)]
-pub(crate) enum Left {
-    Nothing,
-    /// The snapshot of leases that are still held.
-    Held(Box<Snapshot>),
-    /// Redis has lost the object, and leases of which it does not know may be running for so long.
-    Unknown(Duration),
-}
-
-/// For how long leases may be running of which Redis does not know, if any: none runs for longer than `longest`.
-pub(crate) fn unknown_for(lost_for: Duration, longest: Duration) -> Option<Duration> {
+/// Returns the time for which leases may be running that Redis does not know: none runs for longer than `longest`.
+fn unknown_for(lost_for: Duration, longest: Duration) -> Option<Duration> {
     longest.checked_sub(lost_for).filter(|left| !left.is_zero())
 }
 
@@ -83,19 +159,14 @@ mod tests {
     use tenure::Kind;
 
     use super::*;
-
-    const LIMITS: Limits = Limits {
-        drain: Duration::from_secs(300),
-        cleanup: Duration::from_secs(60),
+    use crate::{
+        fixtures::{LIMITS, START, facts, holder, observation, snapshot, time, with_uid},
+        plan::Listing,
     };
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
 
     #[test]
     fn draining_holders_keep_what_they_have_until_the_time_is_over() {
-        let drained = |second| how(DeletionPolicy::Drain, at(1000), at(second), LIMITS);
+        let drained = |second| how(DeletionPolicy::Drain, time(1000), time(second), LIMITS);
         assert_eq!(drained(1000), Withdrawal::Drain);
         assert_eq!(drained(1299), Withdrawal::Drain);
         assert_eq!(drained(1300), Withdrawal::Delete);
@@ -104,10 +175,10 @@ mod tests {
     #[test]
     fn the_other_policies_do_not_wait() {
         assert_eq!(
-            how(DeletionPolicy::Delete, at(1000), at(1000), LIMITS),
+            how(DeletionPolicy::Delete, time(1000), time(1000), LIMITS),
             Withdrawal::Delete
         );
-        let Withdrawal::Retain { keep } = how(DeletionPolicy::Retain, at(1000), at(9999), LIMITS) else {
+        let Withdrawal::Retain { keep } = how(DeletionPolicy::Retain, time(1000), time(9999), LIMITS) else {
             panic!("retained keys must not be deleted")
         };
         assert_eq!(keep.as_secs(), 86_400);
@@ -146,7 +217,7 @@ mod tests {
         ];
         for (case, failing_since, now, expected) in cases {
             assert_eq!(
-                give_up(at(1000), failing_since.map(at), at(now), LIMITS),
+                give_up(time(1000), failing_since.map(time), time(now), LIMITS),
                 expected,
                 "{case}"
             );
@@ -169,10 +240,10 @@ mod tests {
             cleanup: Duration::MAX,
         };
         assert_eq!(
-            how(DeletionPolicy::Drain, at(1000), at(9999), endless),
+            how(DeletionPolicy::Drain, time(1000), time(9999), endless),
             Withdrawal::Drain
         );
-        assert!(!give_up(at(1000), Some(at(1000)), at(9999), endless));
+        assert!(!give_up(time(1000), Some(time(1000)), time(9999), endless));
     }
 
     #[test]
@@ -182,5 +253,149 @@ mod tests {
             command("tenure", &object),
             "redis-cli --scan --pattern 'tenure:{ml/pool/seats}:*' | xargs redis-cli unlink"
         );
+    }
+
+    fn deleted(policy: DeletionPolicy, floor: Option<u64>) -> Facts {
+        let mut facts = facts(floor);
+        facts.desired.lease.deletion_policy = policy;
+        facts.desired.deleted_at = Some(time(START));
+        facts
+    }
+
+    fn next(facts: &Facts) -> Plan {
+        plan(facts, time(START))
+    }
+
+    fn removal(facts: &Facts) -> Plan {
+        let steps = finalizer::removal(&facts.desired);
+        Plan::last(steps.into(), Action::await_change())
+    }
+
+    #[test]
+    fn only_a_drain_of_a_declared_object_is_observed_first() {
+        let drain = Step::Withdraw(Withdrawal::Drain);
+        let cases = [
+            ("declared", DeletionPolicy::Drain, Some(100), Step::Observe),
+            ("never declared", DeletionPolicy::Drain, None, drain),
+            (
+                "deleted at once",
+                DeletionPolicy::Delete,
+                Some(100),
+                Step::Withdraw(Withdrawal::Delete),
+            ),
+            (
+                "retained",
+                DeletionPolicy::Retain,
+                Some(100),
+                Step::Withdraw(Withdrawal::Retain { keep: RETAIN_FOR }),
+            ),
+        ];
+        for (case, policy, floor, step) in cases {
+            let plan = next(&deleted(policy, floor));
+            assert_eq!(plan, Plan::then_plan_again(vec![step]), "{case}");
+        }
+        let mut observed = deleted(DeletionPolicy::Drain, Some(100));
+        observed.seen = Some(observation(None));
+        let drain = vec![Step::Withdraw(Withdrawal::Drain)];
+        assert_eq!(next(&observed), Plan::then_plan_again(drain));
+    }
+
+    #[test]
+    fn the_end_of_draining_is_an_event_if_leases_are_lost_by_it() {
+        let mut facts = deleted(DeletionPolicy::Drain, Some(100));
+        facts.started = time(START + 300);
+        assert_eq!(next(&facts), Plan::then_plan_again(vec![Step::List(0)]));
+        let delete = Step::Withdraw(Withdrawal::Delete);
+        let event = Step::Publish(ObjectEvent::DrainTimedOut);
+        let (free, held) = (vec![], vec![holder(1, &[], START + 330)]);
+        for (case, listing, expected) in [
+            ("gone", None, vec![Step::Withdraw(Withdrawal::Delete)]),
+            (
+                "free",
+                Some(snapshot(START, free, vec![])),
+                vec![Step::Withdraw(Withdrawal::Delete)],
+            ),
+            ("held", Some(snapshot(START, held, vec![])), vec![event, delete]),
+        ] {
+            facts.listing = Some(Listing(listing));
+            assert_eq!(next(&facts), Plan::then_plan_again(expected), "{case}");
+        }
+    }
+
+    #[test]
+    fn the_finalizer_goes_when_nothing_is_held() {
+        let mut facts = deleted(DeletionPolicy::Drain, Some(100));
+        facts.withdrawn = Some(0);
+        assert_eq!(next(&facts), removal(&facts));
+
+        facts.withdrawn = Some(1);
+        assert_eq!(next(&facts), Plan::then_plan_again(vec![Step::Observe]));
+        facts.seen = Some(observation(None));
+        assert_eq!(next(&facts), removal(&facts), "the last lease has ended since");
+    }
+
+    #[test]
+    fn the_finalizer_stays_while_leases_that_redis_has_lost_may_be_running() {
+        let mut facts = deleted(DeletionPolicy::Drain, Some(100));
+        facts.withdrawn = Some(0);
+        let wait = |seconds| {
+            let action = Action::requeue(Duration::from_secs(seconds));
+            Plan::last(Vec::new(), action)
+        };
+        for (lost_for, expected) in [(0, wait(30)), (29, wait(1)), (30, removal(&facts))] {
+            facts.lost_for = Some(Duration::from_secs(lost_for));
+            assert_eq!(next(&facts), expected, "lost for {lost_for} s");
+        }
+        (facts.lost_for, facts.started) = (Some(Duration::ZERO), time(START + 290));
+        assert_eq!(next(&facts), wait(10), "draining ends before");
+    }
+
+    #[test]
+    fn an_object_is_lost_if_redis_does_not_know_its_floor_before_the_withdrawal() {
+        let (nothing, shown) = (
+            observation(None),
+            observation(Some(snapshot(START, vec![], vec![]))),
+        );
+        let mut facts = deleted(DeletionPolicy::Drain, Some(100));
+        assert!(is_lost(&facts, &nothing));
+        assert!(!is_lost(&facts, &shown), "its newest token is larger");
+        facts.report.common.fencing_floor = Some(1000);
+        assert!(is_lost(&facts, &shown), "an old snapshot of the data");
+        facts.withdrawn = Some(1);
+        assert!(!is_lost(&facts, &nothing), "it was withdrawn");
+        assert!(
+            !is_lost(&deleted(DeletionPolicy::Drain, None), &nothing),
+            "never declared"
+        );
+    }
+
+    #[test]
+    fn draining_is_reported_and_ends_with_the_last_lease_or_the_time() {
+        let mut facts = deleted(DeletionPolicy::Drain, Some(100));
+        facts.withdrawn = Some(1);
+        let held = snapshot(START, vec![holder(1, &[], START + 30)], vec![]);
+        facts.seen = Some(observation(Some(held)));
+        let plan = next(&facts);
+        let [Step::WriteStatus(report)] = &plan.steps[..] else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(report.common.conditions[0].reason, "Deleting");
+        let at_the_expiry = Duration::from_secs(30) + Duration::from_millis(20);
+        assert_eq!(plan.done, Some(Action::requeue(at_the_expiry)));
+
+        facts.started = time(START + 295);
+        let rest = Action::requeue(Duration::from_secs(5));
+        assert_eq!(next(&facts).done, Some(rest));
+    }
+
+    #[test]
+    fn ended_pods_do_not_keep_a_deleted_object() {
+        let mut facts = deleted(DeletionPolicy::Drain, Some(100));
+        facts.withdrawn = Some(1);
+        let mut held = holder(1, &[], START + 30);
+        held.holder = with_uid(held.holder, "a");
+        facts.seen = Some(observation(Some(snapshot(START, vec![held], vec![]))));
+        facts.ended.insert("a".to_owned());
+        assert!(matches!(&next(&facts).steps[..], [Step::Reclaim(_)]));
     }
 }

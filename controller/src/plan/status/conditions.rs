@@ -54,7 +54,7 @@ impl From<&tenure::Error> for BackendProblem {
 }
 
 /// Returns whether the report has `reason` for `type_`.
-pub(crate) fn has_reason(report: &StatusDraft, type_: ConditionType, reason: ConditionReason) -> bool {
+pub(super) fn has_reason(report: &StatusDraft, type_: ConditionType, reason: ConditionReason) -> bool {
     let mut conditions = report.common.conditions.iter();
     conditions.any(|c| c.type_ == type_.as_str() && c.reason == reason.as_str())
 }

@@ -6,18 +6,21 @@
 use std::time::{Duration, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
+use kube::runtime::controller::Action;
 use tenure::control::Snapshot;
-use tenure_crds::merge;
+use tenure_crds::{ConditionReason, ConditionType, merge};
 
 use crate::{
+    events::ObjectEvent,
     kinds::{Hold, StatusDraft},
-    plan::declaration,
+    plan::{Facts, Plan, Step, declaration},
 };
 
 mod conditions;
 mod lists;
 
-pub(crate) use conditions::{BackendProblem, Outcome, has_reason};
+use conditions::has_reason;
+pub(super) use conditions::{BackendProblem, Outcome};
 
 /// The ends of renewed leases that are shown are brought up to date this often at most.
 const RENEWALS_SHOWN_EVERY: SignedDuration = SignedDuration::from_secs(10);
@@ -25,8 +28,58 @@ const RENEWALS_SHOWN_EVERY: SignedDuration = SignedDuration::from_secs(10);
 const SHORTEST_NAP: Duration = Duration::from_secs(1);
 /// An object is looked at this often at least.
 const LONGEST_NAP: Duration = Duration::from_secs(300);
+
+/// Plans the end of a reconciliation: Redis has the object as declared, and nothing is left to do.
+pub(super) fn plan(facts: &Facts, snapshot: &Snapshot) -> Plan {
+    let lease = &facts.desired.lease;
+    let outcome = Outcome::Declared {
+        snapshot,
+        lease,
+        asked_at: facts.started,
+        total: facts.desired.total,
+        longest_lease: declaration::longest_lease(facts, snapshot),
+    };
+    let (steps, shown) = steps(facts, outcome, timestamp(snapshot.now));
+    let wait = requeue_after(&shown, snapshot, lease.lease_duration());
+    Plan::last(steps, Action::requeue(wait))
+}
+
+/// Returns the steps that bring the status up to date, and the status after them. `redis_now` is the time of the
+/// observation, by the clock of Redis.
+pub(super) fn steps(facts: &Facts, outcome: Outcome<'_>, redis_now: Timestamp) -> (Vec<Step>, StatusDraft) {
+    let (previous, desired) = (&facts.report, &facts.desired);
+    let namespace = desired.name.namespace();
+    let fresh = report(previous, desired.generation, namespace, outcome, facts.now);
+    let Some(news) = to_write(previous, fresh, desired.lease.lease_duration(), redis_now) else {
+        return (Vec::new(), previous.clone());
+    };
+    let mut steps = vec![Step::WriteStatus(Box::new(news.clone()))];
+    steps.extend(event(previous, &news).map(Step::Publish));
+    (steps, news)
+}
+
+/// Returns the event of a change of the status.
+fn event(previous: &StatusDraft, next: &StatusDraft) -> Option<ObjectEvent> {
+    let begins = |type_, reason| has_reason(next, type_, reason) && !has_reason(previous, type_, reason);
+    if begins(ConditionType::Reconciling, ConditionReason::Draining) {
+        return Some(ObjectEvent::Draining);
+    }
+    let stalled = |report: &StatusDraft| {
+        let mut conditions = report.common.conditions.iter();
+        conditions
+            .find(|c| c.type_ == ConditionType::Stalled.as_str() && c.status == "True")
+            .cloned()
+    };
+    match (stalled(previous), stalled(next)) {
+        (None, Some(condition)) => Some(ObjectEvent::Stalled {
+            message: condition.message,
+        }),
+        _ => None,
+    }
+}
+
 /// The status that an object should have.
-pub(crate) fn report(
+fn report(
     previous: &StatusDraft,
     generation: Option<i64>,
     namespace: &str,
@@ -58,7 +111,7 @@ pub(crate) fn report(
 
 /// Returns the part of `fresh` that must be written, if any: leases that were merely renewed are no change until the
 /// shown expiries have passed.
-pub(crate) fn to_write(
+fn to_write(
     previous: &StatusDraft,
     fresh: StatusDraft,
     lease: Duration,
@@ -81,7 +134,7 @@ pub(crate) fn to_write(
 
 /// Returns the time until the next reconciliation without an event: until time itself changes the holders, or a shown
 /// expiry has passed.
-pub(crate) fn requeue_after(shown: &StatusDraft, snapshot: &Snapshot, lease: Duration) -> Duration {
+pub(super) fn requeue_after(shown: &StatusDraft, snapshot: &Snapshot, lease: Duration) -> Duration {
     let now = timestamp(snapshot.now);
     let refresh = shown.holds.iter().map(|hold| refresh_at(hold, lease)).min();
     let next = [snapshot.next_change.map(timestamp), refresh]
@@ -95,7 +148,7 @@ pub(crate) fn requeue_after(shown: &StatusDraft, snapshot: &Snapshot, lease: Dur
 }
 
 /// The time of a `SystemTime`, which the servers that are talked to never have outside of jiff's range.
-pub(crate) fn timestamp(at: SystemTime) -> Timestamp {
+pub(super) fn timestamp(at: SystemTime) -> Timestamp {
     Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 

@@ -1,9 +1,10 @@
-use tenure_crds::{ConditionType, LeasePolicy, whole_seconds};
+use tenure_crds::{LeasePolicy, whole_seconds};
 
 use super::*;
 use crate::fixtures::{LEASE, START, at, holder, snapshot, time, waiter};
 
 mod conditions;
+mod events;
 mod lists;
 
 fn declared(previous: &StatusDraft, snapshot: &Snapshot) -> StatusDraft {
