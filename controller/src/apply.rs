@@ -3,8 +3,6 @@
 //! Every write carries the resource version that it was computed from. The cache may lag behind what this very
 //! controller wrote last, and a floor of fencing tokens must never be taken from an old status.
 
-use std::time::Instant;
-
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -12,6 +10,7 @@ use kube::{
 use serde_json::json;
 use tenure::{ObjectRef, control::Server};
 use tenure_crds::{MAX_LISTED, ReclaimPolicy};
+use tokio::time::Instant;
 
 use crate::{
     events::{self, ObjectEvent},

@@ -1,4 +1,5 @@
-//! Values that several tests need.
+//! Values that several tests need, and a world in which the reconciler runs: a scripted API server, and the in-memory twin
+//! of Redis.
 
 use std::{
     sync::LazyLock,
@@ -11,6 +12,12 @@ use tenure::{
     control::{Capacity, HolderView, Observation, Snapshot, WaiterView},
 };
 use tenure_crds::{LeasePolicy, whole_seconds};
+
+mod api_server;
+mod world;
+
+pub(crate) use api_server::{Answer, ApiServer, Call};
+pub(crate) use world::{POD, World};
 
 use crate::{
     kinds::{Desired, StatusDraft},

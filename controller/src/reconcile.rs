@@ -1,7 +1,7 @@
 //! Reconcile: one reconciliation of one object. It plans, applies the steps, and plans again with the new facts, until
 //! a plan is the last one.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::{
@@ -9,6 +9,7 @@ use kube::{
     runtime::{controller::Action, events::Recorder},
 };
 use tenure::Control;
+use tokio::time::Instant;
 
 use crate::{
     apply::Applier,
@@ -130,3 +131,6 @@ pub(crate) fn retry<K: Declared>(object: &K, failure: &Failure, context: &Contex
         .failed(&name, deleting, Timestamp::now(), fastrand::f64());
     Action::requeue(wait)
 }
+
+#[cfg(test)]
+mod tests;

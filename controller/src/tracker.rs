@@ -3,11 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use tenure::ObjectRef;
+use tokio::time::Instant;
 
 /// At most four looks a second at one object, however often it changes; the first change is looked at at once.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
