@@ -6,13 +6,13 @@
 //! |---|---|
 //! | [`config`] | flags and environment variables |
 //! | [`run`] | starts the parts and stops them |
-//! | [`triggers`] | what makes it look at an object |
+//! | [`triggers`] | the reasons to look at an object |
 //! | [`reconcile`] | one reconciliation of one object: plan, apply, until done |
 //! | [`plan`] | its decisions, as pure functions: finalizer, declaration, reclaim, withdrawal, status, failure |
 //! | [`apply`] | its I/O: executes one step of a plan |
 //! | [`kinds`] | what it must know of a custom resource |
 //! | [`ended_pods`] | which pods have ended |
-//! | [`tracker`] | how often an object is looked at |
+//! | [`tracker`] | how often an object is looked at, and what was seen of it before |
 //! | [`events`], [`failure`] | events of an object, and reasons why a reconciliation fails |
 //! | [`telemetry`], [`http`] | the log, the metrics, the probes |
 //!

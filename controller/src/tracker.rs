@@ -27,7 +27,7 @@ struct Entry {
     failures: u32,
     failing_since: Option<Timestamp>,
     /// The declaration that this controller last saw in Redis, and the time at which it first saw it.
-    in_force: Option<(Declared, Instant)>,
+    in_force: Option<(DeclarationId, Instant)>,
     /// When this controller first saw that Redis had lost it while it was being deleted.
     lost_since: Option<Instant>,
     /// The object had no holder and no waiter at the last observation; a later one causes another observation.
@@ -35,9 +35,9 @@ struct Entry {
     pod_ended: bool,
 }
 
-/// Names a declaration: its digest, and the floor that was written for it. Another controller that declares the same spec
+/// Identifies a declaration: its digest, and the floor that was written for it. A controller that declares the same spec
 /// again, after a loss of data, writes another floor.
-type Declared = (Option<String>, Option<u64>);
+type DeclarationId = (Option<String>, Option<u64>);
 
 impl Default for Entry {
     /// Of an object that was never looked at: a pod that held it may have ended while this controller was away.

@@ -20,10 +20,10 @@ const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 /// Plans the last steps of a reconciliation after a failure. A plan that is not done leaves the reconciliation failed.
 pub(crate) fn plan(facts: &Facts, failure: &Failure) -> Plan {
     let Failure::Redis(error) = failure else {
-        return Plan::then_plan_again(Vec::new());
+        return Plan::unfinished(Vec::new());
     };
     if failure.is_outdated() {
-        return Plan::then_plan_again(Vec::new());
+        return Plan::unfinished(Vec::new());
     }
     if let Some(deleted_at) = facts.desired.deleted_at
         && withdrawal::give_up(deleted_at, facts.failing_since, facts.started, facts.limits)
@@ -35,7 +35,7 @@ pub(crate) fn plan(facts: &Facts, failure: &Failure) -> Plan {
     }
     let problem = BackendProblem::from(error);
     let (steps, _) = status::steps(facts, Outcome::BackendProblem(&problem), facts.now);
-    Plan::then_plan_again(steps)
+    Plan::unfinished(steps)
 }
 
 /// Returns when to reconcile again after a failure that is none: the object has changed, or is gone. `None`: after a
@@ -91,11 +91,7 @@ mod tests {
             Failure::Vanished,
             Failure::Timeout,
         ] {
-            assert_eq!(
-                plan(&facts, &failure),
-                Plan::then_plan_again(Vec::new()),
-                "{failure}"
-            );
+            assert_eq!(plan(&facts, &failure), Plan::unfinished(Vec::new()), "{failure}");
         }
     }
 

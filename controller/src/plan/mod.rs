@@ -116,7 +116,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn then_plan_again(steps: Vec<Step>) -> Self {
+    fn unfinished(steps: Vec<Step>) -> Self {
         Self { steps, done: None }
     }
 
@@ -178,14 +178,14 @@ pub(crate) fn next(facts: &Facts) -> Result<Plan, Failure> {
 
 fn keep_declared(facts: &Facts) -> Result<Plan, Failure> {
     let Some(seen) = &facts.seen else {
-        return Ok(Plan::then_plan_again(vec![Step::Observe]));
+        return Ok(Plan::unfinished(vec![Step::Observe]));
     };
     if let Some(steps) = declaration::steps(facts, seen) {
-        return Ok(Plan::then_plan_again(steps));
+        return Ok(Plan::unfinished(steps));
     }
     let snapshot = seen.snapshot.as_ref().ok_or(Failure::Vanished)?;
     if let Some(steps) = reclaim::steps(facts, snapshot) {
-        return Ok(Plan::then_plan_again(steps));
+        return Ok(Plan::unfinished(steps));
     }
     Ok(status::plan(facts, snapshot))
 }

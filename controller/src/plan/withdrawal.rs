@@ -37,7 +37,7 @@ pub(crate) struct Limits {
 /// Plans the next steps of a deletion.
 pub(super) fn plan(facts: &Facts, deleted_at: Timestamp) -> Plan {
     match facts.withdrawn {
-        None => Plan::then_plan_again(withdraw(facts, deleted_at)),
+        None => Plan::unfinished(withdraw(facts, deleted_at)),
         Some(0) => gone(facts, deleted_at),
         Some(_) => drain(facts, deleted_at),
     }
@@ -66,13 +66,13 @@ fn withdraw(facts: &Facts, deleted_at: Timestamp) -> Vec<Step> {
 /// Plans the rest of a deletion while leases were still held after the withdrawal.
 fn drain(facts: &Facts, deleted_at: Timestamp) -> Plan {
     let Some(seen) = &facts.seen else {
-        return Plan::then_plan_again(vec![Step::Observe]);
+        return Plan::unfinished(vec![Step::Observe]);
     };
     let Some(snapshot) = &seen.snapshot else {
         return gone(facts, deleted_at);
     };
     if let Some(steps) = reclaim::steps(facts, snapshot) {
-        return Plan::then_plan_again(steps);
+        return Plan::unfinished(steps);
     }
     let until = drained_by(deleted_at, facts.limits);
     let outcome = Outcome::Deleting { snapshot, until };
@@ -292,19 +292,19 @@ mod tests {
         ];
         for (case, policy, floor, step) in cases {
             let plan = next(&deleted(policy, floor));
-            assert_eq!(plan, Plan::then_plan_again(vec![step]), "{case}");
+            assert_eq!(plan, Plan::unfinished(vec![step]), "{case}");
         }
         let mut observed = deleted(DeletionPolicy::Drain, Some(100));
         observed.seen = Some(observation(None));
         let drain = vec![Step::Withdraw(Withdrawal::Drain)];
-        assert_eq!(next(&observed), Plan::then_plan_again(drain));
+        assert_eq!(next(&observed), Plan::unfinished(drain));
     }
 
     #[test]
     fn the_end_of_draining_is_an_event_if_leases_are_lost_by_it() {
         let mut facts = deleted(DeletionPolicy::Drain, Some(100));
         facts.started = time(START + 300);
-        assert_eq!(next(&facts), Plan::then_plan_again(vec![Step::List(0)]));
+        assert_eq!(next(&facts), Plan::unfinished(vec![Step::List(0)]));
         let delete = Step::Withdraw(Withdrawal::Delete);
         let event = Step::Publish(ObjectEvent::DrainTimedOut);
         let (free, held) = (vec![], vec![holder(1, &[], START + 330)]);
@@ -318,7 +318,7 @@ mod tests {
             ("held", Some(snapshot(START, held, vec![])), vec![event, delete]),
         ] {
             facts.listing = Some(Listing(listing));
-            assert_eq!(next(&facts), Plan::then_plan_again(expected), "{case}");
+            assert_eq!(next(&facts), Plan::unfinished(expected), "{case}");
         }
     }
 
@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(next(&facts), removal(&facts));
 
         facts.withdrawn = Some(1);
-        assert_eq!(next(&facts), Plan::then_plan_again(vec![Step::Observe]));
+        assert_eq!(next(&facts), Plan::unfinished(vec![Step::Observe]));
         facts.seen = Some(observation(None));
         assert_eq!(next(&facts), removal(&facts), "the last lease has ended since");
     }

@@ -25,9 +25,9 @@ pub(super) use conditions::{BackendProblem, Outcome};
 /// The ends of renewed leases that are shown are brought up to date this often at most.
 const RENEWALS_SHOWN_EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// An object is looked at this often at most because of time alone.
-const SHORTEST_NAP: Duration = Duration::from_secs(1);
+const SHORTEST_REQUEUE: Duration = Duration::from_secs(1);
 /// An object is looked at this often at least.
-const LONGEST_NAP: Duration = Duration::from_secs(300);
+const LONGEST_REQUEUE: Duration = Duration::from_secs(300);
 
 /// Plans the end of a reconciliation: Redis has the object as declared, and nothing is left to do.
 pub(super) fn plan(facts: &Facts, snapshot: &Snapshot) -> Plan {
@@ -141,10 +141,10 @@ pub(super) fn requeue_after(shown: &StatusDraft, snapshot: &Snapshot, lease: Dur
         .into_iter()
         .flatten()
         .min();
-    let Some(next) = next else { return LONGEST_NAP };
+    let Some(next) = next else { return LONGEST_REQUEUE };
     // Redis counts in milliseconds: a little later is surely after.
     let wait = Duration::try_from(next.duration_since(now)).unwrap_or_default() + Duration::from_millis(20);
-    wait.clamp(SHORTEST_NAP, LONGEST_NAP)
+    wait.clamp(SHORTEST_REQUEUE, LONGEST_REQUEUE)
 }
 
 /// The time of a `SystemTime`, which the servers that are talked to never have outside of jiff's range.

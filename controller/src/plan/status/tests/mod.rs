@@ -126,22 +126,30 @@ fn the_floor_of_fencing_tokens_stays_in_every_view() {
 
 #[test]
 fn it_is_looked_at_when_time_alone_changes_something() {
-    let nap_of = |snapshot: &Snapshot, lease| {
+    let seconds_until_requeued = |snapshot: &Snapshot, lease| {
         let shown = declared(&StatusDraft::default(), snapshot);
         requeue_after(&shown, snapshot, lease).as_secs()
     };
     assert_eq!(
-        nap_of(&snapshot(START, vec![], vec![]), LEASE),
+        seconds_until_requeued(&snapshot(START, vec![], vec![]), LEASE),
         300,
         "nothing to wait for"
     );
     let held = snapshot(START, vec![holder(1, &[], START + 30)], vec![]);
-    assert_eq!(nap_of(&held, LEASE), 30, "the end of the lease");
+    assert_eq!(seconds_until_requeued(&held, LEASE), 30, "the end of the lease");
     let mut recovering = snapshot(START, vec![], vec![]);
     recovering.next_change = Some(at(START + 12));
-    assert_eq!(nap_of(&recovering, LEASE), 12, "the end of the recovery");
+    assert_eq!(
+        seconds_until_requeued(&recovering, LEASE),
+        12,
+        "the end of the recovery"
+    );
     let overdue = snapshot(START, vec![holder(1, &[], START)], vec![]);
-    assert_eq!(nap_of(&overdue, LEASE), 1, "not more often than that");
+    assert_eq!(
+        seconds_until_requeued(&overdue, LEASE),
+        1,
+        "not more often than that"
+    );
 }
 
 #[test]
