@@ -17,7 +17,7 @@ mod api_server;
 mod world;
 
 pub(crate) use api_server::{Answer, ApiServer, Call};
-pub(crate) use world::{POD, World};
+pub(crate) use world::World;
 
 use crate::{
     kinds::{Desired, StatusDraft},

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::*;
 use crate::{
     failure::API_LIMIT,
-    fixtures::{Answer, ApiServer, Call, LEASE, POD, World},
+    fixtures::{Answer, ApiServer, Call, LEASE, World},
 };
 
 const LONG_AGO: &str = "2020-01-01T00:00:00Z";
@@ -200,7 +201,7 @@ async fn an_unreachable_redis_is_reported_once_and_retried() {
 #[tokio::test(start_paused = true)]
 async fn a_deletion_waits_for_the_holders_and_then_leaves_no_key() {
     let world = World::declared().await;
-    let client = world.user().await;
+    let client = world.user("worker").await;
     let semaphore = client.semaphore("callers").unwrap();
     let permit = semaphore.acquire().await.unwrap();
     world.delete(&now());
@@ -223,7 +224,7 @@ async fn a_deletion_waits_for_the_holders_and_then_leaves_no_key() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_that_takes_too_long_publishes_its_event_before_leases_are_lost() {
     let world = World::declared().await;
-    let client = world.user().await;
+    let client = world.user("worker").await;
     let permit = client.semaphore("callers").unwrap().acquire().await.unwrap();
     world.delete(LONG_AGO);
     world.calls();
@@ -240,7 +241,7 @@ async fn a_drain_that_takes_too_long_publishes_its_event_before_leases_are_lost(
         .filter(|call| expected.contains(&call.as_str()))
         .collect();
     assert_eq!(relevant, expected);
-    permit.lost().await;
+    timeout(SOON, permit.lost()).await.unwrap();
     assert_eq!(world.api.object(), None);
 }
 
@@ -276,17 +277,17 @@ async fn a_deletion_gives_up_when_redis_stays_unreachable_and_names_the_command(
 #[tokio::test(start_paused = true)]
 async fn leases_of_an_ended_pod_are_reclaimed_and_shown_to_be_free() {
     let world = World::declared().await;
-    let client = world.user().await;
+    let client = world.user("worker").await;
     let permit = client.semaphore("callers").unwrap().acquire().await.unwrap();
     world.reconcile().await.unwrap();
     assert_eq!(world.status()["held"], 1);
     world
         .context
         .ended
-        .note(POD.to_owned(), std::time::Instant::now());
+        .note("worker".to_owned(), std::time::Instant::now());
     world.calls();
     world.reconcile().await.unwrap();
-    permit.lost().await;
+    timeout(SOON, permit.lost()).await.unwrap();
     assert_eq!(world.status()["held"], 0);
     let calls = world.calls();
     assert!(
@@ -298,7 +299,7 @@ async fn leases_of_an_ended_pod_are_reclaimed_and_shown_to_be_free() {
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_pod_is_not_forgotten_with_a_failed_reconciliation() {
     let world = World::declared().await;
-    let client = world.user().await;
+    let client = world.user("worker").await;
     let _permit = client.semaphore("callers").unwrap().acquire().await.unwrap();
     let name = world.cached().declares().unwrap();
     world.reconcile().await.unwrap();
@@ -310,4 +311,51 @@ async fn the_end_of_a_pod_is_not_forgotten_with_a_failed_reconciliation() {
         .script(Call::WriteStatus, Answer::Error(500, "InternalError"));
     world.reconcile().await.unwrap_err();
     assert!(world.context.tracker.take_pod_ended(&name));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_long_list_is_searched_for_a_pod_that_has_ended() {
+    let world = World::new().await;
+    world.api.change(|object| object["spec"]["permits"] = 40.into());
+    world.reconcile().await.unwrap();
+    let (first, last) = (world.user("first").await, world.user("last").await);
+    let first = first.semaphore("callers").unwrap();
+    let mut permits = Vec::new();
+    for _ in 0..39 {
+        permits.push(first.acquire().await.unwrap());
+    }
+    let unlisted = last.semaphore("callers").unwrap().acquire().await.unwrap();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.status()["held"], 40);
+
+    let ended = &world.context.ended;
+    ended.note("last".to_owned(), std::time::Instant::now());
+    let name = world.cached().declares().unwrap();
+    world.context.tracker.pod_ended(&name);
+    world.reconcile().await.unwrap();
+    timeout(SOON, unlisted.lost()).await.unwrap();
+    assert_eq!(world.status()["held"], 39);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_another_controller_has_shortened_may_still_be_running() {
+    let mut world = World::new().await;
+    let lease = |seconds: u32| {
+        move |object: &mut serde_json::Value| object["spec"]["leaseDurationSeconds"] = seconds.into()
+    };
+    world.api.change(lease(60));
+    world.reconcile().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    world.reconcile().await.unwrap();
+
+    world.api.change(lease(30));
+    let first = world.other_controller().await;
+    world.reconcile().await.unwrap();
+    world.context = first;
+    world.reconcile().await.unwrap();
+    assert_eq!(world.status()["leaseDurationSeconds"], 60);
+
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.reconcile().await.unwrap();
+    assert_eq!(world.status()["leaseDurationSeconds"], 30);
 }
