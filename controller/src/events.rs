@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
-use tenure_crds::{ConditionReason, ConditionType, bounded};
-
-use crate::{kinds::StatusDraft, status::has_reason};
+use tenure_crds::bounded;
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// The API server takes no longer note, in bytes; a cut character is up to three of them.
@@ -81,26 +79,6 @@ impl ObjectEvent {
     }
 }
 
-/// Returns the events of the step from one report to the next.
-pub(crate) fn between(previous: &StatusDraft, next: &StatusDraft) -> Option<ObjectEvent> {
-    let begins = |type_, reason| has_reason(next, type_, reason) && !has_reason(previous, type_, reason);
-    if begins(ConditionType::Reconciling, ConditionReason::Draining) {
-        return Some(ObjectEvent::Draining);
-    }
-    let stalled = |report: &StatusDraft| {
-        let mut conditions = report.common.conditions.iter();
-        conditions
-            .find(|c| c.type_ == ConditionType::Stalled.as_str() && c.status == "True")
-            .cloned()
-    };
-    match (stalled(previous), stalled(next)) {
-        (None, Some(condition)) => Some(ObjectEvent::Stalled {
-            message: condition.message,
-        }),
-        _ => None,
-    }
-}
-
 /// Publishes the event; a failure is only logged, because no decision depends on it.
 pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, event: &ObjectEvent) {
     let event = event.to_event();
@@ -115,51 +93,7 @@ pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, ev
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-    use tenure_crds::{Assessment, ConditionStatus, merge};
-
     use super::*;
-
-    fn report(type_: ConditionType, status: ConditionStatus, reason: ConditionReason) -> StatusDraft {
-        let found = [Assessment {
-            type_,
-            status,
-            reason,
-            message: "check the password".to_owned(),
-        }];
-        let mut report = StatusDraft::default();
-        report.common.conditions = merge(&[], &found, None, Timestamp::UNIX_EPOCH);
-        report
-    }
-
-    #[test]
-    fn the_beginning_of_draining_is_told_and_its_going_on_is_not() {
-        let draining = report(
-            ConditionType::Reconciling,
-            ConditionStatus::True,
-            ConditionReason::Draining,
-        );
-        assert_eq!(
-            between(&StatusDraft::default(), &draining),
-            Some(ObjectEvent::Draining)
-        );
-        assert_eq!(between(&draining, &draining), None);
-        assert_eq!(between(&draining, &StatusDraft::default()), None);
-    }
-
-    #[test]
-    fn stalling_is_told_once_with_what_to_do() {
-        let stalled = report(
-            ConditionType::Stalled,
-            ConditionStatus::True,
-            ConditionReason::BackendDenied,
-        );
-        let expected = Some(ObjectEvent::Stalled {
-            message: "check the password".to_owned(),
-        });
-        assert_eq!(between(&StatusDraft::default(), &stalled), expected);
-        assert_eq!(between(&stalled, &stalled), None);
-    }
 
     #[test]
     fn an_event_fits_what_the_api_server_takes() {

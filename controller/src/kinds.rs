@@ -2,8 +2,9 @@
 
 use std::fmt::Debug;
 
+use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use kube::Resource;
+use kube::{Resource, ResourceExt};
 use serde::{Serialize, de::DeserializeOwned};
 use tenure::{
     Kind, ObjectRef,
@@ -49,6 +50,20 @@ pub(crate) trait Declared:
     /// A report in the form of its status.
     fn status(report: StatusDraft) -> Self::Status;
 
+    /// The part that plans are made from, if its name can be one of an object.
+    fn desired(&self) -> Result<Desired, tenure::Error> {
+        let meta = self.meta();
+        Ok(Desired {
+            name: self.declares()?,
+            generation: meta.generation,
+            finalizers: self.finalizers().to_vec(),
+            deleted_at: meta.deletion_timestamp.as_ref().map(|time| time.0),
+            lease: self.lease().clone(),
+            capacity: self.capacity(),
+            total: self.total(),
+        })
+    }
+
     /// The object that it declares, if its name can be one.
     fn declares(&self) -> Result<ObjectRef, tenure::Error> {
         let meta = self.meta();
@@ -58,6 +73,20 @@ pub(crate) trait Declared:
             meta.name.as_deref().unwrap_or_default(),
         )
     }
+}
+
+/// A custom resource without its status and its kind: the desired state of an object.
+#[derive(Clone, Debug)]
+pub(crate) struct Desired {
+    pub(crate) name: ObjectRef,
+    pub(crate) generation: Option<i64>,
+    pub(crate) finalizers: Vec<String>,
+    /// The time of the deletion, if the custom resource is being deleted.
+    pub(crate) deleted_at: Option<Timestamp>,
+    pub(crate) lease: LeasePolicy,
+    pub(crate) capacity: Capacity,
+    /// Resources or permits, disabled ones included.
+    pub(crate) total: u32,
 }
 
 /// The part that the statuses of all kinds share.

@@ -6,18 +6,17 @@
 //! |---|---|
 //! | [`config`] | flags and environment variables |
 //! | [`run`] | starts the parts and stops them |
-//! | [`triggers`] | what makes it look at an object |
-//! | [`reconcile`] | one reconciliation of one object: the I/O, in order |
+//! | [`triggers`] | the reasons to look at an object |
+//! | [`reconcile`] | one reconciliation of one object: plan, apply, until done |
+//! | [`plan`] | its decisions, as pure functions: finalizer, declaration, reclaim, withdrawal, status, failure |
+//! | [`apply`] | its I/O: executes one step of a plan |
 //! | [`kinds`] | what it must know of a custom resource |
-//! | [`declare`] | the declarations in Redis, and fencing floors |
-//! | [`reclaim`] | which pods have ended |
-//! | [`withdraw`] | what becomes of the keys of a deleted object |
-//! | [`status`] | what is reported, and when it is news |
-//! | [`tracker`] | how often an object is looked at |
-//! | [`events`] | events of an object |
+//! | [`ended_pods`] | which pods have ended |
+//! | [`tracker`] | how often an object is looked at, and what was seen of it before |
+//! | [`events`], [`failure`] | events of an object, and reasons why a reconciliation fails |
 //! | [`telemetry`], [`http`] | the log, the metrics, the probes |
 //!
-//! `declare`, `withdraw` and `status` decide and do nothing; `reconcile` does and decides nothing.
+//! `plan` decides and does nothing; `apply` does and decides nothing.
 //!
 //! # What it must be allowed to do
 //! In every namespace that it watches, and nothing else:
@@ -35,19 +34,21 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod apply;
 mod config;
-mod declare;
+mod ended_pods;
 mod events;
+mod failure;
+#[cfg(test)]
+mod fixtures;
 mod http;
 mod kinds;
-mod reclaim;
+mod plan;
 mod reconcile;
 mod run;
-mod status;
 mod telemetry;
 mod tracker;
 mod triggers;
-mod withdraw;
 
 // The host may have a hundred cores of which the container gets one; two threads are plenty.
 #[tokio::main(worker_threads = 2)]

@@ -28,14 +28,14 @@ use tokio::{
 
 use crate::{
     config::{Config, ConfigError},
+    ended_pods::{self, EndedPods},
     http::{self, Health},
     kinds::Declared,
-    reclaim::{self, EndedPods},
+    plan::withdrawal::Limits,
     reconcile::{self, Context},
     telemetry::{Metrics, Objects},
     tracker::ObjectTracker,
     triggers,
-    withdraw::Limits,
 };
 
 /// A watch without an event for this long is made anew: load balancers drop silent connections without a notice.
@@ -124,7 +124,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
             part.clone()
                 .watch::<Semaphore>(&mut objects, pods_ended_out.clone())?,
         );
-        for phase in reclaim::ENDED {
+        for phase in ended_pods::ENDED {
             watchers.spawn(part.clone().watch_ended_pods(phase, pods_ended.clone()));
         }
     }
@@ -271,7 +271,7 @@ impl Part {
                     if matches!(event, watcher::Event::InitDone) {
                         self.health.good(&check);
                     }
-                    if let Some(uid) = reclaim::ended(&event)
+                    if let Some(uid) = ended_pods::ended(&event)
                         && self.context.ended.note(uid, std::time::Instant::now())
                     {
                         ended.send_replace(());

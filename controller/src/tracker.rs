@@ -3,11 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use tenure::ObjectRef;
+use tokio::time::Instant;
 
 /// At most four looks a second at one object, however often it changes; the first change is looked at at once.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
@@ -25,14 +26,18 @@ struct Entry {
     looked_at: Option<Instant>,
     failures: u32,
     failing_since: Option<Timestamp>,
-    /// The time at which this controller first saw that Redis had the last declaration.
-    in_force_since: Option<Instant>,
+    /// The declaration that this controller last saw in Redis, and the time at which it first saw it.
+    in_force: Option<(DeclarationId, Instant)>,
     /// When this controller first saw that Redis had lost it while it was being deleted.
     lost_since: Option<Instant>,
     /// The object had no holder and no waiter at the last observation; a later one causes another observation.
     idle: bool,
     pod_ended: bool,
 }
+
+/// Identifies a declaration: its digest, and the floor that was written for it. A controller that declares the same spec
+/// again, after a loss of data, writes another floor.
+type DeclarationId = (Option<String>, Option<u64>);
 
 impl Default for Entry {
     /// Of an object that was never looked at: a pod that held it may have ended while this controller was away.
@@ -41,7 +46,7 @@ impl Default for Entry {
             looked_at: None,
             failures: 0,
             failing_since: None,
-            in_force_since: None,
+            in_force: None,
             lost_since: None,
             idle: false,
             pod_ended: true,
@@ -96,14 +101,24 @@ impl ObjectTracker {
 
     /// Notes that Redis has a new declaration.
     pub(crate) fn declared(&self, object: &ObjectRef) {
-        self.lock().entry(object.clone()).or_default().in_force_since = None;
+        self.lock().entry(object.clone()).or_default().in_force = None;
     }
 
-    /// Returns for how long Redis has had the last declaration, as far as this controller has seen. Called when it has.
-    pub(crate) fn in_force_for(&self, object: &ObjectRef, now: Instant) -> Duration {
+    /// Returns for how long Redis has had the declaration that it has now, as far as this controller has seen. Another
+    /// controller may have made it.
+    pub(crate) fn in_force_for(
+        &self,
+        object: &ObjectRef,
+        digest: Option<&str>,
+        floor: Option<u64>,
+        now: Instant,
+    ) -> Duration {
         let mut entries = self.lock();
         let entry = entries.entry(object.clone()).or_default();
-        now.saturating_duration_since(*entry.in_force_since.get_or_insert(now))
+        let declared = (digest.map(str::to_owned), floor);
+        let known = entry.in_force.take().filter(|(known, _)| *known == declared);
+        let (_, since) = entry.in_force.insert(known.unwrap_or((declared, now)));
+        now.saturating_duration_since(*since)
     }
 
     /// For how long it has been known that Redis has lost the object while it was being deleted.
@@ -231,10 +246,25 @@ mod tests {
     fn a_spec_is_in_force_from_the_first_look_after_it_was_declared() {
         let (tracker, start) = (ObjectTracker::default(), Instant::now());
         let (first, later) = (start + Duration::from_secs(5), start + Duration::from_secs(7));
-        assert_eq!(tracker.in_force_for(&object(), first), Duration::ZERO);
-        assert_eq!(tracker.in_force_for(&object(), later), Duration::from_secs(2));
+        let in_force_for = |now| tracker.in_force_for(&object(), Some("d"), Some(1), now);
+        assert_eq!(in_force_for(first), Duration::ZERO);
+        assert_eq!(in_force_for(later), Duration::from_secs(2));
         tracker.declared(&object());
-        assert_eq!(tracker.in_force_for(&object(), later), Duration::ZERO);
+        assert_eq!(in_force_for(later), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_declaration_of_another_controller_is_in_force_from_its_own_first_look_on() {
+        let (tracker, start) = (ObjectTracker::default(), Instant::now());
+        let later = start + Duration::from_secs(100);
+        for (digest, floor, case) in [
+            ("other", 1, "the spec was changed"),
+            ("d", 2, "the same spec was declared again, after a loss"),
+        ] {
+            tracker.in_force_for(&object(), Some("d"), Some(1), start);
+            let in_force_for = tracker.in_force_for(&object(), Some(digest), Some(floor), later);
+            assert_eq!(in_force_for, Duration::ZERO, "{case}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Observe: what makes the controller look at an object, apart from a change of its custom resource.
+//! Triggers: the reasons to look at an object, apart from a change of its custom resource.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Reclaim: leases and queue entries of pods that have ended.
+//! Ended pods: the pods that have ended of late, whose leases and queue entries are reclaimed.
 //!
 //! A pod has ended when its phase is `Succeeded` or `Failed`. The kubelet reports such a phase only after all
 //! containers have stopped, also for a pod that is deleted, evicted or preempted. An object that vanishes from the API
@@ -7,8 +7,8 @@
 //! it `out-of-service`, states that its processes have stopped: the control plane then sets the phase `Failed` in place
 //! of the kubelet.
 
-use std::collections::{BTreeMap, HashMap};
 use std::{
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -44,23 +44,15 @@ impl EndedPods {
         ended.len() > before
     }
 
-    /// The tokens in the snapshot whose pods have ended, by the name of the pod.
-    pub(crate) fn tokens(&self, snapshot: &Snapshot) -> BTreeMap<String, Vec<String>> {
+    /// Returns the uids of the ended pods among the holders and waiters in a snapshot.
+    pub(crate) fn among(&self, snapshot: &Snapshot) -> HashSet<String> {
         let ended = self.lock();
-        let mut tokens: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let holders = snapshot.holders.iter().map(|h| (&h.holder, &h.token));
-        let waiters = snapshot.waiters.iter().map(|w| (&w.holder, &w.token));
-        for (who, token) in holders.chain(waiters) {
-            if let Some(uid) = &who.uid
-                && ended.contains_key(uid)
-            {
-                tokens
-                    .entry(who.pod.clone().unwrap_or_else(|| uid.clone()))
-                    .or_default()
-                    .push(token.clone());
-            }
-        }
-        tokens
+        let holders = snapshot.holders.iter().map(|holder| &holder.holder);
+        let waiters = snapshot.waiters.iter().map(|waiter| &waiter.holder);
+        let uids = holders
+            .chain(waiters)
+            .filter_map(|identity| identity.uid.as_ref());
+        uids.filter(|uid| ended.contains_key(*uid)).cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
@@ -71,15 +63,10 @@ impl EndedPods {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use kube::core::{ObjectMeta, PartialObjectMetaExt};
-    use tenure::{
-        Identity,
-        control::{HolderView, WaiterView},
-    };
 
     use super::*;
+    use crate::fixtures::{START, holder, snapshot, waiter};
 
     #[test]
     fn a_pod_has_ended_when_it_is_seen_in_a_final_phase_and_not_when_it_vanishes() {
@@ -103,53 +90,21 @@ mod tests {
         }
     }
 
-    fn who(uid: Option<&str>) -> Identity {
-        let json =
-            serde_json::json!({"pod": uid.map(|uid| format!("pod-{uid}")), "uid": uid, "process": "h/1"});
-        serde_json::from_value(json).unwrap()
-    }
-
     #[test]
-    fn leases_and_places_of_ended_pods_are_found_and_no_others() {
-        let at = SystemTime::UNIX_EPOCH;
-        let holder = |token: &str, uid| HolderView {
-            token: token.to_owned(),
-            fence: 1,
-            permits: 1,
-            resources: Vec::new(),
-            since: at,
-            expires: at,
-            holder: who(uid),
-            reason: String::new(),
-        };
-        let waiter = |token: &str, uid| WaiterView {
-            token: token.to_owned(),
-            permits: 1,
-            since: at,
-            holder: who(uid),
-            reason: String::new(),
-        };
-        let snapshot = Snapshot {
-            now: at,
-            digest: None,
-            current: false,
-            limit: 3,
-            held: 3,
-            free: 0,
-            waiting: 2,
-            last_fence: 1,
-            recovering_until: None,
-            withdrawing: false,
-            next_change: None,
-            longest_lease: Duration::ZERO,
-            holders: vec![holder("1", Some("a")), holder("2", Some("b")), holder("3", None)],
-            waiters: vec![waiter("4", Some("a")), waiter("5", Some("c"))],
-        };
+    fn ended_pods_are_found_among_holders_and_waiters() {
+        let mut snapshot = snapshot(START, vec![holder(1, &[], START)], vec![waiter(2), waiter(3)]);
         let ended = EndedPods::default();
-        assert!(ended.tokens(&snapshot).is_empty());
+        snapshot.holders[0].holder.uid = Some("a".to_owned());
+        snapshot.waiters[0].holder.uid = Some("b".to_owned());
+        assert!(ended.among(&snapshot).is_empty());
         ended.note("a".to_owned(), Instant::now());
-        let tokens = BTreeMap::from([("pod-a".to_owned(), vec!["1".to_owned(), "4".to_owned()])]);
-        assert_eq!(ended.tokens(&snapshot), tokens);
+        ended.note("c".to_owned(), Instant::now());
+        assert_eq!(ended.among(&snapshot), HashSet::from(["a".to_owned()]));
+        ended.note("b".to_owned(), Instant::now());
+        assert_eq!(
+            ended.among(&snapshot),
+            HashSet::from(["a".to_owned(), "b".to_owned()])
+        );
     }
 
     #[test]

@@ -1,0 +1,199 @@
+//! Apply: executes the steps of a plan. All I/O of a reconciliation is here, and each call is bounded in time.
+//!
+//! Every write carries the resource version that it was computed from. The cache may lag behind what this very
+//! controller wrote last, and a floor of fencing tokens must never be taken from an old status.
+
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tenure::{ObjectRef, control::Server};
+use tenure_crds::{MAX_LISTED, ReclaimPolicy};
+use tokio::time::Instant;
+
+use crate::{
+    events::{self, ObjectEvent},
+    failure::{API_LIMIT, Failure},
+    kinds::{Declared, StatusDraft},
+    plan::{Facts, Listing, Step, declaration, finalizer::FINALIZER, withdrawal},
+    reconcile::Context,
+    telemetry::OfKind,
+};
+
+const FIELD_MANAGER: &str = "tenure-controller";
+
+/// Executes the steps of one reconciliation.
+pub(crate) struct Applier<'a, K> {
+    context: &'a Context,
+    object: &'a K,
+    name: ObjectRef,
+    api: Api<K>,
+    /// The version of the custom resource that the facts are about.
+    resource_version: Option<String>,
+}
+
+impl<'a, K: Declared> Applier<'a, K> {
+    pub(crate) fn new(context: &'a Context, object: &'a K, name: &ObjectRef) -> Self {
+        Self {
+            context,
+            object,
+            name: name.clone(),
+            api: Api::namespaced(context.client.clone(), name.namespace()),
+            resource_version: object.resource_version(),
+        }
+    }
+
+    /// Executes a step, and adds its result to the facts.
+    pub(crate) async fn apply(&mut self, step: Step, facts: &mut Facts) -> Result<(), Failure> {
+        let (context, control) = (self.context, &self.context.control);
+        match step {
+            Step::Observe => self.observe(facts).await?,
+            Step::List(head) => {
+                self.reachable()?;
+                let snapshot = control.look(&self.name, head).await?;
+                if let Some(snapshot) = &snapshot {
+                    facts.ended.extend(context.ended.among(snapshot));
+                }
+                facts.listing = Some(Listing(snapshot));
+            }
+            Step::SetFinalizers(finalizers) => {
+                let withdrawn = !finalizers.iter().any(|finalizer| finalizer == FINALIZER);
+                self.set_finalizers(finalizers).await?;
+                if withdrawn {
+                    tracing::info!(object = %self.name, "withdrawn");
+                }
+            }
+            Step::WriteStatus(report) => facts.report = self.write_status(*report).await?,
+            Step::Declare {
+                plan,
+                life,
+                declaration,
+            } => {
+                self.reachable()?;
+                let recovers = control.declare_in(&life, &self.name, &declaration).await?;
+                facts.redis_changed();
+                facts.declared = Some(plan);
+                context.tracker.declared(&self.name);
+                context
+                    .metrics
+                    .declarations
+                    .get_or_create(&OfKind::of::<K>())
+                    .inc();
+                tracing::info!(object = %self.name, recovers, floor = plan.floor, "declared");
+                if let Some(event) = declaration::event(&plan, recovers) {
+                    self.publish(&event).await;
+                }
+            }
+            Step::Reclaim(tokens) => {
+                self.reachable()?;
+                // If a call fails, the next reconciliation looks for the rest.
+                facts.pod_ended = true;
+                let mut ended = Vec::new();
+                for (pod, tokens) in tokens {
+                    let cause = format!("pod {pod} has ended");
+                    let leases = control.reclaim(&self.name, &tokens, &cause).await?;
+                    ended.push((pod, leases));
+                }
+                facts.redis_changed();
+                (facts.pod_ended, facts.reclaimed) = (false, true);
+                for (pod, leases) in ended {
+                    tracing::info!(object = %self.name, pod, leases, "took back what an ended pod had");
+                    context
+                        .metrics
+                        .reclaimed
+                        .get_or_create(&OfKind::of::<K>())
+                        .inc_by(leases as u64);
+                    self.publish(&ObjectEvent::Reclaimed { pod, leases }).await;
+                }
+            }
+            Step::Withdraw(how) => {
+                self.reachable()?;
+                facts.withdrawn = Some(control.withdraw(&self.name, how).await?);
+                facts.redis_changed();
+            }
+            Step::Publish(event) => self.publish(&event).await,
+            Step::Forget => context.tracker.forget(&self.name),
+        }
+        Ok(())
+    }
+
+    async fn observe(&self, facts: &mut Facts) -> Result<(), Failure> {
+        self.reachable()?;
+        let (control, tracker) = (&self.context.control, &self.context.tracker);
+        let floor = facts.report.common.fencing_floor;
+        let seen = control
+            .inspect(&self.name, MAX_LISTED, floor.unwrap_or(0))
+            .await?;
+        facts.redis_changed();
+        let snapshot = seen.snapshot.as_ref();
+        let idle = snapshot.is_none_or(|snapshot| snapshot.held + snapshot.waiting == 0);
+        tracker.looked(&self.name, idle);
+        if facts.desired.lease.reclaim_policy == ReclaimPolicy::OnPodEnd && !facts.reclaimed {
+            facts.pod_ended |= tracker.take_pod_ended(&self.name);
+        }
+        if let Some(snapshot) = snapshot {
+            facts.ended = self.context.ended.among(snapshot);
+            let digest = snapshot.digest.as_deref();
+            facts.in_force_for = tracker.in_force_for(&self.name, digest, floor, Instant::now());
+        }
+        if withdrawal::is_lost(facts, &seen) {
+            facts.lost_for = Some(tracker.lost_for(&self.name, Instant::now()));
+        }
+        facts.seen = Some(seen);
+        Ok(())
+    }
+
+    /// Fails at once while it is known that the server which has the object does not answer: a call would wait for it.
+    fn reachable(&self) -> Result<(), Failure> {
+        match self.context.control.server_of(&self.name) {
+            Server::Disconnected {
+                error,
+                transient: true,
+            } => Err(tenure::Error::Unreachable { reason: error }.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the status as the API server has it now.
+    async fn write_status(&mut self, report: StatusDraft) -> Result<StatusDraft, Failure> {
+        let body = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": { "name": self.name.name(), "resourceVersion": self.resource_version },
+            "status": K::status(report),
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        let written = bounded(self.api.patch_status(self.name.name(), &params, &patch)).await?;
+        self.context
+            .metrics
+            .status_writes
+            .get_or_create(&OfKind::of::<K>())
+            .inc();
+        self.resource_version = written.resource_version();
+        Ok(written.report())
+    }
+
+    async fn set_finalizers(&self, finalizers: Vec<String>) -> Result<(), Failure> {
+        let patch = json!({
+            "metadata": { "finalizers": finalizers, "resourceVersion": self.resource_version },
+        });
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
+        Ok(())
+    }
+
+    async fn publish(&self, event: &ObjectEvent) {
+        let regarding = Resource::object_ref(self.object, &());
+        events::publish(&self.context.recorder, &regarding, event).await;
+    }
+}
+
+/// Calls to the API server are not bounded in time by themselves.
+async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
+    match tokio::time::timeout(API_LIMIT, call).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Failure::ApiTimeout),
+    }
+}

@@ -1,0 +1,330 @@
+//! Declaration: which declaration Redis gets, when, and under which floor of fencing tokens.
+//!
+//! Fencing tokens must grow even if Redis loses everything that it knows, so an object counts on from a floor that lies
+//! in its status, hence in etcd. Redis hears of a floor only after etcd has it. When an object has to be declared, and under
+//! which floor, is decided by [`tenure::control::plan`]; its source has the argument why no token is ever granted twice, and
+//! why a floor never runs ahead of the clock.
+//!
+//! For the same reason the longest lease that may be running lies in the status: an object that was lost has to recover
+//! for as long, and neither Redis nor the spec knows of a lease that was longer before. Leases of first users, and those that
+//! `Retain` left, count from the first declaration on, for as long as they may run.
+
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use tenure::control::{self, Declaration, Kept, Observation, Snapshot};
+use tenure_crds::{LeasePolicy, Time, whole_seconds};
+
+use crate::{
+    events::ObjectEvent,
+    kinds::StatusDraft,
+    plan::{Facts, Step, digest::digest},
+};
+
+/// The longest lease that there is, in seconds.
+const LONGEST: u32 = 86_400;
+
+/// Returns the steps that declare the object: the status gets the floor before Redis does. `None`: Redis has the
+/// declaration, or has got it in this reconciliation.
+pub(super) fn steps(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> {
+    if facts.declared.is_some() {
+        return None;
+    }
+    let desired = &facts.desired;
+    let (lease, digest) = (&desired.lease, digest(&desired.lease, &desired.capacity));
+    let kept = kept(&facts.report, lease);
+    let now = SystemTime::from(facts.started);
+    let plan = control::plan(kept.as_ref(), seen, &digest, lease.lease_duration(), now)?;
+    let longest_lease = seconds(plan.longest_lease);
+    let mut report = facts.report.clone();
+    report.common.fencing_floor = Some(plan.floor);
+    report.common.fencing_floor_time = Some(whole_seconds(facts.started));
+    report.common.lease_duration_seconds = Some(longest_lease);
+    let declaration = Declaration {
+        digest,
+        floor: plan.floor,
+        recovery: plan
+            .declared_before
+            .then(|| Duration::from_secs(longest_lease.into())),
+        lease: lease.lease_duration(),
+        max_hold: lease.max_hold(),
+        capacity: desired.capacity.clone(),
+    };
+    let life = seen.life.clone();
+    Some(vec![
+        Step::WriteStatus(Box::new(report)),
+        Step::Declare {
+            plan,
+            life,
+            declaration,
+        },
+    ])
+}
+
+/// Returns the event of a declaration after which the object `recovers`, or not.
+pub(crate) fn event(plan: &control::Plan, recovers: bool) -> Option<ObjectEvent> {
+    match (recovers, plan.declared_before) {
+        (true, _) => Some(ObjectEvent::Recovering),
+        (false, false) => Some(ObjectEvent::Declared),
+        (false, true) => None,
+    }
+}
+
+/// Returns the longest lease that may be running after a reconciliation, in seconds.
+pub(super) fn longest_lease(facts: &Facts, snapshot: &Snapshot) -> u32 {
+    let adopted = facts.declared.is_some_and(|plan| plan.adopts);
+    let first_users = adopted.then(|| seconds(snapshot.longest_lease));
+    let known = facts.report.common.lease_duration_seconds.max(first_users);
+    longest_running(known, &facts.desired.lease, facts.in_force_for)
+}
+
+/// The state of an object that the status keeps for the next declaration; absent before the first.
+pub(super) fn kept(report: &StatusDraft, lease: &LeasePolicy) -> Option<Kept> {
+    let common = &report.common;
+    let shown = report.holds.iter().map(|hold| hold.holder.fencing_token);
+    let longest = common
+        .lease_duration_seconds
+        .unwrap_or(lease.lease_duration_seconds);
+    Some(Kept {
+        floor: common.fencing_floor?,
+        current_at: common
+            .fencing_floor_time
+            .as_ref()
+            .map(|Time(at)| SystemTime::from(*at)),
+        newest: shown.max().unwrap_or(0),
+        longest_lease: Duration::from_secs(longest.into()),
+    })
+}
+
+/// Brings the floor in a report up to date with the newest token that Redis showed, having been asked at `asked_at`.
+pub(super) fn refresh_floor(
+    report: &mut StatusDraft,
+    lease: &LeasePolicy,
+    last_fence: u64,
+    asked_at: Timestamp,
+) {
+    if let Some(floor) = kept(report, lease).and_then(|kept| kept.refreshed(last_fence)) {
+        report.common.fencing_floor = Some(floor);
+        report.common.fencing_floor_time = Some(whole_seconds(asked_at));
+    }
+}
+
+/// As a status keeps a length of time: whole seconds, none cut off.
+fn seconds(lease: Duration) -> u32 {
+    let seconds = lease.as_secs() + u64::from(lease.subsec_nanos() > 0);
+    u32::try_from(seconds).unwrap_or(LONGEST).clamp(1, LONGEST)
+}
+
+/// The longest lease that may be running, in seconds: the spec's, or one that was `known` before, until the spec has been
+/// in force for as long as that.
+fn longest_running(known: Option<u32>, lease: &LeasePolicy, in_force_for: Duration) -> u32 {
+    let running = known.filter(|known| in_force_for < Duration::from_secs((*known).into()));
+    running.unwrap_or_default().max(lease.lease_duration_seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_crds::Holder;
+
+    use super::*;
+    use crate::{
+        fixtures::{self, START, facts, observation},
+        kinds::Hold,
+    };
+
+    fn report(floor: Option<u64>, fences: &[u64]) -> StatusDraft {
+        let mut report = StatusDraft::default();
+        report.common.fencing_floor = floor;
+        report.common.fencing_floor_time = floor.map(|_| whole_seconds(Timestamp::UNIX_EPOCH));
+        report.holds = fences
+            .iter()
+            .map(|fence| Hold {
+                resource: None,
+                permits: 1,
+                holder: Holder {
+                    token: fence.to_string(),
+                    pod: "p".to_owned(),
+                    namespace: None,
+                    reason: String::new(),
+                    fencing_token: *fence,
+                    acquired_at: whole_seconds(Timestamp::UNIX_EPOCH),
+                    expires_at: whole_seconds(Timestamp::UNIX_EPOCH),
+                },
+            })
+            .collect();
+        report
+    }
+
+    #[test]
+    fn a_status_keeps_the_floor_its_time_the_newest_token_and_the_longest_lease() {
+        let lease = LeasePolicy::default();
+        assert_eq!(kept(&report(None, &[7]), &lease), None);
+        let mut report = report(Some(5), &[7, 6]);
+        let expected = Kept {
+            floor: 5,
+            current_at: Some(SystemTime::UNIX_EPOCH),
+            newest: 7,
+            longest_lease: Duration::from_secs(30),
+        };
+        assert_eq!(kept(&report, &lease), Some(expected));
+        report.common.lease_duration_seconds = Some(86_400);
+        let longest_lease = Duration::from_secs(86_400);
+        assert_eq!(
+            kept(&report, &lease),
+            Some(Kept {
+                longest_lease,
+                ..expected
+            })
+        );
+    }
+
+    #[test]
+    fn the_floor_is_refreshed_with_the_time_of_the_question_and_not_before_the_first_declaration() {
+        let (lease, asked_at) = (LeasePolicy::default(), Timestamp::from_second(9).unwrap());
+        let mut first = report(None, &[]);
+        refresh_floor(&mut first, &lease, 1 << 40, asked_at);
+        assert_eq!(first, report(None, &[]));
+        let mut quiet = report(Some(5), &[]);
+        refresh_floor(&mut quiet, &lease, 1 << 24, asked_at);
+        assert_eq!(quiet, report(Some(5), &[]));
+        let mut busy = report(Some(5), &[]);
+        refresh_floor(&mut busy, &lease, 1 << 40, asked_at);
+        assert_eq!(busy.common.fencing_floor, Some(1 << 40));
+        assert_eq!(busy.common.fencing_floor_time, Some(whole_seconds(asked_at)));
+    }
+
+    #[test]
+    fn a_length_is_kept_in_whole_seconds_that_are_not_shorter() {
+        for (millis, expected) in [
+            (0, 1),
+            (1, 1),
+            (1000, 1),
+            (1001, 2),
+            (86_400_000, LONGEST),
+            (u64::MAX, LONGEST),
+        ] {
+            assert_eq!(seconds(Duration::from_millis(millis)), expected, "{millis}");
+        }
+    }
+
+    #[test]
+    fn a_lease_that_was_longer_counts_until_the_shorter_one_has_been_in_force_for_as_long() {
+        let lease = |seconds| LeasePolicy {
+            lease_duration_seconds: seconds,
+            ..LeasePolicy::default()
+        };
+        let cases = [
+            ("never declared", None, 30, 0, 30),
+            ("as before", Some(30), 30, 0, 30),
+            ("longer now", Some(30), 60, 0, 60),
+            ("shorter since a moment ago", Some(60), 30, 0, 60),
+            ("shorter, and old leases may be running", Some(60), 30, 59, 60),
+            (
+                "shorter for so long that old leases have ended",
+                Some(60),
+                30,
+                60,
+                30,
+            ),
+        ];
+        for (case, known, seconds, in_force_for, expected) in cases {
+            let longest = longest_running(known, &lease(seconds), Duration::from_secs(in_force_for));
+            assert_eq!(longest, expected, "{case}");
+        }
+    }
+
+    fn plan_of(steps: &[Step]) -> (&StatusDraft, &control::Plan, &Declaration) {
+        match steps {
+            [
+                Step::WriteStatus(report),
+                Step::Declare {
+                    plan, declaration, ..
+                },
+            ] => (report, plan, declaration),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_first_declaration_has_no_recovery_and_the_time_of_the_reconciliation() {
+        let steps = steps(&facts(None), &observation(None)).unwrap();
+        let (report, plan, declaration) = plan_of(&steps);
+        assert_eq!(report.common.fencing_floor, Some(declaration.floor));
+        assert_eq!(
+            report.common.fencing_floor_time,
+            Some(whole_seconds(fixtures::time(START)))
+        );
+        assert_eq!(report.common.lease_duration_seconds, Some(30));
+        assert_eq!(declaration.recovery, None);
+        assert!(!plan.declared_before);
+    }
+
+    #[test]
+    fn a_declaration_after_a_loss_recovers_for_the_longest_lease_that_the_status_keeps() {
+        let mut facts = facts(Some(100));
+        facts.report.common.lease_duration_seconds = Some(600);
+        let steps = steps(&facts, &observation(None)).unwrap();
+        let (report, _, declaration) = plan_of(&steps);
+        assert!(declaration.floor > 100);
+        assert_eq!(report.common.lease_duration_seconds, Some(600));
+        assert_eq!(declaration.recovery, Some(Duration::from_secs(600)));
+        assert_eq!(declaration.lease, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn an_object_is_declared_if_redis_lacks_the_spec_and_once_in_a_reconciliation() {
+        let mut facts = facts(Some(100));
+        let mut seen = observation(Some(fixtures::snapshot(START, vec![], vec![])));
+        let first = steps(&facts, &seen).unwrap();
+        let (_, plan, declaration) = plan_of(&first);
+        if let Some(snapshot) = &mut seen.snapshot {
+            snapshot.digest = Some(declaration.digest.clone());
+        }
+        assert_eq!(steps(&facts, &seen), None, "Redis has the spec");
+
+        let outdated = observation(Some(fixtures::snapshot(START, vec![], vec![])));
+        facts.declared = Some(*plan);
+        assert_eq!(
+            steps(&facts, &outdated),
+            None,
+            "another controller has declared another spec"
+        );
+    }
+
+    #[test]
+    fn a_declaration_is_an_event_if_it_is_the_first_or_recovers() {
+        let plan = |declared_before| control::Plan {
+            floor: 1,
+            current_at: SystemTime::UNIX_EPOCH,
+            longest_lease: Duration::ZERO,
+            declared_before,
+            adopts: false,
+        };
+        let cases = [
+            ("first", false, false, Some(ObjectEvent::Declared)),
+            ("after a loss", true, true, Some(ObjectEvent::Recovering)),
+            ("a changed spec", true, false, None),
+        ];
+        for (case, declared_before, recovers, expected) in cases {
+            assert_eq!(event(&plan(declared_before), recovers), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn leases_of_first_users_count_only_after_the_declaration_that_adopts_them() {
+        let mut facts = facts(Some(100));
+        let mut snapshot = fixtures::snapshot(START, vec![], vec![]);
+        snapshot.longest_lease = Duration::from_secs(90);
+        assert_eq!(longest_lease(&facts, &snapshot), 30);
+        for (adopts, expected) in [(false, 30), (true, 90)] {
+            facts.declared = Some(control::Plan {
+                floor: 1,
+                current_at: SystemTime::UNIX_EPOCH,
+                longest_lease: Duration::ZERO,
+                declared_before: true,
+                adopts,
+            });
+            assert_eq!(longest_lease(&facts, &snapshot), expected, "adopts: {adopts}");
+        }
+    }
+}

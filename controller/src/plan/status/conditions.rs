@@ -1,0 +1,146 @@
+//! The conditions of an object, in the order in which `kubectl describe` shows them.
+
+use jiff::Timestamp;
+use tenure::control::Snapshot;
+use tenure_crds::{Assessment, ConditionReason, ConditionStatus, ConditionType, LeasePolicy, whole_seconds};
+
+use crate::{kinds::StatusDraft, plan::status::timestamp};
+
+/// The result of observing an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome<'a> {
+    /// Redis has it as declared: so many resources or permits in all, and no lease runs for longer, in seconds. It was asked at
+    /// `asked_at`.
+    Declared {
+        snapshot: &'a Snapshot,
+        lease: &'a LeasePolicy,
+        total: u32,
+        longest_lease: u32,
+        asked_at: Timestamp,
+    },
+    /// It is being deleted, at the latest at `until`.
+    Deleting {
+        snapshot: &'a Snapshot,
+        until: Timestamp,
+    },
+    /// Redis could not be asked, or refused; what was reported before is all there is.
+    BackendProblem(&'a BackendProblem),
+}
+
+/// The reason why the spec is not applied to Redis.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct BackendProblem {
+    reason: ConditionReason,
+    message: String,
+}
+
+impl From<&tenure::Error> for BackendProblem {
+    fn from(error: &tenure::Error) -> Self {
+        let reason = match error {
+            tenure::Error::Unreachable { .. } => ConditionReason::BackendUnreachable,
+            tenure::Error::UnsupportedServer { .. } => ConditionReason::BackendUnsupported,
+            // This is about the controller's own setting, independent of the object.
+            tenure::Error::InvalidInput { field: "url", .. } => ConditionReason::BackendDenied,
+            tenure::Error::InvalidInput { .. } => ConditionReason::InvalidSpec,
+            tenure::Error::Damaged { .. } => ConditionReason::Damaged,
+            tenure::Error::VersionMismatch { .. } => ConditionReason::VersionMismatch,
+            _ => ConditionReason::BackendDenied,
+        };
+        Self {
+            reason,
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Returns whether the report has `reason` for `type_`.
+pub(super) fn has_reason(report: &StatusDraft, type_: ConditionType, reason: ConditionReason) -> bool {
+    let mut conditions = report.common.conditions.iter();
+    conditions.any(|c| c.type_ == type_.as_str() && c.reason == reason.as_str())
+}
+
+/// The conditions of an object after an outcome.
+pub(super) fn of(previous: &StatusDraft, outcome: Outcome<'_>) -> [Assessment; 4] {
+    use ConditionReason as Reason;
+    use ConditionStatus::{False, True};
+    use ConditionType::{BackendReachable, Ready, Reconciling, Stalled};
+
+    let is = |type_, status, reason, message: &str| Assessment {
+        type_,
+        status,
+        reason,
+        message: message.to_owned(),
+    };
+    let connected = || is(BackendReachable, True, Reason::Connected, "Redis answers");
+    let not_stalled = || is(Stalled, False, Reason::Synced, "no action is needed");
+    match outcome {
+        Outcome::BackendProblem(trouble) => {
+            let reason = trouble.reason;
+            // The exact error of a connection changes from attempt to attempt; the first one is kept until the outage
+            // ends.
+            let message = previous
+                .common
+                .conditions
+                .iter()
+                .find(|c| c.type_ == Ready.as_str() && c.reason == reason.as_str())
+                .filter(|_| reason == Reason::BackendUnreachable)
+                .map_or(trouble.message.as_str(), |c| c.message.as_str());
+            let comes_back = reason == Reason::BackendUnreachable;
+            let redis_is_well = [Reason::InvalidSpec, Reason::Damaged, Reason::VersionMismatch];
+            let reachable = if redis_is_well.contains(&reason) {
+                connected()
+            } else {
+                is(BackendReachable, False, reason, message)
+            };
+            [
+                is(Ready, False, reason, message),
+                is(Reconciling, comes_back.into(), reason, message),
+                is(Stalled, (!comes_back).into(), reason, message),
+                reachable,
+            ]
+        }
+        Outcome::Deleting { snapshot, until } => {
+            let message = format!(
+                "being deleted: {} still held, nothing new is granted, what is left is taken away at {}",
+                snapshot.held,
+                whole_seconds(until).0,
+            );
+            [
+                is(Ready, False, Reason::Deleting, &message),
+                is(Reconciling, True, Reason::Deleting, &message),
+                not_stalled(),
+                connected(),
+            ]
+        }
+        Outcome::Declared { snapshot, .. } => {
+            if let Some(until) = snapshot.recovering_until {
+                let message = format!(
+                    "Redis has lost the data of this object, or was restarted: nothing new is granted before {}, and holders \
+                     keep what they have",
+                    whole_seconds(timestamp(until)).0,
+                );
+                return [
+                    is(Ready, False, Reason::Recovering, &message),
+                    is(Reconciling, True, Reason::Recovering, &message),
+                    not_stalled(),
+                    connected(),
+                ];
+            }
+            let reconciling = if snapshot.draining() > 0 {
+                let message = format!(
+                    "{} held beyond what the spec has: their holders keep them and nobody gets them next",
+                    snapshot.draining()
+                );
+                is(Reconciling, True, Reason::Draining, &message)
+            } else {
+                is(Reconciling, False, Reason::Synced, "there is nothing to do")
+            };
+            [
+                is(Ready, True, Reason::Synced, "the spec is applied to Redis"),
+                reconciling,
+                not_stalled(),
+                connected(),
+            ]
+        }
+    }
+}
