@@ -434,6 +434,10 @@ impl ClientBuilder {
     }
 
     fn link(&self, config: Arc<ConnectionConfig>) -> Result<Router, Error> {
+        #[allow(
+            clippy::infallible_destructuring_match,
+            reason = "there is another variant with the feature `memory`"
+        )]
         let url = match &self.server {
             Server::At(url) => url,
             #[cfg(feature = "memory")]
