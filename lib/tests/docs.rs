@@ -158,6 +158,45 @@ fn items() -> Vec<Item> {
 }
 
 #[test]
+fn every_file_that_a_page_for_contributors_names_is_there() {
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for page in [
+        "docs/recipes.md",
+        "docs/testing.md",
+        "docs/promises.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+    ] {
+        let text = read(Path::new("..").join(page));
+        let quoted = text.split('`').skip(1).step_by(2);
+        let folders = [
+            "lib/",
+            "lua/",
+            "crds/",
+            "controller/",
+            "charts/",
+            "tests/",
+            "docs/",
+            "examples/",
+        ];
+        let named = quoted.filter(|name| folders.iter().any(|folder| name.starts_with(folder)));
+        for name in named.filter(|name| !name.contains(['{', ' ', '*', '…'])) {
+            count += 1;
+            if !root().join("..").join(name).exists() {
+                missing.push(format!("{page}: {name}"));
+            }
+        }
+    }
+    assert!(count > 60, "the names are not found any more");
+    assert!(
+        missing.is_empty(),
+        "there is no such file:\n{}",
+        missing.join("\n")
+    );
+}
+
+#[test]
 fn every_public_item_has_an_example() {
     let without: Vec<String> = items()
         .iter()

@@ -14,7 +14,7 @@
 //! | [`crashes`] | 10: a crash costs at most one lease in total |
 //! | [`visibility`] | 12: holders and waiters can be read |
 //!
-//! Promise 11 (one hash tag an object) has a unit test in `lib/src/object.rs`, promise 13 is tested in
+//! Promise 11 (one hash tag an object) has a unit test in `lib/src/protocol/object.rs`, promise 13 is tested in
 //! `tests/suites/controller/outages.rs`.
 //!
 //! The primitives beyond acquiring:
