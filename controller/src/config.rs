@@ -79,8 +79,9 @@ pub(crate) struct Config {
     #[arg(long, env = "TENURE_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACES", value_parser = namespace)]
     pub(crate) watch_namespaces: Vec<String>,
 
-    /// The address for /livez, /readyz and /metrics; port 0 takes a free one, which the log shows
-    #[arg(long, env = "TENURE_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT", value_parser = address)]
+    /// The address for /livez, /readyz and /metrics, by default of this machine alone; 0.0.0.0 serves other machines, as probes
+    /// of a cluster need, and port 0 takes a free port, which the log shows
+    #[arg(long, env = "TENURE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", value_parser = address)]
     pub(crate) listen: SocketAddr,
 
     /// The format of the log, which goes to standard error
@@ -154,6 +155,7 @@ impl Config {
             let flag = match &source {
                 tenure::Error::InvalidInput { field, .. } => match *field {
                     "key_prefix" => "--redis-key-prefix",
+                    "username" => "--redis-username, --redis-password-file",
                     "tls_ca" => "--redis-ca-file",
                     "tls_client_certificate" => "--redis-client-cert-file, --redis-client-key-file",
                     _ => "--redis-url",

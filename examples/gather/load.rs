@@ -183,7 +183,6 @@ impl Objects {
             (&pool, generated),
         ] {
             let declaration = Declaration {
-                digest: name.clone(),
                 floor: now_micros,
                 recovery: None,
                 lease: PATIENCE,

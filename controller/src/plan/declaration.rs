@@ -18,7 +18,7 @@ use tenure_crds::{LeasePolicy, Time, whole_seconds};
 use crate::{
     events::ObjectEvent,
     kinds::StatusDraft,
-    plan::{Facts, Step, digest::digest},
+    plan::{Desired, Facts, Step},
 };
 
 /// The longest lease that there is, in seconds.
@@ -31,24 +31,21 @@ pub(super) fn steps(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> {
         return None;
     }
     let desired = &facts.desired;
-    let (lease, digest) = (&desired.lease, digest(&desired.lease, &desired.capacity));
+    let (lease, spec) = (&desired.lease, spec(desired));
     let kept = kept(&facts.report, lease);
     let now = SystemTime::from(facts.started);
-    let plan = control::plan(kept.as_ref(), seen, &digest, lease.lease_duration(), now)?;
+    let plan = control::plan(kept.as_ref(), seen, &spec.digest(), lease.lease_duration(), now)?;
     let longest_lease = seconds(plan.longest_lease);
     let mut report = facts.report.clone();
     report.common.fencing_floor = Some(plan.floor);
     report.common.fencing_floor_time = Some(whole_seconds(facts.started));
     report.common.lease_duration_seconds = Some(longest_lease);
     let declaration = Declaration {
-        digest,
         floor: plan.floor,
         recovery: plan
             .declared_before
             .then(|| Duration::from_secs(longest_lease.into())),
-        lease: lease.lease_duration(),
-        max_hold: lease.max_hold(),
-        capacity: desired.capacity.clone(),
+        ..spec
     };
     let life = seen.life.clone();
     Some(vec![
@@ -59,6 +56,15 @@ pub(super) fn steps(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> {
             declaration,
         },
     ])
+}
+
+/// The declaration of a spec, without a floor and a recovery.
+pub(super) fn spec(desired: &Desired) -> Declaration {
+    Declaration {
+        lease: desired.lease.lease_duration(),
+        max_hold: desired.lease.max_hold(),
+        ..Declaration::new(desired.capacity.clone())
+    }
 }
 
 /// Returns the event of a declaration after which the object `recovers`, or not.
@@ -278,7 +284,7 @@ mod tests {
         let first = steps(&facts, &seen).unwrap();
         let (_, plan, declaration) = plan_of(&first);
         if let Some(snapshot) = &mut seen.snapshot {
-            snapshot.digest = Some(declaration.digest.clone());
+            snapshot.digest = Some(declaration.digest());
         }
         assert_eq!(steps(&facts, &seen), None, "Redis has the spec");
 

@@ -30,7 +30,6 @@ use crate::{
 };
 
 pub(crate) mod declaration;
-mod digest;
 pub(crate) mod failure;
 pub(crate) mod finalizer;
 pub(crate) mod reclaim;

@@ -6,7 +6,7 @@ use crate::fixtures::{self, START, desired, facts, holder, observation, snapshot
 /// A snapshot of the object as it is declared by [`facts`].
 fn declared(held: Vec<control::HolderView>) -> Snapshot {
     let mut snapshot = snapshot(START, held, vec![]);
-    snapshot.digest = Some(digest::digest(&desired().lease, &desired().capacity));
+    snapshot.digest = Some(declaration::spec(&desired()).digest());
     snapshot
 }
 

@@ -2,6 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde_json::json;
+use uuid::Uuid;
+
 use crate::control::Life;
 use crate::{
     Error, Kind,
@@ -18,18 +21,13 @@ use crate::{
 /// use tenure::control::{Capacity, Declaration};
 ///
 /// let three = Declaration {
-///     digest: "generation 1".into(),
 ///     floor: 1_795_257_448_000_000,
-///     recovery: None,
-///     lease: Duration::from_secs(30),
-///     max_hold: None,
-///     capacity: Capacity::Permits(3),
+///     lease: Duration::from_secs(60),
+///     ..Declaration::new(Capacity::Permits(3))
 /// };
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
-    /// Stands for all other fields; a snapshot contains it, so that an unchanged declaration need not be repeated.
-    pub digest: String,
     /// Every fencing token from now on is larger. Kept outside of Redis, and raised before a declaration that follows a
     /// loss of data.
     pub floor: u64,
@@ -122,13 +120,72 @@ pub struct Resource {
 }
 
 impl Declaration {
+    /// Returns a first declaration: with leases of 30 s that may be renewed for ever, and fencing tokens from 2 on. Other values
+    /// are set as fields.
+    ///
+    /// ```
+    /// use tenure::control::{Capacity, Declaration};
+    ///
+    /// let three = Declaration::new(Capacity::Permits(3));
+    /// assert_eq!((three.floor, three.recovery, three.max_hold), (1, None, None));
+    /// ```
+    #[must_use]
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            floor: 1,
+            recovery: None,
+            lease: Duration::from_secs(30),
+            max_hold: None,
+            capacity,
+        }
+    }
+
+    /// Returns the digest of the part that a custom resource specifies: lease, longest hold and capacity. Equal parts have equal
+    /// digests, in every version of the library. [`Snapshot::digest`](super::Snapshot::digest) is the digest of the declaration
+    /// that Redis has, so that an unchanged one need not be repeated: see [`plan`](super::plan()).
+    ///
+    /// ```
+    /// use tenure::control::{Capacity, Declaration};
+    ///
+    /// let three = Declaration::new(Capacity::Permits(3));
+    /// let raised = Declaration { floor: 1000, ..three.clone() };
+    /// assert_eq!(three.digest(), raised.digest());
+    /// assert_ne!(three.digest(), Declaration::new(Capacity::Permits(4)).digest());
+    /// ```
+    #[must_use]
+    pub fn digest(&self) -> String {
+        // All fields are named, so that a new one is either part of the digest or is left out on purpose.
+        let Self {
+            floor: _,
+            recovery: _,
+            lease,
+            max_hold,
+            capacity,
+        } = self;
+        let capacity = match capacity {
+            Capacity::Permits(permits) => json!({ "permits": permits }),
+            Capacity::Generated { order, prefix, count } => {
+                json!({ "generated": [prefix, count], "order": order.as_str() })
+            }
+            Capacity::Resources { order, resources } => {
+                let resources: BTreeMap<_, _> = resources.iter().map(Resource::canonical).collect();
+                json!({ "order": order.as_str(), "resources": resources })
+            }
+        };
+        // The names stand in alphabetical order, as serde_json sorts them unless a program asks it not to.
+        let canonical = json!({
+            "capacity": capacity,
+            "lease_ms": millis(*lease),
+            "max_hold_ms": max_hold.map(millis),
+        });
+        let text = canonical.to_string();
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes())
+            .simple()
+            .to_string()
+    }
+
     /// As the script wants it, planned for this life of the server's data, or for any.
     pub(super) fn call<'a>(&'a self, kind: Kind, life: Option<&'a Life>) -> Result<Declare<'a>, Error> {
-        // In a snapshot, no digest means that the object is not declared.
-        if self.digest.is_empty() {
-            let fix = "use anything that differs between two declarations";
-            return Err(Error::invalid("digest", "is empty", fix));
-        }
         let spans = [
             ("lease", Some(self.lease), LONGEST_LEASE),
             // Never less than the lease.
@@ -181,7 +238,7 @@ impl Declaration {
         let recovery = self.recovery.map(|longest| longest.max(self.lease));
         Ok(Declare {
             kind,
-            digest: &self.digest,
+            digest: self.digest(),
             floor: self.floor,
             recovery_ms: recovery.unwrap_or_default().as_millis(),
             lease_ms: self.lease.as_millis(),
@@ -193,7 +250,22 @@ impl Declaration {
     }
 }
 
+/// Durations beyond the limits of a declaration count as the longest.
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Resource {
+    /// The name, and the part of a digest: whether it is disabled, and its properties.
+    fn canonical(&self) -> (&str, (bool, &BTreeMap<String, String>)) {
+        let Self {
+            name,
+            properties,
+            disabled,
+        } = self;
+        (name, (*disabled, properties))
+    }
+
     /// A resource in service, without properties. The name is checked when the resource is declared, assigned or added.
     ///
     /// ```
@@ -284,6 +356,86 @@ pub(crate) fn check_resource(field: &'static str, name: &str) -> Result<(), Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn resources(names: &[(&str, bool)]) -> Capacity {
+        let resources = names.iter().map(|(name, disabled)| Resource {
+            disabled: *disabled,
+            ..Resource::new(*name)
+        });
+        Capacity::Resources {
+            order: Order::Random,
+            resources: resources.collect(),
+        }
+    }
+
+    #[test]
+    fn the_digest_is_the_same_in_every_version() {
+        let three = Declaration::new(Capacity::Permits(3));
+        assert_eq!(three.digest(), "f78e0778a8eb5b0385cdfb91ccf42529");
+    }
+
+    #[test]
+    fn the_digest_differs_with_each_part_of_a_spec() {
+        let generated = |order, prefix: &str, count| Capacity::Generated {
+            order,
+            prefix: prefix.to_owned(),
+            count,
+        };
+        let with_property = Capacity::Resources {
+            order: Order::Random,
+            resources: vec![Resource::new("a").property("host", "gpu-1")],
+        };
+        let permits = || Declaration::new(Capacity::Permits(3));
+        let capacities = [
+            Capacity::Permits(3),
+            Capacity::Permits(4),
+            resources(&[("a", false)]),
+            resources(&[("a", true)]),
+            resources(&[("b", false)]),
+            with_property,
+            generated(Order::Random, "a", 1),
+            generated(Order::Random, "b", 1),
+            generated(Order::Random, "a", 2),
+            generated(Order::LeastRecentlyUsed, "a", 1),
+        ];
+        let mut digests: Vec<_> = capacities
+            .into_iter()
+            .map(|capacity| Declaration::new(capacity).digest())
+            .collect();
+        let span = Duration::from_millis(30_001);
+        digests.push(
+            Declaration {
+                lease: span,
+                ..permits()
+            }
+            .digest(),
+        );
+        let max_hold = Some(span);
+        digests.push(
+            Declaration {
+                max_hold,
+                ..permits()
+            }
+            .digest(),
+        );
+        let all = digests.len();
+        digests.sort();
+        digests.dedup();
+        assert_eq!(digests.len(), all);
+    }
+
+    #[test]
+    fn the_digest_is_independent_of_the_order_of_resources_and_of_the_floor() {
+        let ab = Declaration::new(resources(&[("a", false), ("b", false)]));
+        let ba = Declaration::new(resources(&[("b", false), ("a", false)]));
+        assert_eq!(ab.digest(), ba.digest());
+        let raised = Declaration {
+            floor: 1000,
+            recovery: Some(Duration::from_secs(30)),
+            ..ab.clone()
+        };
+        assert_eq!(ab.digest(), raised.digest());
+    }
 
     #[test]
     fn a_resource_that_could_break_the_lists_is_refused() {

@@ -181,7 +181,6 @@ async fn every_kind_is_adopted_with_its_permits_and_resources() -> Result {
 
 fn seats() -> Declaration {
     Declaration {
-        digest: "seats".to_owned(),
         capacity: Capacity::Resources {
             order: Order::LeastRecentlyUsed,
             resources: ["m", "n", "o"].map(Resource::new).into(),

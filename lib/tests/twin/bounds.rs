@@ -129,7 +129,6 @@ async fn a_waiter_for_a_resource_that_is_taken_out_is_refused() -> Result {
             let mut all: Vec<Resource> = resources(3).collect();
             all[0].disabled = disabled;
             let declaration = Declaration {
-                digest: disabled.to_string(),
                 floor: 0,
                 recovery: None,
                 lease: Duration::from_secs(30),

@@ -248,9 +248,8 @@ async fn resources_of_an_unreadable_lease_are_not_granted_when_the_pool_changes(
             .map(|name| tenure::control::Resource::new(*name))
             .collect(),
     };
-    let declare = async |digest: &str, names: &[&str]| {
+    let declare = async |names: &[&str]| {
         let declaration = tenure::control::Declaration {
-            digest: digest.to_owned(),
             capacity: named(names),
             ..semaphore(0)
         };
@@ -259,12 +258,12 @@ async fn resources_of_an_unreadable_lease_are_not_granted_when_the_pool_changes(
             .await?;
         Result::Ok(())
     };
-    declare("1", &["x"]).await?;
+    declare(&["x"]).await?;
     let held = a.lock_pool("p")?.acquire().await?;
     let token = memory.command(&["ZRANGE", "tenure:{test/pool/p}:holders", "0", "-1"])?;
     let entry = format!("t:{}", token[0]);
     memory.command(&["HSET", "tenure:{test/pool/p}:obj", &entry, "garbage"])?;
-    declare("2", &["x", "y"]).await?;
+    declare(&["x", "y"]).await?;
     let free = b.lock_pool("p")?.try_acquire().await?.unwrap();
     assert_eq!(free.resource(), "y");
     assert!(

@@ -25,7 +25,6 @@ impl World {
         let client = client(&memory, "a").await?;
         declare_semaphore(&client, "s", 3).await?;
         let pool = Declaration {
-            digest: "p".to_owned(),
             capacity: Capacity::Resources {
                 order: Order::LeastRecentlyUsed,
                 resources: ["m", "n"]

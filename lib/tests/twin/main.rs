@@ -64,7 +64,6 @@ async fn declare_semaphore(client: &Client, name: &str, permits: u64) -> Result<
 
 fn semaphore(permits: u64) -> Declaration {
     Declaration {
-        digest: permits.to_string(),
         floor: 1000,
         recovery: None,
         lease: Duration::from_secs(30),
@@ -75,7 +74,6 @@ fn semaphore(permits: u64) -> Declaration {
 
 fn generated(order: Order, prefix: &str, count: u64) -> Declaration {
     Declaration {
-        digest: format!("{prefix}{count}"),
         capacity: Capacity::Generated {
             order,
             prefix: prefix.to_owned(),

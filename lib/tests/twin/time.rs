@@ -84,7 +84,6 @@ async fn a_shortened_lease_has_not_come_to_its_longest_hold() -> Result {
     let object = declare_semaphore(&a, "x", 1).await?;
     let lease = a.semaphore("x")?.acquire().await?;
     let shorter = Declaration {
-        digest: "shorter".to_owned(),
         lease: LEASE / 3,
         ..semaphore(1)
     };

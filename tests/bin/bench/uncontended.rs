@@ -201,7 +201,6 @@ async fn acquire_one(pool: &LockPool) -> Result<Duration> {
 
 async fn generated(client: &Client, name: &str, count: u64) -> Result<LockPool> {
     let declaration = Declaration {
-        digest: "1".to_owned(),
         floor: 0,
         recovery: None,
         lease: Duration::from_secs(30),

@@ -137,7 +137,7 @@ async fn a_bad_flag_is_named_with_the_fix_and_without_a_password() -> Result {
         (["--redis-url", "http://:hunter2@redis"], "--redis-url: url"),
         (
             ["--redis-url", "redis://:hunter2@redis:port"],
-            "use redis://[user][:password@]host",
+            "a number from 1 to 65535",
         ),
         (
             ["--redis-password-file", "/does/not/exist"],

@@ -370,7 +370,6 @@ fn answer(outcome: kube::Result<Value>) -> Result<std::result::Result<Value, Str
 
 fn declaration(lease: &LeasePolicy, capacity: Capacity) -> Declaration {
     Declaration {
-        digest: "extreme".to_owned(),
         floor: 1,
         recovery: None,
         lease: lease.lease_duration(),

@@ -261,7 +261,6 @@ async fn a_readmission_whose_reply_is_lost_lets_the_holder_in_once() -> Result {
     let (client, beside) = (far.client().await?, world.client().await?);
     let object = world.object(Kind::Semaphore, "x")?;
     let again = Declaration {
-        digest: "3".to_owned(),
         floor: 0,
         recovery: Some(Duration::ZERO),
         lease: Duration::from_secs(3),

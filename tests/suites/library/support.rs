@@ -184,7 +184,6 @@ pub(crate) fn named(names: &[&str]) -> Capacity {
 
 pub(crate) fn declaration(capacity: Capacity) -> Declaration {
     Declaration {
-        digest: format!("{capacity:?}").len().to_string(),
         floor: 1000,
         recovery: None,
         lease: Duration::from_secs(30),

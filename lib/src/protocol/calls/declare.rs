@@ -10,7 +10,7 @@ use crate::protocol::{
 
 pub(crate) struct Declare<'a> {
     pub(crate) kind: Kind,
-    pub(crate) digest: &'a str,
+    pub(crate) digest: String,
     /// Later fencing tokens are larger.
     pub(crate) floor: u64,
     /// 0: the object has never been declared before; else the longest lease that may be running.
@@ -46,7 +46,7 @@ impl Call for Declare<'_> {
         let (run, newest) = self.life.unwrap_or_default();
         let mut arguments = vec![
             self.kind.as_str().into(),
-            self.digest.into(),
+            (&*self.digest).into(),
             number(self.floor),
             number(self.recovery_ms),
             number(self.lease_ms),
@@ -85,7 +85,7 @@ mod tests {
     fn the_arguments_stand_in_the_order_of_the_script() {
         let mut declare = Declare {
             kind: Kind::Pool,
-            digest: "digest",
+            digest: "digest".to_owned(),
             floor: 1,
             recovery_ms: 2,
             lease_ms: 3,

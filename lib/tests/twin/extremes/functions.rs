@@ -69,7 +69,7 @@ async fn declares(world: &World, change: impl FnOnce(&mut Declaration)) -> Outco
         assert_eq!(seen.limit, permits, "cut");
     }
     assert_eq!(seen.last_fence, declaration.floor, "cut");
-    assert_eq!(seen.digest.as_ref(), Some(&declaration.digest), "cut");
+    assert_eq!(seen.digest.as_ref(), Some(&declaration.digest()), "cut");
     let lease = world.client.semaphore("declared")?.try_acquire().await?;
     if let Some(lease) = lease {
         assert!(
@@ -83,7 +83,6 @@ async fn declares(world: &World, change: impl FnOnce(&mut Declaration)) -> Outco
 
 fn pool_of(count: u64, prefix: &str) -> Declaration {
     Declaration {
-        digest: "g".to_owned(),
         ..generated(Order::LeastRecentlyUsed, prefix, count)
     }
 }
@@ -445,9 +444,6 @@ table! {
     };
     "control::declare recovery", durations(), async |world: World, span: Duration| {
         declares(&world, |declaration| declaration.recovery = Some(span)).await
-    };
-    "control::declare digest", texts(), async |world: World, text: String| {
-        declares(&world, |declaration| declaration.digest = text).await
     };
     "control::declare count", numbers(), async |world: World, number: u64| {
         let object = object(Kind::Pool, "declared").unwrap();

@@ -42,7 +42,6 @@ type Shared = Arc<Mutex<Handed>>;
 
 fn declaration(again: Option<u64>) -> Declaration {
     Declaration {
-        digest: "1".to_owned(),
         floor: again.unwrap_or_default(),
         recovery: again.map(|_| LEASE),
         lease: LEASE,

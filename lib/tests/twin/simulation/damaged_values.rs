@@ -30,7 +30,6 @@ const SEATS: [&str; 3] = ["a", "b", "c"];
 
 fn declaration(object: &ObjectRef) -> Declaration {
     Declaration {
-        digest: "1".to_owned(),
         floor: 0,
         recovery: None,
         lease: LEASE,

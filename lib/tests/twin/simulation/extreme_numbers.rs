@@ -67,7 +67,6 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
 
 async fn declare(world: &World, kind: Kind, name: &str, count: u64) -> std::result::Result<u64, Error> {
     let declaration = Declaration {
-        digest: "1".to_owned(),
         floor: 1 << 50,
         recovery: None,
         lease: Duration::from_secs(86_400),

@@ -67,8 +67,13 @@ impl Keeper {
         let seen = control
             .inspect(&self.object, 32, self.kept.map_or(0, |kept| kept.floor))
             .await?;
-        let digest = self.version.to_string();
-        let Some(plan) = plan(self.kept.as_ref(), &seen, &digest, self.lease, clock) else {
+        let spec = Declaration {
+            lease: self.lease,
+            // Longer than any run: it distinguishes the versions of the spec.
+            max_hold: Some(Duration::from_secs(86_400 + self.version)),
+            ..Declaration::new(Capacity::Permits(self.permits))
+        };
+        let Some(plan) = plan(self.kept.as_ref(), &seen, &spec.digest(), self.lease, clock) else {
             let (Some(kept), Some(snapshot)) = (&mut self.kept, seen.snapshot) else {
                 return Err("nothing is planned, and nothing is there".into());
             };
@@ -100,12 +105,9 @@ impl Keeper {
         (self.in_force_since, self.adopts) = (None, plan.adopts);
         sleep(slowness).await;
         let declaration = Declaration {
-            digest,
             floor: plan.floor,
             recovery: plan.declared_before.then_some(plan.longest_lease),
-            lease: self.lease,
-            max_hold: None,
-            capacity: Capacity::Permits(self.permits),
+            ..spec
         };
         match control.declare_in(&seen.life, &self.object, &declaration).await {
             Ok(_) | Err(Error::OtherLife { .. } | Error::Unreachable { .. }) => Ok(false),

@@ -47,7 +47,6 @@ fn declaration(kind: Kind, again: Option<u64>) -> Declaration {
         disabled: false,
     };
     Declaration {
-        digest: "1".to_owned(),
         floor: again.unwrap_or_default(),
         recovery: again.map(|_| LEASE),
         lease: LEASE,

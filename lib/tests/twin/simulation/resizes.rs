@@ -53,11 +53,11 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
 
 async fn declare(world: &World, semaphore: &ObjectRef, version: u64, permits: u64) -> Result {
     let declaration = Declaration {
-        digest: version.to_string(),
         floor: 0,
         recovery: (version > 0).then_some(LEASE),
         lease: LEASE,
-        max_hold: None,
+        // Longer than any run: it distinguishes the declarations.
+        max_hold: Some(Duration::from_secs(86_400 + version)),
         capacity: Capacity::Permits(permits),
     };
     world.log(|| format!("{permits} permits"));

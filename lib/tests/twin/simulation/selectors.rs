@@ -35,7 +35,6 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
             .property("zone", format!("z{}", number % ZONES))
     };
     let declaration = Declaration {
-        digest: "1".to_owned(),
         floor: 0,
         recovery: None,
         lease: LEASE,

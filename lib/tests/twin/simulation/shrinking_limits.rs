@@ -51,7 +51,6 @@ pub(super) async fn run(world: &Arc<World>) -> Result {
 async fn declare(world: &World, permits: usize) -> Result {
     let semaphore = object(Kind::Semaphore, "s")?;
     let declaration = Declaration {
-        digest: permits.to_string(),
         floor: 0,
         recovery: (permits < MOST).then_some(ms(2000)),
         lease: ms(2000),
