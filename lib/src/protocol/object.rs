@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 /// assert_eq!(tenure::Kind::Pool.to_string(), "pool");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Kind {
     /// One holder at a time.
     Lock,

@@ -424,6 +424,13 @@ mod tests {
                 reason: "NOPERM No permissions to access a channel script: 12ab, on @user_script:7."
                     .to_owned(),
             },
+            // Redis 7.0, for a command within the script.
+            Error::Refused {
+                reason:
+                    "ERR The user executing the script can't run this command or subcommand script: 12ab, on \
+                         @user_script:7."
+                        .to_owned(),
+            },
         ] {
             assert!(!took_nothing(&error, false), "{error}");
         }

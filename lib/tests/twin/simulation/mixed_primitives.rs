@@ -350,8 +350,8 @@ async fn acquire(
         Kind::Pool => (1, SEATS.len() as u64),
         Kind::RwLock if random.u8(..3) == 0 => (READERS, READERS),
         Kind::RwLock => (1, READERS),
-        // A register has no holder.
-        Kind::Lock | Kind::Register => (1, 1),
+        // A lock: the others are not among the kinds.
+        _ => (1, 1),
     };
     let wanted = Wanted {
         object: object.to_string(),
@@ -382,7 +382,7 @@ async fn acquire(
                 (false, _) => given_up(patience, lock.write()).await.map(write),
             }
         }
-        Kind::Lock | Kind::Register => {
+        _ => {
             let lock = client.lock(object.name())?.with(options);
             match how {
                 0 => lock.try_acquire().await.map(lease),
