@@ -64,7 +64,12 @@ impl<'a, K: Declared> Applier<'a, K> {
                     tracing::info!(object = %self.name, "withdrawn");
                 }
             }
-            Step::WriteStatus(report) => facts.report = self.write_status(*report).await?,
+            Step::WriteStatus(report) => {
+                facts.report = self.write_status(*report).await?;
+                // Where a declaration follows, it is noted as a new one.
+                let floor = facts.report.common.fencing_floor;
+                context.tracker.raised(&self.name, floor);
+            }
             Step::Declare {
                 plan,
                 life,

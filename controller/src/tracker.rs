@@ -104,6 +104,13 @@ impl ObjectTracker {
         self.lock().entry(object.clone()).or_default().in_force = None;
     }
 
+    /// Notes that this controller has raised the floor of a declaration, which stays in force.
+    pub(crate) fn raised(&self, object: &ObjectRef, floor: Option<u64>) {
+        if let Some(((_, known), _)) = &mut self.lock().entry(object.clone()).or_default().in_force {
+            *known = floor;
+        }
+    }
+
     /// Returns for how long Redis has had the declaration that it has now, as far as this controller has seen. Another
     /// controller may have made it.
     pub(crate) fn in_force_for(
@@ -251,6 +258,16 @@ mod tests {
         assert_eq!(in_force_for(later), Duration::from_secs(2));
         tracker.declared(&object());
         assert_eq!(in_force_for(later), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_raised_floor_is_no_new_declaration() {
+        let (tracker, start) = (ObjectTracker::default(), Instant::now());
+        let later = start + Duration::from_secs(100);
+        tracker.in_force_for(&object(), Some("d"), Some(1), start);
+        tracker.raised(&object(), Some(2));
+        let in_force_for = tracker.in_force_for(&object(), Some("d"), Some(2), later);
+        assert_eq!(in_force_for, Duration::from_secs(100));
     }
 
     #[test]

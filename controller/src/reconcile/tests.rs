@@ -359,3 +359,34 @@ async fn a_lease_that_another_controller_has_shortened_may_still_be_running() {
     world.reconcile().await.unwrap();
     assert_eq!(world.status()["leaseDurationSeconds"], 30);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_floor_that_follows_the_newest_token_starts_no_new_declaration() {
+    let world = World::new().await;
+    let lease = |seconds: u32| {
+        move |object: &mut serde_json::Value| object["spec"]["leaseDurationSeconds"] = seconds.into()
+    };
+    world.api.change(lease(600));
+    world.reconcile().await.unwrap();
+    world.api.change(lease(30));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.status()["leaseDurationSeconds"], 600);
+    // In each five minutes, so many permits are granted that the floor in the status is raised.
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        let last = world.snapshot().await.unwrap().last_fence + (1 << 24) + 1;
+        let set = [
+            "HSET",
+            "tenure:{ml/semaphore/callers}:obj",
+            "last",
+            &last.to_string(),
+        ];
+        world.redis.command(&set).unwrap();
+        world.reconcile().await.unwrap();
+    }
+    assert_eq!(
+        world.status()["leaseDurationSeconds"],
+        30,
+        "no lease of 600 s is left"
+    );
+}

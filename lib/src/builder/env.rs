@@ -1,5 +1,7 @@
 //! The settings of a client in the environment, with the names that the controller uses, too.
 
+use std::env::VarError;
+
 use crate::{Client, ClientBuilder, Error, FileCredentials};
 
 impl Client {
@@ -24,32 +26,47 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn builder_from_env() -> Result<ClientBuilder, Error> {
-        read(|name| std::env::var(name).ok())
+        read(|name| match std::env::var(name) {
+            Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+            Err(VarError::NotPresent) => Ok(None),
+            Err(VarError::NotUnicode(_)) => Err(Error::invalid(name, "is not UTF-8", "use UTF-8 text")),
+        })
     }
 }
 
-fn read(variable: impl Fn(&str) -> Option<String>) -> Result<ClientBuilder, Error> {
-    let variable = |name| variable(name).filter(|value| !value.is_empty());
-    let url = variable("TENURE_REDIS_URL").ok_or_else(|| {
+/// A variable; `None`: it is absent or empty.
+type Variable = Result<Option<String>, Error>;
+
+fn read(variable: impl Fn(&'static str) -> Variable) -> Result<ClientBuilder, Error> {
+    let url = variable("TENURE_REDIS_URL")?.ok_or_else(|| {
         Error::invalid(
             "TENURE_REDIS_URL",
             "is not set",
             "set it to the URL of Redis, such as redis://redis.tenure:6379",
         )
     })?;
-    let mut builder = Client::builder(url);
-    let username = variable("TENURE_REDIS_USERNAME");
-    if let Some(file) = variable("TENURE_REDIS_PASSWORD_FILE") {
+    let mut builder = Client::builder(&url);
+    let username = variable("TENURE_REDIS_USERNAME")?;
+    if let Some(file) = variable("TENURE_REDIS_PASSWORD_FILE")? {
         let mut credentials = FileCredentials::new(file);
         if let Some(username) = username {
             credentials = credentials.username(&username);
         }
         builder = builder.credentials(credentials);
     } else if let Some(username) = username {
+        // Where there is no part for credentials, there is no password.
+        if !url.contains('@') {
+            let fix = "set TENURE_REDIS_PASSWORD_FILE, too, or put user and password into TENURE_REDIS_URL";
+            return Err(Error::invalid(
+                "TENURE_REDIS_USERNAME",
+                "is set, and there is no password",
+                fix,
+            ));
+        }
         builder = builder.username(username);
     }
     builder = with_tls(builder, &variable)?;
-    if let Some(prefix) = variable("TENURE_REDIS_KEY_PREFIX") {
+    if let Some(prefix) = variable("TENURE_REDIS_KEY_PREFIX")? {
         builder = builder.key_prefix(prefix);
     }
     Ok(builder)
@@ -58,13 +75,13 @@ fn read(variable: impl Fn(&str) -> Option<String>) -> Result<ClientBuilder, Erro
 #[cfg(feature = "tls")]
 fn with_tls(
     mut builder: ClientBuilder,
-    variable: &impl Fn(&'static str) -> Option<String>,
+    variable: &impl Fn(&'static str) -> Variable,
 ) -> Result<ClientBuilder, Error> {
-    if let Some(file) = variable("TENURE_REDIS_CA_FILE") {
+    if let Some(file) = variable("TENURE_REDIS_CA_FILE")? {
         builder = builder.tls_ca_file(file);
     }
-    let certificate = variable("TENURE_REDIS_CLIENT_CERT_FILE");
-    let key = variable("TENURE_REDIS_CLIENT_KEY_FILE");
+    let certificate = variable("TENURE_REDIS_CLIENT_CERT_FILE")?;
+    let key = variable("TENURE_REDIS_CLIENT_KEY_FILE")?;
     match (certificate, key) {
         (None, None) => Ok(builder),
         (Some(certificate), Some(key)) => Ok(builder.tls_client_certificate_files(certificate, key)),
@@ -81,14 +98,14 @@ fn pair(absent: &'static str) -> Error {
 #[cfg(not(feature = "tls"))]
 fn with_tls(
     builder: ClientBuilder,
-    variable: &impl Fn(&'static str) -> Option<String>,
+    variable: &impl Fn(&'static str) -> Variable,
 ) -> Result<ClientBuilder, Error> {
     for name in [
         "TENURE_REDIS_CA_FILE",
         "TENURE_REDIS_CLIENT_CERT_FILE",
         "TENURE_REDIS_CLIENT_KEY_FILE",
     ] {
-        if variable(name).is_some() {
+        if variable(name)?.is_some() {
             let fix = "build the crate `tenure` with the feature `tls`";
             return Err(Error::invalid(name, "needs TLS, which is not built in", fix));
         }
@@ -103,20 +120,48 @@ mod tests {
     fn read_from(variables: &[(&str, &str)]) -> Result<ClientBuilder, Error> {
         read(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
-            found.map(|(_, value)| (*value).to_owned())
+            Ok(found.map(|(_, value)| (*value).to_owned()))
         })
     }
 
     #[test]
     fn the_url_is_required() {
-        for variables in [&[][..], &[("TENURE_REDIS_URL", "")]] {
-            let error = read_from(variables).map(drop).unwrap_err();
-            assert!(
-                error.to_string().starts_with("TENURE_REDIS_URL is not set"),
-                "{error}"
-            );
-        }
+        let error = read_from(&[]).map(drop).unwrap_err();
+        assert!(
+            error.to_string().starts_with("TENURE_REDIS_URL is not set"),
+            "{error}"
+        );
         assert!(read_from(&[("TENURE_REDIS_URL", "redis://localhost")]).is_ok());
+    }
+
+    #[test]
+    fn a_user_needs_a_password() {
+        let user = ("TENURE_REDIS_USERNAME", "worker");
+        let error = read_from(&[("TENURE_REDIS_URL", "redis://localhost"), user]);
+        let error = error.map(drop).unwrap_err().to_string();
+        assert!(
+            error.starts_with("TENURE_REDIS_USERNAME") && error.contains("TENURE_REDIS_PASSWORD_FILE"),
+            "{error}"
+        );
+        for variables in [
+            &[("TENURE_REDIS_URL", "redis://:secret@localhost"), user][..],
+            &[
+                ("TENURE_REDIS_URL", "redis://localhost"),
+                user,
+                ("TENURE_REDIS_PASSWORD_FILE", "/run/secret"),
+            ],
+        ] {
+            assert!(read_from(variables).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_variable_that_cannot_be_read_is_an_error() {
+        let error = read(|name| match name {
+            "TENURE_REDIS_URL" => Ok(Some("redis://localhost".to_owned())),
+            name => Err(Error::invalid(name, "is not UTF-8", "use UTF-8 text")),
+        });
+        assert!(error.is_err());
     }
 
     #[tokio::test]

@@ -92,6 +92,26 @@ pub enum Order {
     Random,
 }
 
+impl Capacity {
+    /// Checks that an object of this kind can have the capacity.
+    fn check(&self, kind: Kind) -> Result<(), Error> {
+        let fix = match (kind, self) {
+            (Kind::Pool, Self::Permits(_)) => "use Capacity::Resources or Capacity::Generated",
+            (Kind::Lock, Self::Permits(permits)) if *permits != 1 => "use Capacity::Permits(1)",
+            (
+                Kind::Lock | Kind::RwLock | Kind::Semaphore,
+                Self::Resources { .. } | Self::Generated { .. },
+            ) => "use Capacity::Permits",
+            _ => return Ok(()),
+        };
+        let has = match self {
+            Self::Permits(permits) => format!("has {permits} permits"),
+            Self::Resources { .. } | Self::Generated { .. } => "has resources".to_owned(),
+        };
+        Err(Error::invalid("capacity", format!("{has}, for a {kind}"), fix))
+    }
+}
+
 impl Order {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -206,6 +226,7 @@ impl Declaration {
             }
         }
         check_floor(self.floor)?;
+        self.capacity.check(kind)?;
         match &self.capacity {
             Capacity::Permits(permits) => most("permits", *permits, MOST)?,
             Capacity::Generated { count, prefix, .. } => {

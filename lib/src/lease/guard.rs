@@ -85,6 +85,10 @@ impl Lease {
         Ok(answered?.value)
     }
 
+    pub(crate) fn response_timeout(&self) -> Duration {
+        self.session.link.response_timeout()
+    }
+
     /// Notes the outcome of a script: the lease has ended.
     pub(crate) fn lose(&self, cause: &str) -> Error {
         self.session.registry.lost(&self.hold, cause);
@@ -249,8 +253,9 @@ impl Lease {
     /// Runs `work` while the lease is held, and then releases the lease. If the lease is lost meanwhile, the future of `work`
     /// is dropped where it awaits, and the error has the cause.
     ///
-    /// The work has the lease, for [`Lease::fencing_token`] and [`Lease::check`]. A release that has no answer until
-    /// [`Lease::deadline`] is no error of the work: the lease expires.
+    /// The work has the lease, for [`Lease::fencing_token`] and [`Lease::check`]. The release is waited for until the
+    /// [response timeout](crate::ClientBuilder::response_timeout), and then continues in the background. A release that has no
+    /// answer is no error of the work.
     ///
     /// # Errors
     /// [`Error::Lost`] when the lease was lost before the work had ended, or before it was released.
@@ -267,7 +272,8 @@ impl Lease {
     /// ```
     pub async fn while_held<T>(self, work: impl AsyncFnOnce(&Self) -> T) -> Result<T, Error> {
         let outcome = unless_lost(&self, work(&self)).await?;
-        released(self.release().await)?;
+        let patience = self.response_timeout();
+        released(patience, self.release()).await?;
         Ok(outcome)
     }
 
@@ -400,10 +406,14 @@ pub(crate) async fn unless_lost<T>(lease: &Lease, work: impl Future<Output = T>)
     }
 }
 
-/// Returns whether a lease was still held when it was released. Other errors leave open whether the server has it.
-pub(crate) fn released(release: Result<(), Error>) -> Result<(), Error> {
-    match release {
-        Err(lost @ Error::Lost { .. }) => Err(lost),
+/// Releases a lease after its work, and returns an error if it was lost before. A release without an answer for so long
+/// goes on in the background.
+pub(crate) async fn released(
+    patience: Duration,
+    release: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    match tokio::time::timeout(patience, release).await {
+        Ok(Err(lost @ Error::Lost { .. })) => Err(lost),
         _ => Ok(()),
     }
 }

@@ -286,3 +286,29 @@ async fn resources_with_the_largest_properties_are_listed_and_granted() -> Resul
     assert_eq!(lease.properties()["k"], value);
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_capacity_that_the_object_cannot_have_is_refused_and_changes_nothing() -> Result {
+    let memory = Memory::new();
+    let client = client(&memory, "a").await?;
+    let control = client.control();
+    let (permits, resources) = (crate::semaphore(2), generated(Order::Random, "r", 2));
+    for (kind, declaration) in [
+        (Kind::Pool, &permits),
+        (Kind::Lock, &permits),
+        (Kind::Lock, &resources),
+        (Kind::RwLock, &resources),
+        (Kind::Semaphore, &resources),
+    ] {
+        let error = control
+            .declare(&object(kind, "x")?, declaration)
+            .await
+            .unwrap_err();
+        let Error::InvalidInput { field, .. } = &error else {
+            return Err(error.into());
+        };
+        assert_eq!(*field, "capacity", "{kind}: {error}");
+        assert!(memory.keys().is_empty(), "{kind}: {:?}", memory.keys());
+    }
+    Ok(())
+}

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use tenure::{Error, Memory, control::Order};
-use tokio::sync::oneshot;
+use tenure::{Error, Memory, Options, control::Order};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{Result, client, generated, settle};
 
@@ -73,8 +73,10 @@ async fn the_work_is_dropped_when_the_lease_is_lost() -> Result {
 async fn a_release_without_an_answer_is_no_error_of_the_work() -> Result {
     let memory = Memory::new();
     let a = client(&memory, "a").await?;
-    let lease = a.lock("x")?.acquire().await?;
+    let long = Options::new().lease(Duration::from_secs(3600));
+    let lease = a.lock("x")?.with(long).acquire().await?;
     let server = memory.clone();
+    let started = Instant::now();
     let outcome = lease
         .while_held(async move |_| {
             server.stop();
@@ -82,6 +84,12 @@ async fn a_release_without_an_answer_is_no_error_of_the_work() -> Result {
         })
         .await;
     assert_eq!(outcome, Ok(7));
+    // One response timeout, and not the rest of the lease.
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
     Ok(())
 }
 

@@ -391,7 +391,8 @@ impl PoolLease {
     /// ```
     pub async fn while_held<T>(self, work: impl AsyncFnOnce(&Self) -> T) -> Result<T, Error> {
         let outcome = unless_lost(&self.lease, work(&self)).await?;
-        released(self.release().await)?;
+        let patience = self.lease.response_timeout();
+        released(patience, self.release()).await?;
         Ok(outcome)
     }
 

@@ -57,7 +57,7 @@ async fn declare(world: &World, semaphore: &ObjectRef, version: u64, permits: u6
         recovery: (version > 0).then_some(LEASE),
         lease: LEASE,
         // Longer than any run: it distinguishes the declarations.
-        max_hold: Some(Duration::from_secs(86_400 + version)),
+        max_hold: Some(Duration::from_secs(86_400 + version % 1000)),
         capacity: Capacity::Permits(permits),
     };
     world.log(|| format!("{permits} permits"));
