@@ -66,7 +66,7 @@ impl<'a, K: Declared> Applier<'a, K> {
             }
             Step::WriteStatus(report) => {
                 facts.report = self.write_status(*report).await?;
-                // Where a declaration follows, it is noted as a new one.
+                // The declaration that may follow is noted as a new one.
                 let floor = facts.report.common.fencing_floor;
                 context.tracker.raised(&self.name, floor);
             }

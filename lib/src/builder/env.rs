@@ -54,7 +54,7 @@ fn read(variable: impl Fn(&'static str) -> Variable) -> Result<ClientBuilder, Er
         }
         builder = builder.credentials(credentials);
     } else if let Some(username) = username {
-        // Where there is no part for credentials, there is no password.
+        // A URL without @ has no part for credentials, and so no password.
         if !url.contains('@') {
             let fix = "set TENURE_REDIS_PASSWORD_FILE, too, or put user and password into TENURE_REDIS_URL";
             return Err(Error::invalid(

@@ -228,6 +228,9 @@ fn socket(scheme: Scheme<'_>, rest: &str) -> Result<ParsedUrl, Error> {
     }
     let known = ["db", "user", "pass", "protocol"];
     for (name, value) in parameters(scheme, query, &known)? {
+        if name == "db" && value.is_empty() {
+            return Err(scheme.bad("has no database in its query", "write db=0, or leave it out"));
+        }
         if name == "db" {
             check_database(scheme, value)?;
         }
@@ -361,12 +364,21 @@ fn parameters<'a>(
     Ok(pairs)
 }
 
-/// A character that ends the user name or password early, if one seems to. It is the character alone that is shown.
+/// A character that ends the user name or password early, if one seems to: an @ stands in the path, or behind an authority that
+/// is none. It is the character alone that is shown.
 fn unescaped(rest: &str) -> Option<Error> {
-    // There it is no mistake.
-    let (rest, _) = rest.split_once("?sentinel_").unwrap_or((rest, ""));
-    let (before, _) = rest.rsplit_once('@')?;
-    before.chars().find(|c| "/?#".contains(*c)).map(escape)
+    let end = rest.find(['/', '?', '#'])?;
+    let (authority, behind) = rest.split_at(end);
+    let (path, _) = behind[1..].split_once('?').unwrap_or((&behind[1..], ""));
+    let in_path = behind.starts_with('/') && path.contains('@');
+    let host = |one: &str| {
+        let (host, port) = one.rsplit_once(':').unwrap_or((one, ""));
+        one.ends_with(']') || !host.is_empty() && port.chars().all(|c| c.is_ascii_digit())
+    };
+    let (_, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let is_seen = in_path || behind.contains('@') && !hosts.split(',').all(host);
+    let character = behind.chars().next().filter(|_| is_seen)?;
+    Some(escape(character))
 }
 
 fn escape(character: char) -> Error {
@@ -424,6 +436,30 @@ mod tests {
         let raw = read("redis+sentinel://one/main?sentinel_username=a:b&sentinel_password=c/d@e?f").unwrap();
         let own = raw.sentinel.unwrap().settings;
         assert_eq!((own.username(), own.password()), (Some("a:b"), Some("c/d@e?f")));
+    }
+
+    #[test]
+    fn a_character_in_a_query_hides_no_other_problem() {
+        for (url, part) in [
+            ("redis://one/0?client_name=me@corp", "unknown parameter"),
+            ("redis://[fe80::a]/0?client_name=me@corp", "unknown parameter"),
+            ("redis://u:p@one:7/0?client_name=me@corp", "unknown parameter"),
+            (
+                "redis+sentinel://one:0/main?protocol=3&sentinel_password=p@q",
+                "port",
+            ),
+            (
+                "redis+sentinel://one/main?protocol=2&sentinel_password=p@q",
+                "RESP3",
+            ),
+            ("redis://:p?w@one", "the character ?"),
+            ("redis://:pa/ss@one", "the character /"),
+            ("redis://pa#ss@one", "the character #"),
+            ("unix:///run/r?db=", "no database"),
+        ] {
+            let error = read(url).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(part), "{url}: {error}");
+        }
     }
 
     /// `tests/urls.rs` has the rest.
