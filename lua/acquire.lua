@@ -107,9 +107,9 @@ else
       if string.sub(other, 1, 6) ~= 'grace-' then finish(object, other, 'taken', why) end
     end
   end
-  local alone = is_new or takeover or call('ZCARD', object.queue) == 0
+  local is_first = is_new or takeover or call('ZCARD', object.queue) == 0
   local got
-  if alone and not recovering(object) and fits(object, entry, {}) then
+  if is_first and not recovering(object) and fits(object, entry, {}) then
     got = grant(object, token, entry, lease_end(entry))
   else
     -- The search may have found a resource that cannot be read.
@@ -118,11 +118,11 @@ else
       close(object)
       return redis.error_reply(refused)
     end
-    if ttl > 0 or (object.pool and not alone) then
+    if ttl > 0 or (object.pool and not is_first) then
       enqueue(object, token, entry, priority)
       keep_entry(object, token, entry)
       -- The entries before it in a pool may wait for other resources, and a larger priority stands before an entry without room.
-      if not alone then got = advance(object, token) end
+      if not is_first then got = advance(object, token) end
     end
   end
   if got then

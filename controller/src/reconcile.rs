@@ -70,7 +70,7 @@ async fn run<K: Declared>(
     if !finalizer::is_set(&facts.desired) {
         return plan_and_apply(applier, facts).await;
     }
-    if let Some(wait) = tracker.too_soon(&name, Instant::now()) {
+    if let Some(wait) = tracker.begin_look(&name, Instant::now()) {
         return Ok(Action::requeue(wait));
     }
     match plan_and_apply(applier, facts).await {

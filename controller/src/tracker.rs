@@ -56,7 +56,7 @@ impl Default for Entry {
 
 impl ObjectTracker {
     /// Returns the time until the object is reconciled, or `None`: now.
-    pub(crate) fn too_soon(&self, object: &ObjectRef, now: Instant) -> Option<Duration> {
+    pub(crate) fn begin_look(&self, object: &ObjectRef, now: Instant) -> Option<Duration> {
         let mut entries = self.lock();
         let entry = entries.entry(object.clone()).or_default();
         let left = entry
@@ -182,26 +182,26 @@ mod tests {
         let mut now = start;
         let mut looks = 0;
         while now < start + Duration::from_secs(2) {
-            match tracker.too_soon(&object(), now) {
+            match tracker.begin_look(&object(), now) {
                 None => looks += 1,
                 Some(wait) => assert!(wait <= BETWEEN_LOOKS),
             }
             now += Duration::from_millis(1);
         }
         assert_eq!(looks, 8);
-        assert_eq!(tracker.too_soon(&object(), now + Duration::from_secs(60)), None);
+        assert_eq!(tracker.begin_look(&object(), now + Duration::from_secs(60)), None);
     }
 
     #[test]
     fn what_is_waited_for_is_exactly_the_next_look() {
         let (tracker, start) = (ObjectTracker::default(), Instant::now());
-        assert_eq!(tracker.too_soon(&object(), start), None);
+        assert_eq!(tracker.begin_look(&object(), start), None);
         let wait = tracker
-            .too_soon(&object(), start + Duration::from_millis(100))
+            .begin_look(&object(), start + Duration::from_millis(100))
             .unwrap();
         assert_eq!(wait, Duration::from_millis(150));
         assert_eq!(
-            tracker.too_soon(&object(), start + Duration::from_millis(100) + wait),
+            tracker.begin_look(&object(), start + Duration::from_millis(100) + wait),
             None
         );
     }

@@ -23,7 +23,7 @@ impl Handle {
         let cause = format!("adopted by {}", self.who());
         let mut claim = self.claim();
         // A lease that ends before it is returned must be noticed.
-        let _events = claim.listen();
+        let _events = claim.enter_token();
         let link = &self.session.link;
         let token = claim.token.clone();
         let adopt = Adopt {

@@ -41,7 +41,7 @@ pub(crate) const AT_ONCE: Duration = Duration::from_millis(20);
 /// Far enough to be for ever.
 pub(crate) const AGES: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// A guard of a request under way. From [`Claim::listen`] on, dropping it gives back the lease or queue entry that the
+/// A guard of a request under way. From [`Claim::enter_token`] on, dropping it gives back the lease or queue entry that the
 /// server may have for its token, until [`Claim::disarm`].
 pub(crate) struct Claim {
     pub(crate) session: Arc<Session>,
@@ -77,7 +77,7 @@ impl Claim {
         let mut state = RequestState::new(wait, patience, self.armed);
         loop {
             // Also without a wait: a lease that ends before it is returned must be noticed.
-            let mut events = self.listen();
+            let mut events = self.enter_token();
             let mut event = self.ask(&request, wait).await;
             loop {
                 match state.on(event, Instant::now()) {
@@ -105,9 +105,9 @@ impl Claim {
     }
 
     /// Enters the token for pushes, and arms the guard. To be called before anything is sent.
-    pub(crate) fn listen(&mut self) -> oneshot::Receiver<WaiterEvent> {
+    pub(crate) fn enter_token(&mut self) -> oneshot::Receiver<WaiterEvent> {
         self.armed = true;
-        self.session.registry.wait(&self.token, &self.target)
+        self.session.registry.enter(&self.token, &self.target)
     }
 
     /// The server has nothing for the token, or a lease that another guard gives back.

@@ -147,7 +147,7 @@ impl LeaseRegistry {
     }
 
     /// Enters the token of a request, and returns the event that will end its wait.
-    pub(crate) fn wait(&self, token: &Token, target: &Arc<ObjectKeys>) -> oneshot::Receiver<WaiterEvent> {
+    pub(crate) fn enter(&self, token: &Token, target: &Arc<ObjectKeys>) -> oneshot::Receiver<WaiterEvent> {
         let (request, event) = oneshot::channel();
         let entry = Entry::Waiting {
             target: target.clone(),

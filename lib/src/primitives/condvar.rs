@@ -207,7 +207,7 @@ impl Condvar {
         lease.check()?;
         let request = self.handle.request(1)?;
         let mut claim = self.handle.claim();
-        let mut events = claim.listen();
+        let mut events = claim.enter_token();
         // From here on the lease is the script's to give back; should the call fail, dropping it does.
         lease.retire();
         let inner = &claim.session;
