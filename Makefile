@@ -72,7 +72,7 @@ e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see 
 	@cargo run --quiet --bin assets -- kubectl helm
 	@cargo run --quiet --bin e2e -- $(E2E_ARGS)
 
-bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts; BENCH_ARGS=load: 100,000 leases for minutes
+bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts; BENCH_ARGS=load or instructions
 	cargo run --release --package tenure-tests --no-default-features --bin bench -- $(BENCH_ARGS)
 
 check: format lint features drift deny docs scripts spelling ## All checks that need no server

@@ -2,13 +2,14 @@
 //!
 //! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken in
 //! turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also has
-//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `load`) as
+//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `load`, `instructions`) as
 //! arguments, only those run, and the file stays as it is.
 //!
 //! | module | figures |
 //! |---|---|
 //! | [`uncontended`] | acquire and release without other clients, one by one and 64 at once; small and large pools |
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
+//! | [`instructions`] | only by its name: instructions of the server, counted by callgrind |
 //! | [`load`] | only by its name: 100,000 leases held and as many waited for, for five minutes |
 //! | [`many`] | ten thousand locks of one client: renewal, connections |
 //! | [`twin`] | the in-memory twin |
@@ -16,6 +17,7 @@
 //! | [`report`] | the table and the file |
 
 mod contended;
+mod instructions;
 mod load;
 mod many;
 mod raw;
@@ -59,6 +61,9 @@ async fn main() -> Result {
     }
     if only.iter().any(|only| only == "load") {
         load::held_and_waited_for(&mut report).await?;
+    }
+    if only.iter().any(|only| only == "instructions") {
+        instructions::of_the_server(&mut report).await?;
     }
     if only.is_empty() {
         report.write()?;

@@ -1,0 +1,166 @@
+//! Instructions of the server, counted by callgrind. They repeat, where times on a shared machine do not.
+//!
+//! Each figure is the difference between two runs, of which the second does twice as much, divided by the work of the first:
+//! starting, connecting and loading the scripts count for nothing.
+
+use std::time::Duration;
+
+use tenure::{
+    Kind, Lock,
+    control::{Capacity, Declaration},
+};
+use tenure_tests::{Redis, Result, ensure};
+use tokio::task::JoinSet;
+
+use crate::{
+    connect, object,
+    report::{Goal, Report},
+};
+
+const RENEW: &str = include_str!("../../../lua/dist/renew.lua");
+/// Tokens in one renewal, as the library sends them.
+const BATCH: u32 = 100;
+const CLIENTS: u32 = 20;
+
+pub(crate) async fn of_the_server(report: &mut Report) -> Result {
+    let plain = per_unit(500, plain_lock).await?;
+    let mut row = |name: &str, value: f64, most: f64, unit: &str| {
+        let made_of = format!("{unit}; SET NX and compare-and-delete, a pair: {plain:.0}");
+        report.figure(name, value, Goal::AtMost(most), &made_of);
+    };
+    row(
+        "instructions_pair",
+        per_unit(500, pairs).await?,
+        75_000.0,
+        "a pair",
+    );
+    let semaphore = per_unit(300, semaphore_pairs).await?;
+    row(
+        "instructions_semaphore_pair",
+        semaphore,
+        160_000.0,
+        "a pair beside a held permit",
+    );
+    let contended = per_unit(600, contended).await?;
+    row(
+        "instructions_contended20",
+        contended,
+        200_000.0,
+        "an acquisition with its hand-off",
+    );
+    let renewal = per_unit(20 * BATCH, renewals).await?;
+    row(
+        "instructions_renewal",
+        renewal,
+        20_000.0,
+        "one of 100 lone leases in a call",
+    );
+    Ok(())
+}
+
+async fn per_unit(units: u32, work: impl AsyncFn(&Redis, u32) -> Result) -> Result<f64> {
+    let count = async |units: u32| {
+        let redis = Redis::builder().counted().start().await?;
+        work(&redis, units).await?;
+        redis.instructions().await
+    };
+    let (once, twice) = (count(units).await?, count(2 * units).await?);
+    #[allow(clippy::cast_precision_loss)] // far less than 2^52
+    Ok(twice.saturating_sub(once) as f64 / f64::from(units))
+}
+
+async fn pair(lock: &Lock) -> Result {
+    Ok(lock.acquire().await?.release().await?)
+}
+
+async fn pairs(redis: &Redis, count: u32) -> Result {
+    let lock = connect(redis).await?.lock("x")?;
+    for _ in 0..count {
+        pair(&lock).await?;
+    }
+    Ok(())
+}
+
+/// The way without a library.
+async fn plain_lock(redis: &Redis, count: u32) -> Result {
+    const DELETE: &str =
+        "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+    let mut connection = redis.connection().await?;
+    let delete = redis::Script::new(DELETE);
+    for _ in 0..count {
+        let mut set = redis::cmd("SET");
+        set.arg("x").arg("token").arg("NX").arg("PX").arg(30_000);
+        let () = set.query_async(&mut connection).await?;
+        let _: u64 = delete.key("x").arg("token").invoke_async(&mut connection).await?;
+    }
+    Ok(())
+}
+
+async fn semaphore_pairs(redis: &Redis, count: u32) -> Result {
+    let client = connect(redis).await?;
+    let two = Declaration::new(Capacity::Permits(2));
+    client
+        .control()
+        .declare(&object(Kind::Semaphore, "s")?, &two)
+        .await?;
+    let semaphore = client.semaphore("s")?;
+    let held = semaphore.acquire().await?;
+    for _ in 0..count {
+        semaphore.acquire().await?.release().await?;
+    }
+    Ok(held.release().await?)
+}
+
+async fn contended(redis: &Redis, count: u32) -> Result {
+    let mut tasks = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let lock = connect(redis).await?.lock("x")?;
+        tasks.spawn(async move {
+            for _ in 0..count / CLIENTS {
+                let lease = lock.acquire().await?;
+                // All others wait by now.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                lease.release().await?;
+            }
+            Result::Ok(())
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+async fn renewals(redis: &Redis, count: u32) -> Result {
+    let client = connect(redis).await?;
+    let mut leases = Vec::new();
+    let mut connection = redis.connection().await?;
+    let script = redis::Script::new(RENEW);
+    let mut call = script.prepare_invoke();
+    let (mut keys, mut arguments) = (Vec::new(), vec!["run".to_owned(), "1@tenure:events".to_owned()]);
+    for i in 0..BATCH {
+        let name = format!("r{i}");
+        leases.push(client.lock(&name)?.acquire().await?);
+        let object = object(Kind::Lock, &name)?;
+        keys.extend(
+            ["obj", "holders", "queue", "expiry", "waits"].map(|key| format!("tenure:{{{object}}}:{key}")),
+        );
+        let alone: String = redis::cmd("GET")
+            .arg(&keys[keys.len() - 5])
+            .query_async(&mut connection)
+            .await?;
+        let token = alone.split(' ').nth(3).unwrap_or_default().to_owned();
+        arguments.extend(["lock".to_owned(), "1".to_owned(), token]);
+    }
+    for key in keys {
+        call.key(key);
+    }
+    for argument in arguments {
+        call.arg(argument);
+    }
+    for _ in 0..count / BATCH {
+        let reply: Vec<String> = call.invoke_async(&mut connection).await?;
+        ensure!(reply[1] == "held", "{reply:?}");
+    }
+    Ok(())
+}
