@@ -47,7 +47,7 @@ impl ObjectEvent {
                 Normal,
                 "Draining",
                 "Declare",
-                "more is held than the spec has now; holders keep it and nobody gets it next".to_owned(),
+                "more is held than the spec has now; holders keep it, and the excess is not granted again".to_owned(),
             ),
             Self::Reclaimed { pod, leases } => (
                 Normal,

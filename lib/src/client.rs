@@ -121,6 +121,8 @@ impl Client {
 
     /// The lock that a namespace (any text) and parameters name. No command is sent.
     ///
+    /// The parameters are an array of pairs, [`Params`], or [`params!`](crate::params!) for values of different types.
+    ///
     /// # Errors
     /// [`Error::InvalidInput`] when the parameters make no key, see [`Params::key`].
     ///
@@ -128,6 +130,7 @@ impl Client {
     /// # fn run(client: tenure::Client) -> Result<(), tenure::Error> {
     /// let refresh = client.keyed_lock("token_refresh", [("user_id", 42)])?;
     /// println!("{}", refresh.key());
+    /// let report = client.keyed_lock("report", tenure::params! { "year" => 2024, "region" => "eu" })?;
     /// # Ok(()) }
     /// ```
     pub fn keyed_lock(

@@ -16,19 +16,19 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Where to look
-//! | module | what is in it |
+//! # Modules and types
+//! | item | contents |
 //! |---|---|
 //! | [`Client`] | the connection; makes all the others |
-//! | [`Lock`], [`ReentrantLock`], [`RwLock`], [`Semaphore`], [`LockPool`] | one file each: what can be acquired |
-//! | [`Condvar`] | what the holders of a lock wait for |
+//! | [`Lock`], [`ReentrantLock`], [`RwLock`], [`Semaphore`], [`LockPool`] | the primitives that are acquired, a file each |
+//! | [`Condvar`] | a condition that holders of a lock wait for |
 //! | [`KeyedLock`], [`LockSet`] | locks that parameters name: one, and several together |
-//! | [`Params`] | the parameters, and the key that they make |
+//! | [`Params`], [`params!`] | the parameters, and the key that they make |
 //! | [`Register`] | one value: conditional writes, and a fence |
-//! | [`Lease`], [`PoolLease`] | what acquiring gives |
-//! | [`Options`], [`Identity`] | how to hold, and who holds |
+//! | [`Lease`], [`PoolLease`] | the result of an acquisition; `while_held` runs work under it |
+//! | [`Options`], [`Identity`] | the settings of a lease, and the identity of its holder |
 //! | [`control`] | the controller's side: declare, observe, reclaim |
-//! | [`guide`] | which primitive for which problem, what a lease is worth, what happens when things break |
+//! | [`guide`] | the choice of a primitive, the limits of a lease, and the behaviour under failures |
 //! | `memory` | with the feature of this name: the in-memory twin, for tests and single processes |
 //!
 //! Inside, modules stand on floors: `primitives` and `control`, `lease` (from request to release), `transport` (connections and
@@ -37,7 +37,7 @@
 //! The scripts of the protocol are in `lua/`, one for each operation; `docs/protocol.md` describes them for other
 //! clients.
 //!
-//! # What needs what
+//! # Requirements and features
 //! The feature `tls` adds `rediss://` URLs, own certificate authorities and client certificates.
 //!
 //! With the feature `metrics`, waits, holds and losses are counted through the [`metrics`](https://docs.rs/metrics) facade:

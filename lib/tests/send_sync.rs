@@ -26,9 +26,10 @@ struct Other;
 impl<T> Ambiguous<()> for T {}
 impl<T: Unpin> Ambiguous<Other> for T {}
 
-/// `Send`, and not `Unpin`: to be pinned before it is polled by hand.
+/// `Send`, and not `Unpin`: to be pinned before it is polled by hand. Each row names its file and function, which
+/// `lib/tests/docs.rs` looks for.
 macro_rules! futures {
-    ($($future:expr),* $(,)?) => {
+    ($($function:literal => $future:expr),* $(,)?) => {
         $({
             let future = $future;
             future.ask();
@@ -109,93 +110,101 @@ const NOW: Duration = Duration::ZERO;
 
 fn of_clients(client: Client, builder: ClientBuilder) {
     futures![
-        Client::connect("x"),
-        Client::from_env(),
-        builder.connect(),
-        client.clone().close_timeout(NOW),
-        client.close()
+        "builder::connect" => Client::connect("x"),
+        "builder::from_env" => Client::from_env(),
+        "connect::connect" => builder.connect(),
+        "client::close_timeout" => client.clone().close_timeout(NOW),
+        "client::close" => client.close()
     ];
 }
 
 fn of_locks(lock: &Lock, semaphore: &Semaphore, owner: &ReentrantLock, rw: &RwLock) {
     futures![
-        lock.acquire(),
-        lock.acquire_timeout(NOW),
-        lock.try_acquire(),
-        lock.adopt("x"),
-        lock.take_over("x"),
-        lock.holder(),
-        lock.is_locked(),
-        lock.status(NOW),
-        semaphore.acquire(),
-        semaphore.acquire_many(1),
-        semaphore.acquire_timeout(NOW),
-        semaphore.acquire_many_timeout(1, NOW),
-        semaphore.try_acquire(),
-        semaphore.try_acquire_many(1),
-        semaphore.adopt("x"),
-        semaphore.available_permits(),
-        owner.acquire(),
-        owner.acquire_timeout(NOW),
-        owner.try_acquire(),
-        rw.read(),
-        rw.read_timeout(NOW),
-        rw.try_read(),
-        rw.write(),
-        rw.write_timeout(NOW),
-        rw.try_write(),
+        "lock::acquire" => lock.acquire(),
+        "lock::acquire_timeout" => lock.acquire_timeout(NOW),
+        "lock::try_acquire" => lock.try_acquire(),
+        "lock::adopt" => lock.adopt("x"),
+        "lock::take_over" => lock.take_over("x"),
+        "lock::holder" => lock.holder(),
+        "lock::is_locked" => lock.is_locked(),
+        "lock::status" => lock.status(NOW),
+        "semaphore::acquire" => semaphore.acquire(),
+        "semaphore::acquire_many" => semaphore.acquire_many(1),
+        "semaphore::acquire_timeout" => semaphore.acquire_timeout(NOW),
+        "semaphore::acquire_many_timeout" => semaphore.acquire_many_timeout(1, NOW),
+        "semaphore::try_acquire" => semaphore.try_acquire(),
+        "semaphore::try_acquire_many" => semaphore.try_acquire_many(1),
+        "semaphore::adopt" => semaphore.adopt("x"),
+        "semaphore::available_permits" => semaphore.available_permits(),
+        "reentrant_lock::acquire" => owner.acquire(),
+        "reentrant_lock::acquire_timeout" => owner.acquire_timeout(NOW),
+        "reentrant_lock::try_acquire" => owner.try_acquire(),
+        "rw_lock::read" => rw.read(),
+        "rw_lock::read_timeout" => rw.read_timeout(NOW),
+        "rw_lock::try_read" => rw.try_read(),
+        "rw_lock::write" => rw.write(),
+        "rw_lock::write_timeout" => rw.write_timeout(NOW),
+        "rw_lock::try_write" => rw.try_write(),
+        "rw_lock::adopt" => rw.adopt("x"),
     ];
 }
 
 fn of_keys(lock: &KeyedLock, many: &LockSet, lease: KeyedLease, leases: LeaseSet, register: &Register) {
     futures![
-        lock.acquire(),
-        lock.acquire_timeout(NOW),
-        lock.try_acquire(),
-        lease.release(),
-        many.acquire(),
-        many.acquire_timeout(NOW),
-        many.try_acquire(),
-        leases.lost(),
-        leases.release(),
-        register.get(),
-        register.get_with_expiry(),
-        register.set(1),
-        register.set_if(Compare::eq(1), 2),
-        register.delete(),
-        register.delete_if(Compare::eq(1)),
-        register.advance(1),
+        "keyed_lock::acquire" => lock.acquire(),
+        "keyed_lock::acquire_timeout" => lock.acquire_timeout(NOW),
+        "keyed_lock::try_acquire" => lock.try_acquire(),
+        "keyed_lock::release" => lease.release(),
+        "lock_set::acquire" => many.acquire(),
+        "lock_set::acquire_timeout" => many.acquire_timeout(NOW),
+        "lock_set::try_acquire" => many.try_acquire(),
+        "lock_set::lost" => leases.lost(),
+        "lock_set::release" => leases.release(),
+        "register::get" => register.get(),
+        "register::get_with_expiry" => register.get_with_expiry(),
+        "register::set" => register.set(1),
+        "register::set_if" => register.set_if(Compare::eq(1), 2),
+        "register::delete" => register.delete(),
+        "register::delete_if" => register.delete_if(Compare::eq(1)),
+        "register::advance" => register.advance(1),
     ];
 }
 
 fn of_pools(pool: &LockPool) {
     let none = Vec::<control::Resource>::new;
     futures![
-        pool.acquire(),
-        pool.acquire_timeout(NOW),
-        pool.try_acquire(),
-        pool.adopt("x"),
-        pool.list(),
-        pool.contains("x"),
-        pool.health(),
-        pool.extend(none()),
-        pool.shrink(["x"]),
-        pool.assign(none()),
-        pool.clear(),
+        "pool::acquire" => pool.acquire(),
+        "pool::acquire_timeout" => pool.acquire_timeout(NOW),
+        "pool::try_acquire" => pool.try_acquire(),
+        "pool::adopt" => pool.adopt("x"),
+        "members::list" => pool.list(),
+        "members::contains" => pool.contains("x"),
+        "members::health" => pool.health(),
+        "members::extend" => pool.extend(none()),
+        "members::shrink" => pool.shrink(["x"]),
+        "members::assign" => pool.assign(none()),
+        "members::clear" => pool.clear(),
     ];
 }
 
-fn of_leases(lease: Lease, held: Lease, seat: PoolLease, writing: [WriteLease; 2], inner: ReentrantLease) {
+fn of_leases(
+    lease: Lease,
+    held: Lease,
+    [seat, kept]: [PoolLease; 2],
+    writing: [WriteLease; 2],
+    inner: ReentrantLease,
+) {
     let [one, two] = writing;
     futures![
-        lease.lost(),
-        lease.renew(),
-        held.while_held(async |lease| lease.renew().await),
-        lease.release(),
-        seat.release(),
-        one.downgrade(),
-        two.release(),
-        inner.release(),
+        "guard::lost" => lease.lost(),
+        "guard::renew" => lease.renew(),
+        "guard::while_held" => held.while_held(async |lease| lease.renew().await),
+        "guard::release" => lease.release(),
+        "pool::release" => seat.release(),
+        "pool::while_held" => kept.while_held(async |seat| seat.lost().await),
+        "rw_lock::downgrade" => one.downgrade(),
+        "rw_lock::release" => two.release(),
+        "reentrant_lock::release" => inner.release(),
     ];
 }
 
@@ -205,12 +214,12 @@ fn of_conditions(condition: &Condvar, mut leases: impl Iterator<Item = Lease>, l
         return;
     };
     futures![
-        condition.wait(one),
-        condition.wait_timeout(two, NOW),
+        "condvar::wait" => condition.wait(one),
+        "condvar::wait_timeout" => condition.wait_timeout(two, NOW),
         // As what the predicate is.
-        condition.wait_while(three, || std::future::ready(false)),
-        condition.notify(lease, 1),
-        condition.notify_all(lease),
+        "condvar::wait_while" => condition.wait_while(three, || std::future::ready(false)),
+        "condvar::notify" => condition.notify(lease, 1),
+        "condvar::notify_all" => condition.notify_all(lease),
     ];
 }
 
@@ -223,15 +232,15 @@ fn of_the_controller(
 ) {
     let server = control.server();
     futures![
-        events.next(),
-        control.server_changed(&server),
-        control.now_micros(),
-        control.declare(object, declaration),
-        control.declare_in(life, object, declaration),
-        control.inspect(object, 1, 0),
-        control.look(object, 1),
-        control.observe(object, 1),
-        control.withdraw(object, control::Withdrawal::Drain),
-        control.reclaim(object, &[], "x"),
+        "events::next" => events.next(),
+        "control::server_changed" => control.server_changed(&server),
+        "control::now_micros" => control.now_micros(),
+        "control::declare" => control.declare(object, declaration),
+        "control::declare_in" => control.declare_in(life, object, declaration),
+        "control::inspect" => control.inspect(object, 1, 0),
+        "control::look" => control.look(object, 1),
+        "control::observe" => control.observe(object, 1),
+        "control::withdraw" => control.withdraw(object, control::Withdrawal::Drain),
+        "control::reclaim" => control.reclaim(object, &[], "x"),
     ];
 }

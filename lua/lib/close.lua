@@ -1,4 +1,4 @@
--- Close: what a script does last with an object.
+-- Close: saves an object after the work of a script.
 
 ---- include lib/queue.lua
 
@@ -25,7 +25,8 @@ local function call_again(object)
 end
 
 -- Saves the counters, drops the keys of an unused first-user object or sets their ends, and publishes `changed` to
--- the controller. Every script does so last. Returns true if that has removed the object.
+-- the controller. Scripts do so after their own work; observe reads the object afterwards, because closing may remove
+-- it. Returns true if that has removed the object.
 local function close(object)
   if not object.exists then return true end
   local lasting = (object.declared or object.kept) and not object.draining

@@ -73,7 +73,8 @@ local function advance(object, asking)
   return reply
 end
 
--- Ends expired leases and entries, and then grants what is free. Every script does so first. Afterwards none of the
+-- Ends expired leases and entries, and then grants what is free. Scripts do so before their own work, except for release
+-- and declare: they do so after it, so that one pass also grants what they have freed or added. Afterwards none of the
 -- tokens of the call has expired, although others may wait for a later call to end them.
 local function settle(object)
   if not object.exists then return end

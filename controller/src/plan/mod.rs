@@ -13,6 +13,15 @@
 //! | all of this is done | write the status if it has changed | [`status`] |
 //! | the custom resource is being deleted | withdraw the object, reclaim from ended pods, remove the finalizer | [`withdrawal`] |
 //! | a step has failed | report the failure in the status, or give up the deletion | [`failure`] |
+//!
+//! The sequence of a first apply:
+//!
+//! 1. Add the finalizer. This reconciliation ends.
+//! 2. The watch delivers the change, and the second reconciliation starts.
+//! 3. Observe: Redis does not have the object.
+//! 4. Write the floor to the status, then declare the object. The declaration makes the observation outdated.
+//! 5. Observe again: Redis has the declaration.
+//! 6. Write the status, in which `Ready` is `True`. This reconciliation is done.
 
 use std::{
     collections::{BTreeMap, HashSet},

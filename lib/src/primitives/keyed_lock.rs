@@ -37,6 +37,9 @@ use crate::{
 /// In all else it is a [`Lock`]: fair, leased, renewed while held, not reentrant. Clients with the same key share the
 /// lock, and different namespaces or parameters never do, except by a collision of UUIDs (SHA-1, 122 bits).
 ///
+/// An array of pairs makes the parameters if all values have one type. [`params!`](crate::params!) takes values of different
+/// types.
+///
 /// # When Redis is gone
 /// As for any lock: see [`Lease`].
 ///
@@ -44,7 +47,7 @@ use crate::{
 /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
 /// use tenure::Params;
 ///
-/// // Skip what somebody else does already.
+/// // Skip the work if another client does it already.
 /// let report = client.keyed_lock("report", Params::new().with("year", 2024).with("region", "eu"))?;
 /// if let Some(lease) = report.try_acquire().await? {
 ///     println!("we write it, under {}", lease.key());
@@ -111,7 +114,7 @@ impl KeyedLock {
     /// ```no_run
     /// # async fn run(report: tenure::KeyedLock) -> Result<(), tenure::Error> {
     /// if let Some(view) = report.as_lock().holder().await? {
-    ///     println!("{} is at it", view.holder.process);
+    ///     println!("{} holds the lock", view.holder.process);
     /// }
     /// # Ok(()) }
     /// ```

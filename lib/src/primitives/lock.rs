@@ -33,7 +33,7 @@ use crate::{
 /// let lock = client.lock("nightly-migration")?.with(tenure::Options::new().reason("schema 42"));
 /// match lock.acquire_timeout(Duration::from_secs(5)).await? {
 ///     Some(lease) => lease.release().await?,
-///     None => println!("somebody else is at it"),
+///     None => println!("another client holds the lock"),
 /// }
 /// # Ok(()) }
 /// ```
@@ -265,7 +265,7 @@ impl Lock {
     /// ```no_run
     /// # async fn run(lock: tenure::Lock) -> Result<(), tenure::Error> {
     /// let Some(lease) = lock.try_acquire().await? else {
-    ///     return Ok(()); // somebody else is at it
+    ///     return Ok(()); // another client holds the lock
     /// };
     /// # Ok(()) }
     /// ```

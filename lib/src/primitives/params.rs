@@ -26,6 +26,8 @@ use crate::Error;
 /// [`Params::superset`] makes the same key, byte for byte, as Apache Superset (4.1 to 6.1) makes of the same parameters
 /// in the same order. If the names are in sorted order, both make the same key.
 ///
+/// [`params!`](crate::params!) makes canonical parameters of values of different types in one expression.
+///
 /// ```
 /// use tenure::Params;
 ///

@@ -28,7 +28,7 @@ pub enum Error {
         field: &'static str,
         /// The reason.
         problem: String,
-        /// The action that mends it.
+        /// The action that removes the problem.
         fix: String,
     },
     /// Redis wants other credentials.
@@ -46,7 +46,7 @@ pub enum Error {
     UnsupportedServer {
         /// Host and port.
         address: String,
-        /// The server that answered, the feature that it lacks, and the action that mends it.
+        /// The server that answered, the feature that it lacks, and the action that removes the problem.
         found: String,
     },
     /// Redis did not answer in time. It is unknown whether the operation took place; a lease that it may have taken
@@ -69,15 +69,15 @@ pub enum Error {
         reason: String,
     },
     /// The data of the object differs from the data that Tenure has written: a key or a value was overwritten, by hand
-    /// or by another program. Other objects are not affected. Until it is mended, leases of the object cannot be
-    /// renewed, and end with their deadlines. To mend it, stop its holders or let their leases expire, and then remove
+    /// or by another program. Other objects are not affected. Until it is repaired, leases of the object cannot be
+    /// renewed, and end with their deadlines. To repair it, stop its holders or let their leases expire, and then remove
     /// its keys: waiters may be granted at once. The controller declares a declared object again, which then recovers
     /// for one lease.
     #[error("{object} is damaged in Redis: {reason}")]
     Damaged {
         /// The object.
         object: ObjectRef,
-        /// The key, the reason, and the action that mends it.
+        /// The key, the reason, and the action that removes the problem.
         reason: String,
     },
     /// The data of the object was written by a client or controller that speaks another protocol. None of it was read

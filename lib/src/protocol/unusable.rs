@@ -1,4 +1,4 @@
-//! Reads the error of a script about an object that is damaged or of another version, and adds the action that mends
+//! Reads the error of a script about an object that is damaged or of another version, and adds the action that repairs
 //! it.
 
 use std::sync::Arc;
@@ -60,7 +60,7 @@ fn damaged(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
     })
 }
 
-/// Returns the problem and the action that mends it, from a script's text: the key, or `-`, and the problem.
+/// Returns the problem and the action that repairs it, from a script's text: the key, or `-`, and the problem.
 fn reason(stem: &str, what: &str) -> String {
     // The position in the script does not help a user.
     let what = what.split_once(" script: ").map_or(what, |(what, _)| what);

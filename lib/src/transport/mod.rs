@@ -18,8 +18,8 @@
 //! | [`admission`] | bounds the calls in flight, and backs off while a server refuses them |
 //! | [`retry`] | the reaction to each error |
 //! | [`router`] | calls scripts at the servers of their objects, and repeats calls safely |
-//! | [`own_connection`] | the connection of those |
 //! | [`replicated`] | calls that wait for replicas, over a connection of their own |
+//! | [`own_connection`] | the connection of the calls that wait for replicas |
 //! | [`uptime`] | the clock of this process, which counts suspends of the machine |
 //! | [`clock`] | converts the ends of leases from the server's clock to that of this process |
 
@@ -59,7 +59,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// So much later, and at most ten years: what is longer is for ever, and an instant has no room for every duration.
+/// The instant after `span`, at most ten years from now: an instant has no room for every duration.
 pub(crate) fn later(span: Duration) -> Instant {
     const AGES: Duration = Duration::from_secs(10 * 365 * 86_400);
     Instant::now() + span.min(AGES)

@@ -104,8 +104,8 @@ impl From<Failed> for Error {
 }
 
 impl Router {
-    /// Starts the task that connects. It ends when the last clone of the link is dropped. `reach`: what to do when the
-    /// server turns out to be one of a cluster.
+    /// Starts the task that connects. It ends when the last clone of the link is dropped. `seeds`: the settings
+    /// for the servers of a cluster, which apply when the server turns out to be one of them.
     pub(crate) fn start(
         address: String,
         endpoint: Endpoint,

@@ -29,6 +29,12 @@
 //! | [`reentrant_lock`], [`rw_lock`] | the primitives of these names |
 //! | [`register`] | conditional writes, the fence, and repeats of both |
 //!
+//! The documentation:
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`session`] | the session in `docs/protocol.md`, command by command |
+//!
 //! Faults of servers and networks:
 //!
 //! | module | |
@@ -69,6 +75,7 @@ mod rw_lock;
 mod security;
 mod sentinel;
 mod servers;
+mod session;
 mod silence;
 mod support;
 mod versions;

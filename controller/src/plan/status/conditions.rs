@@ -101,7 +101,7 @@ pub(super) fn of(previous: &StatusDraft, outcome: Outcome<'_>) -> [Assessment; 4
         }
         Outcome::Deleting { snapshot, until } => {
             let message = format!(
-                "being deleted: {} still held, nothing new is granted, what is left is taken away at {}",
+                "being deleted: {} still held, nothing new is granted, remaining leases are ended at {}",
                 snapshot.held,
                 whole_seconds(until).0,
             );
@@ -128,7 +128,7 @@ pub(super) fn of(previous: &StatusDraft, outcome: Outcome<'_>) -> [Assessment; 4
             }
             let reconciling = if snapshot.draining() > 0 {
                 let message = format!(
-                    "{} held beyond what the spec has: their holders keep them and nobody gets them next",
+                    "{} held beyond the number in the spec: their holders keep them, and they are not granted again",
                     snapshot.draining()
                 );
                 is(Reconciling, True, Reason::Draining, &message)
