@@ -21,6 +21,8 @@ PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug
 # What an image holds, without what only tests need of the library.
 PACKAGED := --package tenure-controller --package tenure-examples
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# The oldest compiler that builds the workspace.
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 CONTAINER_TOOL ?= docker
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
@@ -104,6 +106,10 @@ features: cargo ## Does clippy find nothing with each set of the library's featu
 			cargo clippy --package tenure --no-default-features --features "$$features" -- -D warnings || exit 1; \
 	done
 
+msrv: cargo ## Does the workspace build with the rust-version of Cargo.toml?
+	@rustup toolchain list | grep -q '^$(MSRV)-' || rustup toolchain install $(MSRV) --profile minimal
+	@$(STEP) 'checking with Rust $(MSRV)' cargo +$(MSRV) check --workspace --all-targets --locked
+
 scripts: ## Do shellcheck and luacheck find nothing?
 	@.ci/scripts
 
@@ -141,5 +147,5 @@ $(STYLUA): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint features scripts spelling \
-	drift deny docs cargo
+.PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint features msrv scripts \
+	spelling drift deny docs cargo
