@@ -29,6 +29,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
 DENY_VERSION := 0.20.2
 TYPOS_VERSION := 1.52.0
 STYLUA_VERSION := 2.6.0
+MARKDOWNLINT_VERSION := 0.22.0
 STYLUA := $(CACHE)/stylua-$(STYLUA_VERSION)/bin/stylua
 TYPOS := $(CACHE)/typos-$(TYPOS_VERSION)/bin/typos
 DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny)
@@ -117,6 +118,11 @@ spelling: $(TYPOS) ## Do typos and the count of hard English find nothing?
 	$(TYPOS)
 	@.ci/english
 
+# No part of `check`: it needs Node, which other checks do not. CI runs it as a step of its own.
+markdown: ## Does markdownlint find nothing? Needs Node 20 or newer
+	@command -v npx >/dev/null || { echo 'npx is not in PATH: install Node 20 or newer, https://nodejs.org' >&2; exit 1; }
+	@npx --yes --cache $(CACHE)/npm markdownlint-cli2@$(MARKDOWNLINT_VERSION)
+
 drift: cargo ## Are the generated files what their sources say?
 	.ci/lua --check
 	cargo run --bin crdgen -- --check
@@ -148,4 +154,4 @@ cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
 .PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint features msrv scripts \
-	spelling drift deny docs cargo
+	spelling markdown drift deny docs cargo
