@@ -21,12 +21,15 @@ PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug
 # What an image holds, without what only tests need of the library.
 PACKAGED := --package tenure-controller --package tenure-examples
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# The oldest compiler that builds the workspace.
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 CONTAINER_TOOL ?= docker
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tenure
 DENY_VERSION := 0.20.2
 TYPOS_VERSION := 1.52.0
 STYLUA_VERSION := 2.6.0
+MARKDOWNLINT_VERSION := 0.22.0
 STYLUA := $(CACHE)/stylua-$(STYLUA_VERSION)/bin/stylua
 TYPOS := $(CACHE)/typos-$(TYPOS_VERSION)/bin/typos
 DENY := $(or $(shell command -v cargo-deny),$(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny)
@@ -104,12 +107,21 @@ features: cargo ## Does clippy find nothing with each set of the library's featu
 			cargo clippy --package tenure --no-default-features --features "$$features" -- -D warnings || exit 1; \
 	done
 
+msrv: cargo ## Does the workspace build with the rust-version of Cargo.toml?
+	@rustup toolchain list | grep -q '^$(MSRV)-' || rustup toolchain install $(MSRV) --profile minimal
+	@$(STEP) 'checking with Rust $(MSRV)' cargo +$(MSRV) check --workspace --all-targets --locked
+
 scripts: ## Do shellcheck and luacheck find nothing?
 	@.ci/scripts
 
 spelling: $(TYPOS) ## Do typos and the count of hard English find nothing?
 	$(TYPOS)
 	@.ci/english
+
+# No part of `check`: it needs Node, which other checks do not. CI runs it as a step of its own.
+markdown: ## Does markdownlint find nothing? Needs Node 20 or newer
+	@command -v npx >/dev/null || { echo 'npx is not in PATH: install Node 20 or newer, https://nodejs.org' >&2; exit 1; }
+	@npx --yes --cache $(CACHE)/npm markdownlint-cli2@$(MARKDOWNLINT_VERSION)
 
 drift: cargo ## Are the generated files what their sources say?
 	.ci/lua --check
@@ -141,5 +153,5 @@ $(STYLUA): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint features scripts spelling \
-	drift deny docs cargo
+.PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint features msrv scripts \
+	spelling markdown drift deny docs cargo

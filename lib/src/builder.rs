@@ -208,6 +208,11 @@ impl ClientBuilder {
     /// Trusts these certificate authorities (PEM, one or more) in place of the system's. Needs a `rediss://` URL and the
     /// feature `tls`.
     ///
+    /// That feature turns on the feature `ring` of the crate rustls. If another dependency turns on its feature
+    /// `aws-lc-rs` as well, rustls selects no provider of cryptography: the program has to install one with
+    /// `CryptoProvider::install_default` before it connects. Without it, [`connect`](Self::connect) returns
+    /// [`Error::InvalidInput`].
+    ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// let client = tenure::Client::builder("rediss://redis.tenure")

@@ -3,7 +3,7 @@
 //! Each machine takes an event and returns the action that follows. None of them reads a clock or does I/O: the caller
 //! passes the time with the event, and carries out the action.
 //!
-//! # [`request`]: driven by the future of the caller, in [`acquire`](crate::lease::acquire)
+//! # [`request`]: driven by the future of the caller, in [`claim`](crate::lease::claim)
 //! | event | condition | action |
 //! |---|---|---|
 //! | granted | before its deadline | take up the lease |

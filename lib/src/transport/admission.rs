@@ -27,12 +27,11 @@ use tokio::{
 
 use crate::{
     protocol::script::Script,
-    transport::{later, lock},
+    transport::{
+        backoff::{Backoff, LONGEST_DELAY},
+        later, lock,
+    },
 };
-
-/// The delay between two tries, at first and at most.
-pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(20);
-pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// The purpose of a call. Calls of an earlier class are sent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +92,7 @@ struct State {
 struct Pace {
     in_flight: usize,
     refusal: Option<Refusal>,
-    /// The next delay; zero: the first one.
-    delay: Duration,
+    backoff: Backoff,
     refused_at: Option<Instant>,
     /// The number of refusals of the server. A call that was sent before the last refusal is no sign of the present
     /// state.
@@ -243,11 +241,10 @@ impl Admission {
             pace.refusals += 1;
             let now = Instant::now();
             if pace.refused_at.is_some_and(|before| now - before > OUTAGE_OVER) {
-                pace.delay = Duration::ZERO;
+                pace.backoff.reset();
             }
             pace.refused_at = Some(now);
-            pace.delay = (pace.delay * 2).clamp(FIRST_DELAY, LONGEST_DELAY);
-            let next = later(jittered(pace.delay, chance));
+            let next = later(pace.backoff.next(chance));
             pace.refusal = Some(Refusal { reason, next });
         }
         self.changed.notify_one();
@@ -298,7 +295,7 @@ impl Ticket {
         let mut state = lock(&admission.state);
         let own = &mut state.classes[self.class as usize];
         if self.refusals.1 == own.refusals && own.refusal.take().is_none() {
-            own.delay = Duration::ZERO;
+            own.backoff.reset();
         }
         if self.refusals.0 != state.all.refusals {
             return;
@@ -308,7 +305,7 @@ impl Ticket {
         }
         state.window = (state.window + self.cost).min(FULL_WINDOW);
         if state.window == FULL_WINDOW {
-            state.all.delay = Duration::ZERO;
+            state.all.backoff.reset();
         }
     }
 
@@ -337,16 +334,12 @@ impl Drop for Ticket {
     }
 }
 
-/// From a half of the delay to all of it, so that clients that were refused together do not come back together.
-pub(crate) fn jittered(delay: Duration, chance: u8) -> Duration {
-    delay.saturating_sub(delay * u32::from(chance) / 512)
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::transport::backoff::FIRST_DELAY;
 
     fn opened() -> Arc<Admission> {
         let admission: Arc<Admission> = Arc::default();
@@ -475,13 +468,5 @@ mod tests {
         );
         ticket.answered();
         assert_eq!(admission.refusal(Class::Release), None);
-    }
-
-    #[test]
-    fn a_delay_is_shortened_by_up_to_a_half() {
-        let delay = Duration::from_secs(1);
-        assert_eq!(jittered(delay, 0), delay);
-        let shortest = jittered(delay, u8::MAX);
-        assert!(shortest > delay / 2 && shortest < delay * 6 / 10, "{shortest:?}");
     }
 }

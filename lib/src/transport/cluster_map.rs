@@ -7,7 +7,7 @@ use tracing::debug;
 use crate::{
     Error,
     transport::{
-        admission::{FIRST_DELAY, LONGEST_DELAY},
+        backoff::Backoff,
         cluster::{Candidate, ClusterSeeds, SlotMap},
         endpoint,
         explain::explain_at,
@@ -23,7 +23,7 @@ pub(crate) async fn follow(routes: &RoutingTable, seeds: &ClusterSeeds) {
     let Some(stale) = routes.cluster(|cluster| cluster.stale.clone()) else {
         return;
     };
-    let (mut delay, mut turn) = (FIRST_DELAY, 0);
+    let (mut backoff, mut turn) = (Backoff::default(), 0);
     loop {
         let candidates = routes
             .cluster(|cluster| cluster.candidates(turn))
@@ -42,12 +42,11 @@ pub(crate) async fn follow(routes: &RoutingTable, seeds: &ClusterSeeds) {
                 routes.state_changed.ring();
             }
         }
-        tokio::time::sleep(delay).await;
+        tokio::time::sleep(backoff.next(seeds.config.chance())).await;
         if routes.health().is_err() {
-            delay = (delay * 2).min(LONGEST_DELAY);
             continue;
         }
-        delay = FIRST_DELAY;
+        backoff.reset();
         tokio::select! {
             () = stale.notified() => {}
             () = routes.state_changed.until(|| routes.health().err().map(drop)) => {}

@@ -16,6 +16,7 @@
 //! | [`cluster_map`] | follows that map |
 //! | [`routing_table`] | the server of each object |
 //! | [`admission`] | bounds the calls in flight, and backs off while a server refuses them |
+//! | [`backoff`] | the delay between two tries |
 //! | [`retry`] | the reaction to each error |
 //! | [`router`] | calls scripts at the servers of their objects, and repeats calls safely |
 //! | [`replicated`] | calls that wait for replicas, over a connection of their own |
@@ -34,6 +35,7 @@ use crate::Error;
 
 pub(crate) mod admission;
 pub(crate) mod backend;
+mod backoff;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 mod cluster_map;

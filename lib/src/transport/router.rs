@@ -18,7 +18,8 @@ use crate::{
         unusable,
     },
     transport::{
-        admission::{self, Class, FIRST_DELAY, LONGEST_DELAY, Ticket, jittered},
+        admission::{self, Class, Ticket},
+        backoff::Backoff,
         clock::SentAt,
         cluster::{self, Cluster, ClusterSeeds},
         cluster_map,
@@ -281,7 +282,7 @@ impl Router {
         let events = &self.0.config.version_and_events;
         // A lease that is not given back now delays the next holder by a whole lease.
         let gives_back = Class::of(script) == Class::Release;
-        let (mut redirected, mut delay) = (0, FIRST_DELAY);
+        let (mut redirected, mut backoff) = (0, Backoff::default());
         let mut via: Option<String> = None;
         loop {
             let (node, _) = self
@@ -339,14 +340,14 @@ impl Router {
                     via = self.redirected(&node, action, &error);
                     redirected += 1;
                     if redirected % REDIRECTS == 0 {
-                        self.pause(&mut delay, until).await;
+                        self.pause(&mut backoff, until).await;
                     }
                 }
                 RetryAction::AskForMap => {
                     routes.cluster(|cluster| cluster.look_again());
-                    self.pause(&mut delay, until).await;
+                    self.pause(&mut backoff, until).await;
                 }
-                RetryAction::Repeat => self.pause(&mut delay, until).await,
+                RetryAction::Repeat => self.pause(&mut backoff, until).await,
                 RetryAction::Deny if gives_back => {}
                 RetryAction::Deny | RetryAction::Fail => return Err(refusal(keys, &error)),
             }
@@ -357,10 +358,9 @@ impl Router {
     }
 
     /// Waits before a call is repeated, longer each time, but not past its end.
-    async fn pause(&self, delay: &mut Duration, until: Instant) {
-        let at = later(jittered(*delay, self.0.config.chance()));
+    async fn pause(&self, backoff: &mut Backoff, until: Instant) {
+        let at = later(backoff.next(self.0.config.chance()));
         tokio::time::sleep_until(at.min(until)).await;
-        *delay = (*delay * 2).min(LONGEST_DELAY);
     }
 
     /// Calls a script once, over a connection of its own, and then waits until that many replicas have what it has written.

@@ -2,12 +2,16 @@
 
 use std::{
     borrow::Cow,
+    panic::{UnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use redis::{ClientTlsConfig, ConnectionInfo, TlsCertificates};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
 use crate::Error;
 
@@ -97,13 +101,50 @@ impl Tls {
             }
             None => None,
         };
-        // An error means that the program has chosen one itself.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        if CryptoProvider::get_default().is_none() {
+            provided(|| drop(rustls::ClientConfig::builder()))?;
+        }
         let certificates = TlsCertificates {
             client_tls,
             root_cert,
         };
         redis::Client::build_with_tls(info, certificates)
             .map_err(|error| Error::invalid(CA, format!("is not usable ({})", error.category()), fix))
+    }
+}
+
+/// Checks that rustls has a provider of cryptography. `build` starts a configuration of rustls, as the driver does at each
+/// connect: rustls selects the only provider that is compiled in, and panics if there are several or none. rustls has no
+/// function that returns an error instead, so that the panic hook of the program still prints the panic.
+fn provided(build: impl FnOnce() + UnwindSafe) -> Result<(), Error> {
+    catch_unwind(build).map_err(|_panic| {
+        Error::invalid(
+            "url",
+            "uses TLS, for which rustls has no default provider of cryptography",
+            "install one in main, before the client connects: \
+             rustls::crypto::ring::default_provider().install_default()",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_provider_is_selected_without_a_call_of_the_program() {
+        let info = redis::IntoConnectionInfo::into_connection_info("rediss://127.0.0.1").unwrap();
+        Tls::default().client(info).unwrap();
+        assert!(CryptoProvider::get_default().is_some());
+    }
+
+    #[test]
+    fn without_a_provider_the_error_names_the_call_to_make() {
+        let error = provided(|| panic!("no process-level CryptoProvider")).unwrap_err();
+        assert!(matches!(error, Error::InvalidInput { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("default_provider().install_default()"),
+            "{error}"
+        );
     }
 }

@@ -25,8 +25,8 @@ use crate::transport::connection::{
 use crate::{
     Error,
     transport::{
-        admission::{FIRST_DELAY, LONGEST_DELAY, jittered},
         backend::Caller,
+        backoff::Backoff,
         clock::Clock,
         endpoint,
         explain::{explain, greet},
@@ -61,7 +61,7 @@ impl ConnectionDriver {
     /// Keeps the connection for as long as it is polled. It ends when the server turns out to be one of a cluster, which
     /// is `expected` of those that a cluster has named.
     pub(crate) async fn run(mut self, expected: bool) {
-        let mut delay = FIRST_DELAY;
+        let mut backoff = Backoff::default();
         loop {
             let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
             let started = Instant::now();
@@ -78,7 +78,7 @@ impl ConnectionDriver {
                     let error = unreachable(&address, LOST);
                     self.node.set(State::Down { error });
                     if started.elapsed() > STABLE {
-                        delay = FIRST_DELAY;
+                        backoff.reset();
                         continue;
                     }
                 }
@@ -93,8 +93,7 @@ impl ConnectionDriver {
                     self.node.set(State::Down { error });
                 }
             }
-            tokio::time::sleep(jittered(delay, self.config.chance())).await;
-            delay = (delay * 2).min(LONGEST_DELAY);
+            tokio::time::sleep(backoff.next(self.config.chance())).await;
         }
     }
 
