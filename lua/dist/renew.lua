@@ -14,22 +14,22 @@
 --                  Tenure) or VERSION. Other objects are renewed all the same
 -- An expired lease is gone: a renewal never revives it. A declared lease that was shortened counts from here. O(log n) a token.
 
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+
 -- The arguments of each object of the call, and the position of its outcomes in the reply.
 local VALUES = 4 -- of each token in the reply
 local reply, groups = { 0 }, {}
--- As in lua/lib/object.lua, for which this script may be too early.
-local WIDTH = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
 do
   local key, arg, last = 0, 3, 1
   while arg <= #ARGV do
     local kind, count, seen = ARGV[arg], string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
     count = tonumber(count)
-    if not WIDTH[kind] then return redis.error_reply('ERR unknown kind of object ' .. kind) end
+    if not WIDTHS[kind] then return redis.error_reply('ERR unknown kind of object ' .. kind) end
     groups[#groups + 1] = { key = key, kind = kind, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
     for i = last + 1, last + VALUES * count do
       reply[i] = 0
     end
-    key, arg, last = key + WIDTH[kind], arg + 2 + count, last + VALUES * count
+    key, arg, last = key + WIDTHS[kind], arg + 2 + count, last + VALUES * count
   end
 end
 
@@ -51,7 +51,7 @@ local function renew_alone(group, alone, at)
   return true
 end
 
-local function renew_place(group, at)
+local function renew_queue_entry(group, at)
   local obj, queue, expiry, token = KEYS[group.key + 1], KEYS[group.key + 3], KEYS[group.key + 4], ARGV[group.arg]
   if group.kind == 'pool' or ask('ZRANK', queue, token) ~= 0 then return false end
   local got = ask(
@@ -96,7 +96,8 @@ if string.sub(ARGV[2], 1, 2) == '1@' and #groups <= 1000 then
   local at = math.floor(clock[1] * 1000 + clock[2] / 1000)
   for i, group in ipairs(groups) do
     local plain = group.count == 1 and not group.seen
-    local renewed = plain and (alone[i] and renew_alone(group, alone[i], at) or not alone[i] and renew_place(group, at))
+    local renewed = plain
+      and (alone[i] and renew_alone(group, alone[i], at) or not alone[i] and renew_queue_entry(group, at))
     if not renewed then others[#others + 1] = group end
   end
   groups, reply[1] = others, at
@@ -165,7 +166,6 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
 local function open(at, kind, tokens, alone)
   local width = WIDTHS[kind]
   if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end

@@ -32,6 +32,7 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local budget = 64
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
 local function unfold(at, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(KEYS[at + 1], version) end
@@ -69,7 +70,6 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
 local function open(at, kind, tokens, alone)
   local width = WIDTHS[kind]
   if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end

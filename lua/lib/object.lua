@@ -34,6 +34,7 @@
 -- JSON that the scripts never read.
 
 ---- include lib/call.lua
+---- include lib/kinds.lua
 
 -- Most leases of first-user objects are given back before another client asks. Until then such a lease lies in obj alone, as
 -- a string: "v1 expires fence", and acquire's arguments from the token to the holder. The fencing token is the time of the
@@ -79,9 +80,6 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-
--- The number of keys of an object, by its kind.
-local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
 
 -- Reads the object of a kind whose keys begin at KEYS[at + 1], and the values of the tokens, in one command; what only declared
 -- objects and pools that programs keep have, in a second one.
