@@ -9,13 +9,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use tenure::control::Snapshot;
+
+use crate::lock::lock;
 
 /// The time for which the end of a pod is remembered: longer than the longest back-off of an object.
 const REMEMBER: Duration = Duration::from_secs(600);
@@ -37,7 +39,7 @@ pub(crate) struct EndedPods(Mutex<HashMap<String, Instant>>);
 impl EndedPods {
     /// Notes that a pod has ended; returns whether that is news.
     pub(crate) fn note(&self, uid: String, now: Instant) -> bool {
-        let mut ended = self.lock();
+        let mut ended = lock(&self.0);
         ended.retain(|_, at| now.duration_since(*at) < REMEMBER);
         let before = ended.len();
         ended.entry(uid).or_insert(now);
@@ -46,18 +48,13 @@ impl EndedPods {
 
     /// Returns the uids of the ended pods among the holders and waiters in a snapshot.
     pub(crate) fn among(&self, snapshot: &Snapshot) -> HashSet<String> {
-        let ended = self.lock();
+        let ended = lock(&self.0);
         let holders = snapshot.holders.iter().map(|holder| &holder.holder);
         let waiters = snapshot.waiters.iter().map(|waiter| &waiter.holder);
         let uids = holders
             .chain(waiters)
             .filter_map(|identity| identity.uid.as_ref());
         uids.filter(|uid| ended.contains_key(*uid)).cloned().collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        // Every change is complete at any moment, so what a panic left behind is good.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

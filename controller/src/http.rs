@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use axum::{
@@ -21,6 +21,8 @@ use axum::{
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
+
+use crate::lock::lock;
 
 /// The checks that the controller must pass before it is ready, and their state.
 #[derive(Debug, Default)]
@@ -43,7 +45,7 @@ impl Health {
 
     /// Notes that `name` is well, with a remark.
     pub(crate) fn well(&self, name: &str, message: &str) {
-        self.lock().insert(
+        lock(&self.checks).insert(
             name.to_owned(),
             Check {
                 ok: true,
@@ -58,13 +60,13 @@ impl Health {
             ok: false,
             message: message.to_owned(),
         };
-        self.lock()
+        lock(&self.checks)
             .insert(name.to_owned(), check.clone())
             .is_none_or(|before| before != check)
     }
 
     fn verdict(&self) -> (StatusCode, BTreeMap<String, Check>) {
-        let checks = self.lock().clone();
+        let checks = lock(&self.checks).clone();
         let ready = !checks.is_empty() && checks.values().all(|check| check.ok);
         (
             if ready {
@@ -74,11 +76,6 @@ impl Health {
             },
             checks,
         )
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Check>> {
-        // Every change is complete at any moment, so what a panic left behind is good.
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

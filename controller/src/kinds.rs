@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 use serde::{Serialize, de::DeserializeOwned};
 use tenure::{
     Kind, ObjectRef,
-    control::{Capacity, Order, Resource as PoolMember},
+    control::{self, Capacity, Order},
 };
 use tenure_crds::{
     CommonStatus, Holder, LeasePolicy, LockPool, LockPoolStatus, PermitHolder, ResourceHolder, Semaphore,
@@ -132,7 +132,7 @@ impl Declared for LockPool {
             .spec
             .resources
             .iter()
-            .map(|resource| PoolMember {
+            .map(|resource| control::Resource {
                 name: resource.name.clone(),
                 properties: resource.properties.clone(),
                 disabled: resource.disabled,

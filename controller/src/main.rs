@@ -14,6 +14,7 @@
 //! | [`ended_pods`] | which pods have ended |
 //! | [`tracker`] | how often an object is looked at, and what was seen of it before |
 //! | [`events`], [`failure`] | events of an object, and reasons why a reconciliation fails |
+//! | [`lock`] | locks a mutex, also after a panic |
 //! | [`telemetry`], [`http`] | the log, the metrics, the probes |
 //!
 //! `plan` decides and does nothing; `apply` does and decides nothing.
@@ -43,6 +44,7 @@ mod failure;
 mod fixtures;
 mod http;
 mod kinds;
+mod lock;
 mod plan;
 mod reconcile;
 mod run;

@@ -1,14 +1,12 @@
 //! Tracks each object: when it is reconciled next, how long a failing one waits, and since when its spec is in force.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use jiff::Timestamp;
 use tenure::ObjectRef;
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// At most four looks a second at one object, however often it changes; the first change is looked at at once.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
@@ -57,7 +55,7 @@ impl Default for Entry {
 impl ObjectTracker {
     /// Returns the time until the object is reconciled, or `None`: now.
     pub(crate) fn begin_look(&self, object: &ObjectRef, now: Instant) -> Option<Duration> {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.0);
         let entry = entries.entry(object.clone()).or_default();
         let left = entry
             .looked_at
@@ -72,7 +70,7 @@ impl ObjectTracker {
     /// Notes a failure and returns the time until the next attempt: twice as long each time, a quarter up or down so
     /// that objects that failed together do not come back together.
     pub(crate) fn failed(&self, object: &ObjectRef, deleting: bool, now: Timestamp, random: f64) -> Duration {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.0);
         let entry = entries.entry(object.clone()).or_default();
         let longest = if deleting {
             LONGEST_RETRY_OF_A_DELETION
@@ -89,24 +87,26 @@ impl ObjectTracker {
 
     /// Notes a success.
     pub(crate) fn succeeded(&self, object: &ObjectRef) {
-        if let Some(entry) = self.lock().get_mut(object) {
+        if let Some(entry) = lock(&self.0).get_mut(object) {
             (entry.failures, entry.failing_since) = (0, None);
         }
     }
 
     /// Since when every try has failed.
     pub(crate) fn failing_since(&self, object: &ObjectRef) -> Option<Timestamp> {
-        self.lock().get(object).and_then(|entry| entry.failing_since)
+        lock(&self.0).get(object).and_then(|entry| entry.failing_since)
     }
 
     /// Notes that Redis has a new declaration.
     pub(crate) fn declared(&self, object: &ObjectRef) {
-        self.lock().entry(object.clone()).or_default().in_force = None;
+        lock(&self.0).entry(object.clone()).or_default().in_force = None;
     }
 
     /// Notes that this controller has raised the floor of a declaration, which stays in force.
     pub(crate) fn raised(&self, object: &ObjectRef, floor: Option<u64>) {
-        if let Some(((_, known), _)) = &mut self.lock().entry(object.clone()).or_default().in_force {
+        if let Some(entry) = lock(&self.0).get_mut(object)
+            && let Some(((_, known), _)) = &mut entry.in_force
+        {
             *known = floor;
         }
     }
@@ -120,7 +120,7 @@ impl ObjectTracker {
         floor: Option<u64>,
         now: Instant,
     ) -> Duration {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.0);
         let entry = entries.entry(object.clone()).or_default();
         let declared = (digest.map(str::to_owned), floor);
         let known = entry.in_force.take().filter(|(known, _)| *known == declared);
@@ -130,19 +130,19 @@ impl ObjectTracker {
 
     /// For how long it has been known that Redis has lost the object while it was being deleted.
     pub(crate) fn lost_for(&self, object: &ObjectRef, now: Instant) -> Duration {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.0);
         let entry = entries.entry(object.clone()).or_default();
         now.saturating_duration_since(*entry.lost_since.get_or_insert(now))
     }
 
     /// Notes whether the object has holders or waiters. Must be noted before the ended pods are looked up.
     pub(crate) fn looked(&self, object: &ObjectRef, idle: bool) {
-        self.lock().entry(object.clone()).or_default().idle = idle;
+        lock(&self.0).entry(object.clone()).or_default().idle = idle;
     }
 
     /// Notes that a pod has ended; returns whether the object must be reconciled for that.
     pub(crate) fn pod_ended(&self, object: &ObjectRef) -> bool {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.0);
         let entry = entries.entry(object.clone()).or_default();
         entry.pod_ended |= !entry.idle;
         entry.pod_ended
@@ -150,19 +150,14 @@ impl ObjectTracker {
 
     /// Returns whether a pod has ended since the last call.
     pub(crate) fn take_pod_ended(&self, object: &ObjectRef) -> bool {
-        self.lock()
+        lock(&self.0)
             .get_mut(object)
             .is_some_and(|entry| std::mem::take(&mut entry.pod_ended))
     }
 
     /// Forgets an object that is gone.
     pub(crate) fn forget(&self, object: &ObjectRef) {
-        self.lock().remove(object);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef, Entry>> {
-        // Every change is complete at any moment, so what a panic left behind is good.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).remove(object);
     }
 }
 

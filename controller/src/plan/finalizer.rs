@@ -25,7 +25,7 @@ pub(super) fn plan(desired: &Desired) -> Option<Plan> {
         finalizers.push(FINALIZER.to_owned());
         Step::SetFinalizers(finalizers)
     };
-    // The change comes back through the watch.
+    // The watch delivers the change.
     Some(Plan::last(vec![step], Action::await_change()))
 }
 
