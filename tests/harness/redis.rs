@@ -145,13 +145,11 @@ impl Builder {
                 .env("FAKETIME_NO_CACHE", "1")
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        let process = Process::spawn("redis-server", &folder, &command).with_context(|| {
-            if self.counted {
-                "valgrind counts instructions: `sudo apt-get install valgrind`"
-            } else {
-                ""
-            }
-        })?;
+        let mut process = Process::spawn("redis-server", &folder, &command);
+        if self.counted {
+            process = process.context("valgrind counts instructions: `sudo apt-get install valgrind`");
+        }
+        let process = process?;
         let mut redis = Redis {
             port,
             password: self.password,

@@ -407,7 +407,7 @@ pub(crate) async fn unless_lost<T>(lease: &Lease, work: impl Future<Output = T>)
 }
 
 /// Releases a lease after its work, and returns an error if it was lost before. A release without an answer for so long
-/// goes on in the background.
+/// continues in the background.
 pub(crate) async fn released(
     patience: Duration,
     release: impl Future<Output = Result<(), Error>>,

@@ -52,3 +52,25 @@
 pub(crate) mod held;
 pub(crate) mod queue_entry;
 pub(crate) mod request;
+
+/// A lease of thirty seconds.
+#[cfg(test)]
+fn granted(fence: u64) -> request::Granted {
+    use std::time::Duration;
+
+    use crate::{protocol::message::Grant, transport::uptime::Moment};
+
+    request::Granted {
+        grant: Grant {
+            fence,
+            now: 0,
+            expires: 30_000,
+            lease: 30_000,
+            since: 0,
+            declared: true,
+            permits: 1,
+            resources: Vec::new(),
+        },
+        deadline: Moment::after(Duration::from_secs(30)),
+    }
+}

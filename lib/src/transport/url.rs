@@ -227,13 +227,13 @@ fn socket(scheme: Scheme<'_>, rest: &str) -> Result<ParsedUrl, Error> {
         ));
     }
     let known = ["db", "user", "pass", "protocol"];
-    for (name, value) in parameters(scheme, query, &known)? {
-        if name == "db" && value.is_empty() {
+    let parameters = parameters(scheme, query, &known)?;
+    let databases = parameters.iter().filter(|(name, _)| *name == "db");
+    for (_, database) in databases {
+        if database.is_empty() {
             return Err(scheme.bad("has no database in its query", "write db=0, or leave it out"));
         }
-        if name == "db" {
-            check_database(scheme, value)?;
-        }
+        check_database(scheme, database)?;
     }
     Ok(ParsedUrl {
         hosts: vec![parse(&format!("{}://{rest}", scheme.base))?],
@@ -356,8 +356,8 @@ fn parameters<'a>(
         let fix = format!("use only {}", known.join(", "));
         return Err(scheme.bad("has an unknown parameter in its query", &fix));
     }
-    let other = |pair: &&(&str, &str)| pair.0 == "protocol" && !["3", "resp3"].contains(&pair.1);
-    if pairs.iter().find(other).is_some() {
+    let other = |pair: &(&str, &str)| pair.0 == "protocol" && !["3", "resp3"].contains(&pair.1);
+    if pairs.iter().any(other) {
         let problem = "has another protocol than RESP3 in its query";
         return Err(scheme.bad(problem, "write protocol=resp3, or leave it out"));
     }

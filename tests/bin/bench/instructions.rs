@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tenure::{
-    Kind, Lock,
+    Kind,
     control::{Capacity, Declaration},
 };
 use tenure_tests::{Redis, Result, ensure};
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::{
     connect, object,
     report::{Goal, Report},
+    uncontended::pair,
 };
 
 const RENEW: &str = include_str!("../../../lua/dist/renew.lua");
@@ -67,10 +68,6 @@ async fn per_unit(units: u32, work: impl AsyncFn(&Redis, u32) -> Result) -> Resu
     let (once, twice) = (count(units).await?, count(2 * units).await?);
     #[allow(clippy::cast_precision_loss)] // far less than 2^52
     Ok(twice.saturating_sub(once) as f64 / f64::from(units))
-}
-
-async fn pair(lock: &Lock) -> Result {
-    Ok(lock.acquire().await?.release().await?)
 }
 
 async fn pairs(redis: &Redis, count: u32) -> Result {

@@ -18,7 +18,7 @@ use crate::{
     report::{Goal, Report, each, median, on_worker, ratio, timed},
 };
 
-async fn pair(lock: &Lock) -> Result {
+pub(crate) async fn pair(lock: &Lock) -> Result {
     Ok(lock.acquire().await?.release().await?)
 }
 

@@ -22,7 +22,7 @@ pub(crate) enum Event {
     Granted(Granted),
     /// A push: the server has removed the queue entry.
     Removed(End),
-    /// A push: a call has left work, which the renewal of a queue entry goes on with.
+    /// A push: a call has left work, which the renewal of a queue entry continues.
     Unfinished,
     /// A push: the lease that the token was granted has ended.
     Ended(End),
@@ -103,23 +103,7 @@ impl QueueEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{protocol::message::Grant, transport::uptime::Moment};
-
-    fn granted(fence: u64) -> Granted {
-        Granted {
-            grant: Grant {
-                fence,
-                now: 0,
-                expires: 30_000,
-                lease: 30_000,
-                since: 0,
-                declared: true,
-                permits: 1,
-                resources: Vec::new(),
-            },
-            deadline: Moment::after(Duration::from_secs(30)),
-        }
-    }
+    use crate::lease::machine::granted;
 
     fn end(how: How) -> End {
         End {

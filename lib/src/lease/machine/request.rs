@@ -216,24 +216,13 @@ pub(crate) fn took_nothing(error: &Error, repeated: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Kind, ObjectRef};
+    use crate::{Kind, ObjectRef, lease::machine};
 
     const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
     fn granted(has_run_out: bool) -> Event {
-        let grant = Grant {
-            fence: 1,
-            now: 0,
-            expires: 30_000,
-            lease: 30_000,
-            since: 0,
-            declared: true,
-            permits: 1,
-            resources: Vec::new(),
-        };
-        let deadline = Moment::after(Duration::from_secs(30));
         Event::Granted {
-            granted: Granted { grant, deadline },
+            granted: machine::granted(1),
             has_run_out,
         }
     }
