@@ -1,12 +1,13 @@
 -- acquire: takes a lease, or a queue entry, or neither.
--- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, kind, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
---       be declared; else the permits of an object that its first user makes), life of the queue entry in ms (0: do not wait), client's
---       channel, holder JSON; and unless they all are 0, 0, "-", 0, "" and 0: grace ms, priority, selector (of a
---       pool's resources: see lua/lib/object.lua), takeover (1: take it from its holders), why (a text for
---       them), seen (the newest fencing token that this client has seen of the object while it was declared: data without that
---       token is not current, and recovers; and an undeclared object is neither made nor used)
--- Reply granted fence now expires lease since declared permits [resource properties]...
+-- KEYS  obj
+-- ARGV  version and run id, token, permits, lease ms (0: the declared one), limit (0: must be declared; else the permits of an
+--       object that its first user makes), the entry: its life in the queue in ms (0: do not wait), client and holder JSON, with
+--       spaces in between; and unless they all are 0: seen (the newest fencing token that this client has seen of the object while
+--       it was declared: data without that token is not current, and recovers; and an undeclared object is neither made nor used);
+--       and unless they all are 0, 0, 0, "-" and 0: max hold ms (0: none), grace ms, priority, selector (of a pool's resources:
+--       see lua/lib/object.lua), takeover (1: take it from its holders), why (a text for them)
+-- Reply granted fence now expires [lease since declared permits [resource properties]...]
+--       without the rest: for the lease that was asked for, since now, undeclared, for the permits that were asked for
 --       queued  now expires wake position newest [parts]
 --       busy    now newest [parts]
 --       again   now     there may be room when the work that this call has left is done: call again at once
@@ -17,18 +18,17 @@
 -- A repeated token gets the outcome of the first call: its lease, or its queue entry.
 -- O(log n) in the leases and waiters of the object; a selector of properties looks at up to 500 of the
 -- free resources, and the next call continues from there.
-local permits, lease, first_limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8])
+local permits, lease, first_limit = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 -- The fast lane, before the functions of lua/lib are created: an ordinary request for an object that does not exist, which its
 -- first user makes. The lease is the one that `grant` would make; it lies in obj alone until another client comes (see `unfold`).
-if #ARGV == 11 and string.sub(ARGV[2], 1, 2) == '1@' and permits <= first_limit and lease > 0 and ARGV[7] == '0' then
+if not ARGV[7] and string.sub(ARGV[1], 1, 2) == '2 ' and permits <= first_limit and lease > 0 then
   local clock = redis.call('TIME')
   local fence = clock[1] * 1000000 + clock[2]
-  local now = math.floor(fence / 1000)
-  local ends = now + lease
-  local alone = string.format('v1 %d %d %s', ends, fence, table.concat(ARGV, ' ', 4))
-  if redis.call('SET', KEYS[1], alone, 'NX', 'PX', lease * 2 + 1000) then
-    return { 'granted', fence, now, ends, lease, now, 0, permits }
+  local now = (fence - fence % 1000) / 1000
+  local alone = table.concat({ 'v2', ARGV[2], ARGV[4], clock[1], clock[2], ARGV[3], ARGV[5], ARGV[6] }, ' ')
+  if redis.call('SET', KEYS[1], alone, 'NX', 'PXAT', string.format('%d', now + lease * 2 + 1000)) then
+    return { 'granted', fence, now, now + lease }
   end
 end
 
@@ -37,10 +37,12 @@ end
 ---- include lib/waiting.lua
 ---- include lib/close.lua
 
-local token, max_hold, ttl = ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[9])
-local grace, priority = tonumber(ARGV[12] or 0), tonumber(ARGV[13] or 0)
-local selector, takeover, why, seen = ARGV[14] or '-', ARGV[15] == '1', ARGV[16], tonumber(ARGV[17] or 0)
-local object = open(0, ARGV[3], { token })
+local token, seen = ARGV[2], tonumber(ARGV[7] or 0)
+local ttl, client, holder = string.match(ARGV[6], '^(%d+) (%S+) (.*)$')
+ttl = tonumber(ttl)
+local max_hold, grace, priority = tonumber(ARGV[8] or 0), tonumber(ARGV[9] or 0), tonumber(ARGV[10] or 0)
+local selector, takeover, why = ARGV[11] or '-', ARGV[12] == '1', ARGV[13]
+local object = open(KEYS[1], { token })
 local is_new = not object.exists
 
 if seen > 0 then outdated(object, seen) end
@@ -97,9 +99,9 @@ else
     max_hold = max_hold,
     grace = grace,
     since = now,
-    channel = ARGV[10],
+    channel = client,
     names = selector,
-    holder = ARGV[11],
+    holder = holder,
   }
   if takeover then
     for _, other in ipairs(call('ZRANGE', object.holders, 0, -1)) do

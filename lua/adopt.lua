@@ -1,6 +1,6 @@
 -- adopt: moves a detached lease to the adopter's own token, and renews it.
--- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, kind, secret (its SHA-1 begins with the old token), the adopter's token, its channel, holder
+-- KEYS  obj
+-- ARGV  version and run id, secret (its SHA-1 begins with the old token), the adopter's token, its client, holder
 --       JSON, why (a text for the old token's client, which is notified of the loss)
 -- Reply adopted max_hold grace fence now expires lease since declared permits [resource properties]...
 --       gone now: no lease has the secret's token (any more), or the object recovers from a loss of data
@@ -12,8 +12,8 @@
 ---- include lib/lease.lua
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local old, token = string.sub(redis.sha1hex(ARGV[4]), 1, 32), ARGV[5]
-local object = open(0, ARGV[3], { token, old })
+local old, token = string.sub(redis.sha1hex(ARGV[2]), 1, 32), ARGV[3]
+local object = open(KEYS[1], { token, old })
 settle(object)
 local entry, fence
 if object.values[token] then
@@ -21,13 +21,13 @@ if object.values[token] then
 elseif object.values[old] and not recovering(object) then
   entry, fence = own_entry(object, old), call('ZSCORE', object.holders, old)
   if fence then
-    if entry.channel ~= '-' then publish(entry.channel, { 'lost', old, 'adopted', ARGV[8] }) end
+    if entry.channel ~= '-' then push(object, entry, { 'lost', old, 'adopted', ARGV[6] }) end
     object.values[old] = nil
     call('HDEL', object.obj, 't:' .. old)
     call('ZREM', object.holders, old)
     call('ZREM', object.expiry, old)
     entry.lease = bounded(object, entry.lease, 0)
-    entry.channel, entry.holder, entry.since = ARGV[6], ARGV[7], math.min(entry.since, now)
+    entry.channel, entry.holder, entry.since = ARGV[4], ARGV[5], math.min(entry.since, now)
     -- The client that has detached the lease had woken up with it: the notification was received.
     if string.sub(entry.names, 1, 1) == '@' then entry.names = '-' end
     object.changed = true

@@ -1,6 +1,6 @@
 -- declare: makes a declared object, or changes it. The controller's script; it ends no lease.
--- KEYS  obj holders queue expiry [resources free selectors]
--- ARGV  run id, controller's channel, kind, digest, floor (every later fencing token is larger), recovery (0: the object has
+-- KEYS  obj
+-- ARGV  version and run id, digest, floor (every later fencing token is larger), recovery (0: the object has
 --       never been declared before; else the longest lease that may be running, in ms), lease ms, max hold ms (0: none),
 --       limit (permits, or resources in service), life, newest (the run id and the newest fencing token of the observation that
 --       it was planned for; or "" and 0);
@@ -16,10 +16,10 @@
 -- marked names (lua/lib/object.lua) where its count does. The following calls apply a smaller count in pieces.
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local object = open(0, ARGV[3])
-local floor, recovery, lease = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local object = open(KEYS[1])
+local floor, recovery, lease = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local life, newest = ARGV[10] or '', tonumber(ARGV[11] or 0)
+local life, newest = ARGV[8] or '', tonumber(ARGV[9] or 0)
 if life ~= '' and (life ~= object.here or object.last < newest) then
   return redis.error_reply('OTHERLIFE ' .. object_name(object))
 end
@@ -36,12 +36,12 @@ if lost then
     call('HDEL', object.obj, 'beside')
   end
 end
-object.shrunk = object.exists and tonumber(ARGV[9]) < object.limit
-object.exists, object.declared, object.run, object.changed = true, ARGV[4], object.here, true
+object.shrunk = object.exists and tonumber(ARGV[7]) < object.limit
+object.exists, object.declared, object.run, object.changed = true, ARGV[2], object.here, true
 object.draining, object.kept, object.retained = nil, nil, nil
 object.lease, object.max_hold, object.limit, object.last =
-  lease, tonumber(ARGV[8]), tonumber(ARGV[9]), math.max(object.last, floor)
-for _, key in ipairs(KEYS) do
+  lease, tonumber(ARGV[6]), tonumber(ARGV[7]), math.max(object.last, floor)
+for _, key in ipairs(keys_of(object)) do
   call('PERSIST', key)
 end
 call('HDEL', object.obj, 'draining', 'kept', 'retained')
@@ -104,12 +104,12 @@ local function named(from)
 end
 
 if object.pool then
-  object.order = ARGV[12]
+  object.order = ARGV[10]
   call('HSET', object.obj, 'order', object.order)
-  if ARGV[13] ~= '' then
-    generated(ARGV[13], tonumber(ARGV[14]))
+  if ARGV[11] ~= '' then
+    generated(ARGV[11], tonumber(ARGV[12]))
   else
-    named(15)
+    named(13)
   end
 end
 settle(object)

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- downgrade: makes a lease smaller without giving it back, and grants what that frees.
--- KEYS  obj holders queue expiry
--- ARGV  run id, controller's channel, token, permits to keep
+-- KEYS  obj
+-- ARGV  version and run id, token, permits to keep
 -- Reply held, or gone: the token does not hold
 -- Safe to repeat. O(log n).
 ---- include lib/lease.lua
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local token, permits = ARGV[3], tonumber(ARGV[4])
-local object = open(0, 'rwlock', { token })
+local token, permits = ARGV[2], tonumber(ARGV[3])
+local object = open(KEYS[1], { token })
 settle(object)
 local held = object.values[token] and call('ZSCORE', object.holders, token)
 if held then

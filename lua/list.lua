@@ -1,22 +1,22 @@
 #!lua flags=allow-oom
 -- list: returns some of a pool's named resources, and the state of each.
--- KEYS  obj holders queue expiry resources free selectors
--- ARGV  run id, controller's channel, cursor ("0" at first), about how many; or "=" and a name, for that one alone
+-- KEYS  obj
+-- ARGV  version and run id, cursor ("0" at first), about how many; or "=" and a name, for that one alone
 -- Reply cursor of the rest ("0": none), then for each resource: name, its entry ("1" in service or "0" disabled, and its
 --       properties), "free" or "held" or "disabled" or "damaged" (its entry cannot be read: it is not granted)
 -- A resource that is added or taken away meanwhile may be missing or not; none of the others is missing, and one may come
 -- twice. O(how many).
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local object = open(0, 'pool')
+local object = open(KEYS[1])
 settle(object)
 local cursor, found
-if string.sub(ARGV[3], 1, 1) == '=' then
-  local name = string.sub(ARGV[3], 2)
+if string.sub(ARGV[2], 1, 1) == '=' then
+  local name = string.sub(ARGV[2], 2)
   local record = call('HGET', object.resources, name)
   cursor, found = '0', record and { name, record } or {}
 else
-  cursor, found = unpack(call('HSCAN', object.resources, ARGV[3], 'COUNT', ARGV[4]))
+  cursor, found = unpack(call('HSCAN', object.resources, ARGV[2], 'COUNT', ARGV[3]))
 end
 local reply = { cursor }
 object.records = {}

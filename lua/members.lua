@@ -1,6 +1,6 @@
 -- members: changes the resources of a pool that programs keep, instead of a custom resource.
--- KEYS  obj holders queue expiry resources free selectors, and for stage and commit also: staged resources, staged free
--- ARGV  run id, controller's channel, how, order, how many resources (commit: in all), then for each: name, and for extend
+-- KEYS  obj
+-- ARGV  version and run id, how, order, how many resources (commit: in all), the id under which resources are staged, then for each: name, and for extend
 --       and stage "1" followed by its properties
 --       extend  adds
 --       shrink  takes away
@@ -13,9 +13,9 @@
 -- leases alone.
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local how, count = ARGV[3], tonumber(ARGV[5])
-local object = open(0, 'pool')
-local staged, staged_free = KEYS[8], KEYS[9]
+local how, count = ARGV[2], tonumber(ARGV[4])
+local object = open(KEYS[1])
+local staged, staged_free = object.stem .. 'staged-' .. ARGV[5], object.stem .. 'staged-free-' .. ARGV[5]
 if object.declared then return redis.error_reply('DECLARED ' .. object_name(object)) end
 
 if how == 'stage' then
@@ -73,10 +73,10 @@ object.limit = call('HLEN', object.resources)
 object.changed = true
 object.kept = object.limit > 0 and 1 or nil
 if object.kept then
-  object.order = ARGV[4]
+  object.order = ARGV[3]
   call('HSET', object.obj, 'kept', 1, 'order', object.order, 'limit', int(object.limit))
-  for i = 1, 7 do
-    call('PERSIST', KEYS[i])
+  for _, key in ipairs(keys_of(object)) do
+    call('PERSIST', key)
   end
 else
   call('HDEL', object.obj, 'kept')

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- observe: returns the state of an object, its holders and its waiters.
--- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, kind, how many holders and how many waiters to list, watch (1: publish a message on the
+-- KEYS  obj
+-- ARGV  version and run id, how many holders and how many waiters to list, watch (1: publish a message on the
 --       controller's channel at the next change); and, if not from the first ones, behind how many of each; and if a
 --       declaration may follow: 1, floor (the floor of fencing tokens that is kept outside: data in which no token has got
 --       so far is not current)
@@ -19,18 +19,18 @@
 ---- include lib/settle.lua
 ---- include lib/waiting.lua
 ---- include lib/close.lua
-local object = open(0, ARGV[3])
-if ARGV[7] == '1' then outdated(object, tonumber(ARGV[8])) end
+local object = open(KEYS[1])
+if ARGV[5] == '1' then outdated(object, tonumber(ARGV[6])) end
 settle(object)
 local function answer(found)
-  if ARGV[7] ~= '1' then return found end
+  if ARGV[5] ~= '1' then return found end
   return { int(now_us), object.here, not found and call('HEXISTS', object.obj, 'drained') or 0, found }
 end
 if close(object) then return answer(false) end
-if ARGV[5] == '1' and object.declared then call('HSET', object.obj, 'watched', 1) end
+if ARGV[3] == '1' and object.declared then call('HSET', object.obj, 'watched', 1) end
 
-local first = tonumber(ARGV[6] or 0)
-local last = first + tonumber(ARGV[4]) - 1
+local first = tonumber(ARGV[4] or 0)
+local last = first + tonumber(ARGV[2]) - 1
 local holders, waiters = {}, {}
 if last >= first then
   local held = call('ZRANGE', object.holders, first, last, 'WITHSCORES')

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- readmit: readmits a holder, under its old fencing token, while its object recovers from a loss of data.
--- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, kind, token, fence, permits, lease ms, max hold ms, since ms, channel,
+-- KEYS  obj
+-- ARGV  version and run id, token, fence, permits, lease ms, max hold ms, since ms, client,
 --       resources joined by commas (or "-"), holder JSON, grace ms
 -- Reply held now expires, or gone now
 -- If an old snapshot has given a resource to another holder, the larger fencing token wins. Permits have no names: all holders
@@ -16,19 +16,19 @@
 ---- include lib/lease.lua
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local token, fence = ARGV[4], tonumber(ARGV[5])
-local object = open(0, ARGV[3], { token })
-local lease, max_hold = bounded(object, tonumber(ARGV[7]), tonumber(ARGV[8]))
+local token, fence = ARGV[2], tonumber(ARGV[3])
+local object = open(KEYS[1], { token })
+local lease, max_hold = bounded(object, tonumber(ARGV[5]), tonumber(ARGV[6]))
 local entry = {
-  permits = tonumber(ARGV[6]),
+  permits = tonumber(ARGV[4]),
   lease = lease,
   ttl = 0,
   max_hold = max_hold,
-  grace = tonumber(ARGV[13]),
-  since = tonumber(ARGV[9]),
-  channel = ARGV[10],
-  names = ARGV[11],
-  holder = ARGV[12],
+  grace = tonumber(ARGV[11]),
+  since = tonumber(ARGV[7]),
+  channel = ARGV[8],
+  names = ARGV[9],
+  holder = ARGV[10],
 }
 settle(object)
 

@@ -1,6 +1,6 @@
 -- register: reads, writes or deletes one value, if a condition holds.
--- KEYS  value done
--- ARGV  run id, controller's channel, token, memory ms, action (get, set, delete), condition (always, missing, gt, lt, ge,
+-- KEYS  value
+-- ARGV  version and run id, token, memory ms, action (get, set, delete), condition (always, missing, gt, lt, ge,
 --       le, eq, ne), or missing (1: the condition also holds where nothing is stored), argument, new value, expiry (keep,
 --       never, or milliseconds from now)
 -- Reply applied
@@ -11,8 +11,8 @@
 -- for as long as its memory lasts; a call that changed nothing is not remembered, and a repeat compares again.
 -- O(log n) in the writes remembered.
 ---- include lib/call.lua
-local value, done, token = KEYS[1], KEYS[2], ARGV[3]
-local action, condition, or_missing, argument = ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8]
+local value, done, token = KEYS[1], string.sub(KEYS[1], 1, -6) .. 'done', ARGV[2]
+local action, condition, or_missing, argument = ARGV[4], ARGV[5], ARGV[6] == '1', ARGV[7]
 
 local function read(text)
   local kind, rest = string.match(text, '^(%a+) (.*)$')
@@ -66,7 +66,7 @@ if action == 'get' or not holds(stored) or action == 'delete' and not stored the
   return { 'kept', stored, int(call('PTTL', value)) }
 end
 
-local new, expiry = ARGV[9], ARGV[10]
+local new, expiry = ARGV[8], ARGV[9]
 if action == 'delete' then
   call('UNLINK', value)
 elseif expiry ~= 'keep' then
@@ -80,7 +80,7 @@ elseif new ~= stored then
 else
   return { 'applied' }
 end
-local memory = tonumber(ARGV[4])
+local memory = tonumber(ARGV[3])
 call('ZADD', done, now, token)
 -- More than one call adds, so that they become fewer; and not more than fits into one.
 local forgotten = call('ZRANGE', done, '-inf', now - memory, 'BYSCORE', 'LIMIT', 0, 100)

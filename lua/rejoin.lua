@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
 -- rejoin: ends the wait for a condition without a notification, and queues for the lock.
--- KEYS  obj holders queue expiry waits
--- ARGV  run id, controller's channel, token
+-- KEYS  obj
+-- ARGV  version and run id, token
 -- Reply rejoined, or notified: a notification was faster, and the token queues for the lock or holds it; or gone
 -- Safe to repeat. O(log n).
 ---- include lib/lease.lua
 ---- include lib/settle.lua
 ---- include lib/waiting.lua
 ---- include lib/close.lua
-local token = ARGV[3]
-local object = open(0, 'lock', { token })
+local token = ARGV[2]
+local object = open(KEYS[1], { token })
 settle(object)
 local reply = 'gone'
 if object.values[token] then

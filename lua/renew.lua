@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- renew: renews many leases and queue entries of one client, over many objects, in one command.
--- KEYS  the keys of each object, one after the other
--- ARGV  run id, controller's channel, then for each object: its kind, how many tokens, token... A number of
---       tokens may be followed by ">" and the newest fencing token that the client has seen of that object, as a declared
---       one: data that has not granted it yet is not current, and recovers
--- Reply now, then for each token four values, the last of which is the newest fencing token of a declared object, or 0:
+-- KEYS  obj of each object
+-- ARGV  version and run id, then for each object: its tokens, with spaces in between. Before them may stand the newest fencing
+--       token that the client has seen of that object, as a declared one, and ">": data that has not granted it yet is not current,
+--       and recovers
+-- Reply now, then for each token the end of its lease, where no longest hold ends it before and the object is not declared; or
+--       otherwise four values, the last of which is the newest fencing token of a declared object, or 0:
 --       held       expires last   last: 1 if the longest hold ends then, and no renewal extends the lease; else 0
 --       waiting    expires wake   wake: when to renew next if that is before a third of the entry's life; 0: at once
 --       recovering 0 0    the object recovers from a loss of data and does not have this token: readmit
@@ -14,24 +15,8 @@
 --                  Tenure) or VERSION. Other objects are renewed all the same
 -- An expired lease is gone: a renewal never revives it. A declared lease that was shortened counts from here. O(log n) a token.
 
----- include lib/kinds.lua
-
--- The arguments of each object of the call, and the position of its outcomes in the reply.
-local VALUES = 4 -- of each token in the reply
-local reply, groups = { 0 }, {}
-do
-  local key, arg, last = 0, 3, 1
-  while arg <= #ARGV do
-    local kind, count, seen = ARGV[arg], string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
-    count = tonumber(count)
-    if not WIDTHS[kind] then return redis.error_reply('ERR unknown kind of object ' .. kind) end
-    groups[#groups + 1] = { key = key, kind = kind, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
-    for i = last + 1, last + VALUES * count do
-      reply[i] = 0
-    end
-    key, arg, last = key + WIDTHS[kind], arg + 2 + count, last + VALUES * count
-  end
-end
+-- For each object of the call: the outcome of its token, where a lane has renewed it. The first value is the time.
+local renewed, slow = { 0 }, false
 
 -- Two fast lanes, before the functions of lua/lib are created: most leases lie in obj alone (see `unfold`), and most queue
 -- entries are the only one of their object. The lanes only renew: an object with an expired lease, with room for a grant, or out
@@ -41,19 +26,20 @@ local function ask(...)
   return not (type(got) == 'table' and got.err) and got or nil
 end
 
-local function renew_alone(group, alone, at)
-  local ends, fence, token, permits, lease, rest = string.match(alone, '^v1 (%d+) (%d+) (%S+) (%d+) (%d+) (.*)$')
-  if token ~= ARGV[group.arg] or tonumber(ends) <= at or math.floor(fence / 1000) > at then return false end
-  ends = at + lease
-  alone = string.format('v1 %d %s %s %s %s %s', ends, fence, token, permits, lease, rest)
-  if not ask('SET', KEYS[group.key + 1], alone, 'PX', lease * 2 + 1000) then return false end
-  reply[group.at], reply[group.at + 1] = 'held', ends
-  return true
+-- Returns when the lease ends, or nil.
+local function renew_alone(obj, token, alone, seconds, at)
+  local start = 'v2 ' .. token .. ' '
+  if string.sub(alone, 1, #start) ~= start then return nil end
+  local lease, since = string.match(alone, '^(%d+) (%d+)', #start + 1)
+  if not lease or since > seconds or (ask('PEXPIRETIME', obj) or 0) - lease - 1000 <= at then return nil end
+  if ask('PEXPIREAT', obj, string.format('%d', at + lease * 2 + 1000)) == 1 then return at + lease end
 end
 
-local function renew_queue_entry(group, at)
-  local obj, queue, expiry, token = KEYS[group.key + 1], KEYS[group.key + 3], KEYS[group.key + 4], ARGV[group.arg]
-  if group.kind == 'pool' or ask('ZRANK', queue, token) ~= 0 then return false end
+-- Returns when the queue entry ends, and after how many milliseconds its client renews it; or nil.
+local function renew_queue_entry(obj, token, at)
+  local stem = string.sub(obj, 1, -4)
+  local queue, expiry = stem .. 'queue', stem .. 'expiry'
+  if string.find(obj, '/pool/', 1, true) or ask('ZRANK', queue, token) ~= 0 then return nil end
   local got = ask(
     'HMGET',
     obj,
@@ -68,40 +54,38 @@ local function renew_queue_entry(group, at)
     'draining',
     'retained'
   )
-  if not got or got[7] ~= '1' or got[8] or got[9] or got[10] then return false end
+  if not got or got[7] ~= '2' or got[8] or got[9] or got[10] then return nil end
   for i = 1, 5 do
-    if not string.match(got[i] or '', '^%d+$') then return false end
+    if not string.match(got[i] or '', '^%d+$') then return nil end
   end
   local permits, entry_ttl = string.match(got[6] or '', '^(%d+) %d+ (%d+) %d+ %d+ %d+ %S+ %- ')
   local limit, ttl = tonumber(got[1]), tonumber(got[5])
-  if not permits or tonumber(got[2]) < limit or tonumber(permits) > limit then return false end
+  if not permits or tonumber(got[2]) < limit or tonumber(permits) > limit then return nil end
   local first, last = ask('ZRANGE', expiry, 0, 1, 'WITHSCORES'), ask('ZRANGE', expiry, -1, -1, 'WITHSCORES')
   local due = not (first and first[2] and last) or tonumber(first[2]) <= at
-  if due or tonumber(last[2]) > at + ttl + 1000 or (ask('PTTL', obj) or 0) <= ttl then return false end
+  if due or tonumber(last[2]) > at + ttl + 1000 or (ask('PTTL', obj) or 0) <= ttl then return nil end
   local ends = at + entry_ttl
-  if not ask('ZADD', expiry, string.format('%d', ends), token) then return false end
+  if not ask('ZADD', expiry, string.format('%d', ends), token) then return nil end
   local others = first[1] == token and first[4] or first[1] ~= token and first[2] or ends
-  reply[group.at], reply[group.at + 1] = 'waiting', ends
-  reply[group.at + 2] = math.min(others, ends) - at
-  return true
+  return ends, math.min(others, ends) - at
 end
 
--- A longer call than clients send would not fit on Lua's stack.
-if string.sub(ARGV[2], 1, 2) == '1@' and #groups <= 1000 then
-  local objects, others = {}, {}
-  for i, group in ipairs(groups) do
-    objects[i] = KEYS[group.key + 1]
-  end
-  local alone, clock = redis.call('MGET', unpack(objects)), redis.call('TIME')
+-- A longer call than clients send would not fit on Lua's stack. Further keys are there for a cluster.
+if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV <= 1000 then
+  local alone, clock = redis.call('MGET', unpack(KEYS, 1, #ARGV - 1)), redis.call('TIME')
   local at = math.floor(clock[1] * 1000 + clock[2] / 1000)
-  for i, group in ipairs(groups) do
-    local plain = group.count == 1 and not group.seen
-    local renewed = plain
-      and (alone[i] and renew_alone(group, alone[i], at) or not alone[i] and renew_queue_entry(group, at))
-    if not renewed then others[#others + 1] = group end
+  renewed[1] = at
+  for i = 1, #ARGV - 1 do
+    local obj, tokens, ends, wakes = KEYS[i], ARGV[i + 1], nil, nil
+    if alone[i] then
+      ends = renew_alone(obj, tokens, alone[i], clock[1], at)
+    elseif not string.find(tokens, '[ >]') then
+      ends, wakes = renew_queue_entry(obj, tokens, at)
+    end
+    renewed[i + 1] = wakes and { 'waiting', ends, wakes, 0 } or ends
+    slow = slow or not ends
   end
-  groups, reply[1] = others, at
-  if #groups == 0 then return reply end
+  if not slow then return renewed end
 end
 
 ---- include lib/lease.lua
@@ -109,23 +93,21 @@ end
 ---- include lib/waiting.lua
 ---- include lib/close.lua
 
-local function renew(group)
-  local tokens, at = {}, group.at
-  for i = group.arg, group.arg + group.count - 1 do
-    tokens[#tokens + 1] = ARGV[i]
-  end
-  local object = open(group.key, group.kind, tokens)
-  if group.seen then outdated(object, group.seen) end
+-- Returns the outcome of each token of an object.
+local function renew(obj, seen, tokens)
+  local object = open(obj, tokens)
+  if seen then outdated(object, tonumber(seen)) end
   settle(object)
   if not object.exists then missing(object) end
-  local waiting = {}
-  for _, token in ipairs(tokens) do
+  local outcomes, waiting = {}, {}
+  for i, token in ipairs(tokens) do
     local value = value_of(object, token)
     local entry = value and parse_entry(value)
+    local outcome = { 'gone', 0, 0 }
     if not object.exists then
-      reply[at] = 'missing'
+      outcome[1] = 'missing'
     elseif not value then
-      reply[at] = recovering(object) and 'recovering' or 'gone'
+      if recovering(object) then outcome[1] = 'recovering' end
     elseif call('ZSCORE', object.holders, token) then
       if entry then
         entry.lease = bounded(object, entry.lease, 0)
@@ -136,53 +118,68 @@ local function renew(group)
         if set_back then entry.since = now end -- the server's clock was: the longest hold counts from here
         if unheard or set_back then store(object, token, entry) end
         -- Renewed for less than a lease: the longest hold ends then.
-        reply[at], reply[at + 1], reply[at + 2] = 'held', ends, ends < now + entry.lease and 1 or 0
+        outcome = { 'held', ends, ends < now + entry.lease and 1 or 0 }
       else
         local _, problem = pcall(own_entry, object, token)
-        reply[at], reply[at + 1] = 'failed', type(problem) == 'table' and problem.err or problem
+        outcome = { 'failed', type(problem) == 'table' and problem.err or problem, 0 }
       end
     elseif entry then
       local refused = refusal(object, entry.permits, entry.names)
       if refused then
         finish(object, token, 'refused', refused)
         advance(object)
-        reply[at] = 'gone'
       else
         call('ZADD', object.expiry, now + entry.ttl, token)
-        reply[at], reply[at + 1] = 'waiting', now + entry.ttl
-        waiting[at + 2] = { token, entry }
+        outcome = { 'waiting', now + entry.ttl, 0 }
+        waiting[i] = entry
       end
     else
       -- An entry that cannot be read is made anew.
       finish(object, token)
-      reply[at] = 'gone'
     end
-    reply[at + 3] = newest_of(object)
-    at = at + VALUES
+    outcome[4] = newest_of(object)
+    outcomes[i] = outcome
   end
   if next(waiting) then
     local soonest = wake(object)
-    for wakes, waiter in pairs(waiting) do
-      reply[wakes] = tonumber(wake_at(object, soonest, position(object, waiter[1], waiter[2])))
+    for i, entry in pairs(waiting) do
+      outcomes[i][3] = tonumber(wake_at(object, soonest, position(object, tokens[i], entry)))
     end
   end
   close(object)
+  for i, outcome in ipairs(outcomes) do
+    if outcome[1] == 'held' and outcome[3] == 0 and outcome[4] == 0 then outcomes[i] = outcome[2] end
+  end
+  return outcomes
 end
 
 -- Not before what the lanes have renewed: clients count from here.
-reply[1] = now
-for _, group in ipairs(groups) do
-  local whole, problem = pcall(renew, group)
-  if not whole then
-    -- Redis' own pcall gives the text of an error that is a table.
-    local text = type(problem) == 'table' and problem.err or problem
-    if not (string.match(text, '^DAMAGED ') or string.match(text, '^VERSION ')) then
-      if not string.find(text, 'user_script:', 1, true) then error({ err = text }) end
-      text = 'DAMAGED - its parts do not fit together: ' .. text
+local reply = { now }
+for i = 1, #ARGV - 1 do
+  local outcomes = { renewed[i + 1] }
+  if not renewed[i + 1] then
+    local seen, list = string.match(ARGV[i + 1], '^(%d+)>(.*)$')
+    local tokens = {}
+    for token in string.gmatch(list or ARGV[i + 1], '%S+') do
+      tokens[#tokens + 1] = token
     end
-    for at = group.at, group.at + VALUES * (group.count - 1), VALUES do
-      reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = 'failed', text, 0, 0
+    local whole, problem = pcall(renew, KEYS[i], seen, tokens)
+    outcomes = problem
+    if not whole then
+      -- Redis' own pcall gives the text of an error that is a table.
+      local text = type(problem) == 'table' and problem.err or problem
+      if not (string.match(text, '^DAMAGED ') or string.match(text, '^VERSION ')) then
+        if not string.find(text, 'user_script:', 1, true) then error({ err = text }) end
+        text = 'DAMAGED - its parts do not fit together: ' .. text
+      end
+      outcomes = {}
+      for at = 1, #tokens do
+        outcomes[at] = { 'failed', text, 0, 0 }
+      end
     end
+  end
+  for _, outcome in ipairs(outcomes) do
+    reply[#reply + 1] = outcome
   end
 end
 return reply

@@ -1,7 +1,7 @@
 -- wait: gives a lock back and waits for one of its conditions, in one step.
--- KEYS  obj holders queue expiry waits
--- ARGV  run id, controller's channel, the lock's token, the queue entry's token, "@" and the condition, lease ms, max hold ms
---       (0: none), life of the queue entry in ms (at most the lease), client's channel, holder JSON, grace ms, priority in
+-- KEYS  obj
+-- ARGV  version and run id, the lock's token, the queue entry's token, "@" and the condition, lease ms, max hold ms
+--       (0: none), life of the queue entry in ms (at most the lease), client, holder JSON, grace ms, priority in
 --       the lock's queue once the wait is over (absent: 0)
 -- Reply as acquire's: queued now expires wake 0 while it waits, or what a repeated call finds
 -- Error NOTHELD: the lock's token does not hold it
@@ -11,8 +11,8 @@
 ---- include lib/settle.lua
 ---- include lib/waiting.lua
 ---- include lib/close.lua
-local lease, token = ARGV[3], ARGV[4]
-local object = open(0, 'lock', { lease, token })
+local lease, token = ARGV[2], ARGV[3]
+local object = open(KEYS[1], { lease, token })
 settle(object)
 local value, reply = object.values[token], nil
 local fence = value and call('ZSCORE', object.holders, token)
@@ -26,19 +26,19 @@ elseif not value then
     return redis.error_reply('NOTHELD ' .. object_name(object))
   end
   object.ticket = object.ticket + 1
-  local length = tonumber(ARGV[6])
+  local length = tonumber(ARGV[5])
   local entry = {
     permits = 1,
     lease = length,
-    ttl = math.min(tonumber(ARGV[8]), length),
-    max_hold = tonumber(ARGV[7]),
-    grace = tonumber(ARGV[11]),
+    ttl = math.min(tonumber(ARGV[7]), length),
+    max_hold = tonumber(ARGV[6]),
+    grace = tonumber(ARGV[10]),
     since = now,
-    channel = ARGV[9],
-    names = format('%s#%016d', ARGV[5], object.ticket),
-    holder = ARGV[10],
+    channel = ARGV[8],
+    names = format('%s#%016d', ARGV[4], object.ticket),
+    holder = ARGV[9],
   }
-  if (ARGV[12] or '0') ~= '0' then entry.names = entry.names .. '#' .. ARGV[12] end
+  if (ARGV[11] or '0') ~= '0' then entry.names = entry.names .. '#' .. ARGV[11] end
   store(object, token, entry)
   call('ZADD', object.waits, 0, wait_of(token, entry.names))
   keep_entry(object, token, entry)

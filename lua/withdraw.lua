@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- withdraw: withdraws a declared object. The controller's script.
--- KEYS  obj holders queue expiry [resources free selectors]
--- ARGV  run id, controller's channel, kind, how, keep ms
+-- KEYS  obj
+-- ARGV  version and run id, how, keep ms
 --       drain   waiters are refused, nothing new is granted, the keys are removed with the last lease, except for a mark that
 --               this was so, for a day or until it is withdrawn again
 --       delete  holders and waiters are notified, the keys are removed now
@@ -11,16 +11,16 @@
 -- Safe to repeat. O(log n) for each token that is ended, of which one call does not end many.
 ---- include lib/settle.lua
 ---- include lib/close.lua
-local object = open(0, ARGV[3])
+local object = open(KEYS[1])
 if not object.exists then
   call('UNLINK', object.obj)
   return false
 end
 settle(object)
-local how = ARGV[4]
+local how = ARGV[2]
 
 if how == 'retain' then
-  object.retained = now + tonumber(ARGV[5])
+  object.retained = now + tonumber(ARGV[3])
   call('HSET', object.obj, 'retained', int(object.retained))
   close(object)
   return false
@@ -37,7 +37,7 @@ for _, key in ipairs({ object.queue, how == 'delete' and object.holders or nil }
   left = left + call('ZCARD', key)
 end
 if object.held == 0 and left == 0 then
-  call('UNLINK', unpack(KEYS))
+  call('UNLINK', unpack(keys_of(object)))
   return false
 end
 close(object)

@@ -1,12 +1,13 @@
 -- acquire: takes a lease, or a queue entry, or neither.
--- KEYS  obj holders queue expiry [waits] [resources free selectors]
--- ARGV  run id, controller's channel, kind, token, permits, lease ms (0: the declared one), max hold ms (0: none), limit (0: must
---       be declared; else the permits of an object that its first user makes), life of the queue entry in ms (0: do not wait), client's
---       channel, holder JSON; and unless they all are 0, 0, "-", 0, "" and 0: grace ms, priority, selector (of a
---       pool's resources: see lua/lib/object.lua), takeover (1: take it from its holders), why (a text for
---       them), seen (the newest fencing token that this client has seen of the object while it was declared: data without that
---       token is not current, and recovers; and an undeclared object is neither made nor used)
--- Reply granted fence now expires lease since declared permits [resource properties]...
+-- KEYS  obj
+-- ARGV  version and run id, token, permits, lease ms (0: the declared one), limit (0: must be declared; else the permits of an
+--       object that its first user makes), the entry: its life in the queue in ms (0: do not wait), client and holder JSON, with
+--       spaces in between; and unless they all are 0: seen (the newest fencing token that this client has seen of the object while
+--       it was declared: data without that token is not current, and recovers; and an undeclared object is neither made nor used);
+--       and unless they all are 0, 0, 0, "-" and 0: max hold ms (0: none), grace ms, priority, selector (of a pool's resources:
+--       see lua/lib/object.lua), takeover (1: take it from its holders), why (a text for them)
+-- Reply granted fence now expires [lease since declared permits [resource properties]...]
+--       without the rest: for the lease that was asked for, since now, undeclared, for the permits that were asked for
 --       queued  now expires wake position newest [parts]
 --       busy    now newest [parts]
 --       again   now     there may be room when the work that this call has left is done: call again at once
@@ -17,27 +18,25 @@
 -- A repeated token gets the outcome of the first call: its lease, or its queue entry.
 -- O(log n) in the leases and waiters of the object; a selector of properties looks at up to 500 of the
 -- free resources, and the next call continues from there.
-local permits, lease, first_limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8])
+local permits, lease, first_limit = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 -- The fast lane, before the functions of lua/lib are created: an ordinary request for an object that does not exist, which its
 -- first user makes. The lease is the one that `grant` would make; it lies in obj alone until another client comes (see `unfold`).
-if #ARGV == 11 and string.sub(ARGV[2], 1, 2) == '1@' and permits <= first_limit and lease > 0 and ARGV[7] == '0' then
+if not ARGV[7] and string.sub(ARGV[1], 1, 2) == '2 ' and permits <= first_limit and lease > 0 then
   local clock = redis.call('TIME')
   local fence = clock[1] * 1000000 + clock[2]
-  local now = math.floor(fence / 1000)
-  local ends = now + lease
-  local alone = string.format('v1 %d %d %s', ends, fence, table.concat(ARGV, ' ', 4))
-  if redis.call('SET', KEYS[1], alone, 'NX', 'PX', lease * 2 + 1000) then
-    return { 'granted', fence, now, ends, lease, now, 0, permits }
+  local now = (fence - fence % 1000) / 1000
+  local alone = table.concat({ 'v2', ARGV[2], ARGV[4], clock[1], clock[2], ARGV[3], ARGV[5], ARGV[6] }, ' ')
+  if redis.call('SET', KEYS[1], alone, 'NX', 'PXAT', string.format('%d', now + lease * 2 + 1000)) then
+    return { 'granted', fence, now, now + lease }
   end
 end
 
 local format = string.format
 local function int(n) return format('%d', n) end
-local PROTOCOL = 1
-local spoken, events_channel = string.match(ARGV[2], '^(%d+)@(.*)$')
+local PROTOCOL = 2
+local spoken, here = string.match(ARGV[1], '^(%d+) (.*)$')
 if spoken ~= int(PROTOCOL) then return redis.error_reply('VERSION - ' .. (spoken or 0) .. ' ' .. PROTOCOL) end
-ARGV[2] = events_channel
 local function check_version(obj, written)
   if tonumber(written) > PROTOCOL then error({ err = 'VERSION ' .. obj .. ' ' .. written .. ' ' .. PROTOCOL }) end
 end
@@ -57,25 +56,39 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local budget = 64
-local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
-local function unfold(at, alone)
+local PARTS = {
+  lock = { 'holders', 'queue', 'expiry', 'waits' },
+  rwlock = { 'holders', 'queue', 'expiry' },
+  semaphore = { 'holders', 'queue', 'expiry' },
+  pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
+}
+local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
-  if version then check_version(KEYS[at + 1], version) end
-  local ends, fence, token, permits, lease, limit, ttl, channel, holder =
-    string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
-  if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
+  if version then check_version(obj, version) end
+  local token, lease, seconds, micros, permits, limit, ttl, channel, holder =
+    string.match(alone, '^v2 (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+  local ends, fence
+  if token then
+    fence = seconds * 1000000 + micros
+    ends = call('PEXPIRETIME', obj) - lease - 1000
+    if ends < 0 then ends = math.floor(fence / 1000) + lease end
+  else
+    ends, fence, token, permits, lease, limit, ttl, channel, holder =
+      string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+    if not ends then damaged(obj, 'holds a string that is no lease') end
+  end
   local value =
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
-  call('UNLINK', KEYS[at + 1])
+  call('UNLINK', obj)
   call(
     'HSET',
-    KEYS[at + 1],
+    obj,
     'limit',
     limit,
     'held',
     permits,
     'last',
-    fence,
+    int(fence),
     'ticket',
     0,
     'ttl',
@@ -85,8 +98,8 @@ local function unfold(at, alone)
     't:' .. token,
     value
   )
-  call('ZADD', KEYS[at + 2], fence, token)
-  call('ZADD', KEYS[at + 4], ends, token)
+  call('ZADD', stem .. 'holders', int(fence), token)
+  call('ZADD', stem .. 'expiry', int(ends), token)
 end
 local function counter(obj, field, text, default)
   if not text and default then return default end
@@ -95,17 +108,16 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, kind, tokens, alone)
-  local width = WIDTHS[kind]
-  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
+local function open(obj, tokens, alone)
+  local stem, kind = string.match(obj, '^(.*{[^/]*/(%l+)/[^}]*}:)obj$')
+  if not PARTS[kind] then error({ err = 'ERR ' .. tostring(obj) .. ' is not the key of an object' }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
     fields[i] = 't:' .. token
   end
-  local obj = KEYS[at + 1]
   if alone == nil then alone = call('MGET', obj)[1] end
-  if alone then unfold(at, alone) end
+  if alone then unfold(obj, stem, alone) end
   local got = call(
     'HMGET',
     obj,
@@ -123,18 +135,17 @@ local function open(at, kind, tokens, alone)
   )
   local object = {
     obj = obj,
-    holders = KEYS[at + 2],
-    queue = KEYS[at + 3],
-    expiry = KEYS[at + 4],
-    waits = kind == 'lock' and KEYS[at + 5],
-    resources = KEYS[at + 5],
-    free = KEYS[at + 6],
-    selectors = KEYS[at + 7],
-    at = at,
-    width = width,
+    stem = stem,
+    kind = kind,
+    holders = stem .. 'holders',
+    queue = stem .. 'queue',
+    expiry = stem .. 'expiry',
+    waits = kind == 'lock' and stem .. 'waits',
+    resources = stem .. 'resources',
+    free = stem .. 'free',
+    selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = ARGV[1],
-    events = ARGV[2],
+    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -198,13 +209,31 @@ local function open(at, kind, tokens, alone)
   end
   return object
 end
-local function publish(channel, lines)
+local function keys_of(object)
+  local keys = { object.obj }
+  for i, part in ipairs(PARTS[object.kind]) do
+    keys[i + 1] = object.stem .. part
+  end
+  return keys
+end
+local function publish(object, channel, lines)
   for i, line in ipairs(lines) do
     lines[i] = type(line) == 'number' and int(line) or line
   end
-  return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
+  return call(
+    'PUBLISH',
+    string.match(object.obj, '^[^/]*/') .. channel .. '}',
+    here .. '\n' .. table.concat(lines, '\n')
+  )
+end
+local function push(object, entry, lines)
+  if string.find(entry.channel, ':', 1, true) then
+    return call('PUBLISH', entry.channel, here .. '\n' .. table.concat(lines, '\n'))
+  end
+  return publish(object, 'client/' .. entry.channel, lines)
 end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
+local function announce(object, event) publish(object, 'events', { event, object_name(object) }) end
 local function save(object, ...)
   call(
     'HSET',
@@ -857,10 +886,10 @@ local function grant(object, token, entry, ends, waited)
   call('ZADD', object.holders, int(object.last), token)
   call('ZADD', object.expiry, int(ends), token)
   if not waited then return describe(object, object.last, ends, entry) end
-  publish(entry.channel, describe(object, object.last, ends, entry, token))
+  push(object, entry, describe(object, object.last, ends, entry, token))
 end
 local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
-local function missing(object) publish(object.events, { 'missing', object_name(object) }) end
+local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
   object.run, object.last, object.changed = false, seen, true
@@ -930,7 +959,7 @@ local function finish(object, token, how, why)
   object.changed = true
   local renewed = was_held and how == 'expired' and recovering(object)
   if how and how ~= 'dropped' and not renewed and entry.channel ~= '-' then
-    publish(entry.channel, { was_held and 'lost' or 'gone', token, how, why or '' })
+    push(object, entry, { was_held and 'lost' or 'gone', token, how, why or '' })
   end
   if was_held then
     if fence then
@@ -1085,7 +1114,7 @@ local function wake_at(object, soonest, at, ttl)
   return int(head_at)
 end
 local function nobody_waits(object) return call('EXISTS', object.queue, object.waits or object.queue) == 0 end
-local function drop(object) call('UNLINK', unpack(KEYS, object.at + 1, object.at + object.width)) end
+local function drop(object) call('UNLINK', unpack(keys_of(object))) end
 local function call_again(object)
   local first = call('ZRANGE', object.queue, 0, FAR - 1)
   local tries = 3
@@ -1095,7 +1124,7 @@ local function call_again(object)
         if token == own_token then return end
       end
       local entry = find_entry(object, token)
-      if entry and publish(entry.channel, { 'again', token }) > 0 then return end
+      if entry and push(object, entry, { 'again', token }) > 0 then return end
       tries = tries - 1
       if tries == 0 then return end
     end
@@ -1109,15 +1138,15 @@ local function close(object)
     if object.draining then
       call('HSET', object.obj, 'drained', 1)
       call('PEXPIREAT', object.obj, int(now + 86400000))
-      publish(object.events, { 'changed', object_name(object) })
+      announce(object, 'changed')
     end
     return true
   end
   if object.changed == true then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
-    for i = object.at + 1, object.at + object.width do
-      call('PEXPIREAT', KEYS[i], int(object.retained))
+    for _, key in ipairs(keys_of(object)) do
+      call('PEXPIREAT', key, int(object.retained))
     end
   elseif not (object.declared or object.kept) then
     if object.changed or call('PTTL', object.obj) <= object.ttl then
@@ -1133,14 +1162,16 @@ local function close(object)
   end
   if object.watched and (object.changed or object.declared and object.run ~= object.here) then
     call('HDEL', object.obj, 'watched')
-    publish(object.events, { 'changed', object_name(object) })
+    announce(object, 'changed')
   end
 end
 
-local token, max_hold, ttl = ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[9])
-local grace, priority = tonumber(ARGV[12] or 0), tonumber(ARGV[13] or 0)
-local selector, takeover, why, seen = ARGV[14] or '-', ARGV[15] == '1', ARGV[16], tonumber(ARGV[17] or 0)
-local object = open(0, ARGV[3], { token })
+local token, seen = ARGV[2], tonumber(ARGV[7] or 0)
+local ttl, client, holder = string.match(ARGV[6], '^(%d+) (%S+) (.*)$')
+ttl = tonumber(ttl)
+local max_hold, grace, priority = tonumber(ARGV[8] or 0), tonumber(ARGV[9] or 0), tonumber(ARGV[10] or 0)
+local selector, takeover, why = ARGV[11] or '-', ARGV[12] == '1', ARGV[13]
+local object = open(KEYS[1], { token })
 local is_new = not object.exists
 
 if seen > 0 then outdated(object, seen) end
@@ -1197,9 +1228,9 @@ else
     max_hold = max_hold,
     grace = grace,
     since = now,
-    channel = ARGV[10],
+    channel = client,
     names = selector,
-    holder = ARGV[11],
+    holder = holder,
   }
   if takeover then
     for _, other in ipairs(call('ZRANGE', object.holders, 0, -1)) do

@@ -1,6 +1,6 @@
 -- register: reads, writes or deletes one value, if a condition holds.
--- KEYS  value done
--- ARGV  run id, controller's channel, token, memory ms, action (get, set, delete), condition (always, missing, gt, lt, ge,
+-- KEYS  value
+-- ARGV  version and run id, token, memory ms, action (get, set, delete), condition (always, missing, gt, lt, ge,
 --       le, eq, ne), or missing (1: the condition also holds where nothing is stored), argument, new value, expiry (keep,
 --       never, or milliseconds from now)
 -- Reply applied
@@ -12,10 +12,9 @@
 -- O(log n) in the writes remembered.
 local format = string.format
 local function int(n) return format('%d', n) end
-local PROTOCOL = 1
-local spoken, events_channel = string.match(ARGV[2], '^(%d+)@(.*)$')
+local PROTOCOL = 2
+local spoken, here = string.match(ARGV[1], '^(%d+) (.*)$')
 if spoken ~= int(PROTOCOL) then return redis.error_reply('VERSION - ' .. (spoken or 0) .. ' ' .. PROTOCOL) end
-ARGV[2] = events_channel
 local function check_version(obj, written)
   if tonumber(written) > PROTOCOL then error({ err = 'VERSION ' .. obj .. ' ' .. written .. ' ' .. PROTOCOL }) end
 end
@@ -35,8 +34,8 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local budget = 64
-local value, done, token = KEYS[1], KEYS[2], ARGV[3]
-local action, condition, or_missing, argument = ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8]
+local value, done, token = KEYS[1], string.sub(KEYS[1], 1, -6) .. 'done', ARGV[2]
+local action, condition, or_missing, argument = ARGV[4], ARGV[5], ARGV[6] == '1', ARGV[7]
 
 local function read(text)
   local kind, rest = string.match(text, '^(%a+) (.*)$')
@@ -90,7 +89,7 @@ if action == 'get' or not holds(stored) or action == 'delete' and not stored the
   return { 'kept', stored, int(call('PTTL', value)) }
 end
 
-local new, expiry = ARGV[9], ARGV[10]
+local new, expiry = ARGV[8], ARGV[9]
 if action == 'delete' then
   call('UNLINK', value)
 elseif expiry ~= 'keep' then
@@ -104,7 +103,7 @@ elseif new ~= stored then
 else
   return { 'applied' }
 end
-local memory = tonumber(ARGV[4])
+local memory = tonumber(ARGV[3])
 call('ZADD', done, now, token)
 -- More than one call adds, so that they become fewer; and not more than fits into one.
 local forgotten = call('ZRANGE', done, '-inf', now - memory, 'BYSCORE', 'LIMIT', 0, 100)

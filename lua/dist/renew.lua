@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- renew: renews many leases and queue entries of one client, over many objects, in one command.
--- KEYS  the keys of each object, one after the other
--- ARGV  run id, controller's channel, then for each object: its kind, how many tokens, token... A number of
---       tokens may be followed by ">" and the newest fencing token that the client has seen of that object, as a declared
---       one: data that has not granted it yet is not current, and recovers
--- Reply now, then for each token four values, the last of which is the newest fencing token of a declared object, or 0:
+-- KEYS  obj of each object
+-- ARGV  version and run id, then for each object: its tokens, with spaces in between. Before them may stand the newest fencing
+--       token that the client has seen of that object, as a declared one, and ">": data that has not granted it yet is not current,
+--       and recovers
+-- Reply now, then for each token the end of its lease, where no longest hold ends it before and the object is not declared; or
+--       otherwise four values, the last of which is the newest fencing token of a declared object, or 0:
 --       held       expires last   last: 1 if the longest hold ends then, and no renewal extends the lease; else 0
 --       waiting    expires wake   wake: when to renew next if that is before a third of the entry's life; 0: at once
 --       recovering 0 0    the object recovers from a loss of data and does not have this token: readmit
@@ -14,24 +15,8 @@
 --                  Tenure) or VERSION. Other objects are renewed all the same
 -- An expired lease is gone: a renewal never revives it. A declared lease that was shortened counts from here. O(log n) a token.
 
-local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
-
--- The arguments of each object of the call, and the position of its outcomes in the reply.
-local VALUES = 4 -- of each token in the reply
-local reply, groups = { 0 }, {}
-do
-  local key, arg, last = 0, 3, 1
-  while arg <= #ARGV do
-    local kind, count, seen = ARGV[arg], string.match(ARGV[arg + 1], '^(%d+)>?(%d*)$')
-    count = tonumber(count)
-    if not WIDTHS[kind] then return redis.error_reply('ERR unknown kind of object ' .. kind) end
-    groups[#groups + 1] = { key = key, kind = kind, count = count, seen = tonumber(seen), arg = arg + 2, at = last + 1 }
-    for i = last + 1, last + VALUES * count do
-      reply[i] = 0
-    end
-    key, arg, last = key + WIDTHS[kind], arg + 2 + count, last + VALUES * count
-  end
-end
+-- For each object of the call: the outcome of its token, where a lane has renewed it. The first value is the time.
+local renewed, slow = { 0 }, false
 
 -- Two fast lanes, before the functions of lua/lib are created: most leases lie in obj alone (see `unfold`), and most queue
 -- entries are the only one of their object. The lanes only renew: an object with an expired lease, with room for a grant, or out
@@ -41,19 +26,20 @@ local function ask(...)
   return not (type(got) == 'table' and got.err) and got or nil
 end
 
-local function renew_alone(group, alone, at)
-  local ends, fence, token, permits, lease, rest = string.match(alone, '^v1 (%d+) (%d+) (%S+) (%d+) (%d+) (.*)$')
-  if token ~= ARGV[group.arg] or tonumber(ends) <= at or math.floor(fence / 1000) > at then return false end
-  ends = at + lease
-  alone = string.format('v1 %d %s %s %s %s %s', ends, fence, token, permits, lease, rest)
-  if not ask('SET', KEYS[group.key + 1], alone, 'PX', lease * 2 + 1000) then return false end
-  reply[group.at], reply[group.at + 1] = 'held', ends
-  return true
+-- Returns when the lease ends, or nil.
+local function renew_alone(obj, token, alone, seconds, at)
+  local start = 'v2 ' .. token .. ' '
+  if string.sub(alone, 1, #start) ~= start then return nil end
+  local lease, since = string.match(alone, '^(%d+) (%d+)', #start + 1)
+  if not lease or since > seconds or (ask('PEXPIRETIME', obj) or 0) - lease - 1000 <= at then return nil end
+  if ask('PEXPIREAT', obj, string.format('%d', at + lease * 2 + 1000)) == 1 then return at + lease end
 end
 
-local function renew_queue_entry(group, at)
-  local obj, queue, expiry, token = KEYS[group.key + 1], KEYS[group.key + 3], KEYS[group.key + 4], ARGV[group.arg]
-  if group.kind == 'pool' or ask('ZRANK', queue, token) ~= 0 then return false end
+-- Returns when the queue entry ends, and after how many milliseconds its client renews it; or nil.
+local function renew_queue_entry(obj, token, at)
+  local stem = string.sub(obj, 1, -4)
+  local queue, expiry = stem .. 'queue', stem .. 'expiry'
+  if string.find(obj, '/pool/', 1, true) or ask('ZRANK', queue, token) ~= 0 then return nil end
   local got = ask(
     'HMGET',
     obj,
@@ -68,48 +54,45 @@ local function renew_queue_entry(group, at)
     'draining',
     'retained'
   )
-  if not got or got[7] ~= '1' or got[8] or got[9] or got[10] then return false end
+  if not got or got[7] ~= '2' or got[8] or got[9] or got[10] then return nil end
   for i = 1, 5 do
-    if not string.match(got[i] or '', '^%d+$') then return false end
+    if not string.match(got[i] or '', '^%d+$') then return nil end
   end
   local permits, entry_ttl = string.match(got[6] or '', '^(%d+) %d+ (%d+) %d+ %d+ %d+ %S+ %- ')
   local limit, ttl = tonumber(got[1]), tonumber(got[5])
-  if not permits or tonumber(got[2]) < limit or tonumber(permits) > limit then return false end
+  if not permits or tonumber(got[2]) < limit or tonumber(permits) > limit then return nil end
   local first, last = ask('ZRANGE', expiry, 0, 1, 'WITHSCORES'), ask('ZRANGE', expiry, -1, -1, 'WITHSCORES')
   local due = not (first and first[2] and last) or tonumber(first[2]) <= at
-  if due or tonumber(last[2]) > at + ttl + 1000 or (ask('PTTL', obj) or 0) <= ttl then return false end
+  if due or tonumber(last[2]) > at + ttl + 1000 or (ask('PTTL', obj) or 0) <= ttl then return nil end
   local ends = at + entry_ttl
-  if not ask('ZADD', expiry, string.format('%d', ends), token) then return false end
+  if not ask('ZADD', expiry, string.format('%d', ends), token) then return nil end
   local others = first[1] == token and first[4] or first[1] ~= token and first[2] or ends
-  reply[group.at], reply[group.at + 1] = 'waiting', ends
-  reply[group.at + 2] = math.min(others, ends) - at
-  return true
+  return ends, math.min(others, ends) - at
 end
 
--- A longer call than clients send would not fit on Lua's stack.
-if string.sub(ARGV[2], 1, 2) == '1@' and #groups <= 1000 then
-  local objects, others = {}, {}
-  for i, group in ipairs(groups) do
-    objects[i] = KEYS[group.key + 1]
-  end
-  local alone, clock = redis.call('MGET', unpack(objects)), redis.call('TIME')
+-- A longer call than clients send would not fit on Lua's stack. Further keys are there for a cluster.
+if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV <= 1000 then
+  local alone, clock = redis.call('MGET', unpack(KEYS, 1, #ARGV - 1)), redis.call('TIME')
   local at = math.floor(clock[1] * 1000 + clock[2] / 1000)
-  for i, group in ipairs(groups) do
-    local plain = group.count == 1 and not group.seen
-    local renewed = plain
-      and (alone[i] and renew_alone(group, alone[i], at) or not alone[i] and renew_queue_entry(group, at))
-    if not renewed then others[#others + 1] = group end
+  renewed[1] = at
+  for i = 1, #ARGV - 1 do
+    local obj, tokens, ends, wakes = KEYS[i], ARGV[i + 1], nil, nil
+    if alone[i] then
+      ends = renew_alone(obj, tokens, alone[i], clock[1], at)
+    elseif not string.find(tokens, '[ >]') then
+      ends, wakes = renew_queue_entry(obj, tokens, at)
+    end
+    renewed[i + 1] = wakes and { 'waiting', ends, wakes, 0 } or ends
+    slow = slow or not ends
   end
-  groups, reply[1] = others, at
-  if #groups == 0 then return reply end
+  if not slow then return renewed end
 end
 
 local format = string.format
 local function int(n) return format('%d', n) end
-local PROTOCOL = 1
-local spoken, events_channel = string.match(ARGV[2], '^(%d+)@(.*)$')
+local PROTOCOL = 2
+local spoken, here = string.match(ARGV[1], '^(%d+) (.*)$')
 if spoken ~= int(PROTOCOL) then return redis.error_reply('VERSION - ' .. (spoken or 0) .. ' ' .. PROTOCOL) end
-ARGV[2] = events_channel
 local function check_version(obj, written)
   if tonumber(written) > PROTOCOL then error({ err = 'VERSION ' .. obj .. ' ' .. written .. ' ' .. PROTOCOL }) end
 end
@@ -129,24 +112,39 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local budget = 64
-local function unfold(at, alone)
+local PARTS = {
+  lock = { 'holders', 'queue', 'expiry', 'waits' },
+  rwlock = { 'holders', 'queue', 'expiry' },
+  semaphore = { 'holders', 'queue', 'expiry' },
+  pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
+}
+local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
-  if version then check_version(KEYS[at + 1], version) end
-  local ends, fence, token, permits, lease, limit, ttl, channel, holder =
-    string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
-  if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
+  if version then check_version(obj, version) end
+  local token, lease, seconds, micros, permits, limit, ttl, channel, holder =
+    string.match(alone, '^v2 (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+  local ends, fence
+  if token then
+    fence = seconds * 1000000 + micros
+    ends = call('PEXPIRETIME', obj) - lease - 1000
+    if ends < 0 then ends = math.floor(fence / 1000) + lease end
+  else
+    ends, fence, token, permits, lease, limit, ttl, channel, holder =
+      string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+    if not ends then damaged(obj, 'holds a string that is no lease') end
+  end
   local value =
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
-  call('UNLINK', KEYS[at + 1])
+  call('UNLINK', obj)
   call(
     'HSET',
-    KEYS[at + 1],
+    obj,
     'limit',
     limit,
     'held',
     permits,
     'last',
-    fence,
+    int(fence),
     'ticket',
     0,
     'ttl',
@@ -156,8 +154,8 @@ local function unfold(at, alone)
     't:' .. token,
     value
   )
-  call('ZADD', KEYS[at + 2], fence, token)
-  call('ZADD', KEYS[at + 4], ends, token)
+  call('ZADD', stem .. 'holders', int(fence), token)
+  call('ZADD', stem .. 'expiry', int(ends), token)
 end
 local function counter(obj, field, text, default)
   if not text and default then return default end
@@ -166,17 +164,16 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, kind, tokens, alone)
-  local width = WIDTHS[kind]
-  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
+local function open(obj, tokens, alone)
+  local stem, kind = string.match(obj, '^(.*{[^/]*/(%l+)/[^}]*}:)obj$')
+  if not PARTS[kind] then error({ err = 'ERR ' .. tostring(obj) .. ' is not the key of an object' }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
     fields[i] = 't:' .. token
   end
-  local obj = KEYS[at + 1]
   if alone == nil then alone = call('MGET', obj)[1] end
-  if alone then unfold(at, alone) end
+  if alone then unfold(obj, stem, alone) end
   local got = call(
     'HMGET',
     obj,
@@ -194,18 +191,17 @@ local function open(at, kind, tokens, alone)
   )
   local object = {
     obj = obj,
-    holders = KEYS[at + 2],
-    queue = KEYS[at + 3],
-    expiry = KEYS[at + 4],
-    waits = kind == 'lock' and KEYS[at + 5],
-    resources = KEYS[at + 5],
-    free = KEYS[at + 6],
-    selectors = KEYS[at + 7],
-    at = at,
-    width = width,
+    stem = stem,
+    kind = kind,
+    holders = stem .. 'holders',
+    queue = stem .. 'queue',
+    expiry = stem .. 'expiry',
+    waits = kind == 'lock' and stem .. 'waits',
+    resources = stem .. 'resources',
+    free = stem .. 'free',
+    selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = ARGV[1],
-    events = ARGV[2],
+    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -269,13 +265,31 @@ local function open(at, kind, tokens, alone)
   end
   return object
 end
-local function publish(channel, lines)
+local function keys_of(object)
+  local keys = { object.obj }
+  for i, part in ipairs(PARTS[object.kind]) do
+    keys[i + 1] = object.stem .. part
+  end
+  return keys
+end
+local function publish(object, channel, lines)
   for i, line in ipairs(lines) do
     lines[i] = type(line) == 'number' and int(line) or line
   end
-  return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
+  return call(
+    'PUBLISH',
+    string.match(object.obj, '^[^/]*/') .. channel .. '}',
+    here .. '\n' .. table.concat(lines, '\n')
+  )
+end
+local function push(object, entry, lines)
+  if string.find(entry.channel, ':', 1, true) then
+    return call('PUBLISH', entry.channel, here .. '\n' .. table.concat(lines, '\n'))
+  end
+  return publish(object, 'client/' .. entry.channel, lines)
 end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
+local function announce(object, event) publish(object, 'events', { event, object_name(object) }) end
 local function save(object, ...)
   call(
     'HSET',
@@ -928,10 +942,10 @@ local function grant(object, token, entry, ends, waited)
   call('ZADD', object.holders, int(object.last), token)
   call('ZADD', object.expiry, int(ends), token)
   if not waited then return describe(object, object.last, ends, entry) end
-  publish(entry.channel, describe(object, object.last, ends, entry, token))
+  push(object, entry, describe(object, object.last, ends, entry, token))
 end
 local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
-local function missing(object) publish(object.events, { 'missing', object_name(object) }) end
+local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
   object.run, object.last, object.changed = false, seen, true
@@ -1001,7 +1015,7 @@ local function finish(object, token, how, why)
   object.changed = true
   local renewed = was_held and how == 'expired' and recovering(object)
   if how and how ~= 'dropped' and not renewed and entry.channel ~= '-' then
-    publish(entry.channel, { was_held and 'lost' or 'gone', token, how, why or '' })
+    push(object, entry, { was_held and 'lost' or 'gone', token, how, why or '' })
   end
   if was_held then
     if fence then
@@ -1156,7 +1170,7 @@ local function wake_at(object, soonest, at, ttl)
   return int(head_at)
 end
 local function nobody_waits(object) return call('EXISTS', object.queue, object.waits or object.queue) == 0 end
-local function drop(object) call('UNLINK', unpack(KEYS, object.at + 1, object.at + object.width)) end
+local function drop(object) call('UNLINK', unpack(keys_of(object))) end
 local function call_again(object)
   local first = call('ZRANGE', object.queue, 0, FAR - 1)
   local tries = 3
@@ -1166,7 +1180,7 @@ local function call_again(object)
         if token == own_token then return end
       end
       local entry = find_entry(object, token)
-      if entry and publish(entry.channel, { 'again', token }) > 0 then return end
+      if entry and push(object, entry, { 'again', token }) > 0 then return end
       tries = tries - 1
       if tries == 0 then return end
     end
@@ -1180,15 +1194,15 @@ local function close(object)
     if object.draining then
       call('HSET', object.obj, 'drained', 1)
       call('PEXPIREAT', object.obj, int(now + 86400000))
-      publish(object.events, { 'changed', object_name(object) })
+      announce(object, 'changed')
     end
     return true
   end
   if object.changed == true then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
-    for i = object.at + 1, object.at + object.width do
-      call('PEXPIREAT', KEYS[i], int(object.retained))
+    for _, key in ipairs(keys_of(object)) do
+      call('PEXPIREAT', key, int(object.retained))
     end
   elseif not (object.declared or object.kept) then
     if object.changed or call('PTTL', object.obj) <= object.ttl then
@@ -1204,27 +1218,25 @@ local function close(object)
   end
   if object.watched and (object.changed or object.declared and object.run ~= object.here) then
     call('HDEL', object.obj, 'watched')
-    publish(object.events, { 'changed', object_name(object) })
+    announce(object, 'changed')
   end
 end
 
-local function renew(group)
-  local tokens, at = {}, group.at
-  for i = group.arg, group.arg + group.count - 1 do
-    tokens[#tokens + 1] = ARGV[i]
-  end
-  local object = open(group.key, group.kind, tokens)
-  if group.seen then outdated(object, group.seen) end
+-- Returns the outcome of each token of an object.
+local function renew(obj, seen, tokens)
+  local object = open(obj, tokens)
+  if seen then outdated(object, tonumber(seen)) end
   settle(object)
   if not object.exists then missing(object) end
-  local waiting = {}
-  for _, token in ipairs(tokens) do
+  local outcomes, waiting = {}, {}
+  for i, token in ipairs(tokens) do
     local value = value_of(object, token)
     local entry = value and parse_entry(value)
+    local outcome = { 'gone', 0, 0 }
     if not object.exists then
-      reply[at] = 'missing'
+      outcome[1] = 'missing'
     elseif not value then
-      reply[at] = recovering(object) and 'recovering' or 'gone'
+      if recovering(object) then outcome[1] = 'recovering' end
     elseif call('ZSCORE', object.holders, token) then
       if entry then
         entry.lease = bounded(object, entry.lease, 0)
@@ -1235,53 +1247,68 @@ local function renew(group)
         if set_back then entry.since = now end -- the server's clock was: the longest hold counts from here
         if unheard or set_back then store(object, token, entry) end
         -- Renewed for less than a lease: the longest hold ends then.
-        reply[at], reply[at + 1], reply[at + 2] = 'held', ends, ends < now + entry.lease and 1 or 0
+        outcome = { 'held', ends, ends < now + entry.lease and 1 or 0 }
       else
         local _, problem = pcall(own_entry, object, token)
-        reply[at], reply[at + 1] = 'failed', type(problem) == 'table' and problem.err or problem
+        outcome = { 'failed', type(problem) == 'table' and problem.err or problem, 0 }
       end
     elseif entry then
       local refused = refusal(object, entry.permits, entry.names)
       if refused then
         finish(object, token, 'refused', refused)
         advance(object)
-        reply[at] = 'gone'
       else
         call('ZADD', object.expiry, now + entry.ttl, token)
-        reply[at], reply[at + 1] = 'waiting', now + entry.ttl
-        waiting[at + 2] = { token, entry }
+        outcome = { 'waiting', now + entry.ttl, 0 }
+        waiting[i] = entry
       end
     else
       -- An entry that cannot be read is made anew.
       finish(object, token)
-      reply[at] = 'gone'
     end
-    reply[at + 3] = newest_of(object)
-    at = at + VALUES
+    outcome[4] = newest_of(object)
+    outcomes[i] = outcome
   end
   if next(waiting) then
     local soonest = wake(object)
-    for wakes, waiter in pairs(waiting) do
-      reply[wakes] = tonumber(wake_at(object, soonest, position(object, waiter[1], waiter[2])))
+    for i, entry in pairs(waiting) do
+      outcomes[i][3] = tonumber(wake_at(object, soonest, position(object, tokens[i], entry)))
     end
   end
   close(object)
+  for i, outcome in ipairs(outcomes) do
+    if outcome[1] == 'held' and outcome[3] == 0 and outcome[4] == 0 then outcomes[i] = outcome[2] end
+  end
+  return outcomes
 end
 
 -- Not before what the lanes have renewed: clients count from here.
-reply[1] = now
-for _, group in ipairs(groups) do
-  local whole, problem = pcall(renew, group)
-  if not whole then
-    -- Redis' own pcall gives the text of an error that is a table.
-    local text = type(problem) == 'table' and problem.err or problem
-    if not (string.match(text, '^DAMAGED ') or string.match(text, '^VERSION ')) then
-      if not string.find(text, 'user_script:', 1, true) then error({ err = text }) end
-      text = 'DAMAGED - its parts do not fit together: ' .. text
+local reply = { now }
+for i = 1, #ARGV - 1 do
+  local outcomes = { renewed[i + 1] }
+  if not renewed[i + 1] then
+    local seen, list = string.match(ARGV[i + 1], '^(%d+)>(.*)$')
+    local tokens = {}
+    for token in string.gmatch(list or ARGV[i + 1], '%S+') do
+      tokens[#tokens + 1] = token
     end
-    for at = group.at, group.at + VALUES * (group.count - 1), VALUES do
-      reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = 'failed', text, 0, 0
+    local whole, problem = pcall(renew, KEYS[i], seen, tokens)
+    outcomes = problem
+    if not whole then
+      -- Redis' own pcall gives the text of an error that is a table.
+      local text = type(problem) == 'table' and problem.err or problem
+      if not (string.match(text, '^DAMAGED ') or string.match(text, '^VERSION ')) then
+        if not string.find(text, 'user_script:', 1, true) then error({ err = text }) end
+        text = 'DAMAGED - its parts do not fit together: ' .. text
+      end
+      outcomes = {}
+      for at = 1, #tokens do
+        outcomes[at] = { 'failed', text, 0, 0 }
+      end
     end
+  end
+  for _, outcome in ipairs(outcomes) do
+    reply[#reply + 1] = outcome
   end
 end
 return reply

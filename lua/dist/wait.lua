@@ -1,7 +1,7 @@
 -- wait: gives a lock back and waits for one of its conditions, in one step.
--- KEYS  obj holders queue expiry waits
--- ARGV  run id, controller's channel, the lock's token, the queue entry's token, "@" and the condition, lease ms, max hold ms
---       (0: none), life of the queue entry in ms (at most the lease), client's channel, holder JSON, grace ms, priority in
+-- KEYS  obj
+-- ARGV  version and run id, the lock's token, the queue entry's token, "@" and the condition, lease ms, max hold ms
+--       (0: none), life of the queue entry in ms (at most the lease), client, holder JSON, grace ms, priority in
 --       the lock's queue once the wait is over (absent: 0)
 -- Reply as acquire's: queued now expires wake 0 while it waits, or what a repeated call finds
 -- Error NOTHELD: the lock's token does not hold it
@@ -9,10 +9,9 @@
 -- O(log n).
 local format = string.format
 local function int(n) return format('%d', n) end
-local PROTOCOL = 1
-local spoken, events_channel = string.match(ARGV[2], '^(%d+)@(.*)$')
+local PROTOCOL = 2
+local spoken, here = string.match(ARGV[1], '^(%d+) (.*)$')
 if spoken ~= int(PROTOCOL) then return redis.error_reply('VERSION - ' .. (spoken or 0) .. ' ' .. PROTOCOL) end
-ARGV[2] = events_channel
 local function check_version(obj, written)
   if tonumber(written) > PROTOCOL then error({ err = 'VERSION ' .. obj .. ' ' .. written .. ' ' .. PROTOCOL }) end
 end
@@ -32,25 +31,39 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local budget = 64
-local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
-local function unfold(at, alone)
+local PARTS = {
+  lock = { 'holders', 'queue', 'expiry', 'waits' },
+  rwlock = { 'holders', 'queue', 'expiry' },
+  semaphore = { 'holders', 'queue', 'expiry' },
+  pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
+}
+local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
-  if version then check_version(KEYS[at + 1], version) end
-  local ends, fence, token, permits, lease, limit, ttl, channel, holder =
-    string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
-  if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
+  if version then check_version(obj, version) end
+  local token, lease, seconds, micros, permits, limit, ttl, channel, holder =
+    string.match(alone, '^v2 (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+  local ends, fence
+  if token then
+    fence = seconds * 1000000 + micros
+    ends = call('PEXPIRETIME', obj) - lease - 1000
+    if ends < 0 then ends = math.floor(fence / 1000) + lease end
+  else
+    ends, fence, token, permits, lease, limit, ttl, channel, holder =
+      string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+    if not ends then damaged(obj, 'holds a string that is no lease') end
+  end
   local value =
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
-  call('UNLINK', KEYS[at + 1])
+  call('UNLINK', obj)
   call(
     'HSET',
-    KEYS[at + 1],
+    obj,
     'limit',
     limit,
     'held',
     permits,
     'last',
-    fence,
+    int(fence),
     'ticket',
     0,
     'ttl',
@@ -60,8 +73,8 @@ local function unfold(at, alone)
     't:' .. token,
     value
   )
-  call('ZADD', KEYS[at + 2], fence, token)
-  call('ZADD', KEYS[at + 4], ends, token)
+  call('ZADD', stem .. 'holders', int(fence), token)
+  call('ZADD', stem .. 'expiry', int(ends), token)
 end
 local function counter(obj, field, text, default)
   if not text and default then return default end
@@ -70,17 +83,16 @@ local function counter(obj, field, text, default)
   end
   return tonumber(text)
 end
-local function open(at, kind, tokens, alone)
-  local width = WIDTHS[kind]
-  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
+local function open(obj, tokens, alone)
+  local stem, kind = string.match(obj, '^(.*{[^/]*/(%l+)/[^}]*}:)obj$')
+  if not PARTS[kind] then error({ err = 'ERR ' .. tostring(obj) .. ' is not the key of an object' }) end
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
     fields[i] = 't:' .. token
   end
-  local obj = KEYS[at + 1]
   if alone == nil then alone = call('MGET', obj)[1] end
-  if alone then unfold(at, alone) end
+  if alone then unfold(obj, stem, alone) end
   local got = call(
     'HMGET',
     obj,
@@ -98,18 +110,17 @@ local function open(at, kind, tokens, alone)
   )
   local object = {
     obj = obj,
-    holders = KEYS[at + 2],
-    queue = KEYS[at + 3],
-    expiry = KEYS[at + 4],
-    waits = kind == 'lock' and KEYS[at + 5],
-    resources = KEYS[at + 5],
-    free = KEYS[at + 6],
-    selectors = KEYS[at + 7],
-    at = at,
-    width = width,
+    stem = stem,
+    kind = kind,
+    holders = stem .. 'holders',
+    queue = stem .. 'queue',
+    expiry = stem .. 'expiry',
+    waits = kind == 'lock' and stem .. 'waits',
+    resources = stem .. 'resources',
+    free = stem .. 'free',
+    selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = ARGV[1],
-    events = ARGV[2],
+    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -173,13 +184,31 @@ local function open(at, kind, tokens, alone)
   end
   return object
 end
-local function publish(channel, lines)
+local function keys_of(object)
+  local keys = { object.obj }
+  for i, part in ipairs(PARTS[object.kind]) do
+    keys[i + 1] = object.stem .. part
+  end
+  return keys
+end
+local function publish(object, channel, lines)
   for i, line in ipairs(lines) do
     lines[i] = type(line) == 'number' and int(line) or line
   end
-  return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
+  return call(
+    'PUBLISH',
+    string.match(object.obj, '^[^/]*/') .. channel .. '}',
+    here .. '\n' .. table.concat(lines, '\n')
+  )
+end
+local function push(object, entry, lines)
+  if string.find(entry.channel, ':', 1, true) then
+    return call('PUBLISH', entry.channel, here .. '\n' .. table.concat(lines, '\n'))
+  end
+  return publish(object, 'client/' .. entry.channel, lines)
 end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
+local function announce(object, event) publish(object, 'events', { event, object_name(object) }) end
 local function save(object, ...)
   call(
     'HSET',
@@ -832,10 +861,10 @@ local function grant(object, token, entry, ends, waited)
   call('ZADD', object.holders, int(object.last), token)
   call('ZADD', object.expiry, int(ends), token)
   if not waited then return describe(object, object.last, ends, entry) end
-  publish(entry.channel, describe(object, object.last, ends, entry, token))
+  push(object, entry, describe(object, object.last, ends, entry, token))
 end
 local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
-local function missing(object) publish(object.events, { 'missing', object_name(object) }) end
+local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
   object.run, object.last, object.changed = false, seen, true
@@ -905,7 +934,7 @@ local function finish(object, token, how, why)
   object.changed = true
   local renewed = was_held and how == 'expired' and recovering(object)
   if how and how ~= 'dropped' and not renewed and entry.channel ~= '-' then
-    publish(entry.channel, { was_held and 'lost' or 'gone', token, how, why or '' })
+    push(object, entry, { was_held and 'lost' or 'gone', token, how, why or '' })
   end
   if was_held then
     if fence then
@@ -1060,7 +1089,7 @@ local function wake_at(object, soonest, at, ttl)
   return int(head_at)
 end
 local function nobody_waits(object) return call('EXISTS', object.queue, object.waits or object.queue) == 0 end
-local function drop(object) call('UNLINK', unpack(KEYS, object.at + 1, object.at + object.width)) end
+local function drop(object) call('UNLINK', unpack(keys_of(object))) end
 local function call_again(object)
   local first = call('ZRANGE', object.queue, 0, FAR - 1)
   local tries = 3
@@ -1070,7 +1099,7 @@ local function call_again(object)
         if token == own_token then return end
       end
       local entry = find_entry(object, token)
-      if entry and publish(entry.channel, { 'again', token }) > 0 then return end
+      if entry and push(object, entry, { 'again', token }) > 0 then return end
       tries = tries - 1
       if tries == 0 then return end
     end
@@ -1084,15 +1113,15 @@ local function close(object)
     if object.draining then
       call('HSET', object.obj, 'drained', 1)
       call('PEXPIREAT', object.obj, int(now + 86400000))
-      publish(object.events, { 'changed', object_name(object) })
+      announce(object, 'changed')
     end
     return true
   end
   if object.changed == true then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
-    for i = object.at + 1, object.at + object.width do
-      call('PEXPIREAT', KEYS[i], int(object.retained))
+    for _, key in ipairs(keys_of(object)) do
+      call('PEXPIREAT', key, int(object.retained))
     end
   elseif not (object.declared or object.kept) then
     if object.changed or call('PTTL', object.obj) <= object.ttl then
@@ -1108,11 +1137,11 @@ local function close(object)
   end
   if object.watched and (object.changed or object.declared and object.run ~= object.here) then
     call('HDEL', object.obj, 'watched')
-    publish(object.events, { 'changed', object_name(object) })
+    announce(object, 'changed')
   end
 end
-local lease, token = ARGV[3], ARGV[4]
-local object = open(0, 'lock', { lease, token })
+local lease, token = ARGV[2], ARGV[3]
+local object = open(KEYS[1], { lease, token })
 settle(object)
 local value, reply = object.values[token], nil
 local fence = value and call('ZSCORE', object.holders, token)
@@ -1126,19 +1155,19 @@ elseif not value then
     return redis.error_reply('NOTHELD ' .. object_name(object))
   end
   object.ticket = object.ticket + 1
-  local length = tonumber(ARGV[6])
+  local length = tonumber(ARGV[5])
   local entry = {
     permits = 1,
     lease = length,
-    ttl = math.min(tonumber(ARGV[8]), length),
-    max_hold = tonumber(ARGV[7]),
-    grace = tonumber(ARGV[11]),
+    ttl = math.min(tonumber(ARGV[7]), length),
+    max_hold = tonumber(ARGV[6]),
+    grace = tonumber(ARGV[10]),
     since = now,
-    channel = ARGV[9],
-    names = format('%s#%016d', ARGV[5], object.ticket),
-    holder = ARGV[10],
+    channel = ARGV[8],
+    names = format('%s#%016d', ARGV[4], object.ticket),
+    holder = ARGV[9],
   }
-  if (ARGV[12] or '0') ~= '0' then entry.names = entry.names .. '#' .. ARGV[12] end
+  if (ARGV[11] or '0') ~= '0' then entry.names = entry.names .. '#' .. ARGV[11] end
   store(object, token, entry)
   call('ZADD', object.waits, 0, wait_of(token, entry.names))
   keep_entry(object, token, entry)

@@ -15,13 +15,12 @@
 local format = string.format
 local function int(n) return format('%d', n) end
 
--- The protocol that this script speaks. It stands before the controller's channel in each call ("1@channel"), in each object that lies in
--- a hash, and before a lease that lies alone. An object without it is of before there were versions, 0, and is changed into
+-- The protocol that this script speaks. It stands before the run id in each call ("2 run-id"), in each object that lies in
+-- a hash, and before a lease that lies alone. An object of an older one (0: without a version) is changed into
 -- one of today when it is opened. Nothing of a newer one is read.
-local PROTOCOL = 1
-local spoken, events_channel = string.match(ARGV[2], '^(%d+)@(.*)$')
+local PROTOCOL = 2
+local spoken, here = string.match(ARGV[1], '^(%d+) (.*)$')
 if spoken ~= int(PROTOCOL) then return redis.error_reply('VERSION - ' .. (spoken or 0) .. ' ' .. PROTOCOL) end
-ARGV[2] = events_channel
 
 local function check_version(obj, written)
   if tonumber(written) > PROTOCOL then error({ err = 'VERSION ' .. obj .. ' ' .. written .. ' ' .. PROTOCOL }) end

@@ -4,7 +4,7 @@
 
 local function nobody_waits(object) return call('EXISTS', object.queue, object.waits or object.queue) == 0 end
 
-local function drop(object) call('UNLINK', unpack(KEYS, object.at + 1, object.at + object.width)) end
+local function drop(object) call('UNLINK', unpack(keys_of(object))) end
 
 -- Publishes `again` to the first waiters whose entries have not expired, so that one of them calls again for the work
 -- that this call has left. The caller learns of it from the reply.
@@ -17,7 +17,7 @@ local function call_again(object)
         if token == own_token then return end
       end
       local entry = find_entry(object, token)
-      if entry and publish(entry.channel, { 'again', token }) > 0 then return end
+      if entry and push(object, entry, { 'again', token }) > 0 then return end
       tries = tries - 1
       if tries == 0 then return end
     end
@@ -36,15 +36,15 @@ local function close(object)
       -- A client must not mistake the end of the object for a loss of data.
       call('HSET', object.obj, 'drained', 1)
       call('PEXPIREAT', object.obj, int(now + 86400000))
-      publish(object.events, { 'changed', object_name(object) })
+      announce(object, 'changed')
     end
     return true
   end
   if object.changed == true then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
-    for i = object.at + 1, object.at + object.width do
-      call('PEXPIREAT', KEYS[i], int(object.retained))
+    for _, key in ipairs(keys_of(object)) do
+      call('PEXPIREAT', key, int(object.retained))
     end
   elseif not (object.declared or object.kept) then
     -- The keys of an object that no client touches again must end, as its leases do. If nothing was added, and they
@@ -63,6 +63,6 @@ local function close(object)
   -- A declared object that has moved to another server of a cluster waits until the controller declares it there.
   if object.watched and (object.changed or object.declared and object.run ~= object.here) then
     call('HDEL', object.obj, 'watched')
-    publish(object.events, { 'changed', object_name(object) })
+    announce(object, 'changed')
   end
 end

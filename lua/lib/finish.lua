@@ -44,7 +44,7 @@ local function finish(object, token, how, why)
   -- ended.
   local renewed = was_held and how == 'expired' and recovering(object)
   if how and how ~= 'dropped' and not renewed and entry.channel ~= '-' then
-    publish(entry.channel, { was_held and 'lost' or 'gone', token, how, why or '' })
+    push(object, entry, { was_held and 'lost' or 'gone', token, how, why or '' })
   end
   if was_held then
     if fence then

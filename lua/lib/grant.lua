@@ -81,5 +81,5 @@ local function grant(object, token, entry, ends, waited)
   call('ZADD', object.holders, int(object.last), token)
   call('ZADD', object.expiry, int(ends), token)
   if not waited then return describe(object, object.last, ends, entry) end
-  publish(entry.channel, describe(object, object.last, ends, entry, token))
+  push(object, entry, describe(object, object.last, ends, entry, token))
 end

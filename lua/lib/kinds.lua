@@ -1,3 +1,8 @@
--- Kinds: the number of keys of an object of each kind, in the order of lib/src/protocol/object.rs.
+-- Kinds: the parts of an object of each kind, behind its key `obj`, as in lib/src/protocol/object.rs.
 
-local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+local PARTS = {
+  lock = { 'holders', 'queue', 'expiry', 'waits' },
+  rwlock = { 'holders', 'queue', 'expiry' },
+  semaphore = { 'holders', 'queue', 'expiry' },
+  pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
+}

@@ -1,6 +1,7 @@
 -- Object: reads and writes the counters of an object, and publishes messages.
 --
--- An object lies in four keys (a lock in five, a pool in seven), all with one hash tag {namespace/kind/name}:
+-- An object lies in four keys (a lock in five, a pool in seven), all with one hash tag {namespace/kind/name}. A script is given
+-- the first one, and the others have the same name but for their ends:
 --   obj        hash: the object's fields, and one field t:<token> for each lease and each waiter; or a lease alone, see
 --              `unfold`
 --   holders    sorted set: token -> fencing token         (oldest lease first)
@@ -37,28 +38,39 @@
 ---- include lib/kinds.lua
 
 -- Most leases of first-user objects are given back before another client asks. Until then such a lease lies in obj alone, as
--- a string: "v1 expires fence", and acquire's arguments from the token to the holder. The fencing token is the time of the
--- grant in microseconds. All but the fast lanes unfold it first.
+-- a string: "v2 token lease", the seconds and microseconds of its grant, and acquire's arguments from the permits on. The time of
+-- its grant in microseconds is its fencing token. The key ends a lease and a second after the lease, so that a renewal has
+-- only the end of the key to write. All but the fast lanes unfold it first.
 -- MGET reads it, because it returns nil for a hash, where GET fails.
-local function unfold(at, alone)
+local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
-  if version then check_version(KEYS[at + 1], version) end
-  local ends, fence, token, permits, lease, limit, ttl, channel, holder =
-    string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
-  if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
+  if version then check_version(obj, version) end
+  local token, lease, seconds, micros, permits, limit, ttl, channel, holder =
+    string.match(alone, '^v2 (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+  local ends, fence
+  if token then
+    fence = seconds * 1000000 + micros
+    ends = call('PEXPIRETIME', obj) - lease - 1000
+    if ends < 0 then ends = math.floor(fence / 1000) + lease end
+  else
+    -- Of protocol 1, and of before there were versions.
+    ends, fence, token, permits, lease, limit, ttl, channel, holder =
+      string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+    if not ends then damaged(obj, 'holds a string that is no lease') end
+  end
   -- Its fencing token is the time of its grant, which renewals leave as it is.
   local value =
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
-  call('UNLINK', KEYS[at + 1])
+  call('UNLINK', obj)
   call(
     'HSET',
-    KEYS[at + 1],
+    obj,
     'limit',
     limit,
     'held',
     permits,
     'last',
-    fence,
+    int(fence),
     'ticket',
     0,
     'ttl',
@@ -68,8 +80,8 @@ local function unfold(at, alone)
     't:' .. token,
     value
   )
-  call('ZADD', KEYS[at + 2], fence, token)
-  call('ZADD', KEYS[at + 4], ends, token)
+  call('ZADD', stem .. 'holders', int(fence), token)
+  call('ZADD', stem .. 'expiry', int(ends), token)
 end
 
 -- Returns a counter of an object. A missing one is `default`; without a default it must be there.
@@ -81,21 +93,20 @@ local function counter(obj, field, text, default)
   return tonumber(text)
 end
 
--- Reads the object of a kind whose keys begin at KEYS[at + 1], and the values of the tokens, in one command; what only declared
--- objects and pools that programs keep have, in a second one.
+-- Reads an object, and the values of the tokens, in one command; what only declared objects and pools that programs keep
+-- have, in a second one.
 -- `alone` is the lease that lies in obj alone, or false; nil where the caller has not looked.
-local function open(at, kind, tokens, alone)
-  local width = WIDTHS[kind]
-  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
+local function open(obj, tokens, alone)
+  local stem, kind = string.match(obj, '^(.*{[^/]*/(%l+)/[^}]*}:)obj$')
+  if not PARTS[kind] then error({ err = 'ERR ' .. tostring(obj) .. ' is not the key of an object' }) end
   -- A long list is left to be found one by one: Lua's stack bounds what a command can be given at once.
   local early = tokens and #tokens <= 1000 and tokens or {}
   local fields = {}
   for i, token in ipairs(early) do
     fields[i] = 't:' .. token
   end
-  local obj = KEYS[at + 1]
   if alone == nil then alone = call('MGET', obj)[1] end
-  if alone then unfold(at, alone) end
+  if alone then unfold(obj, stem, alone) end
   local got = call(
     'HMGET',
     obj,
@@ -113,18 +124,17 @@ local function open(at, kind, tokens, alone)
   )
   local object = {
     obj = obj,
-    holders = KEYS[at + 2],
-    queue = KEYS[at + 3],
-    expiry = KEYS[at + 4],
-    waits = kind == 'lock' and KEYS[at + 5],
-    resources = KEYS[at + 5],
-    free = KEYS[at + 6],
-    selectors = KEYS[at + 7],
-    at = at,
-    width = width,
+    stem = stem,
+    kind = kind,
+    holders = stem .. 'holders',
+    queue = stem .. 'queue',
+    expiry = stem .. 'expiry',
+    waits = kind == 'lock' and stem .. 'waits',
+    resources = stem .. 'resources',
+    free = stem .. 'free',
+    selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = ARGV[1],
-    events = ARGV[2],
+    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -192,16 +202,40 @@ local function open(at, kind, tokens, alone)
   return object
 end
 
--- Publishes a message, which begins with the run id of the server: in a cluster every server passes on the messages of all
--- servers, and a client takes only those of the server that it is connected to, once.
-local function publish(channel, lines)
+-- Returns the keys of an object.
+local function keys_of(object)
+  local keys = { object.obj }
+  for i, part in ipairs(PARTS[object.kind]) do
+    keys[i + 1] = object.stem .. part
+  end
+  return keys
+end
+
+-- Publishes a message on a channel of the object's namespace. It begins with the run id of the server: in a cluster every
+-- server passes on the messages of all servers, and a client takes only those of the server that it is connected to, once.
+local function publish(object, channel, lines)
   for i, line in ipairs(lines) do
     lines[i] = type(line) == 'number' and int(line) or line
   end
-  return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
+  return call(
+    'PUBLISH',
+    string.match(object.obj, '^[^/]*/') .. channel .. '}',
+    here .. '\n' .. table.concat(lines, '\n')
+  )
+end
+
+-- Publishes a message to the client of an entry. Clients of protocol 1 gave the name of their channel.
+local function push(object, entry, lines)
+  if string.find(entry.channel, ':', 1, true) then
+    return call('PUBLISH', entry.channel, here .. '\n' .. table.concat(lines, '\n'))
+  end
+  return publish(object, 'client/' .. entry.channel, lines)
 end
 
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
+
+-- Publishes an event of the object to the controller.
+local function announce(object, event) publish(object, 'events', { event, object_name(object) }) end
 
 -- Writes the counters, and other fields along with them.
 local function save(object, ...)

@@ -8,7 +8,7 @@
 local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
 
 -- Publishes that a client asks for a declared object that is missing: the controller may have to declare it (again).
-local function missing(object) publish(object.events, { 'missing', object_name(object) }) end
+local function missing(object) announce(object, 'missing') end
 
 -- Compares the data with the newest fencing token that a client has seen of a declared object. Data that has not
 -- granted it is older, even if this is the server process under which the object was declared: it may have been cut

@@ -12,8 +12,9 @@ use crate::{
     builder::{LONGEST_PREFIX, SHORTEST_TIMEOUT, Server, UserAndPassword},
     control,
     lease::{registry::LeaseRegistry, releaser, renewer, session::Session},
-    protocol::{name::check_namespace, script::PROTOCOL},
+    protocol::{channel, name::check_namespace},
     transport::{
+        backend::Channels,
         cluster::ClusterSeeds,
         connection::{ConnectionConfig, Endpoint},
         endpoint::{self, Access, Servers},
@@ -91,22 +92,22 @@ impl ClientBuilder {
         let (uptime, draw) = self.sources();
         let uptime = Arc::new(uptime);
         let registry = Arc::new(LeaseRegistry::new(uptime.clone()));
-        let events_channel = format!("{}:events", self.prefix);
+        let client: Arc<str> = draw().simple().to_string().into();
         let mut config = ConnectionConfig {
-            channels: Vec::new(),
-            version_and_events: format!("{PROTOCOL}@{events_channel}"),
+            channels: Channels {
+                own: channel::of_client(&self.prefix, &namespace, &client),
+                events: self.listen.then(|| channel::of_events(&self.prefix)),
+            },
             response_timeout: self.response_timeout,
             receiver: registry.clone(),
             credentials_change: self.provider.is_some() || self.sentinel_provider.is_some(),
             uptime,
             draw,
         };
-        let channel: Arc<str> = format!("{}:client:{}", self.prefix, config.draw().simple()).into();
-        config.channels.push(channel.to_string());
         let mut events = None;
         if self.listen {
-            config.channels.push(events_channel.clone());
-            let mailbox = Arc::new(control::Mailbox::new(events_channel, registry.clone()));
+            let own = config.channels.own.clone();
+            let mailbox = Arc::new(control::Mailbox::new(own, registry.clone()));
             config.receiver = mailbox.clone();
             events = Some(mailbox);
         }
@@ -115,7 +116,7 @@ impl ClientBuilder {
         tokio::spawn(renewer::run(
             registry.clone(),
             link.clone(),
-            channel.clone(),
+            client.clone(),
             jobs.clone(),
         ));
         tokio::spawn(releaser::run(jobs_in, link.clone()));
@@ -123,7 +124,7 @@ impl ClientBuilder {
             link,
             registry,
             jobs,
-            channel,
+            client,
             identity: self.identity,
             prefix: self.prefix,
             namespace,

@@ -258,7 +258,6 @@ impl Declaration {
         };
         let recovery = self.recovery.map(|longest| longest.max(self.lease));
         Ok(Declare {
-            kind,
             digest: self.digest(),
             floor: self.floor,
             recovery_ms: recovery.unwrap_or_default().as_millis(),

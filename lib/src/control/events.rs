@@ -70,16 +70,17 @@ impl Events {
 
 /// Passes pushes on to the registry, and events to the receiver.
 pub(crate) struct Mailbox {
-    channel: String,
+    /// The channel of the client's own pushes.
+    own: Arc<str>,
     registry: Arc<LeaseRegistry>,
     /// Absent: none comes any more.
     events: Mutex<Option<broadcast::Sender<Event>>>,
 }
 
 impl Mailbox {
-    pub(crate) fn new(channel: String, registry: Arc<LeaseRegistry>) -> Self {
+    pub(crate) fn new(own: Arc<str>, registry: Arc<LeaseRegistry>) -> Self {
         Self {
-            channel,
+            own,
             registry,
             events: Mutex::new(Some(broadcast::channel(4096).0)),
         }
@@ -103,7 +104,7 @@ impl Mailbox {
 
 impl Receiver for Mailbox {
     fn message(&self, clock: &Clock, channel: &str, payload: &str) {
-        if channel != self.channel {
+        if channel == &*self.own {
             return self.registry.message(clock, channel, payload);
         }
         match Announcement::read(payload) {

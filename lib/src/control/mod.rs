@@ -334,7 +334,6 @@ impl Control {
     pub async fn inspect(&self, object: &ObjectRef, head: usize, floor: u64) -> Result<Observation, Error> {
         check_floor(floor)?;
         let inspect = Inspect {
-            kind: object.kind(),
             count: head.min(PAGE),
             floor,
         };
@@ -367,12 +366,7 @@ impl Control {
         count: usize,
         watch: bool,
     ) -> Result<Option<Snapshot>, Error> {
-        let observe = Observe {
-            kind: object.kind(),
-            count,
-            watch,
-            skip,
-        };
+        let observe = Observe { count, watch, skip };
         Ok(self.call(&observe, object).await?.map(Snapshot::of))
     }
 
@@ -406,8 +400,7 @@ impl Control {
                 keep_ms: keep.as_millis(),
             },
         };
-        let kind = object.kind();
-        let withdraw = Withdraw { kind, how };
+        let withdraw = Withdraw { how };
         loop {
             let Withdrawn { held, left } = self.call(&withdraw, object).await?;
             if left == 0 {
@@ -436,9 +429,13 @@ impl Control {
         let mut ended = 0;
         for piece in tokens.chunks(PIECE) {
             let release = Release {
-                kind: object.kind(),
                 how: Ending::Reclaimed(cause),
-                tokens: piece.iter().map(String::as_str).collect(),
+                // The call has them in one argument; no request has a token with a space.
+                tokens: piece
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|token| !token.contains(char::is_whitespace))
+                    .collect(),
             };
             let outcomes = self.call(&release, object).await?;
             ended += outcomes.iter().filter(|one| **one != Released::Neither).count();

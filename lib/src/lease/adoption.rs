@@ -27,10 +27,9 @@ impl Handle {
         let link = &self.session.link;
         let token = claim.token.clone();
         let adopt = Adopt {
-            kind: self.target.object.kind(),
             secret: secret.reveal(),
             token: &token,
-            channel: &self.session.channel,
+            client: &self.session.client,
             holder: &request.holder,
             why: &cause,
         };

@@ -171,14 +171,13 @@ impl Claim {
             Wait::Forever => later(AGES),
         };
         let call = calls::Acquire {
-            kind: self.target.object.kind(),
             token: &self.token,
             permits: request.permits,
             lease_ms: request.lease_ms,
             max_hold_ms: request.max_hold_ms,
             first_limit: request.first_limit,
             entry_ms,
-            channel: &session.channel,
+            client: &session.client,
             holder: &request.holder,
             grace_ms: request.grace_ms,
             priority: request.priority,
@@ -260,7 +259,6 @@ impl Claim {
         let session = self.session.clone();
         session.registry.forget(&self.token);
         let release = Release {
-            kind: self.target.object.kind(),
             how: Ending::Owner,
             tokens: vec![&self.token],
         };

@@ -363,7 +363,6 @@ impl Lease {
         let lost = self.check();
         let until = self.deadline();
         let release = Release {
-            kind: self.object().kind(),
             how: Ending::Owner,
             tokens: vec![&self.hold.token],
         };

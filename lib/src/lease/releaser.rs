@@ -63,7 +63,6 @@ pub(crate) async fn run(mut jobs: mpsc::UnboundedReceiver<Job>, link: Router) {
 async fn release(link: &Router, token: &Token, target: &ObjectKeys, how: Ending<'_>, ends: Option<Instant>) {
     let until = ends.unwrap_or_else(|| later(PATIENCE));
     let release = Release {
-        kind: target.object.kind(),
         how,
         tokens: vec![token],
     };

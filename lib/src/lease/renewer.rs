@@ -31,7 +31,7 @@ const BATCH: usize = 100;
 pub(crate) async fn run(
     registry: Arc<LeaseRegistry>,
     link: Router,
-    channel: Arc<str>,
+    client: Arc<str>,
     jobs: mpsc::UnboundedSender<Job>,
 ) {
     let mut under_way = FuturesUnordered::new();
@@ -42,7 +42,7 @@ pub(crate) async fn run(
             items = registry.due() => {
                 let Some(items) = items else { return };
                 for batch in batches(items, &link) {
-                    under_way.push(renew(&registry, &link, &channel, &jobs, batch));
+                    under_way.push(renew(&registry, &link, &client, &jobs, batch));
                 }
             }
             Some(()) = under_way.next() => {}
@@ -99,7 +99,6 @@ pub(crate) async fn renew_one(
     let keys = &hold.target.keys;
     let renew = Renew {
         objects: vec![Object {
-            kind: hold.target.object.kind(),
             seen: hold.target.newest(),
             tokens: vec![&hold.token],
         }],
@@ -133,7 +132,7 @@ pub(crate) async fn renew_one(
 async fn renew(
     registry: &LeaseRegistry,
     link: &Router,
-    channel: &str,
+    client: &str,
     jobs: &mpsc::UnboundedSender<Job>,
     batch: Vec<Item>,
 ) {
@@ -142,13 +141,16 @@ async fn renew(
     for item in &batch {
         by_object.entry(&item.target.object).or_default().push(item);
     }
-    let (mut keys, mut order) = (Vec::new(), Vec::with_capacity(batch.len()));
+    // Behind the first keys of all objects, by which the script finds the others, stand the others.
+    let (mut keys, mut others) = (Vec::with_capacity(by_object.len()), Vec::new());
+    let mut order = Vec::with_capacity(batch.len());
     let mut objects = Vec::with_capacity(by_object.len());
     for items in by_object.into_values() {
-        let object_keys = &items[0].target.keys;
-        keys.extend_from_slice(object_keys);
+        if let Some((first, rest)) = items[0].target.keys.split_first() {
+            keys.push(first.clone());
+            others.extend_from_slice(rest);
+        }
         objects.push(Object {
-            kind: items[0].target.object.kind(),
             seen: items
                 .iter()
                 .map(|item| item.target.newest())
@@ -158,6 +160,7 @@ async fn renew(
         });
         order.extend(items);
     }
+    keys.append(&mut others);
     match link.repeat(&Renew { objects }, &keys, soon(link)).await {
         Ok(Reply { value, asked, .. }) if value.tokens.len() == order.len() => {
             let sample = asked.answered_at(value.now);
@@ -167,7 +170,7 @@ async fn renew(
             for (item, outcome) in order.into_iter().zip(outcomes) {
                 match (&item.hold, registry.renewed(item, outcome, sample)) {
                     (Some(hold), Action::Readmit) => readmitted
-                        .push(async move { (hold, readmit(registry, link, channel, item, hold).await) }),
+                        .push(async move { (hold, readmit(registry, link, client, item, hold).await) }),
                     (Some(hold), Action::GiveBack) => give_back(jobs, hold),
                     _ => {}
                 }
@@ -191,16 +194,15 @@ async fn renew(
 }
 
 /// Redis has lost data and come back: the holder shows its fencing token and goes on.
-async fn readmit(registry: &LeaseRegistry, link: &Router, channel: &str, item: &Item, hold: &Hold) -> Action {
+async fn readmit(registry: &LeaseRegistry, link: &Router, client: &str, item: &Item, hold: &Hold) -> Action {
     let call = Readmit {
-        kind: item.target.object.kind(),
         token: &hold.token,
         fence: hold.grant.fence,
         permits: hold.request.permits,
         lease_ms: hold.grant.lease,
         max_hold_ms: hold.request.max_hold_ms,
         since_ms: hold.grant.since,
-        channel,
+        client,
         resources: hold
             .grant
             .resources

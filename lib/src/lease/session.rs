@@ -15,8 +15,8 @@ pub(crate) struct Session {
     pub(crate) link: Router,
     pub(crate) registry: Arc<LeaseRegistry>,
     pub(crate) jobs: mpsc::UnboundedSender<Job>,
-    /// The channel of this client's pushes.
-    pub(crate) channel: Arc<str>,
+    /// The name of this client, by which the server pushes to it.
+    pub(crate) client: Arc<str>,
     pub(crate) identity: Identity,
     pub(crate) prefix: String,
     pub(crate) namespace: String,

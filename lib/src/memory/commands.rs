@@ -15,9 +15,9 @@ pub(super) struct Database {
     pub(super) store: Store,
     /// The server's clock while a script runs, in microseconds: it stands still.
     pub(super) now_us: u64,
-    /// The keys that the running script was given. It may touch no other, or it would not work in a cluster.
+    /// The keys that the running script was given. It may touch only keys of the same objects, or it would not work in a cluster.
     pub(super) keys: HashSet<Bytes>,
-    /// The number of clients that are subscribed to a channel.
+    /// The number of clients whose own channel it is.
     pub(super) listeners: HashMap<String, usize>,
     /// Messages that the running script has sent: channel and payload.
     pub(super) published: Vec<(String, String)>,
@@ -29,6 +29,17 @@ pub(super) struct Database {
 }
 
 type Answer = Result<Value, String>;
+
+/// The first key of the object that has this key.
+fn first_key_beside(key: &[u8]) -> Bytes {
+    let stem = key.iter().rposition(|byte| *byte == b':').map_or(0, |at| at + 1);
+    let first: &[u8] = if key.windows(10).any(|part| part == b"/register/") {
+        b"value"
+    } else {
+        b"obj"
+    };
+    [&key[..stem], first].concat()
+}
 
 impl Database {
     pub(super) fn execute(&mut self, name: &str, args: &[Bytes]) -> Answer {
@@ -48,10 +59,11 @@ impl Database {
             "DEL" | "UNLINK" | "EXISTS" | "RENAME" => args,
             _ => args.get(..1).unwrap_or_default(),
         };
-        if let Some(key) = keys.iter().find(|key| !self.keys.contains(*key)) {
+        let is_given = |key: &Bytes| self.keys.contains(key) || self.keys.contains(&first_key_beside(key));
+        if let Some(key) = keys.iter().find(|key| !is_given(key)) {
             let key = String::from_utf8_lossy(key);
             return Err(format!(
-                "ERR {name} of {key}, which the script was not given in KEYS"
+                "ERR {name} of {key}, whose object the script was not given in KEYS"
             ));
         }
         let store = &mut self.store;
@@ -79,6 +91,11 @@ impl Database {
                 Some(ends) => i64::try_from(ends)
                     .unwrap_or(i64::MAX)
                     .saturating_sub_unsigned(self.now_us / 1000),
+                None if store.has(key) => -1,
+                None => -2,
+            })),
+            ("PEXPIRETIME", [key]) => Ok(Value::Int(match store.end_of(key) {
+                Some(ends) => i64::try_from(ends).unwrap_or(i64::MAX),
                 None if store.has(key) => -1,
                 None => -2,
             })),
@@ -119,6 +136,7 @@ impl Database {
                         }
                         Some(now.saturating_add_signed(ms))
                     }
+                    [b"NX", b"PXAT", at] => Some(u64::try_from(integer(at)?).unwrap_or_default()),
                     _ => return Err(unknown(name, args.len() + 1)),
                 };
                 store.remove(key);

@@ -2,7 +2,6 @@
 //! each emptied by a task. A call that was sent is executed even if its caller is gone, as with a real connection.
 
 use std::{
-    collections::HashSet,
     io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -21,7 +20,7 @@ use crate::{
     memory::scripts::Interpreter,
     protocol::script::Script,
     transport::{
-        backend::{Caller, Connected, LocalServer, ScriptCall, ScriptConnection},
+        backend::{Caller, Channels, Connected, LocalServer, ScriptCall, ScriptConnection},
         later, lock,
     },
 };
@@ -71,7 +70,7 @@ impl Request {
 /// The server's side.
 pub(super) struct Peer {
     process: Arc<str>,
-    channels: HashSet<String>,
+    channels: Channels,
     deliveries: mpsc::UnboundedSender<(Instant, Delivery)>,
     /// When the last thing on its way arrives: what follows it does not overtake.
     last_up: Instant,
@@ -84,19 +83,30 @@ pub(super) struct Peer {
 impl Peer {
     fn new(
         process: Arc<str>,
-        channels: Vec<String>,
+        channels: Channels,
         deliveries: mpsc::UnboundedSender<(Instant, Delivery)>,
     ) -> Self {
         let now = Instant::now();
         Self {
             process,
-            channels: channels.into_iter().collect(),
+            channels,
             deliveries,
             last_up: now,
             last_down: now,
             silent: false,
             unanswered: Vec::new(),
         }
+    }
+}
+
+impl Peer {
+    fn hears(&self, channel: &str) -> bool {
+        let Channels { own, events } = &self.channels;
+        let is_event = |pattern: &Arc<str>| {
+            let (start, end) = pattern.split_once('*').unwrap_or((pattern, ""));
+            channel.starts_with(start) && channel.ends_with(end)
+        };
+        channel == &**own || events.as_ref().is_some_and(is_event)
     }
 }
 
@@ -122,9 +132,10 @@ impl State {
 
     fn add(&mut self, peer: Peer) -> u64 {
         let mut database = lock(&self.database);
-        for channel in &peer.channels {
-            *database.listeners.entry(channel.clone()).or_default() += 1;
-        }
+        *database
+            .listeners
+            .entry(peer.channels.own.to_string())
+            .or_default() += 1;
         self.connections += 1;
         self.peers.insert(self.connections, peer);
         self.connections
@@ -133,12 +144,11 @@ impl State {
     fn remove(&mut self, id: u64) -> Option<Peer> {
         let peer = self.peers.remove(&id)?;
         let mut database = lock(&self.database);
-        for channel in &peer.channels {
-            if let Some(count) = database.listeners.get_mut(channel) {
-                *count -= 1;
-                if *count == 0 {
-                    database.listeners.remove(channel);
-                }
+        let own = &*peer.channels.own;
+        if let Some(count) = database.listeners.get_mut(own) {
+            *count -= 1;
+            if *count == 0 {
+                database.listeners.remove(own);
             }
         }
         Some(peer)
@@ -203,7 +213,7 @@ impl State {
             }
         };
         for (channel, payload) in published {
-            let listening = |(id, peer): (&u64, &Peer)| peer.channels.contains(&channel).then_some(*id);
+            let listening = |(id, peer): (&u64, &Peer)| peer.hears(&channel).then_some(*id);
             let listeners: Vec<u64> = self.peers.iter().filter_map(listening).collect();
             for listener in listeners {
                 let delivery = Delivery::Push {
@@ -359,7 +369,7 @@ async fn deliver(
 
 impl ScriptConnection for Connection {
     fn call<'a>(&'a self, call: ScriptCall<'a>) -> BoxFuture<'a, Result<Value, RedisError>> {
-        let args = [call.run_id, call.version_and_events]
+        let args = [call.version_and_run]
             .into_iter()
             .chain(call.args.iter().copied());
         let request = Request::Script {

@@ -218,7 +218,7 @@ impl Condvar {
             lease_ms: request.lease_ms,
             max_hold_ms: request.max_hold_ms,
             entry_ms: inner.registry.queue_entry_ttl_ms(),
-            channel: &inner.channel,
+            client: &inner.client,
             holder: &request.holder,
             grace_ms: request.grace_ms,
             priority: request.priority,

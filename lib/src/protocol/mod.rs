@@ -7,6 +7,7 @@
 //! | [`error`] | the error of the crate |
 //! | [`script`] | the texts of the scripts, and their hashes |
 //! | [`calls`] | the arguments and the reply of each script, as types |
+//! | [`channel`] | the names of channels |
 //! | [`message`] | grants and pushes, as types |
 //! | [`refusal`] | the named errors of the scripts |
 //! | [`selector`] | the selector of a pool request |
@@ -14,6 +15,7 @@
 //! | [`unusable`] | the errors of an object that is damaged or of another version, and how to repair it |
 
 pub(crate) mod calls;
+pub(crate) mod channel;
 pub(crate) mod error;
 pub(crate) mod message;
 pub(crate) mod name;

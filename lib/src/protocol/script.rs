@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::LazyLock};
 
 /// The version of the protocol that the scripts speak: it stands in them, too.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 /// A script, ready to be called by its hash.
 pub(crate) struct Script {
     pub(crate) name: &'static str,
@@ -71,9 +71,9 @@ mod tests {
             assert!(text.rfind("#!lua").is_none_or(|at| at == 0), "{}", script.name);
             assert_eq!(text.matches(&version).count(), 1, "{}", script.name);
         }
-        let lane = format!("string.sub(ARGV[2], 1, 2) == '{PROTOCOL}@'");
+        let lane = format!("string.sub(ARGV[1], 1, 2) == '{PROTOCOL} '");
         for script in [&ACQUIRE, &RELEASE, &RENEW] {
-            assert!(script.text().contains(&lane) && script.text().contains(&format!("v{PROTOCOL} ")));
+            assert!(script.text().contains(&lane) && script.text().contains(&format!("v{PROTOCOL}")));
         }
         assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- release"));
         assert!(ACQUIRE.text().starts_with("-- acquire"));

@@ -144,11 +144,11 @@ mod tests {
 
     #[test]
     fn an_object_of_another_version_is_named_with_the_side_to_upgrade() {
-        let refusal = "VERSION tenure:{ml/lock/x}:obj 7 1 script: 0a, on @user_script:9.";
+        let refusal = "VERSION tenure:{ml/lock/x}:obj 7 2 script: 0a, on @user_script:9.";
         let error = error(&keys(), refusal.to_owned()).to_string();
         assert_eq!(
             error,
-            "ml/lock/x was written by protocol 7, and this client speaks 1: upgrade the client"
+            "ml/lock/x was written by protocol 7, and this client speaks 2: upgrade the client"
         );
     }
 }

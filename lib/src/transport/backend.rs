@@ -11,12 +11,11 @@ use crate::{
     transport::uptime::{Moment, Uptime},
 };
 
-/// A call of a script, with the server's run id and the controller's channel before its arguments.
+/// A call of a script, with the protocol's version and the server's run id before its arguments.
 pub(crate) struct ScriptCall<'a> {
     pub(crate) script: &'static Script,
     pub(crate) keys: &'a [Arc<str>],
-    pub(crate) run_id: &'a str,
-    pub(crate) version_and_events: &'a str,
+    pub(crate) version_and_run: &'a str,
     pub(crate) args: &'a [&'a str],
     /// The server is about to take the object over from another one of its cluster.
     pub(crate) asking: bool,
@@ -33,13 +32,22 @@ pub(crate) trait ScriptConnection: Send + Sync {
     fn time(&self) -> BoxFuture<'_, Result<(u64, u64), RedisError>>;
 }
 
+/// The channels to which a client subscribes.
+#[derive(Debug, Clone)]
+pub(crate) struct Channels {
+    /// Its own.
+    pub(crate) own: Arc<str>,
+    /// The pattern of the channels of events; only a controller listens to them.
+    pub(crate) events: Option<Arc<str>>,
+}
+
 /// Is called with the channel and the payload of each message.
 pub(crate) type OnMessage = Box<dyn Fn(&str, &str) + Send>;
 
 /// A client that connects to a server of this process.
 #[allow(dead_code, reason = "the feature `memory` has the only server that reads it")]
 pub(crate) struct Caller {
-    pub(crate) channels: Vec<String>,
+    pub(crate) channels: Channels,
     pub(crate) response_timeout: Duration,
     pub(crate) on_message: OnMessage,
     pub(crate) on_cut: Box<dyn FnOnce() + Send>,

@@ -20,7 +20,7 @@ use crate::{
     protocol::script::Script,
     transport::{
         admission::Admission,
-        backend::{LocalServer, ScriptCall, ScriptConnection},
+        backend::{Channels, LocalServer, ScriptCall, ScriptConnection},
         clock::Clock,
         endpoint::Access,
         lock,
@@ -35,10 +35,7 @@ const LOST: &str = "the connection is lost";
 
 /// The settings that all servers of a client share.
 pub(crate) struct ConnectionConfig {
-    /// The client's own channel first; a controller also listens for events.
-    pub(crate) channels: Vec<String>,
-    /// The protocol's version, `@`, and the channel to which a controller subscribes: an argument of each call.
-    pub(crate) version_and_events: String,
+    pub(crate) channels: Channels,
     pub(crate) response_timeout: Duration,
     pub(crate) receiver: Arc<dyn Receiver>,
     /// Commands that a server denies now it may accept later.
@@ -95,6 +92,8 @@ pub(crate) struct Session {
     heard: Arc<LastAnswer>,
     response_timeout: Duration,
     pub(crate) run_id: Arc<str>,
+    /// The protocol's version and the run id: an argument of each call.
+    version_and_run: Arc<str>,
     pub(crate) version: Arc<str>,
     /// The server's name for this connection, where we may know it.
     id: Option<i64>,
@@ -274,18 +273,17 @@ impl Session {
         answered.await
     }
 
-    /// Calls a script, with the server's run id and the controller's channel before the arguments. `asking`: of a server
+    /// Calls a script, with the protocol's version and the server's run id before the arguments. `asking`: of a server
     /// that is about to take the object over. `sent` is set anew when it has to be sent once more.
     pub(crate) async fn send(
         &self,
         script: &'static Script,
         keys: &[Arc<str>],
-        before: &str,
         args: &[&str],
         asking: bool,
         (sent, uptime): (&mut Moment, &Uptime),
     ) -> Result<Value, RedisError> {
-        self.answer(self.evaluate(script, keys, before, args, asking, (sent, uptime)))
+        self.answer(self.evaluate(script, keys, args, asking, (sent, uptime)))
             .await
     }
 
@@ -294,7 +292,6 @@ impl Session {
         &self,
         script: &'static Script,
         keys: &[Arc<str>],
-        before: &str,
         args: &[&str],
         asking: bool,
         (sent, uptime): (&mut Moment, &Uptime),
@@ -302,8 +299,7 @@ impl Session {
         let call = ScriptCall {
             script,
             keys,
-            run_id: &self.run_id,
-            version_and_events: before,
+            version_and_run: &self.version_and_run,
             args,
             asking,
             sent,

@@ -14,10 +14,7 @@ impl ScriptConnection for MultiplexedConnection {
             for key in call.keys {
                 command.arg(&**key);
             }
-            command
-                .arg(call.run_id)
-                .arg(call.version_and_events)
-                .arg(call.args);
+            command.arg(call.version_and_run).arg(call.args);
             match evaluate(&mut connection, &command, call.asking).await {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                     redis::cmd("SCRIPT")

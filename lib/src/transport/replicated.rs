@@ -24,7 +24,7 @@ pub(crate) async fn call(
     session: &Session,
     script: &'static Script,
     keys: &[Arc<str>],
-    (before, args): (&str, &[&str]),
+    args: &[&str],
     (replicas, until): (u8, Instant),
     (sent, uptime): (&mut Moment, &Uptime),
 ) -> Result<(Value, u64), RedisError> {
@@ -38,9 +38,7 @@ pub(crate) async fn call(
     let session = session.over(kept.clone());
     *sent = uptime.now();
     let outcome = async {
-        let value = session
-            .send(script, keys, before, args, false, (sent, uptime))
-            .await?;
+        let value = session.send(script, keys, args, false, (sent, uptime)).await?;
         let left = until.saturating_duration_since(Instant::now()).as_millis();
         let mut wait = redis::cmd("WAIT");
         // Zero would be for ever.

@@ -43,9 +43,9 @@ pub(crate) struct Reply<T> {
 }
 
 impl Reply<Value> {
-    fn read<C: Call>(self) -> Result<Reply<C::Reply>, Error> {
+    fn read<C: Call>(self, call: &C) -> Result<Reply<C::Reply>, Error> {
         Ok(Reply {
-            value: calls::read::<C>(&self.value)?,
+            value: calls::read(call, &self.value)?,
             asked: self.asked,
             repeated: self.repeated,
         })
@@ -250,7 +250,7 @@ impl Router {
         }
     }
 
-    /// Calls a script, with the server's run id and the controller's channel before the arguments. Repeats it over new
+    /// Calls a script, with the protocol's version and the server's run id before the arguments. Repeats it over new
     /// connections until `until`; the last reply is waited for, because no other reply may contain its outcome.
     pub(crate) async fn repeat<C: Call>(
         &self,
@@ -261,11 +261,12 @@ impl Router {
         let mut repeated = false;
         let arguments = call.arguments();
         let arguments = calls::borrowed(&arguments);
+        let keys = (keys, call.objects());
         let answered = self
             .attempts(C::script(), keys, &arguments, until, &mut repeated)
             .await;
         answered
-            .and_then(Reply::read::<C>)
+            .and_then(|reply| reply.read(call))
             .map_err(|error| Failed { error, repeated })
     }
 
@@ -273,13 +274,12 @@ impl Router {
     async fn attempts(
         &self,
         script: &'static Script,
-        keys: &[Arc<str>],
+        (keys, objects): (&[Arc<str>], usize),
         args: &[&str],
         until: Instant,
         repeated: &mut bool,
     ) -> Result<Reply<Value>, Error> {
         let routes = &self.0.routes;
-        let events = &self.0.config.version_and_events;
         // A lease that is not given back now delays the next holder by a whole lease.
         let gives_back = Class::of(script) == Class::Release;
         let (mut redirected, mut backoff) = (0, Backoff::default());
@@ -299,7 +299,13 @@ impl Router {
             let uptime = &self.0.config.uptime;
             let mut sent = uptime.now();
             let answered = session
-                .send(script, keys, events, args, asking, (&mut sent, uptime))
+                .send(
+                    script,
+                    self.sent_keys(keys, objects),
+                    args,
+                    asking,
+                    (&mut sent, uptime),
+                )
                 .await;
             let error = match answered {
                 Ok(value) => {
@@ -357,6 +363,17 @@ impl Router {
         }
     }
 
+    /// The keys of a call, of which those of its objects stand first. The script finds the others by them, so that they cost
+    /// nothing. A cluster has to know all of them: it then refuses a call while its keys are on their way to another server,
+    /// before the script has begun.
+    fn sent_keys<'a>(&self, keys: &'a [Arc<str>], objects: usize) -> &'a [Arc<str>] {
+        if self.slot(keys).is_some() {
+            keys
+        } else {
+            &keys[..objects]
+        }
+    }
+
     /// Waits before a call is repeated, longer each time, but not past its end.
     async fn pause(&self, backoff: &mut Backoff, until: Instant) {
         let at = later(backoff.next(self.0.config.chance()));
@@ -372,11 +389,7 @@ impl Router {
         replicas: u8,
         until: Instant,
     ) -> Result<Option<(Reply<C::Reply>, u64)>, Error> {
-        let ConnectionConfig {
-            uptime,
-            version_and_events,
-            ..
-        } = &*self.0.config;
+        let uptime = &self.0.config.uptime;
         let answered = async {
             let (node, session) = self.wait(until, false, || self.0.routes.find(keys, None)).await?;
             let Some(own) = &session.own_connection else {
@@ -390,8 +403,8 @@ impl Router {
                 own,
                 &session,
                 C::script(),
-                keys,
-                (version_and_events, &arguments),
+                self.sent_keys(keys, call.objects()),
+                &arguments,
                 (replicas, until),
                 (&mut sent, uptime),
             );
@@ -405,7 +418,7 @@ impl Router {
                 asked,
                 repeated: false,
             };
-            Ok((reply.read::<C>()?, reached))
+            Ok((reply.read(call)?, reached))
         };
         match tokio::time::timeout_at(until, answered).await {
             Ok(answered) => answered.map(Some),

@@ -44,7 +44,7 @@ impl Raw {
     }
 
     pub(crate) async fn round_trip(&self) -> Result {
-        self.call(&self.nothing, &[], &[]).await
+        self.call(&self.nothing, "x", &[]).await
     }
 
     /// Makes as many round trips as an acquire and a release.
@@ -64,36 +64,18 @@ impl Raw {
     }
 
     async fn pair_of(&self, acquire: &str, release: &str, name: &str) -> Result {
-        let keys = ["obj", "holders", "queue", "expiry", "waits"]
-            .map(|key| format!("tenure:{{bench/lock/{name}}}:{key}"));
+        let key = format!("tenure:{{bench/lock/{name}}}:obj");
         let token = uuid::Uuid::new_v4().simple().to_string();
-        let run = "0".repeat(40);
-        let holder = r#"{"namespace":"default","process":"some-host/12345"}"#;
-        let wanted = [
-            &run,
-            "1@tenure:events",
-            "lock",
-            &token,
-            "1",
-            "30000",
-            "0",
-            "1",
-            "10000",
-            "tenure:client:1",
-            holder,
-        ];
-        self.call(acquire, &keys, &wanted).await?;
-        self.call(
-            release,
-            &keys,
-            &[&run, "1@tenure:events", "lock", "owner", "", &token],
-        )
-        .await
+        let version_and_run = format!("2 {}", "0".repeat(40));
+        let entry = format!(r#"10000 {token} {{"namespace":"default","process":"some-host/12345"}}"#);
+        let wanted = [&version_and_run, &token, "1", "30000", "1", &entry];
+        self.call(acquire, &key, &wanted).await?;
+        self.call(release, &key, &[&version_and_run, &token]).await
     }
 
-    async fn call(&self, hash: &str, keys: &[String], args: &[&str]) -> Result {
+    async fn call(&self, hash: &str, key: &str, args: &[&str]) -> Result {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(hash).arg(keys.len()).arg(keys).arg(args);
+        command.arg(hash).arg(1).arg(key).arg(args);
         let reply = self.connection.clone().send_packed_command(&command).await?;
         reply.extract_error()?;
         Ok(())

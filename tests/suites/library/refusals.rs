@@ -229,7 +229,7 @@ async fn an_error_after_the_grant_leaves_no_lease_behind() -> Result {
     let client = world.client().await?;
     let object = world.declare_semaphore(&client, "x", 1).await?;
     // All rights but that to the controller's channel.
-    let rules = ["reset", "on", ">secret", "~*", "+@all", "&tenure:client:*"];
+    let rules = ["reset", "on", ">secret", "~*", "+@all", "&tenure:{*/client/*}"];
     redis
         .cli(&[&["ACL", "SETUSER", "narrow"], &rules[..]].concat())
         .await?;

@@ -202,7 +202,10 @@ async fn set_user(redis: &Redis, user: &str, rules: &[&str]) -> Result {
 }
 
 async fn connect(world: &World, user: &str) -> Result<Client> {
-    let builder = world.builder().with_events();
+    let mut builder = world.builder();
+    if user == "controller" {
+        builder = builder.with_events();
+    }
     Ok(builder
         .username(user)
         .password("secret")

@@ -13,9 +13,10 @@ const ACQUIRE: &str = include_str!("../../../lua/dist/acquire.lua");
 /// The script that acquires, of a protocol that is to come.
 fn newer() -> String {
     ACQUIRE
-        .replace("local PROTOCOL = 1\n", "local PROTOCOL = 2\n")
-        .replace("== '1@'", "== '2@'")
-        .replace("'v1 ", "'v2 ")
+        .replace("local PROTOCOL = 2\n", "local PROTOCOL = 3\n")
+        .replace("== '2 '", "== '3 '")
+        .replace("'v2'", "'v3'")
+        .replace("'^v2 ", "'^v3 ")
 }
 
 #[tokio::test]
@@ -28,28 +29,14 @@ async fn an_object_of_a_newer_version_is_named_with_the_side_to_upgrade_and_othe
     // One lies alone, as one lease does, and one in a hash.
     for (name, tokens) in [("alone", 1), ("hash", 2)] {
         let lock = client.lock(name)?;
-        let keys = ["obj", "holders", "queue", "expiry", "waits"]
-            .map(|part| format!("tenure:{{{}}}:{part}", lock.object()));
+        let key = format!("tenure:{{{}}}:obj", lock.object());
         let script = newer();
         for token in &["a", "b"][..tokens] {
-            let mut command = vec!["EVAL", &script, "5"];
-            command.extend(keys.iter().map(String::as_str));
-            command.extend([
-                "run",
-                "2@tenure:events",
-                "lock",
-                token,
-                "1",
-                "60000",
-                "0",
-                "1",
-                "60000",
-                "c",
-                "{}",
-            ]);
+            let arguments = ["3 run", token, "1", "60000", "1", "60000 c {}"];
+            let command = [&["EVAL", &script, "1", &key][..], &arguments].concat();
             redis.cli(&command).await?;
         }
-        let before = redis.cli(&["DUMP", &keys[0]]).await?;
+        let before = redis.cli(&["DUMP", &key]).await?;
         for error in [
             lock.try_acquire().await.err(),
             lock.is_locked().await.err(),
@@ -59,13 +46,13 @@ async fn an_object_of_a_newer_version_is_named_with_the_side_to_upgrade_and_othe
                 bail!("{name}: it is read")
             };
             ensure!(
-                matches!(error, Error::VersionMismatch { written: 2, .. })
+                matches!(error, Error::VersionMismatch { written: 3, .. })
                     && error.to_string().contains("upgrade the client"),
                 "{name}: {error}"
             );
         }
         ensure!(
-            before == redis.cli(&["DUMP", &keys[0]]).await?,
+            before == redis.cli(&["DUMP", &key]).await?,
             "{name}: it is changed"
         );
     }

@@ -46,7 +46,7 @@ impl Object {
     }
 
     fn call(&mut self, script: &'static Script, args: &[&str]) -> Value {
-        let call = Call::new(script, &self.keys, (self.run, 1), args);
+        let call = Call::new(script, &self.keys, self.run, args);
         self.now_us += 1000;
         self.side.run(script, &call, self.now_us).0
     }
@@ -66,8 +66,13 @@ impl Object {
 
     /// The leases, and their tokens.
     fn held(&mut self) -> (u64, Vec<String>) {
+        let observe = calls::Observe {
+            count: 10,
+            watch: false,
+            skip: 0,
+        };
         let reply = self.call(&script::OBSERVE, &["10", "0"]);
-        let observed = calls::read::<calls::Observe>(&reply).unwrap().unwrap();
+        let observed = calls::read(&observe, &reply).unwrap().unwrap();
         let tokens = observed.holders.into_iter().map(|holder| holder.token);
         (observed.held, tokens.collect())
     }
@@ -83,10 +88,7 @@ fn an_adopter_takes_the_place_of_the_lease_that_an_old_snapshot_has() {
         let mut object = Object::new(kind);
         object.declare("0");
         let (first, second, third) = (secret(1), secret(2), secret(3));
-        let acquired = object.texts(
-            &script::ACQUIRE,
-            &[&first.token(), "1", "30000", "0", "0", "0", "a", "{}"],
-        );
+        let acquired = object.texts(&script::ACQUIRE, &[&first.token(), "1", "30000", "0", "0 a {}"]);
         let fence = acquired[1].clone();
         let names = acquired.get(8).cloned().unwrap_or_else(|| "-".to_owned());
         let snapshot = lock(&object.side.database).store.clone();
@@ -143,7 +145,7 @@ fn a_holder_takes_the_place_of_its_own_grace() {
         let acquired = object.texts(
             &script::ACQUIRE,
             &[
-                &token, "1", "30000", "0", "0", "0", "a", "{}", "60000", "0", "-", "",
+                &token, "1", "30000", "0", "0 a {}", "0", "0", "60000", "0", "-", "0", "",
             ],
         );
         let fence = acquired[1].clone();

@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use crate::memory::tests::{Call, Keys, Side, objects};
+use crate::memory::tests::{Call, Keys, Side, objects, texts};
 use crate::{
     protocol::script::{self, Script},
     transport::lock,
@@ -29,22 +29,14 @@ impl Trial {
 
     /// The reply, each value of it as text.
     fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
-        let call = Call::new(script, &self.keys, (self.run, 1), args);
+        let call = Call::new(script, &self.keys, self.run, args);
         let (reply, _) = self.side.run(script, &call, self.now_us);
-        let text = |value: Value| match value {
-            Value::Int(n) => n.to_string(),
-            Value::BulkString(bytes) => String::from_utf8(bytes).unwrap(),
-            other => format!("{other:?}"),
-        };
-        match reply {
-            Value::Array(values) => values.into_iter().map(text).collect(),
-            one => vec![text(one)],
-        }
+        texts(&reply)
     }
 
     /// Takes a lease of thirty seconds, or a queue entry of ten.
     fn acquire(&mut self, token: &str, limit: &str) -> String {
-        let args = [token, "1", "30000", "0", limit, "10000", "tenure:client:1", "{}"];
+        let args = [token, "1", "30000", limit, "10000 c1 {}"];
         self.call(&script::ACQUIRE, &args)[0].clone()
     }
 
@@ -85,24 +77,14 @@ fn a_notification_passes_over_a_waiter_whose_value_is_gone() {
     for (lease, waiter) in [("a", "w1"), ("b", "w2"), ("c", "")] {
         assert_eq!(trial.acquire(lease, "1"), "granted");
         if !waiter.is_empty() {
-            let args = [
-                lease,
-                waiter,
-                "@full",
-                "30000",
-                "0",
-                "10000",
-                "tenure:client:1",
-                "{}",
-                "0",
-            ];
+            let args = [lease, waiter, "@full", "30000", "0", "10000", "c1", "{}", "0"];
             assert_eq!(trial.call(&script::WAIT, &args)[0], "queued");
         }
     }
     trial.remove_value("w1");
     assert_eq!(trial.call(&script::NOTIFY, &["c", "@full", "2", "n"]), ["1", "0"]);
     assert!(!trial.has("\"w1\""), "something is left of it");
-    assert_eq!(trial.call(&script::RELEASE, &["owner", "", "c"]), ["released"]);
+    assert_eq!(trial.call(&script::RELEASE, &["c"]), ["released"]);
     assert_eq!(trial.acquire("w2", "1"), "granted");
 }
 
@@ -137,7 +119,7 @@ fn a_pool_is_declared_and_its_holders_let_in_beside_a_lease_whose_value_is_gone(
         "30000",
         "0",
         "1763717030000",
-        "tenure:client:1",
+        "c1",
         "seat-b",
         "{}",
         "0",
@@ -164,7 +146,7 @@ fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_ar
         "30000",
         "0",
         "1763717031000",
-        "tenure:client:1",
+        "c1",
         "-",
         "{}",
         "0",
@@ -179,7 +161,7 @@ fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_ar
     // Live holders renew, and b's permit stays taken for as long as b would have held it.
     trial.now_us += 20_000_000;
     assert_eq!(trial.acquire("d", "0"), "queued");
-    let renewed = trial.call(&script::RENEW, &["semaphore", "3", "a", "c", "d"]);
+    let renewed = trial.call(&script::RENEW, &["a c d"]);
     assert_eq!(
         (&*renewed[1], &*renewed[5], &*renewed[9]),
         ("held", "held", "waiting")
@@ -189,7 +171,7 @@ fn permits_of_an_old_snapshot_keep_nobody_out_who_knows_the_fencing_token_and_ar
     trial.now_us += 2_000_000;
     assert_eq!(held_and_free(&mut trial), ("2".to_owned(), "0".to_owned()));
     assert_eq!(trial.acquire("d", "0"), "queued");
-    assert_eq!(trial.call(&script::RELEASE, &["owner", "", "a"]), ["released"]);
+    assert_eq!(trial.call(&script::RELEASE, &["a"]), ["released"]);
     assert_eq!(trial.acquire("d", "0"), "granted");
 }
 
@@ -204,10 +186,10 @@ fn a_lease_whose_holders_were_evicted_keeps_others_out_for_no_longer_than_it_wou
     lock(&trial.side.database).execute("UNLINK", &[holders]).unwrap();
     trial.now_us += 9_000_000;
     assert_eq!(trial.acquire("c", "2"), "queued");
-    assert_eq!(trial.call(&script::RELEASE, &["owner", "", "a"]), ["left"]);
+    assert_eq!(trial.call(&script::RELEASE, &["a"]), ["left"]);
     // Both have no queue entry any more; what counts is who can still be seen to hold.
     assert_eq!(trial.acquire("c", "2"), "granted");
-    assert_eq!(trial.call(&script::RELEASE, &["owner", "", "c"]), ["released"]);
+    assert_eq!(trial.call(&script::RELEASE, &["c"]), ["released"]);
     trial.now_us += 31_000_000;
     assert_eq!(trial.call(&script::OBSERVE, &["0", "0"]), ["nil"]);
 }

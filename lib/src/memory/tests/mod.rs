@@ -20,7 +20,7 @@ use crate::memory::{
     store::{Hash, SortedSet, Store},
 };
 use crate::{
-    protocol::script::{self, Script},
+    protocol::script::{self, PROTOCOL, Script},
     transport::lock,
 };
 
@@ -65,7 +65,7 @@ impl Side {
         let before = lock(&self.database).store.clone();
         for keys in objects {
             self.check_ends(keys);
-            let look = Call::new(&script::OBSERVE, keys, ("run", 1), &["0", "0"]);
+            let look = Call::new(&script::OBSERVE, keys, "run", &["0", "0"]);
             self.run(look.script, &look, now_us);
         }
         let mut database = lock(&self.database);
@@ -112,24 +112,34 @@ struct Call {
 }
 
 impl Call {
-    /// A call with the arguments that stand before the script's own: the run id, the version and channel, and the kind of the
-    /// object, where the script takes it.
-    fn new(script: &'static Script, keys: &[String], (run, version): (&str, u32), args: &[&str]) -> Self {
-        let version = format!("{version}@tenure:events");
-        let mut all = vec![run, &version];
-        let name = script.name.split('-').next().unwrap();
-        let of_a_kind = [
-            "acquire", "adopt", "declare", "observe", "readmit", "release", "withdraw",
-        ];
-        if of_a_kind.contains(&name) {
-            all.push(keys[0].split('/').nth(1).unwrap());
-        }
-        all.extend(args);
+    /// A call of this protocol's version.
+    fn new(script: &'static Script, keys: &[String], run: &str, args: &[&str]) -> Self {
+        Self::of_version(script, keys, (run, PROTOCOL), args)
+    }
+
+    fn of_version(
+        script: &'static Script,
+        keys: &[String],
+        (run, version): (&str, u32),
+        args: &[&str],
+    ) -> Self {
+        let version = format!("{version} {run}");
+        let all = [&[&*version], args].concat();
         Self {
             script,
             keys: keys.to_vec(),
             args: all.into_iter().map(str::to_owned).collect(),
         }
+    }
+}
+
+/// The values of a reply as texts. Lists in it are written out, the outcome of a renewal as `held` if it is a number.
+fn texts(reply: &Value) -> Vec<String> {
+    match reply {
+        Value::Array(values) => values.iter().flat_map(texts).collect(),
+        Value::Int(number) => vec![number.to_string()],
+        Value::BulkString(text) => vec![String::from_utf8_lossy(text).into_owned()],
+        other => vec![format!("{other:?}")],
     }
 }
 

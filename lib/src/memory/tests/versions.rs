@@ -2,13 +2,15 @@
 
 use redis::Value;
 
-use crate::memory::tests::{Call, Keys, Side, objects};
+use crate::memory::tests::{Call, Keys, Side, objects, texts};
 use crate::{
     protocol::script::{self, PROTOCOL, Script},
     transport::lock,
 };
 
 const NOW: u64 = 1_763_717_000_000_000;
+/// When a lease of 30 seconds ends that is renewed now.
+const ENDS: &str = " 1763717030000";
 
 /// The same script, of another version of the protocol.
 fn of_version(script: &Script, version: u32) -> &'static Script {
@@ -18,8 +20,8 @@ fn of_version(script: &Script, version: u32) -> &'static Script {
             format!("local PROTOCOL = {PROTOCOL}\n"),
             format!("local PROTOCOL = {version}\n"),
         ),
-        (format!("== '{PROTOCOL}@'"), format!("== '{version}@'")),
-        (format!("'v{PROTOCOL} "), format!("'v{version} ")),
+        (format!("== '{PROTOCOL} '"), format!("== '{version} '")),
+        (format!("'v{PROTOCOL}"), format!("'v{version}")),
         (format!("'^v{PROTOCOL} "), format!("'^v{version} ")),
     ] {
         text = text.replace(&from, &to);
@@ -30,20 +32,16 @@ fn of_version(script: &Script, version: u32) -> &'static Script {
 }
 
 fn call(side: &mut Side, script: &'static Script, keys: &[String], version: u32, args: &[&str]) -> String {
-    let call = Call::new(script, keys, ("run", version), args);
+    let call = Call::of_version(script, keys, ("run", version), args);
     match side.run(script, &call, NOW).0 {
-        Value::Array(values) => values
-            .iter()
-            .map(|value| redis::from_redis_value_ref::<String>(value).unwrap_or_default())
-            .collect::<Vec<_>>()
-            .join(" "),
+        reply @ Value::Array(_) => texts(&reply).join(" "),
         Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
         other => format!("{other:?}"),
     }
 }
 
-fn acquire<'a>(token: &'a str, lease: &'a str) -> [&'a str; 8] {
-    [token, "1", lease, "0", "1", "10000", "tenure:client:1", "{}"]
+fn acquire<'a>(token: &'a str, lease: &'a str) -> [&'a str; 5] {
+    [token, "1", lease, "1", "10000 c1 {}"]
 }
 
 fn by_hand(side: &Side, command: &str, args: &[&str]) {
@@ -68,11 +66,11 @@ fn made_by(version: u32) -> (Side, [Keys; 2]) {
 fn what_a_newer_protocol_has_written_is_neither_read_nor_changed_and_the_side_to_upgrade_is_named() {
     let (mut side, objects) = made_by(PROTOCOL + 1);
     let before = lock(&side.database).store.dump();
-    for (keys, kind) in objects.iter().zip(["lock", "semaphore"]) {
+    for keys in &objects {
         let newer = format!("VERSION {} {} {PROTOCOL}", keys[0], PROTOCOL + 1);
         let calls: [(&'static Script, &[&str]); 9] = [
             (&script::ACQUIRE, &acquire("c", "30000")),
-            (&script::ADOPT, &["secret", "c", "tenure:client:1", "{}", ""]),
+            (&script::ADOPT, &["secret", "c", "c1", "{}", ""]),
             (&script::DECLARE, &["digest", "1", "0", "30000", "0", "1"]),
             (&script::DOWNGRADE, &["a", "1"]),
             (&script::OBSERVE, &["10", "1"]),
@@ -80,9 +78,9 @@ fn what_a_newer_protocol_has_written_is_neither_read_nor_changed_and_the_side_to
                 &script::READMIT,
                 &["a", "1", "1", "30000", "0", "1", "c", "-", "{}", "0"],
             ),
-            (&script::RELEASE, &["owner", "", "a"]),
+            (&script::RELEASE, &["a"]),
             (&script::WITHDRAW, &["delete", "0"]),
-            (&script::RENEW, &[kind, "1", "a"]),
+            (&script::RENEW, &["a"]),
         ];
         for (script, args) in calls {
             let reply = call(&mut side, script, keys, PROTOCOL, args);
@@ -104,16 +102,10 @@ fn in_a_renewal_of_many_objects_only_those_of_a_newer_protocol_fail() {
         &acquire("b", "30000"),
     );
     assert!(reply.starts_with("granted"), "{reply}");
-    let keys = [newer, ours].concat();
-    let reply = call(
-        &mut side,
-        &script::RENEW,
-        &keys,
-        PROTOCOL,
-        &["lock", "1", "a", "lock", "1", "b"],
-    );
+    let keys = [newer[0].clone(), ours[0].clone()];
+    let reply = call(&mut side, &script::RENEW, &keys, PROTOCOL, &["a", "b"]);
     assert!(
-        reply.contains(" failed VERSION ") && reply.contains(" held "),
+        reply.contains(" failed VERSION ") && reply.ends_with(ENDS),
         "{reply}"
     );
 }
@@ -122,7 +114,7 @@ fn in_a_renewal_of_many_objects_only_those_of_a_newer_protocol_fail() {
 fn a_call_of_another_version_is_refused_by_name() {
     let (mut side, [lock, _]) = made_by(PROTOCOL);
     for version in [0, PROTOCOL + 1] {
-        let reply = call(&mut side, &script::RELEASE, &lock, version, &["owner", "", "a"]);
+        let reply = call(&mut side, &script::RELEASE, &lock, version, &["a"]);
         assert!(
             reply.contains(&format!("VERSION - {version} {PROTOCOL}")),
             "{reply}"
@@ -150,7 +142,7 @@ fn what_was_written_before_there_were_versions_goes_on() {
         .map(|key| key.clone().into_bytes())
         .collect();
     let ends = (NOW / 1000 + 20_000).to_string();
-    let alone = format!("{ends} 1763716990000000 a 1 30000 0 1 10000 tenure:client:1 {{}}");
+    let alone = format!("{ends} 1763716990000000 a 1 30000 0 1 10000 c1 {{}}");
     by_hand(&side, "SET", &[&lone[0], &alone]);
     let fields = [
         "limit",
@@ -164,7 +156,7 @@ fn what_was_written_before_there_were_versions_goes_on() {
         "ttl",
         "30000",
         "t:a",
-        "1 30000 10000 0 0 1763716990000 tenure:client:1 - {}",
+        "1 30000 10000 0 0 1763716990000 c1 - {}",
     ];
     by_hand(&side, "HSET", &[&[hash[0].as_str()], &fields[..]].concat());
     by_hand(&side, "ZADD", &[&hash[1], "1763716990000000", "a"]);
@@ -178,9 +170,9 @@ fn what_was_written_before_there_were_versions_goes_on() {
             &acquire("b", "30000"),
         );
         assert!(reply.starts_with("queued"), "{reply}");
-        let reply = call(&mut side, &script::RENEW, keys, PROTOCOL, &["lock", "1", "a"]);
-        assert!(reply.contains(" held "), "{reply}");
-        let reply = call(&mut side, &script::RELEASE, keys, PROTOCOL, &["owner", "", "a"]);
+        let reply = call(&mut side, &script::RENEW, keys, PROTOCOL, &["a"]);
+        assert!(reply.ends_with(ENDS), "{reply}");
+        let reply = call(&mut side, &script::RELEASE, keys, PROTOCOL, &["a"]);
         assert_eq!(reply, "released");
         let reply = call(
             &mut side,
@@ -210,11 +202,7 @@ fn who_waited_for_a_condition_before_there_were_versions_is_notified() {
     by_hand(
         &side,
         "HSET",
-        &[
-            &keys[0],
-            "t:w",
-            "1 30000 10000 0 0 1763716990000 tenure:client:1 @full {}",
-        ],
+        &[&keys[0], "t:w", "1 30000 10000 0 0 1763716990000 c1 @full {}"],
     );
     by_hand(&side, "HDEL", &[&keys[0], "protocol"]);
     by_hand(&side, "ZADD", &[&keys[4], "3", "w"]);
@@ -227,7 +215,7 @@ fn who_waited_for_a_condition_before_there_were_versions_is_notified() {
         &["a", "@full", "1", "n"],
     );
     assert!(notified.contains('1'), "{notified}");
-    call(&mut side, &script::RELEASE, &keys, PROTOCOL, &["owner", "", "a"]);
+    call(&mut side, &script::RELEASE, &keys, PROTOCOL, &["a"]);
     let granted = call(
         &mut side,
         &script::ACQUIRE,

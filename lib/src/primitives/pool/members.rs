@@ -186,7 +186,9 @@ impl LockPool {
         let pairs = pairs(resources)?;
         let mut size = self.health().await?.in_service;
         for piece in pairs.chunks(PIECE * 2) {
-            size = self.change(Change::Extend, piece.len() / 2, piece, &[]).await?;
+            size = self
+                .change(Change::Extend, piece.len() / 2, piece, ("", &[]))
+                .await?;
         }
         Ok(size)
     }
@@ -209,7 +211,7 @@ impl LockPool {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
         let mut size = self.health().await?.in_service;
         for piece in names.chunks(PIECE) {
-            size = self.change(Change::Shrink, piece.len(), piece, &[]).await?;
+            size = self.change(Change::Shrink, piece.len(), piece, ("", &[])).await?;
         }
         Ok(size)
     }
@@ -241,9 +243,10 @@ impl LockPool {
         let stem = obj.strip_suffix("obj").unwrap_or(obj);
         let aside = [format!("{stem}staged-{id}"), format!("{stem}staged-free-{id}")].map(Arc::from);
         for piece in pairs.chunks(PIECE * 2) {
-            self.change(Change::Stage, piece.len() / 2, piece, &aside).await?;
+            self.change(Change::Stage, piece.len() / 2, piece, (&id, &aside))
+                .await?;
         }
-        self.change(Change::Commit, count, &[], &aside).await
+        self.change(Change::Commit, count, &[], (&id, &aside)).await
     }
 
     /// Takes all resources out of a kept pool: held ones drain, and then the pool is gone.
@@ -260,7 +263,7 @@ impl LockPool {
     /// # }
     /// ```
     pub async fn clear(&self) -> Result<(), Error> {
-        self.change(Change::Clear, 0, &[], &[]).await.map(drop)
+        self.change(Change::Clear, 0, &[], ("", &[])).await.map(drop)
     }
 
     async fn change(
@@ -268,7 +271,7 @@ impl LockPool {
         change: Change,
         count: usize,
         names: &[String],
-        aside: &[Arc<str>],
+        (staged, aside): (&str, &[Arc<str>]),
     ) -> Result<u64, Error> {
         let target = &self.handle.target;
         let keys = [&*target.keys, aside].concat();
@@ -276,6 +279,7 @@ impl LockPool {
             change,
             order: self.order.as_str(),
             count,
+            staged,
             names,
         };
         let changed = self.call(&members, &keys).await;

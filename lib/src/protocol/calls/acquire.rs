@@ -5,12 +5,10 @@ use redis::Value;
 use crate::protocol::{
     calls::call::{Arguments, Call, flag, number, texts},
     message::Grant,
-    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Acquire<'a> {
-    pub(crate) kind: Kind,
     pub(crate) token: &'a str,
     pub(crate) permits: u64,
     /// 0: the declared one.
@@ -21,7 +19,7 @@ pub(crate) struct Acquire<'a> {
     pub(crate) first_limit: u64,
     /// The life of the queue entry; 0: do not wait.
     pub(crate) entry_ms: u64,
-    pub(crate) channel: &'a str,
+    pub(crate) client: &'a str,
     /// JSON.
     pub(crate) holder: &'a str,
     pub(crate) grace_ms: u64,
@@ -65,46 +63,59 @@ impl Call for Acquire<'_> {
 
     fn arguments(&self) -> Arguments<'_> {
         let mut arguments = vec![
-            self.kind.as_str().into(),
             self.token.into(),
             number(self.permits),
             number(self.lease_ms),
-            number(self.max_hold_ms),
             number(self.first_limit),
-            number(self.entry_ms),
-            self.channel.into(),
-            self.holder.into(),
+            format!("{} {} {}", self.entry_ms, self.client, self.holder).into(),
         ];
         // An ordinary request goes without the rest, and is faster.
-        let is_ordinary = self.grace_ms == 0
+        let is_ordinary = self.max_hold_ms == 0
+            && self.grace_ms == 0
             && self.priority == 0
             && self.selector == "-"
-            && self.takeover.is_none()
-            && self.seen == 0;
+            && self.takeover.is_none();
+        if !is_ordinary || self.seen > 0 {
+            arguments.push(number(self.seen));
+        }
         if !is_ordinary {
             arguments.extend([
+                number(self.max_hold_ms),
                 number(self.grace_ms),
                 number(self.priority),
                 self.selector.into(),
                 flag(self.takeover.is_some()),
                 self.takeover.unwrap_or_default().into(),
-                number(self.seen),
             ]);
         }
         arguments
     }
 
-    fn read(reply: &Value) -> Option<Acquired> {
-        acquired(reply)
+    fn read(&self, reply: &Value) -> Option<Acquired> {
+        acquired(reply, self.permits)
     }
 }
 
-pub(super) fn acquired(reply: &Value) -> Option<Acquired> {
+/// Reads a reply about a request for so many permits.
+pub(super) fn acquired(reply: &Value, permits: u64) -> Option<Acquired> {
     let fields = texts(reply)?;
     let (kind, rest) = fields.split_first()?;
     let mut numbers = rest.iter().map(|text| text.parse().ok());
     let mut number = || numbers.next().flatten();
     match kind.as_str() {
+        "granted" if rest.len() == 3 => {
+            let (fence, now, expires) = (number()?, number()?, number()?);
+            Some(Acquired::Granted(Grant {
+                fence,
+                now,
+                expires,
+                lease: expires - now,
+                since: now,
+                declared: false,
+                permits,
+                resources: Vec::new(),
+            }))
+        }
         "granted" => Grant::read(rest.iter().map(String::as_str)).map(Acquired::Granted),
         "queued" => {
             let (now, expires, wake) = (number()?, number()?, number()?);
@@ -134,14 +145,13 @@ mod tests {
 
     fn ordinary() -> Acquire<'static> {
         Acquire {
-            kind: Kind::Lock,
             token: "token",
             permits: 2,
             lease_ms: 3,
-            max_hold_ms: 4,
+            max_hold_ms: 0,
             first_limit: 5,
             entry_ms: 6,
-            channel: "channel",
+            client: "client",
             holder: "{}",
             grace_ms: 0,
             priority: 0,
@@ -153,9 +163,10 @@ mod tests {
 
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        let short = ["lock", "token", "2", "3", "4", "5", "6", "channel", "{}"];
+        let short = ["token", "2", "3", "5", "6 client {}"];
         assert_eq!(ordinary().arguments(), short);
         let special = Acquire {
+            max_hold_ms: 4,
             grace_ms: 7,
             priority: -8,
             selector: "=a",
@@ -163,14 +174,13 @@ mod tests {
             seen: 9,
             ..ordinary()
         };
-        let rest = ["7", "-8", "=a", "1", "urgent", "9"];
+        let rest = ["9", "4", "7", "-8", "=a", "1", "urgent"];
         assert_eq!(special.arguments(), [&short[..], &rest].concat());
         let seen = Acquire {
             seen: 9,
             ..ordinary()
         };
-        let rest = ["0", "0", "-", "0", "", "9"];
-        assert_eq!(seen.arguments(), [&short[..], &rest].concat());
+        assert_eq!(seen.arguments(), [&short[..], &["9"]].concat());
     }
 
     #[test]
@@ -187,6 +197,16 @@ mod tests {
             newest,
             parts,
         };
+        let plain = Acquired::Granted(Grant {
+            fence: 7,
+            now: 1000,
+            expires: 1030,
+            lease: 30,
+            since: 1000,
+            declared: false,
+            permits: 3,
+            resources: Vec::new(),
+        });
         for (fields, expected) in [
             (&["queued", "1", "2", "3", "4", "5"][..], Some(queued(5, 1))),
             (&["queued", "1", "2", "3", "4", "5", "6"], Some(queued(5, 6))),
@@ -194,12 +214,13 @@ mod tests {
             (&["busy", "1", "2"], Some(busy(2, 1))),
             (&["busy", "1", "2", "3"], Some(busy(2, 3))),
             (&["again", "1"], Some(Acquired::Again)),
+            (&["granted", "7", "1000", "1030"], Some(plain)),
             (&["granted", "1"], None),
             (&["queued", "1", "x", "2"], None),
             (&["maybe"], None),
             (&[], None),
         ] {
-            assert_eq!(acquired(&reply(fields)), expected, "{fields:?}");
+            assert_eq!(acquired(&reply(fields), 3), expected, "{fields:?}");
         }
     }
 }

@@ -5,17 +5,15 @@ use redis::Value;
 use crate::protocol::{
     calls::call::{Arguments, Call, texts},
     message::Grant,
-    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Adopt<'a> {
-    pub(crate) kind: Kind,
     /// The secret of the lease's present token.
     pub(crate) secret: &'a str,
     /// The adopter's own token.
     pub(crate) token: &'a str,
-    pub(crate) channel: &'a str,
+    pub(crate) client: &'a str,
     /// JSON.
     pub(crate) holder: &'a str,
     /// A text for the client of the old token.
@@ -39,13 +37,12 @@ impl Call for Adopt<'_> {
     }
 
     fn arguments(&self) -> Arguments<'_> {
-        let kind = self.kind.as_str();
-        [kind, self.secret, self.token, self.channel, self.holder, self.why]
+        [self.secret, self.token, self.client, self.holder, self.why]
             .map(Into::into)
             .to_vec()
     }
 
-    fn read(reply: &Value) -> Option<Self::Reply> {
+    fn read(&self, reply: &Value) -> Option<Self::Reply> {
         let fields = texts(reply)?;
         let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
         match fields[..] {
@@ -68,27 +65,53 @@ mod tests {
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
         let adopt = Adopt {
-            kind: Kind::Lock,
             secret: "secret",
             token: "token",
-            channel: "channel",
+            client: "client",
             holder: "{}",
             why: "why",
         };
-        assert_eq!(
-            adopt.arguments(),
-            ["lock", "secret", "token", "channel", "{}", "why"]
-        );
+        assert_eq!(adopt.arguments(), ["secret", "token", "client", "{}", "why"]);
     }
 
     #[test]
     fn each_reply_is_read() {
         let adopted = reply(&["adopted", "1", "2", "7", "10", "40", "30", "10", "1", "2"]);
-        let read = Adopt::read(&adopted).flatten().unwrap();
+        let read = Adopt {
+            secret: "",
+            token: "",
+            client: "",
+            holder: "",
+            why: "",
+        }
+        .read(&adopted)
+        .flatten()
+        .unwrap();
         assert_eq!((read.max_hold_ms, read.grace_ms, read.grant.fence), (1, 2, 7));
-        assert_eq!(Adopt::read(&reply(&["gone", "1"])), Some(None));
+        assert_eq!(
+            Adopt {
+                secret: "",
+                token: "",
+                client: "",
+                holder: "",
+                why: ""
+            }
+            .read(&reply(&["gone", "1"])),
+            Some(None)
+        );
         for fields in [&["adopted", "1", "2"][..], &["gone"], &["busy", "1"], &[]] {
-            assert_eq!(Adopt::read(&reply(fields)), None, "{fields:?}");
+            assert_eq!(
+                Adopt {
+                    secret: "",
+                    token: "",
+                    client: "",
+                    holder: "",
+                    why: ""
+                }
+                .read(&reply(fields)),
+                None,
+                "{fields:?}"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use redis::Value;
 
 use crate::{Error, protocol::script::Script};
 
-/// The arguments of a script, behind the run id and the controller's channel.
+/// The arguments of a script, behind the version and the run id.
 pub(crate) type Arguments<'a> = Vec<Cow<'a, str>>;
 
 /// A call of a script.
@@ -18,16 +18,21 @@ pub(crate) trait Call: Sync {
 
     fn arguments(&self) -> Arguments<'_>;
 
+    /// The number of objects of the call, whose first keys begin its list of keys. A script finds the other keys by these.
+    fn objects(&self) -> usize {
+        1
+    }
+
     /// Reads a reply. `None`: it is not one of the script's.
-    fn read(reply: &Value) -> Option<Self::Reply>;
+    fn read(&self, reply: &Value) -> Option<Self::Reply>;
 }
 
 /// Reads a reply.
 ///
 /// # Errors
 /// [`Error::Protocol`] for a reply that is not one of the script's.
-pub(crate) fn read<C: Call>(reply: &Value) -> Result<C::Reply, Error> {
-    C::read(reply).ok_or_else(|| Error::protocol(reply))
+pub(crate) fn read<C: Call>(call: &C, reply: &Value) -> Result<C::Reply, Error> {
+    call.read(reply).ok_or_else(|| Error::protocol(reply))
 }
 
 /// The arguments as a driver expects them.

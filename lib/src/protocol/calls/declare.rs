@@ -4,12 +4,10 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, number},
-    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Declare<'a> {
-    pub(crate) kind: Kind,
     pub(crate) digest: String,
     /// Later fencing tokens are larger.
     pub(crate) floor: u64,
@@ -45,7 +43,6 @@ impl Call for Declare<'_> {
     fn arguments(&self) -> Arguments<'_> {
         let (run, newest) = self.life.unwrap_or_default();
         let mut arguments = vec![
-            self.kind.as_str().into(),
             (&*self.digest).into(),
             number(self.floor),
             number(self.recovery_ms),
@@ -69,7 +66,7 @@ impl Call for Declare<'_> {
         arguments
     }
 
-    fn read(reply: &Value) -> Option<bool> {
+    fn read(&self, reply: &Value) -> Option<bool> {
         match reply {
             Value::Int(recovers) => Some(*recovers == 1),
             _ => None,
@@ -81,10 +78,8 @@ impl Call for Declare<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_arguments_stand_in_the_order_of_the_script() {
-        let mut declare = Declare {
-            kind: Kind::Pool,
+    fn declare() -> Declare<'static> {
+        Declare {
             digest: "digest".to_owned(),
             floor: 1,
             recovery_ms: 2,
@@ -93,11 +88,13 @@ mod tests {
             limit: 5,
             life: None,
             pool: None,
-        };
-        assert_eq!(
-            declare.arguments(),
-            ["pool", "digest", "1", "2", "3", "4", "5", "", "0"]
-        );
+        }
+    }
+
+    #[test]
+    fn the_arguments_stand_in_the_order_of_the_script() {
+        let mut declare = declare();
+        assert_eq!(declare.arguments(), ["digest", "1", "2", "3", "4", "5", "", "0"]);
         declare.life = Some(("run", 6));
         declare.pool = Some(Pool {
             order: "Random",
@@ -105,15 +102,15 @@ mod tests {
             named: vec![("a", "1".to_owned()), ("b", "0{}".to_owned())],
         });
         let expected = [
-            "pool", "digest", "1", "2", "3", "4", "5", "run", "6", "Random", "", "0", "a", "1", "b", "0{}",
+            "digest", "1", "2", "3", "4", "5", "run", "6", "Random", "", "0", "a", "1", "b", "0{}",
         ];
         assert_eq!(declare.arguments(), expected);
     }
 
     #[test]
     fn each_reply_is_read() {
-        assert_eq!(Declare::read(&Value::Int(1)), Some(true));
-        assert_eq!(Declare::read(&Value::Int(0)), Some(false));
-        assert_eq!(Declare::read(&Value::Nil), None);
+        assert_eq!(declare().read(&Value::Int(1)), Some(true));
+        assert_eq!(declare().read(&Value::Int(0)), Some(false));
+        assert_eq!(declare().read(&Value::Nil), None);
     }
 }

@@ -25,7 +25,7 @@ impl Call for Downgrade<'_> {
         vec![self.token.into(), number(self.permits)]
     }
 
-    fn read(reply: &Value) -> Option<bool> {
+    fn read(&self, reply: &Value) -> Option<bool> {
         match value::<String>(reply)?.as_str() {
             "held" => Some(true),
             "gone" => Some(false),
@@ -50,8 +50,29 @@ mod tests {
 
     #[test]
     fn each_reply_is_read() {
-        assert_eq!(Downgrade::read(&text("held")), Some(true));
-        assert_eq!(Downgrade::read(&text("gone")), Some(false));
-        assert_eq!(Downgrade::read(&text("maybe")), None);
+        assert_eq!(
+            Downgrade {
+                token: "",
+                permits: 1
+            }
+            .read(&text("held")),
+            Some(true)
+        );
+        assert_eq!(
+            Downgrade {
+                token: "",
+                permits: 1
+            }
+            .read(&text("gone")),
+            Some(false)
+        );
+        assert_eq!(
+            Downgrade {
+                token: "",
+                permits: 1
+            }
+            .read(&text("maybe")),
+            None
+        );
     }
 }

@@ -35,7 +35,7 @@ impl Call for List<'_> {
         vec![self.cursor.into(), number(self.count)]
     }
 
-    fn read(reply: &Value) -> Option<Self::Reply> {
+    fn read(&self, reply: &Value) -> Option<Self::Reply> {
         let fields = texts(reply)?;
         let (cursor, rest) = fields.split_first()?;
         let entry = |part: &[String]| {
@@ -87,9 +87,24 @@ mod tests {
             entry("c", "", ResourceState::Disabled),
             entry("d", "", ResourceState::Damaged),
         ];
-        assert_eq!(List::read(&reply(&fields)), Some(("7".to_owned(), expected)));
+        assert_eq!(
+            List {
+                cursor: "0",
+                count: 1
+            }
+            .read(&reply(&fields)),
+            Some(("7".to_owned(), expected))
+        );
         for fields in [&[][..], &["0", "a"], &["0", "a", "1", "lost"]] {
-            assert_eq!(List::read(&reply(fields)), None, "{fields:?}");
+            assert_eq!(
+                List {
+                    cursor: "0",
+                    count: 1
+                }
+                .read(&reply(fields)),
+                None,
+                "{fields:?}"
+            );
         }
     }
 }

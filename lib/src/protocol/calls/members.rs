@@ -12,6 +12,8 @@ pub(crate) struct Members<'a> {
     pub(crate) order: &'a str,
     /// The number of resources; of [`Change::Commit`], of all staged ones.
     pub(crate) count: usize,
+    /// The id under which resources are staged.
+    pub(crate) staged: &'a str,
     /// The names; of [`Change::Extend`] and [`Change::Stage`], each followed by its entry.
     pub(crate) names: &'a [String],
 }
@@ -43,12 +45,17 @@ impl Call for Members<'_> {
             Change::Stage => "stage",
             Change::Commit => "commit",
         };
-        let mut arguments = vec![change.into(), self.order.into(), number(self.count)];
+        let mut arguments = vec![
+            change.into(),
+            self.order.into(),
+            number(self.count),
+            self.staged.into(),
+        ];
         arguments.extend(self.names.iter().map(Into::into));
         arguments
     }
 
-    fn read(reply: &Value) -> Option<u64> {
+    fn read(&self, reply: &Value) -> Option<u64> {
         value(reply)
     }
 }
@@ -63,21 +70,25 @@ mod tests {
             change,
             order: "Random",
             count: 1,
+            staged: "id",
             names,
         };
         let pair = ["a".to_owned(), "1".to_owned()];
         for (members, expected) in [
             (
                 members(Change::Extend, &pair),
-                &["extend", "Random", "1", "a", "1"][..],
+                &["extend", "Random", "1", "id", "a", "1"][..],
             ),
             (
                 members(Change::Shrink, &pair[..1]),
-                &["shrink", "Random", "1", "a"],
+                &["shrink", "Random", "1", "id", "a"],
             ),
-            (members(Change::Clear, &[]), &["clear", "Random", "1"]),
-            (members(Change::Stage, &pair), &["stage", "Random", "1", "a", "1"]),
-            (members(Change::Commit, &[]), &["commit", "Random", "1"]),
+            (members(Change::Clear, &[]), &["clear", "Random", "1", "id"]),
+            (
+                members(Change::Stage, &pair),
+                &["stage", "Random", "1", "id", "a", "1"],
+            ),
+            (members(Change::Commit, &[]), &["commit", "Random", "1", "id"]),
         ] {
             assert_eq!(members.arguments(), expected);
         }
@@ -85,7 +96,27 @@ mod tests {
 
     #[test]
     fn each_reply_is_read() {
-        assert_eq!(Members::read(&Value::Int(3)), Some(3));
-        assert_eq!(Members::read(&Value::Nil), None);
+        assert_eq!(
+            Members {
+                change: Change::Clear,
+                order: "",
+                count: 0,
+                staged: "",
+                names: &[]
+            }
+            .read(&Value::Int(3)),
+            Some(3)
+        );
+        assert_eq!(
+            Members {
+                change: Change::Clear,
+                order: "",
+                count: 0,
+                staged: "",
+                names: &[]
+            }
+            .read(&Value::Nil),
+            None
+        );
     }
 }

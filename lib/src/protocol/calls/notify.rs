@@ -34,7 +34,7 @@ impl Call for Notify<'_> {
         ]
     }
 
-    fn read(reply: &Value) -> Option<(u64, bool)> {
+    fn read(&self, reply: &Value) -> Option<(u64, bool)> {
         value(reply)
     }
 }
@@ -57,8 +57,35 @@ mod tests {
     #[test]
     fn each_reply_is_read() {
         let reply = |more| Value::Array(vec![Value::Int(2), Value::Int(more)]);
-        assert_eq!(Notify::read(&reply(1)), Some((2, true)));
-        assert_eq!(Notify::read(&reply(0)), Some((2, false)));
-        assert_eq!(Notify::read(&Value::Int(2)), None);
+        assert_eq!(
+            Notify {
+                token: "",
+                condition: "",
+                count: 1,
+                request: ""
+            }
+            .read(&reply(1)),
+            Some((2, true))
+        );
+        assert_eq!(
+            Notify {
+                token: "",
+                condition: "",
+                count: 1,
+                request: ""
+            }
+            .read(&reply(0)),
+            Some((2, false))
+        );
+        assert_eq!(
+            Notify {
+                token: "",
+                condition: "",
+                count: 1,
+                request: ""
+            }
+            .read(&Value::Int(2)),
+            None
+        );
     }
 }

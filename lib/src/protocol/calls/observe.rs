@@ -4,13 +4,11 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, flag, number, value},
-    object::Kind,
     script::{self, Script},
 };
 
 /// Observes an object.
 pub(crate) struct Observe {
-    pub(crate) kind: Kind,
     /// The most holders, and the most waiters, to list.
     pub(crate) count: usize,
     /// The next change is published to the controller.
@@ -21,7 +19,6 @@ pub(crate) struct Observe {
 
 /// Observes an object before it is declared.
 pub(crate) struct Inspect {
-    pub(crate) kind: Kind,
     /// The most holders, and the most waiters, to list.
     pub(crate) count: usize,
     /// The floor of the fencing tokens that is kept outside of Redis.
@@ -85,15 +82,10 @@ impl Call for Observe {
     }
 
     fn arguments(&self) -> Arguments<'_> {
-        vec![
-            self.kind.as_str().into(),
-            number(self.count),
-            flag(self.watch),
-            number(self.skip),
-        ]
+        vec![number(self.count), flag(self.watch), number(self.skip)]
     }
 
-    fn read(reply: &Value) -> Option<Self::Reply> {
+    fn read(&self, reply: &Value) -> Option<Self::Reply> {
         match reply {
             Value::Nil => Some(None),
             reply => observed(reply).map(Some),
@@ -110,7 +102,6 @@ impl Call for Inspect {
 
     fn arguments(&self) -> Arguments<'_> {
         vec![
-            self.kind.as_str().into(),
             number(self.count),
             flag(true),
             number(0),
@@ -119,7 +110,7 @@ impl Call for Inspect {
         ]
     }
 
-    fn read(reply: &Value) -> Option<Inspected> {
+    fn read(&self, reply: &Value) -> Option<Inspected> {
         let Value::Array(fields) = reply else { return None };
         let [now, run, drained, object] = &fields[..] else {
             return None;
@@ -128,7 +119,10 @@ impl Call for Inspect {
             now: value(now)?,
             run: value(run)?,
             drained: value(drained)?,
-            object: Observe::read(object)?,
+            object: match object {
+                Value::Nil => None,
+                object => Some(observed(object)?),
+            },
         })
     }
 }
@@ -195,21 +189,17 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::{reply, text};
 
+    const OBSERVE: Observe = Observe {
+        count: 1,
+        watch: true,
+        skip: 2,
+    };
+    const INSPECT: Inspect = Inspect { count: 1, floor: 2 };
+
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        let observe = Observe {
-            kind: Kind::Pool,
-            count: 1,
-            watch: true,
-            skip: 2,
-        };
-        assert_eq!(observe.arguments(), ["pool", "1", "1", "2"]);
-        let inspect = Inspect {
-            kind: Kind::Pool,
-            count: 1,
-            floor: 2,
-        };
-        assert_eq!(inspect.arguments(), ["pool", "1", "1", "0", "1", "2"]);
+        assert_eq!(OBSERVE.arguments(), ["1", "1", "2"]);
+        assert_eq!(INSPECT.arguments(), ["1", "1", "0", "1", "2"]);
     }
 
     #[test]
@@ -245,12 +235,12 @@ mod tests {
         };
         let whole = Value::Array(fields);
         let inspected = Value::Array(vec![Value::Int(11), text("run"), Value::Int(1), whole.clone()]);
-        assert_eq!(Observe::read(&whole), Some(Some(expected)));
-        let read = Inspect::read(&inspected).unwrap();
+        assert_eq!(OBSERVE.read(&whole), Some(Some(expected)));
+        let read = INSPECT.read(&inspected).unwrap();
         assert_eq!((read.now, read.run.as_str(), read.drained), (11, "run", true));
-        assert_eq!(read.object, Observe::read(&whole).unwrap());
-        assert_eq!(Observe::read(&Value::Nil), Some(None));
-        assert_eq!(Observe::read(&Value::Array(vec![Value::Int(1)])), None);
-        assert_eq!(Inspect::read(&Value::Nil), None);
+        assert_eq!(read.object, OBSERVE.read(&whole).unwrap());
+        assert_eq!(OBSERVE.read(&Value::Nil), Some(None));
+        assert_eq!(OBSERVE.read(&Value::Array(vec![Value::Int(1)])), None);
+        assert_eq!(INSPECT.read(&Value::Nil), None);
     }
 }

@@ -4,12 +4,10 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, number, texts},
-    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Readmit<'a> {
-    pub(crate) kind: Kind,
     pub(crate) token: &'a str,
     pub(crate) fence: u64,
     pub(crate) permits: u64,
@@ -17,7 +15,7 @@ pub(crate) struct Readmit<'a> {
     pub(crate) max_hold_ms: u64,
     /// The time of the grant, by the server's clock.
     pub(crate) since_ms: u64,
-    pub(crate) channel: &'a str,
+    pub(crate) client: &'a str,
     /// The names of its resources.
     pub(crate) resources: Vec<&'a str>,
     /// JSON.
@@ -46,21 +44,20 @@ impl Call for Readmit<'_> {
             self.resources.join(",")
         };
         vec![
-            self.kind.as_str().into(),
             self.token.into(),
             number(self.fence),
             number(self.permits),
             number(self.lease_ms),
             number(self.max_hold_ms),
             number(self.since_ms),
-            self.channel.into(),
+            self.client.into(),
             resources.into(),
             self.holder.into(),
             number(self.grace_ms),
         ]
     }
 
-    fn read(reply: &Value) -> Option<Readmitted> {
+    fn read(&self, reply: &Value) -> Option<Readmitted> {
         let fields = texts(reply)?;
         let [state, now, expires] = &fields[..] else {
             return None;
@@ -82,26 +79,25 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::reply;
 
-    #[test]
-    fn the_arguments_stand_in_the_order_of_the_script() {
-        let mut readmit = Readmit {
-            kind: Kind::Pool,
+    fn readmit() -> Readmit<'static> {
+        Readmit {
             token: "token",
             fence: 1,
             permits: 2,
             lease_ms: 3,
             max_hold_ms: 4,
             since_ms: 5,
-            channel: "channel",
+            client: "client",
             resources: vec!["a", "b"],
             holder: "{}",
             grace_ms: 6,
-        };
-        let expected = |resources| {
-            [
-                "pool", "token", "1", "2", "3", "4", "5", "channel", resources, "{}", "6",
-            ]
-        };
+        }
+    }
+
+    #[test]
+    fn the_arguments_stand_in_the_order_of_the_script() {
+        let mut readmit = readmit();
+        let expected = |resources| ["token", "1", "2", "3", "4", "5", "client", resources, "{}", "6"];
         assert_eq!(readmit.arguments(), expected("a,b"));
         readmit.resources.clear();
         assert_eq!(readmit.arguments(), expected("-"));
@@ -116,7 +112,7 @@ mod tests {
             (&["maybe", "1", "2"], None),
         ] {
             let expected = expected.map(|(now, expires)| Readmitted { now, expires });
-            assert_eq!(Readmit::read(&reply(fields)), expected, "{fields:?}");
+            assert_eq!(readmit().read(&reply(fields)), expected, "{fields:?}");
         }
     }
 }

@@ -95,7 +95,7 @@ impl Call for Register<'_> {
         ]
     }
 
-    fn read(reply: &Value) -> Option<Written> {
+    fn read(&self, reply: &Value) -> Option<Written> {
         let fields = texts(reply)?;
         match &fields.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["applied"] => Some(Written::Applied),
@@ -111,9 +111,8 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::reply;
 
-    #[test]
-    fn the_arguments_stand_in_the_order_of_the_script() {
-        let register = Register {
+    fn register() -> Register<'static> {
+        Register {
             token: "token",
             memory_ms: 1,
             action: Action::Set,
@@ -122,7 +121,12 @@ mod tests {
             argument: "int 2",
             value: "int 3",
             expiry: TimeToLive::Keep,
-        };
+        }
+    }
+
+    #[test]
+    fn the_arguments_stand_in_the_order_of_the_script() {
+        let register = register();
         let expected = ["token", "1", "set", "gt", "1", "int 2", "int 3", "keep"];
         assert_eq!(register.arguments(), expected);
         let expiring = Register {
@@ -144,7 +148,7 @@ mod tests {
             (&["kept", "int 5"], None),
             (&["maybe"], None),
         ] {
-            assert_eq!(Register::read(&reply(fields)), expected, "{fields:?}");
+            assert_eq!(register().read(&reply(fields)), expected, "{fields:?}");
         }
     }
 }

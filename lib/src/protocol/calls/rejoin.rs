@@ -32,7 +32,7 @@ impl Call for Rejoin<'_> {
         vec![self.token.into()]
     }
 
-    fn read(reply: &Value) -> Option<Rejoined> {
+    fn read(&self, reply: &Value) -> Option<Rejoined> {
         match value::<String>(reply)?.as_str() {
             "rejoined" => Some(Rejoined::Queued),
             "notified" => Some(Rejoined::Notified),
@@ -50,9 +50,15 @@ mod tests {
     #[test]
     fn the_arguments_and_each_reply() {
         assert_eq!(Rejoin { token: "token" }.arguments(), ["token"]);
-        assert_eq!(Rejoin::read(&text("rejoined")), Some(Rejoined::Queued));
-        assert_eq!(Rejoin::read(&text("notified")), Some(Rejoined::Notified));
-        assert_eq!(Rejoin::read(&text("gone")), Some(Rejoined::Gone));
-        assert_eq!(Rejoin::read(&text("maybe")), None);
+        assert_eq!(
+            Rejoin { token: "" }.read(&text("rejoined")),
+            Some(Rejoined::Queued)
+        );
+        assert_eq!(
+            Rejoin { token: "" }.read(&text("notified")),
+            Some(Rejoined::Notified)
+        );
+        assert_eq!(Rejoin { token: "" }.read(&text("gone")), Some(Rejoined::Gone));
+        assert_eq!(Rejoin { token: "" }.read(&text("maybe")), None);
     }
 }

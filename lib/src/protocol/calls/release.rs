@@ -4,12 +4,10 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, texts},
-    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Release<'a> {
-    pub(crate) kind: Kind,
     pub(crate) how: Ending<'a>,
     pub(crate) tokens: Vec<&'a str>,
 }
@@ -42,17 +40,18 @@ impl Call for Release<'_> {
     }
 
     fn arguments(&self) -> Arguments<'_> {
-        let (how, why) = match self.how {
-            Ending::Owner => ("owner", ""),
-            Ending::Dropped => ("dropped", ""),
-            Ending::Reclaimed(why) => ("reclaimed", why),
+        let tokens = match self.tokens[..] {
+            [token] => token.into(),
+            _ => self.tokens.join(" ").into(),
         };
-        let mut arguments = vec![self.kind.as_str().into(), how.into(), why.into()];
-        arguments.extend(self.tokens.iter().map(|token| (*token).into()));
-        arguments
+        match self.how {
+            Ending::Owner => vec![tokens],
+            Ending::Dropped => vec![tokens, "dropped".into()],
+            Ending::Reclaimed(why) => vec![tokens, "reclaimed".into(), why.into()],
+        }
     }
 
-    fn read(reply: &Value) -> Option<Vec<Released>> {
+    fn read(&self, reply: &Value) -> Option<Vec<Released>> {
         let released = |state: &String| match state.as_str() {
             "released" => Some(Released::Held),
             "left" => Some(Released::Waited),
@@ -70,30 +69,40 @@ mod tests {
 
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        for (how, words) in [
-            (Ending::Owner, ["owner", ""]),
-            (Ending::Dropped, ["dropped", ""]),
+        for (how, expected) in [
+            (Ending::Owner, &["a b"][..]),
+            (Ending::Dropped, &["a b", "dropped"]),
             (
                 Ending::Reclaimed("its pod has ended"),
-                ["reclaimed", "its pod has ended"],
+                &["a b", "reclaimed", "its pod has ended"],
             ),
         ] {
             let release = Release {
-                kind: Kind::Lock,
                 how,
                 tokens: vec!["a", "b"],
             };
-            assert_eq!(release.arguments(), [&["lock"], &words[..], &["a", "b"]].concat());
+            assert_eq!(release.arguments(), expected);
         }
     }
 
     #[test]
     fn each_reply_is_read() {
-        let read = Release::read(&reply(&["released", "left", "gone"]));
+        let read = Release {
+            how: Ending::Owner,
+            tokens: Vec::new(),
+        }
+        .read(&reply(&["released", "left", "gone"]));
         assert_eq!(
             read,
             Some(vec![Released::Held, Released::Waited, Released::Neither])
         );
-        assert_eq!(Release::read(&reply(&["maybe"])), None);
+        assert_eq!(
+            Release {
+                how: Ending::Owner,
+                tokens: Vec::new()
+            }
+            .read(&reply(&["maybe"])),
+            None
+        );
     }
 }

@@ -3,8 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, number, value},
-    object::Kind,
+    calls::call::{Arguments, Call, value},
     script::{self, Script},
 };
 
@@ -14,7 +13,6 @@ pub(crate) struct Renew<'a> {
 
 /// The tokens of one object of the call.
 pub(crate) struct Object<'a> {
-    pub(crate) kind: Kind,
     /// The newest fencing token that was seen of the declared object, or 0.
     pub(crate) seen: u64,
     pub(crate) tokens: Vec<&'a str>,
@@ -52,7 +50,7 @@ pub(crate) enum Renewed {
     },
 }
 
-impl Call for Renew<'_> {
+impl<'a> Call for Renew<'a> {
     type Reply = Renewals;
 
     fn script() -> &'static Script {
@@ -60,26 +58,35 @@ impl Call for Renew<'_> {
     }
 
     fn arguments(&self) -> Arguments<'_> {
-        let tokens: usize = self.objects.iter().map(|object| object.tokens.len()).sum();
-        let mut arguments = Vec::with_capacity(2 * self.objects.len() + tokens);
-        for object in &self.objects {
-            let count = object.tokens.len();
-            arguments.push(object.kind.as_str().into());
-            arguments.push(match object.seen {
-                0 => number(count),
-                seen => format!("{count}>{seen}").into(),
-            });
-            arguments.extend(object.tokens.iter().map(|token| (*token).into()));
-        }
-        arguments
+        let argument = |object: &Object<'a>| match (object.seen, &object.tokens[..]) {
+            (0, [token]) => (*token).into(),
+            (0, tokens) => tokens.join(" ").into(),
+            (seen, tokens) => format!("{seen}>{}", tokens.join(" ")).into(),
+        };
+        self.objects.iter().map(argument).collect()
     }
 
-    fn read(reply: &Value) -> Option<Renewals> {
+    fn objects(&self) -> usize {
+        self.objects.len()
+    }
+
+    fn read(&self, reply: &Value) -> Option<Renewals> {
         // A hundred times in each reply: nothing is copied.
         let (now, rest) = reply.as_sequence()?.split_first()?;
-        let mut tokens = Vec::with_capacity(rest.len() / 4);
-        for part in rest.chunks(4) {
-            let [Value::BulkString(state), expires, wake, newest] = part else {
+        let mut tokens = Vec::with_capacity(rest.len());
+        for outcome in rest {
+            let outcome = match outcome {
+                Value::Array(outcome) => &outcome[..],
+                expires => {
+                    tokens.push(Renewed::Held {
+                        expires: value(expires)?,
+                        is_last: false,
+                        newest: 0,
+                    });
+                    continue;
+                }
+            };
+            let [Value::BulkString(state), expires, wake, newest] = outcome else {
                 return None;
             };
             tokens.push(match &state[..] {
@@ -119,27 +126,32 @@ mod tests {
         let renew = Renew {
             objects: vec![
                 Object {
-                    kind: Kind::Lock,
                     seen: 0,
                     tokens: vec!["a"],
                 },
                 Object {
-                    kind: Kind::Pool,
                     seen: 9,
                     tokens: vec!["b", "c"],
                 },
             ],
         };
-        assert_eq!(renew.arguments(), ["lock", "1", "a", "pool", "2>9", "b", "c"]);
+        assert_eq!(renew.arguments(), ["a", "9>b c"]);
     }
 
     #[test]
     fn each_reply_is_read() {
-        let part =
-            |state: &str, numbers: [i64; 3]| [vec![text(state)], numbers.map(Value::Int).to_vec()].concat();
-        let reply = |parts: &[Vec<Value>]| Value::Array([vec![Value::Int(1)], parts.concat()].concat());
-        let failed = vec![text("failed"), text("DAMAGED"), Value::Int(0), Value::Int(0)];
+        let part = |state: &str, numbers: [i64; 3]| {
+            Value::Array([vec![text(state)], numbers.map(Value::Int).to_vec()].concat())
+        };
+        let reply = |parts: &[Value]| Value::Array([&[Value::Int(1)], parts].concat());
+        let failed = Value::Array(vec![
+            text("failed"),
+            text("DAMAGED"),
+            Value::Int(0),
+            Value::Int(0),
+        ]);
         let whole = reply(&[
+            Value::Int(9),
             part("held", [2, 0, 3]),
             part("held", [2, 1, 3]),
             part("waiting", [2, 4, 3]),
@@ -149,6 +161,11 @@ mod tests {
             failed,
         ]);
         let tokens = vec![
+            Renewed::Held {
+                expires: 9,
+                is_last: false,
+                newest: 0,
+            },
             Renewed::Held {
                 expires: 2,
                 is_last: false,
@@ -171,8 +188,12 @@ mod tests {
                 error: "DAMAGED".to_owned(),
             },
         ];
-        assert_eq!(Renew::read(&whole), Some(Renewals { now: 1, tokens }));
-        assert_eq!(Renew::read(&reply(&[part("maybe", [0; 3])])), None);
-        assert_eq!(Renew::read(&reply(&[vec![text("held"), Value::Int(2)]])), None);
+        let read = |reply: &Value| Renew { objects: Vec::new() }.read(reply);
+        assert_eq!(read(&whole), Some(Renewals { now: 1, tokens }));
+        assert_eq!(read(&reply(&[part("maybe", [0; 3])])), None);
+        assert_eq!(
+            read(&reply(&[Value::Array(vec![text("held"), Value::Int(2)])])),
+            None
+        );
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Wait<'a> {
     pub(crate) max_hold_ms: u64,
     /// The life of the waiter without a renewal.
     pub(crate) entry_ms: u64,
-    pub(crate) channel: &'a str,
+    pub(crate) client: &'a str,
     /// JSON.
     pub(crate) holder: &'a str,
     pub(crate) grace_ms: u64,
@@ -45,15 +45,15 @@ impl Call for Wait<'_> {
             number(self.lease_ms),
             number(self.max_hold_ms),
             number(self.entry_ms),
-            self.channel.into(),
+            self.client.into(),
             self.holder.into(),
             number(self.grace_ms),
             number(self.priority),
         ]
     }
 
-    fn read(reply: &Value) -> Option<Acquired> {
-        acquired(reply).filter(|reply| matches!(reply, Acquired::Granted(_) | Acquired::Queued { .. }))
+    fn read(&self, reply: &Value) -> Option<Acquired> {
+        acquired(reply, 1).filter(|reply| matches!(reply, Acquired::Granted(_) | Acquired::Queued { .. }))
     }
 }
 
@@ -62,33 +62,37 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::reply;
 
-    #[test]
-    fn the_arguments_stand_in_the_order_of_the_script() {
-        let wait = Wait {
+    fn wait() -> Wait<'static> {
+        Wait {
             lease: "lease",
             token: "token",
             condition: "@ready",
             lease_ms: 1,
             max_hold_ms: 2,
             entry_ms: 3,
-            channel: "channel",
+            client: "client",
             holder: "{}",
             grace_ms: 4,
             priority: -5,
-        };
+        }
+    }
+
+    #[test]
+    fn the_arguments_stand_in_the_order_of_the_script() {
+        let wait = wait();
         let expected = [
-            "lease", "token", "@ready", "1", "2", "3", "channel", "{}", "4", "-5",
+            "lease", "token", "@ready", "1", "2", "3", "client", "{}", "4", "-5",
         ];
         assert_eq!(wait.arguments(), expected);
     }
 
     #[test]
     fn each_reply_is_read() {
-        let queued = Wait::read(&reply(&["queued", "1", "2", "3", "0"]));
+        let queued = wait().read(&reply(&["queued", "1", "2", "3", "0"]));
         assert!(
             matches!(queued, Some(Acquired::Queued { expires: 2, .. })),
             "{queued:?}"
         );
-        assert_eq!(Wait::read(&reply(&["busy", "1", "0"])), None);
+        assert_eq!(wait().read(&reply(&["busy", "1", "0"])), None);
     }
 }

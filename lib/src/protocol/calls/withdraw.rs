@@ -4,12 +4,10 @@ use redis::Value;
 
 use crate::protocol::{
     calls::call::{Arguments, Call, number, value},
-    object::Kind,
     script::{self, Script},
 };
 
 pub(crate) struct Withdraw {
-    pub(crate) kind: Kind,
     pub(crate) how: Removal,
 }
 
@@ -41,10 +39,10 @@ impl Call for Withdraw {
             Removal::Delete => ("delete", 0),
             Removal::Retain { keep_ms } => ("retain", keep_ms),
         };
-        vec![self.kind.as_str().into(), how.into(), number(keep_ms)]
+        vec![how.into(), number(keep_ms)]
     }
 
-    fn read(reply: &Value) -> Option<Withdrawn> {
+    fn read(&self, reply: &Value) -> Option<Withdrawn> {
         if *reply == Value::Nil {
             return Some(Withdrawn { held: 0, left: 0 });
         }
@@ -64,15 +62,17 @@ mod tests {
             (Removal::Delete, ["delete", "0"]),
             (Removal::Retain { keep_ms: 7 }, ["retain", "7"]),
         ] {
-            let kind = Kind::Pool;
-            assert_eq!(
-                Withdraw { kind, how }.arguments(),
-                [&["pool"], &words[..]].concat()
-            );
+            assert_eq!(Withdraw { how }.arguments(), words);
         }
         let reply = Value::Array(vec![Value::Int(2), Value::Int(3)]);
-        assert_eq!(Withdraw::read(&reply), Some(Withdrawn { held: 2, left: 3 }));
-        assert_eq!(Withdraw::read(&Value::Nil), Some(Withdrawn { held: 0, left: 0 }));
-        assert_eq!(Withdraw::read(&Value::Int(2)), None);
+        assert_eq!(
+            Withdraw { how: Removal::Drain }.read(&reply),
+            Some(Withdrawn { held: 2, left: 3 })
+        );
+        assert_eq!(
+            Withdraw { how: Removal::Drain }.read(&Value::Nil),
+            Some(Withdrawn { held: 0, left: 0 })
+        );
+        assert_eq!(Withdraw { how: Removal::Drain }.read(&Value::Int(2)), None);
     }
 }

@@ -24,8 +24,9 @@ use crate::transport::connection::{
 };
 use crate::{
     Error,
+    protocol::script::PROTOCOL,
     transport::{
-        backend::Caller,
+        backend::{Caller, Channels},
         backoff::Backoff,
         clock::Clock,
         endpoint,
@@ -174,6 +175,7 @@ impl ConnectionDriver {
                     connection: connected.connection,
                     redis: None,
                     own_connection: None,
+                    version_and_run: version_and_run(&connected.run_id),
                     run_id: connected.run_id,
                     version: connected.version,
                 }));
@@ -201,10 +203,11 @@ impl ConnectionDriver {
         }
         // Not set before, as nothing is subscribed to yet.
         let _ = here.set(about.run_id.clone());
-        connection
-            .subscribe(&self.config.channels)
-            .await
-            .map_err(|e| refused(&e))?;
+        let Channels { own, events } = &self.config.channels;
+        connection.subscribe(&**own).await.map_err(|e| refused(&e))?;
+        if let Some(events) = events {
+            connection.psubscribe(&**events).await.map_err(|e| refused(&e))?;
+        }
         let id = self.end_last(&mut connection, &about.run_id).await;
         Ok(Some(Session {
             number,
@@ -215,6 +218,7 @@ impl ConnectionDriver {
             redis: Some(connection.clone()),
             connection: Arc::new(connection),
             own_connection: Some(Arc::new(OwnConnection::new(client, timeout))),
+            version_and_run: version_and_run(&about.run_id),
             run_id: about.run_id,
             version: about.version,
             id,
@@ -294,6 +298,11 @@ async fn authenticated(session: &Session, endpoint: &Endpoint, config: &Connecti
     std::future::pending::<()>().await;
 }
 
+/// The first argument of each call.
+fn version_and_run(run_id: &str) -> Arc<str> {
+    format!("{PROTOCOL} {run_id}").into()
+}
+
 /// The callbacks of the driver for a message without a request, and for the end of the connection.
 fn on_push(
     broken: mpsc::UnboundedSender<u64>,
@@ -303,8 +312,9 @@ fn on_push(
     move |info| {
         match info.kind {
             PushKind::Disconnection => report_broken(&broken, number),
-            PushKind::Message => {
-                if let [Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
+            PushKind::Message | PushKind::PMessage => {
+                // Before the channel of a message for a pattern stands the pattern.
+                if let [.., Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
                     && let (Ok(channel), Ok(payload)) =
                         (std::str::from_utf8(channel), std::str::from_utf8(payload))
                 {
