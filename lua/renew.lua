@@ -30,9 +30,9 @@ end
 local function renew_alone(obj, token, alone, seconds, at)
   local start = 'v2 ' .. token .. ' '
   if string.sub(alone, 1, #start) ~= start then return nil end
-  local lease, since = string.match(alone, '^(%d+) (%d+)', #start + 1)
-  if not lease or since > seconds or (ask('PEXPIRETIME', obj) or 0) - lease - 1000 <= at then return nil end
-  if ask('PEXPIREAT', obj, string.format('%d', at + lease * 2 + 1000)) == 1 then return at + lease end
+  local since, lease = string.match(alone, '^(%d+) %d+ (%d+)', #start + 1)
+  if not lease or since > seconds or ask('PEXPIRE', obj, lease) ~= 1 then return nil end
+  return at + lease
 end
 
 -- Returns when the queue entry ends, and after how many milliseconds its client renews it; or nil.
@@ -76,14 +76,15 @@ if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV <= 1000 then
   local at = math.floor(clock[1] * 1000 + clock[2] / 1000)
   renewed[1] = at
   for i = 1, #ARGV - 1 do
-    local obj, tokens, ends, wakes = KEYS[i], ARGV[i + 1], nil, nil
-    if alone[i] then
-      ends = renew_alone(obj, tokens, alone[i], clock[1], at)
+    local obj, tokens, text, outcome = KEYS[i], ARGV[i + 1], alone[i], nil
+    if text then
+      outcome = renew_alone(obj, tokens, text, clock[1], at)
     elseif not string.find(tokens, '[ >]') then
-      ends, wakes = renew_queue_entry(obj, tokens, at)
+      local ends, wakes = renew_queue_entry(obj, tokens, at)
+      outcome = ends and { 'waiting', ends, wakes, 0 }
     end
-    renewed[i + 1] = wakes and { 'waiting', ends, wakes, 0 } or ends
-    slow = slow or not ends
+    renewed[i + 1] = outcome
+    slow = slow or not outcome
   end
   if not slow then return renewed end
 end

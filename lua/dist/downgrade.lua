@@ -37,12 +37,12 @@ local PARTS = {
 local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(obj, version) end
-  local token, lease, seconds, micros, permits, limit, ttl, channel, holder =
+  local token, seconds, micros, lease, permits, limit, ttl, channel, holder =
     string.match(alone, '^v2 (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
   local ends, fence
   if token then
     fence = seconds * 1000000 + micros
-    ends = call('PEXPIRETIME', obj) - lease - 1000
+    ends = call('PEXPIRETIME', obj)
     if ends < 0 then ends = math.floor(fence / 1000) + lease end
   else
     ends, fence, token, permits, lease, limit, ttl, channel, holder =

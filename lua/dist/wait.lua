@@ -3,7 +3,7 @@
 -- ARGV  version and run id, the lock's token, the queue entry's token, "@" and the condition, lease ms, max hold ms
 --       (0: none), life of the queue entry in ms (at most the lease), client, holder JSON, grace ms, priority in
 --       the lock's queue once the wait is over (absent: 0)
--- Reply as acquire's: queued now expires wake 0 while it waits, or what a repeated call finds
+-- Reply as acquire's: queued now expires wake while it waits, or what a repeated call finds
 -- Error NOTHELD: the lock's token does not hold it
 -- Being notified puts the queue entry into the lock's queue, with its own token: when that is granted, the wait is over.
 -- O(log n).
@@ -40,12 +40,12 @@ local PARTS = {
 local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(obj, version) end
-  local token, lease, seconds, micros, permits, limit, ttl, channel, holder =
+  local token, seconds, micros, lease, permits, limit, ttl, channel, holder =
     string.match(alone, '^v2 (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
   local ends, fence
   if token then
     fence = seconds * 1000000 + micros
-    ends = call('PEXPIRETIME', obj) - lease - 1000
+    ends = call('PEXPIRETIME', obj)
     if ends < 0 then ends = math.floor(fence / 1000) + lease end
   else
     ends, fence, token, permits, lease, limit, ttl, channel, holder =
@@ -1182,7 +1182,6 @@ if not reply then
     int(now),
     int(ends),
     wake_at(object, wake(object), position(object, token, own_entry(object, token))),
-    0,
   }
 end
 close(object)

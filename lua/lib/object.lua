@@ -38,19 +38,19 @@
 ---- include lib/kinds.lua
 
 -- Most leases of first-user objects are given back before another client asks. Until then such a lease lies in obj alone, as
--- a string: "v2 token lease", the seconds and microseconds of its grant, and acquire's arguments from the permits on. The time of
--- its grant in microseconds is its fencing token. The key ends a lease and a second after the lease, so that a renewal has
--- only the end of the key to write. All but the fast lanes unfold it first.
+-- a string: "v2 token", the seconds and microseconds of its grant, and the request of acquire. The time of its grant in
+-- microseconds is its fencing token. The key ends with the lease, so that a renewal has only that to write, and there is nothing
+-- left to be ended. All but the fast lanes unfold it first.
 -- MGET reads it, because it returns nil for a hash, where GET fails.
 local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(obj, version) end
-  local token, lease, seconds, micros, permits, limit, ttl, channel, holder =
+  local token, seconds, micros, lease, permits, limit, ttl, channel, holder =
     string.match(alone, '^v2 (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
   local ends, fence
   if token then
     fence = seconds * 1000000 + micros
-    ends = call('PEXPIRETIME', obj) - lease - 1000
+    ends = call('PEXPIRETIME', obj)
     if ends < 0 then ends = math.floor(fence / 1000) + lease end
   else
     -- Of protocol 1, and of before there were versions.

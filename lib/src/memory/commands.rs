@@ -155,6 +155,12 @@ impl Database {
                 let hash = store.read::<Hash>(key)?;
                 Ok(maybe(hash.and_then(|hash| hash.get(field))))
             }
+            ("HGETALL", []) => {
+                let hash = store.read::<Hash>(key)?;
+                let pairs = hash.into_iter().flatten();
+                let pairs = pairs.flat_map(|(field, value)| [field, value]);
+                Ok(Value::Array(pairs.cloned().map(Value::BulkString).collect()))
+            }
             ("HMGET", fields) if !fields.is_empty() => {
                 let hash = store.read::<Hash>(key)?;
                 let get = |field| maybe(hash.and_then(|hash| hash.get(field)));
@@ -203,6 +209,7 @@ impl Database {
         let set = self.store.read::<SortedSet>(key)?.unwrap_or(&none);
         match (name, &words[..]) {
             ("ZCARD", []) => Ok(count(set.len())),
+            ("ZCOUNT", [min, max]) => Ok(count(set.between(score(min)?, score(max)?).count())),
             ("ZSCORE", [member]) => Ok(set.score(member).map_or(Value::Nil, |n| text(score_text(n)))),
             ("ZRANK", [member]) => Ok(set.rank(member).map_or(Value::Nil, count)),
             ("ZRANDMEMBER", [most]) => {

@@ -67,8 +67,9 @@ impl Raw {
         let key = format!("tenure:{{bench/lock/{name}}}:obj");
         let token = uuid::Uuid::new_v4().simple().to_string();
         let version_and_run = format!("2 {}", "0".repeat(40));
-        let entry = format!(r#"10000 {token} {{"namespace":"default","process":"some-host/12345"}}"#);
-        let wanted = [&version_and_run, &token, "1", "30000", "1", &entry];
+        let request =
+            format!(r#"30000 1 1 10000 {token} {{"namespace":"default","process":"some-host/12345"}}"#);
+        let wanted = [&*version_and_run, &token, &request];
         self.call(acquire, &key, &wanted).await?;
         self.call(release, &key, &[&version_and_run, &token]).await
     }

@@ -32,7 +32,7 @@ async fn an_object_of_a_newer_version_is_named_with_the_side_to_upgrade_and_othe
         let key = format!("tenure:{{{}}}:obj", lock.object());
         let script = newer();
         for token in &["a", "b"][..tokens] {
-            let arguments = ["3 run", token, "1", "60000", "1", "60000 c {}"];
+            let arguments = ["3 run", token, "60000 1 1 60000 c {}"];
             let command = [&["EVAL", &script, "1", &key][..], &arguments].concat();
             redis.cli(&command).await?;
         }

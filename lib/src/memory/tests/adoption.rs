@@ -88,7 +88,7 @@ fn an_adopter_takes_the_place_of_the_lease_that_an_old_snapshot_has() {
         let mut object = Object::new(kind);
         object.declare("0");
         let (first, second, third) = (secret(1), secret(2), secret(3));
-        let acquired = object.texts(&script::ACQUIRE, &[&first.token(), "1", "30000", "0", "0 a {}"]);
+        let acquired = object.texts(&script::ACQUIRE, &[&first.token(), "30000 1 0 0 a {}"]);
         let fence = acquired[1].clone();
         let names = acquired.get(8).cloned().unwrap_or_else(|| "-".to_owned());
         let snapshot = lock(&object.side.database).store.clone();
@@ -144,9 +144,7 @@ fn a_holder_takes_the_place_of_its_own_grace() {
         let token = secret(1).token();
         let acquired = object.texts(
             &script::ACQUIRE,
-            &[
-                &token, "1", "30000", "0", "0 a {}", "0", "0", "60000", "0", "-", "0", "",
-            ],
+            &[&token, "30000 1 0 0 a {}", "0", "0", "60000", "0", "-", "0", ""],
         );
         let fence = acquired[1].clone();
         let names = acquired.get(8).cloned().unwrap_or_else(|| "-".to_owned());

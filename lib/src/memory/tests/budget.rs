@@ -20,8 +20,8 @@ impl Crowd {
     }
 
     fn acquire(&mut self, token: &str, permits: &str, ttl: &str) -> Vec<String> {
-        let entry = format!("{ttl} c1 {{}}");
-        let args = [token, permits, "30000", "200", &entry];
+        let request = format!("30000 {permits} 200 {ttl} c1 {{}}");
+        let args = [token, &*request];
         self.call(&script::ACQUIRE, &args)
     }
 }

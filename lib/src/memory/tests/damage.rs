@@ -36,8 +36,8 @@ impl Trial {
 
     /// Takes a lease of thirty seconds, or a queue entry of ten.
     fn acquire(&mut self, token: &str, limit: &str) -> String {
-        let args = [token, "1", "30000", limit, "10000 c1 {}"];
-        self.call(&script::ACQUIRE, &args)[0].clone()
+        let request = format!("30000 1 {limit} 10000 c1 {{}}");
+        self.call(&script::ACQUIRE, &[token, &request])[0].clone()
     }
 
     /// Stands for another program.

@@ -133,13 +133,22 @@ impl Call {
     }
 }
 
-/// The values of a reply as texts. Lists in it are written out, the outcome of a renewal as `held` if it is a number.
+/// Splits a reply into texts: a list into its values, and a single text into its words.
 fn texts(reply: &Value) -> Vec<String> {
+    fn text(value: &Value) -> Vec<String> {
+        match value {
+            Value::Array(values) => values.iter().flat_map(text).collect(),
+            Value::Int(number) => vec![number.to_string()],
+            Value::BulkString(text) => vec![String::from_utf8_lossy(text).into_owned()],
+            other => vec![format!("{other:?}")],
+        }
+    }
     match reply {
-        Value::Array(values) => values.iter().flat_map(texts).collect(),
-        Value::Int(number) => vec![number.to_string()],
-        Value::BulkString(text) => vec![String::from_utf8_lossy(text).into_owned()],
-        other => vec![format!("{other:?}")],
+        Value::BulkString(words) => String::from_utf8_lossy(words)
+            .split(' ')
+            .map(str::to_owned)
+            .collect(),
+        other => text(other),
     }
 }
 

@@ -34,14 +34,14 @@ fn of_version(script: &Script, version: u32) -> &'static Script {
 fn call(side: &mut Side, script: &'static Script, keys: &[String], version: u32, args: &[&str]) -> String {
     let call = Call::of_version(script, keys, ("run", version), args);
     match side.run(script, &call, NOW).0 {
-        reply @ Value::Array(_) => texts(&reply).join(" "),
+        reply @ (Value::Array(_) | Value::BulkString(_)) => texts(&reply).join(" "),
         Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
         other => format!("{other:?}"),
     }
 }
 
-fn acquire<'a>(token: &'a str, lease: &'a str) -> [&'a str; 5] {
-    [token, "1", lease, "1", "10000 c1 {}"]
+fn acquire(token: &str) -> [&str; 2] {
+    [token, "30000 1 1 10000 c1 {}"]
 }
 
 fn by_hand(side: &Side, command: &str, args: &[&str]) {
@@ -54,10 +54,10 @@ fn made_by(version: u32) -> (Side, [Keys; 2]) {
     let (mut side, keys) = (Side::new(), objects());
     let script = of_version(&script::ACQUIRE, version);
     for keys in &keys {
-        let reply = call(&mut side, script, keys, version, &acquire("a", "30000"));
+        let reply = call(&mut side, script, keys, version, &acquire("a"));
         assert!(reply.starts_with("granted"), "{reply}");
     }
-    let reply = call(&mut side, script, &keys[1], version, &acquire("b", "30000"));
+    let reply = call(&mut side, script, &keys[1], version, &acquire("b"));
     assert!(reply.starts_with("queued"), "{reply}");
     (side, keys)
 }
@@ -69,7 +69,7 @@ fn what_a_newer_protocol_has_written_is_neither_read_nor_changed_and_the_side_to
     for keys in &objects {
         let newer = format!("VERSION {} {} {PROTOCOL}", keys[0], PROTOCOL + 1);
         let calls: [(&'static Script, &[&str]); 9] = [
-            (&script::ACQUIRE, &acquire("c", "30000")),
+            (&script::ACQUIRE, &acquire("c")),
             (&script::ADOPT, &["secret", "c", "c1", "{}", ""]),
             (&script::DECLARE, &["digest", "1", "0", "30000", "0", "1"]),
             (&script::DOWNGRADE, &["a", "1"]),
@@ -94,13 +94,7 @@ fn what_a_newer_protocol_has_written_is_neither_read_nor_changed_and_the_side_to
 fn in_a_renewal_of_many_objects_only_those_of_a_newer_protocol_fail() {
     let (mut side, [newer, _]) = made_by(PROTOCOL + 1);
     let ours: Keys = newer.iter().map(|key| key.replace("lock/x", "lock/y")).collect();
-    let reply = call(
-        &mut side,
-        &script::ACQUIRE,
-        &ours,
-        PROTOCOL,
-        &acquire("b", "30000"),
-    );
+    let reply = call(&mut side, &script::ACQUIRE, &ours, PROTOCOL, &acquire("b"));
     assert!(reply.starts_with("granted"), "{reply}");
     let keys = [newer[0].clone(), ours[0].clone()];
     let reply = call(&mut side, &script::RENEW, &keys, PROTOCOL, &["a", "b"]);
@@ -119,13 +113,7 @@ fn a_call_of_another_version_is_refused_by_name() {
             reply.contains(&format!("VERSION - {version} {PROTOCOL}")),
             "{reply}"
         );
-        let reply = call(
-            &mut side,
-            &script::ACQUIRE,
-            &lock,
-            version,
-            &acquire("c", "30000"),
-        );
+        let reply = call(&mut side, &script::ACQUIRE, &lock, version, &acquire("c"));
         assert!(
             reply.contains(&format!("VERSION - {version} {PROTOCOL}")),
             "{reply}"
@@ -162,25 +150,13 @@ fn what_was_written_before_there_were_versions_goes_on() {
     by_hand(&side, "ZADD", &[&hash[1], "1763716990000000", "a"]);
     by_hand(&side, "ZADD", &[&hash[3], &ends, "a"]);
     for keys in [&lone, &hash] {
-        let reply = call(
-            &mut side,
-            &script::ACQUIRE,
-            keys,
-            PROTOCOL,
-            &acquire("b", "30000"),
-        );
+        let reply = call(&mut side, &script::ACQUIRE, keys, PROTOCOL, &acquire("b"));
         assert!(reply.starts_with("queued"), "{reply}");
         let reply = call(&mut side, &script::RENEW, keys, PROTOCOL, &["a"]);
         assert!(reply.ends_with(ENDS), "{reply}");
         let reply = call(&mut side, &script::RELEASE, keys, PROTOCOL, &["a"]);
         assert_eq!(reply, "released");
-        let reply = call(
-            &mut side,
-            &script::ACQUIRE,
-            keys,
-            PROTOCOL,
-            &acquire("b", "30000"),
-        );
+        let reply = call(&mut side, &script::ACQUIRE, keys, PROTOCOL, &acquire("b"));
         assert!(reply.starts_with("granted"), "{reply}");
     }
 }
@@ -188,13 +164,7 @@ fn what_was_written_before_there_were_versions_goes_on() {
 #[test]
 fn who_waited_for_a_condition_before_there_were_versions_is_notified() {
     let (mut side, [keys, _]) = (Side::new(), objects());
-    let granted = call(
-        &mut side,
-        &script::ACQUIRE,
-        &keys,
-        PROTOCOL,
-        &acquire("a", "30000"),
-    );
+    let granted = call(&mut side, &script::ACQUIRE, &keys, PROTOCOL, &acquire("a"));
     assert!(granted.starts_with("granted"), "{granted}");
     let looked = call(&mut side, &script::OBSERVE, &keys, PROTOCOL, &["0", "0"]);
     assert!(!looked.is_empty());
@@ -216,12 +186,6 @@ fn who_waited_for_a_condition_before_there_were_versions_is_notified() {
     );
     assert!(notified.contains('1'), "{notified}");
     call(&mut side, &script::RELEASE, &keys, PROTOCOL, &["a"]);
-    let granted = call(
-        &mut side,
-        &script::ACQUIRE,
-        &keys,
-        PROTOCOL,
-        &acquire("w", "30000"),
-    );
+    let granted = call(&mut side, &script::ACQUIRE, &keys, PROTOCOL, &acquire("w"));
     assert!(granted.starts_with("granted"), "{granted}");
 }

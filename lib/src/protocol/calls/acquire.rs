@@ -64,10 +64,11 @@ impl Call for Acquire<'_> {
     fn arguments(&self) -> Arguments<'_> {
         let mut arguments = vec![
             self.token.into(),
-            number(self.permits),
-            number(self.lease_ms),
-            number(self.first_limit),
-            format!("{} {} {}", self.entry_ms, self.client, self.holder).into(),
+            format!(
+                "{} {} {} {} {} {}",
+                self.lease_ms, self.permits, self.first_limit, self.entry_ms, self.client, self.holder
+            )
+            .into(),
         ];
         // An ordinary request goes without the rest, and is faster.
         let is_ordinary = self.max_hold_ms == 0
@@ -92,42 +93,46 @@ impl Call for Acquire<'_> {
     }
 
     fn read(&self, reply: &Value) -> Option<Acquired> {
-        acquired(reply, self.permits)
+        if let Value::BulkString(text) = reply {
+            return self.granted(std::str::from_utf8(text).ok()?);
+        }
+        acquired(reply)
     }
 }
 
-/// Reads a reply about a request for so many permits.
-pub(super) fn acquired(reply: &Value, permits: u64) -> Option<Acquired> {
+impl Acquire<'_> {
+    /// Reads the short reply: `granted`, and the time of the grant.
+    fn granted(&self, text: &str) -> Option<Acquired> {
+        let (seconds, micros) = text.strip_prefix("granted ")?.split_once(' ')?;
+        let fence = seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?;
+        let now = fence / 1000;
+        Some(Acquired::Granted(Grant {
+            fence,
+            now,
+            expires: now + self.lease_ms,
+            lease: self.lease_ms,
+            since: now,
+            declared: false,
+            permits: self.permits,
+            resources: Vec::new(),
+        }))
+    }
+}
+
+pub(super) fn acquired(reply: &Value) -> Option<Acquired> {
     let fields = texts(reply)?;
     let (kind, rest) = fields.split_first()?;
     let mut numbers = rest.iter().map(|text| text.parse().ok());
     let mut number = || numbers.next().flatten();
     match kind.as_str() {
-        "granted" if rest.len() == 3 => {
-            let (fence, now, expires) = (number()?, number()?, number()?);
-            Some(Acquired::Granted(Grant {
-                fence,
-                now,
-                expires,
-                lease: expires - now,
-                since: now,
-                declared: false,
-                permits,
-                resources: Vec::new(),
-            }))
-        }
         "granted" => Grant::read(rest.iter().map(String::as_str)).map(Acquired::Granted),
-        "queued" => {
-            let (now, expires, wake) = (number()?, number()?, number()?);
-            let _position = number();
-            Some(Acquired::Queued {
-                now,
-                expires,
-                wake,
-                newest: number().unwrap_or_default(),
-                parts: number().unwrap_or(1),
-            })
-        }
+        "queued" => Some(Acquired::Queued {
+            now: number()?,
+            expires: number()?,
+            wake: number()?,
+            newest: number().unwrap_or_default(),
+            parts: number().unwrap_or(1),
+        }),
         "busy" => Some(Acquired::Busy {
             now: number()?,
             newest: number().unwrap_or_default(),
@@ -141,7 +146,7 @@ pub(super) fn acquired(reply: &Value, permits: u64) -> Option<Acquired> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::calls::call::tests::reply;
+    use crate::protocol::calls::call::tests::{reply, text};
 
     fn ordinary() -> Acquire<'static> {
         Acquire {
@@ -163,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        let short = ["token", "2", "3", "5", "6 client {}"];
+        let short = ["token", "3 2 5 6 client {}"];
         assert_eq!(ordinary().arguments(), short);
         let special = Acquire {
             max_hold_ms: 4,
@@ -197,30 +202,32 @@ mod tests {
             newest,
             parts,
         };
-        let plain = Acquired::Granted(Grant {
-            fence: 7,
-            now: 1000,
-            expires: 1030,
-            lease: 30,
-            since: 1000,
-            declared: false,
-            permits: 3,
-            resources: Vec::new(),
-        });
         for (fields, expected) in [
-            (&["queued", "1", "2", "3", "4", "5"][..], Some(queued(5, 1))),
-            (&["queued", "1", "2", "3", "4", "5", "6"], Some(queued(5, 6))),
-            (&["queued", "1", "2", "3", "0"], Some(queued(0, 1))),
+            (&["queued", "1", "2", "3", "5"][..], Some(queued(5, 1))),
+            (&["queued", "1", "2", "3", "5", "6"], Some(queued(5, 6))),
+            (&["queued", "1", "2", "3"], Some(queued(0, 1))),
             (&["busy", "1", "2"], Some(busy(2, 1))),
             (&["busy", "1", "2", "3"], Some(busy(2, 3))),
             (&["again", "1"], Some(Acquired::Again)),
-            (&["granted", "7", "1000", "1030"], Some(plain)),
             (&["granted", "1"], None),
             (&["queued", "1", "x", "2"], None),
             (&["maybe"], None),
             (&[], None),
         ] {
-            assert_eq!(acquired(&reply(fields), 3), expected, "{fields:?}");
+            assert_eq!(acquired(&reply(fields)), expected, "{fields:?}");
         }
+        let short = ordinary().read(&text("granted 12 345678"));
+        let expected = Acquired::Granted(Grant {
+            fence: 12_345_678,
+            now: 12_345,
+            expires: 12_348,
+            lease: 3,
+            since: 12_345,
+            declared: false,
+            permits: 2,
+            resources: Vec::new(),
+        });
+        assert_eq!(short, Some(expected));
+        assert_eq!(ordinary().read(&text("granted 12")), None);
     }
 }

@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, texts},
+    calls::call::{Arguments, Call, value},
     script::{self, Script},
 };
 
@@ -52,20 +52,20 @@ impl Call for Release<'_> {
     }
 
     fn read(&self, reply: &Value) -> Option<Vec<Released>> {
-        let released = |state: &String| match state.as_str() {
+        let released = |state: &str| match state {
             "released" => Some(Released::Held),
             "left" => Some(Released::Waited),
             "gone" => Some(Released::Neither),
             _ => None,
         };
-        texts(reply)?.iter().map(released).collect()
+        value::<String>(reply)?.split_whitespace().map(released).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::calls::call::tests::reply;
+    use crate::protocol::calls::call::tests::text;
 
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
@@ -91,7 +91,7 @@ mod tests {
             how: Ending::Owner,
             tokens: Vec::new(),
         }
-        .read(&reply(&["released", "left", "gone"]));
+        .read(&text("released left gone"));
         assert_eq!(
             read,
             Some(vec![Released::Held, Released::Waited, Released::Neither])
@@ -101,7 +101,7 @@ mod tests {
                 how: Ending::Owner,
                 tokens: Vec::new()
             }
-            .read(&reply(&["maybe"])),
+            .read(&text("maybe")),
             None
         );
     }

@@ -53,7 +53,7 @@ impl Call for Wait<'_> {
     }
 
     fn read(&self, reply: &Value) -> Option<Acquired> {
-        acquired(reply, 1).filter(|reply| matches!(reply, Acquired::Granted(_) | Acquired::Queued { .. }))
+        acquired(reply).filter(|reply| matches!(reply, Acquired::Granted(_) | Acquired::Queued { .. }))
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn each_reply_is_read() {
-        let queued = wait().read(&reply(&["queued", "1", "2", "3", "0"]));
+        let queued = wait().read(&reply(&["queued", "1", "2", "3"]));
         assert!(
             matches!(queued, Some(Acquired::Queued { expires: 2, .. })),
             "{queued:?}"
