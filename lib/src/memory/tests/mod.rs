@@ -133,7 +133,7 @@ impl Call {
     }
 }
 
-/// Splits a reply into texts: a list into its values, and a single text into its words.
+/// Splits a reply into texts: a list into its values, and a single text at its spaces.
 fn texts(reply: &Value) -> Vec<String> {
     fn text(value: &Value) -> Vec<String> {
         match value {
