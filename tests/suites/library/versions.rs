@@ -15,7 +15,7 @@ fn newer() -> String {
     ACQUIRE
         .replace("local PROTOCOL = 2\n", "local PROTOCOL = 3\n")
         .replace("== '2 '", "== '3 '")
-        .replace("'v2'", "'v3'")
+        .replace("'v2 ", "'v3 ")
         .replace("'^v2 ", "'^v3 ")
 }
 
