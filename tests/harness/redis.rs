@@ -37,8 +37,9 @@ pub struct Builder {
     password: Option<String>,
     persistence: Persistence,
     args: Vec<String>,
-    valkey: bool,
+    program: Option<&'static str>,
     movable_clock: bool,
+    tls: bool,
     counted: bool,
     config: Option<String>,
 }
@@ -68,7 +69,7 @@ impl Builder {
     /// Valkey in place of Redis.
     #[must_use]
     pub fn valkey(mut self) -> Self {
-        self.valkey = true;
+        self.program = Some("valkey-server");
         self
     }
 
@@ -76,6 +77,12 @@ impl Builder {
     #[must_use]
     pub fn movable_clock(mut self) -> Self {
         self.movable_clock = true;
+        self
+    }
+
+    /// It has to be a program that was built with TLS.
+    pub(crate) fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -98,13 +105,24 @@ impl Builder {
         self
     }
 
-    /// Starts it and waits until it answers. With `TENURE_TEST_VALKEY` set, every Redis is a Valkey, except where the
-    /// clock moves: libfaketime and its allocator do not get along.
+    /// Its program. `TENURE_TEST_SERVER` names the one for every Redis, except where the clock moves (libfaketime and the
+    /// allocators of most do not get along), where TLS is needed and was not built in, and where a test asks for Valkey.
+    fn program(&self) -> String {
+        let everywhere = || {
+            let name = env::var("TENURE_TEST_SERVER").ok()?;
+            let possible = !self.movable_clock && (!self.tls || assets::servers::speaks_tls(&name));
+            possible.then_some(name)
+        };
+        match self.program {
+            Some(program) => program.to_owned(),
+            None => everywhere().unwrap_or_else(|| "redis-server".to_owned()),
+        }
+    }
+
+    /// Starts it and waits until it answers.
     pub async fn start(self) -> Result<Redis> {
-        let everywhere = env::var_os("TENURE_TEST_VALKEY").is_some() && !self.movable_clock;
-        let valkey = self.valkey || everywhere;
-        let program = if valkey { "valkey-server" } else { "redis-server" };
-        let program = spawn_blocking(move || assets::path(program)).await??;
+        let program = self.program();
+        let program = spawn_blocking(move || assets::path(&program)).await??;
         let folder = folder("redis")?;
         let data = folder.join("data");
         fs::create_dir(&data)?;

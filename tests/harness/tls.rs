@@ -120,6 +120,7 @@ async fn serve(authority: &Authority, builder: redis::Builder) -> Result<(Redis,
     let [ca, certificate, key] = files(authority)?;
     let port = free_port()?;
     let server = builder
+        .tls()
         .args(&["--tls-port", &port.to_string(), "--tls-auth-clients", "yes"])
         .args(&[
             "--tls-ca-cert-file",

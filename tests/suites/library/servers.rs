@@ -140,7 +140,7 @@ async fn a_server_without_resp3_is_named() -> Result {
     Ok(())
 }
 
-/// A part of every promise on Valkey. `TENURE_TEST_VALKEY=1` runs all suites on it.
+/// A part of every promise on Valkey. `make matrix` runs the library's suites on it.
 #[tokio::test]
 async fn valkey_does_what_redis_does() -> Result {
     let valkey = Redis::builder().valkey().start().await?;
