@@ -191,11 +191,7 @@ impl ConnectionDriver {
         let mut connection = greet(&client, &config, timeout, self.greeted).await?;
         self.greeted = true;
         let asked = Instant::now();
-        let text: String = redis::cmd("INFO")
-            .arg(&["server", "replication", "memory"])
-            .query_async(&mut connection)
-            .await
-            .map_err(|e| refused(&e))?;
+        let text = ask_info(&mut connection).await.map_err(|e| refused(&e))?;
         heard.answer_to(asked);
         let about = ServerInfo::read(&text, &address)?;
         if about.is_cluster && !in_cluster {
@@ -238,6 +234,19 @@ impl ConnectionDriver {
             let _: Result<Value, RedisError> = kill.query_async(connection).await;
         }
         redis::cmd("CLIENT").arg("ID").query_async(connection).await.ok()
+    }
+}
+
+/// Asks for what [`ServerInfo::read`] reads. Redis before 7.0 and its forks take no more than one section, or none for all:
+/// such a server is asked so, to be refused by its name.
+async fn ask_info(connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
+    let some = redis::cmd("INFO")
+        .arg(&["server", "replication", "memory"])
+        .query_async(connection)
+        .await;
+    match some {
+        Err(error) if error.code() == Some("ERR") => redis::cmd("INFO").query_async(connection).await,
+        answered => answered,
     }
 }
 
