@@ -1,4 +1,5 @@
 //! Runs the library's suites of real servers on every server of the matrix, one after the other, and prints a line for each.
+//! The last line is of the usual server behind a strict proxy.
 
 use std::env;
 use std::fs::{self, File};
@@ -9,6 +10,9 @@ use std::time::Instant;
 use clap::Parser;
 use tenure_tests::assets::{self, servers};
 use tenure_tests::{Context, Result};
+
+/// The name of the usual server behind a proxy that refuses what managed services refuse.
+const STRICT: &str = "strict";
 
 /// Runs the library's suites on every server of the matrix, and prints a line for each.
 #[derive(Debug, Parser)]
@@ -23,7 +27,7 @@ struct Args {
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
     let names = if args.servers.is_empty() {
-        servers::matrix().map(str::to_owned).collect()
+        servers::matrix().chain([STRICT]).map(str::to_owned).collect()
     } else {
         args.servers
     };
@@ -32,11 +36,12 @@ fn main() -> Result<ExitCode> {
     fs::create_dir_all(&logs)?;
     let mut good = true;
     for name in names {
-        let line = match assets::find(&name) {
+        let server = if name == STRICT { "redis-server" } else { &name };
+        let line = match assets::find(server) {
             Ok(found) => {
                 let begun = Instant::now();
                 let log = logs.join(&name);
-                let outcome = run(&name, &args.suites, &log)?;
+                let outcome = run(server, name == STRICT, &args.suites, &log)?;
                 good &= outcome.good;
                 let tls = if servers::speaks_tls(&name) {
                     ""
@@ -71,11 +76,12 @@ struct Outcome {
     failures: Vec<String>,
 }
 
-fn run(server: &str, suites: &str, log: &Path) -> Result<Outcome> {
+fn run(server: &str, strict: bool, suites: &str, log: &Path) -> Result<Outcome> {
     let output = File::create(log)?;
     let status = Command::new(env!("CARGO"))
         .args(["test", "--workspace", "--test", "suites", "--", suites])
         .env("TENURE_TEST_SERVER", server)
+        .envs(strict.then_some(("TENURE_TEST_STRICT", "1")))
         .stdout(output.try_clone()?)
         .stderr(output)
         .status()

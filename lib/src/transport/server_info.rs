@@ -69,8 +69,9 @@ impl ServerInfo {
         }
         let Some(run_id) = field("run_id").filter(|run_id| !run_id.is_empty()) else {
             return unsupported(format!(
-                "it is {version}, and INFO does not contain its run_id, by which Tenure sees that a server has lost its data: \
-                 connect to Redis or Valkey itself, not to a proxy"
+                "it is {version}, and INFO does not contain its run_id, by which Tenure sees that a server has restarted or \
+                 was replaced and may have lost its newest leases; without it they would be granted a second time: connect \
+                 to Redis or Valkey itself, not to a proxy, or choose a service that shows it"
             ));
         };
         let mode = mode(text);
