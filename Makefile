@@ -54,6 +54,10 @@ servers: cargo ## Start a Redis and a Kubernetes API server to try things on; Ct
 test: setup ## Run the whole suite on real servers
 	cargo test --workspace
 
+matrix: build ## Run the library's suites on every server that can be had; MATRIX=valkey-9.1 names one
+	@cargo build --workspace --all-targets
+	@cargo run --quiet --bin matrix -- $(MATRIX)
+
 chart-test: setup ## Check the chart: lint, refusals, snapshots, and a real API server
 	cargo test --workspace --test suites -- chart::
 
@@ -153,5 +157,5 @@ $(STYLUA): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo servers test chart-test image e2e bench check build setup generate format lint features msrv scripts \
+.PHONY: help demo servers test matrix chart-test image e2e bench check build setup generate format lint features msrv scripts \
 	spelling markdown drift deny docs cargo

@@ -16,6 +16,7 @@ use rustix::fs::{Access, access};
 use crate::Result;
 
 mod fetch;
+pub mod servers;
 
 /// A program that the suites need.
 #[derive(Debug)]
@@ -146,26 +147,30 @@ pub fn path(name: &str) -> Result<PathBuf> {
 /// The program `name` with its version. Gets it if it is nowhere.
 pub fn find(name: &str) -> Result<Found> {
     static FOUND: Mutex<BTreeMap<&str, Found>> = Mutex::new(BTreeMap::new());
-    let asset = ASSETS.iter().find(|asset| asset.name == name);
-    let asset = asset.with_context(|| format!("no asset is named {name}"))?;
     let mut known = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = known.get(asset.name) {
+    if let Some(found) = known.get(name) {
         return Ok(found.clone());
     }
-    let found = match asset.look() {
-        Ok(found) => found,
-        Err(passed_over) => {
-            asset
-                .get()
-                .with_context(|| format!("{name} is needed and {passed_over:#}"))?;
-            asset.look()?
-        }
+    let (name, found) = if let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) {
+        (asset.name, asset.find()?)
+    } else if let Some(server) = servers::SERVERS.iter().find(|server| server.name == name) {
+        (server.name, server.find()?)
+    } else {
+        bail!("no asset is named {name}");
     };
-    known.insert(asset.name, found.clone());
+    known.insert(name, found.clone());
     Ok(found)
 }
 
 impl Asset {
+    fn find(&self) -> Result<Found> {
+        self.look().or_else(|passed_over| {
+            self.get()
+                .with_context(|| format!("{} is needed and {passed_over:#}", self.name))?;
+            self.look()
+        })
+    }
+
     fn look(&self) -> Result<Found> {
         let mut passed_over = String::new();
         for path in self.places() {

@@ -93,11 +93,7 @@ impl Builder {
     fn node(&self, bus: u16) -> crate::redis::Builder {
         let node_timeout = self.node_timeout.as_millis().to_string();
         let full_coverage = if self.full_coverage { "yes" } else { "no" };
-        let builder = Redis::builder().args(&[
-            "--cluster-enabled",
-            "yes",
-            "--cluster-port",
-            &bus.to_string(),
+        let builder = Redis::builder().cluster_bus(bus).args(&[
             "--cluster-node-timeout",
             &node_timeout,
             "--cluster-require-full-coverage",
@@ -173,7 +169,7 @@ impl Cluster {
         let hosts: Vec<_> = self
             .nodes
             .iter()
-            .map(|node| format!("127.0.0.1:{}", node.port()))
+            .map(|node| format!("127.0.0.1:{}", node.client_port()))
             .collect();
         format!("redis://{}", hosts.join(","))
     }

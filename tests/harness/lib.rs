@@ -2,9 +2,10 @@
 //!
 //! | module | gives |
 //! |---|---|
-//! | [`assets`] | `redis-server`, `valkey-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built |
+//! | [`assets`] | `redis-server`, `valkey-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built; and the servers of `make matrix` |
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
 //! | [`proxy`] | a proxy before a Redis that delays, drops and cuts |
+//! | [`strict`] | what such a proxy refuses, as managed services do |
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
 //! | [`sentinel`] | a master with replicas, and the Sentinels that watch it |
 //! | [`cluster`] | a Redis Cluster, whose slots move and whose nodes fail |
@@ -32,6 +33,7 @@ pub mod proxy;
 pub mod redis;
 pub mod sent;
 pub mod sentinel;
+pub mod strict;
 pub mod suspend;
 #[cfg(feature = "kubernetes")]
 pub mod tls;
@@ -47,6 +49,7 @@ pub use process::{Process, unique};
 pub use proxy::Proxy;
 pub use redis::Redis;
 pub use sentinel::Sentinel;
+pub use strict::Strict;
 pub use suspend::Suspender;
 pub use wait::eventually;
 

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use crate::Result;
+use crate::{Result, strict::Strict};
 
 /// Direction of a connection that goes dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,7 @@ struct Rules {
 #[derive(Debug)]
 struct Shared {
     rules: watch::Sender<Rules>,
+    strict: Strict,
     target: AtomicU16,
     /// Number of the next connection.
     next: AtomicU64,
@@ -53,6 +54,8 @@ struct Shared {
     lose: AtomicU64,
     lost: AtomicU64,
     dropped: AtomicU64,
+    /// Number of requests that were refused.
+    refused: AtomicU64,
 }
 
 /// A running proxy. It ends, with all its connections, when it is dropped.
@@ -64,20 +67,34 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a port of its own, in front of the Redis at `target`.
+    /// Listens on a port of its own, in front of the Redis at `target`. It refuses what `TENURE_TEST_STRICT` names.
     pub async fn start(target: u16) -> Result<Self> {
+        let strict = Strict::of_environment()?.unwrap_or(Strict::NOTHING);
+        Self::start_strict(target, strict).await
+    }
+
+    /// The same, and it refuses what a managed service may refuse.
+    pub async fn start_strict(target: u16, strict: Strict) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
             rules: watch::Sender::default(),
+            strict,
             target: AtomicU16::new(target),
             next: AtomicU64::new(1),
             lose: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         });
         let task = tokio::spawn(accept(listener, shared.clone()));
         Ok(Self { port, shared, task })
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL for clients.
@@ -100,6 +117,12 @@ impl Proxy {
     #[must_use]
     pub fn dropped_pushes(&self) -> u64 {
         self.shared.dropped.load(Ordering::SeqCst)
+    }
+
+    /// Number of refused requests.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::SeqCst)
     }
 
     /// Of the scripts that are called from now on, the `nth` (1: the next) is executed, and its connection is cut before
@@ -188,12 +211,14 @@ async fn carry(client: TcpStream, server: TcpStream, number: u64, shared: Arc<Sh
     // For each request that gets a reply: whether that one is to be lost.
     let (asked, answered) = mpsc::unbounded_channel();
     let (late, due) = mpsc::unbounded_channel();
+    // From a replica's request to follow on, both sides send what is no frame.
+    let replicates = AtomicBool::new(false);
     let mut rules = shared.rules.subscribe();
     let cut = rules.wait_for(|rules| number < rules.cut_below);
     tokio::select! {
         _ = cut => {}
-        _ = requests(from_client, to_server, number, &shared, asked) => {}
-        _ = replies(from_server, number, &shared, answered, late) => {}
+        _ = requests(from_client, to_server, number, &shared, (asked, &replicates)) => {}
+        _ = replies(from_server, number, &shared, (answered, &replicates), late) => {}
         _ = deliver(to_client, due) => {}
     }
 }
@@ -203,7 +228,7 @@ async fn requests(
     mut to: OwnedWriteHalf,
     number: u64,
     shared: &Shared,
-    asked: mpsc::UnboundedSender<bool>,
+    (asked, replicates): (mpsc::UnboundedSender<bool>, &AtomicBool),
 ) -> Option<()> {
     let mut rules = shared.rules.subscribe();
     let (mut buffer, mut held, mut open) = (Vec::new(), Vec::new(), true);
@@ -219,12 +244,19 @@ async fn requests(
             return None;
         }
         while let Some(end) = frame(&buffer) {
-            let request: Vec<u8> = buffer.drain(..end).collect();
+            let mut request: Vec<u8> = buffer.drain(..end).collect();
             if dead(shared, number, Dead::Requests) {
                 continue;
             }
+            if let Some(refused) = shared.strict.request(&request) {
+                shared.refused.fetch_add(1, Ordering::SeqCst);
+                request = refused;
+            }
             let name = request.split(|byte| *byte == b'\n').nth(2).unwrap_or_default();
             let name = name.trim_ascii().to_ascii_uppercase();
+            if name == b"PSYNC" || name == b"SYNC" {
+                replicates.store(true, Ordering::SeqCst);
+            }
             let lose = name == b"EVALSHA" && {
                 let left = shared.lose.load(Ordering::SeqCst);
                 shared.lose.store(left.saturating_sub(1), Ordering::SeqCst);
@@ -253,7 +285,7 @@ async fn replies(
     mut from: OwnedReadHalf,
     number: u64,
     shared: &Shared,
-    mut answered: mpsc::UnboundedReceiver<bool>,
+    (mut answered, replicates): (mpsc::UnboundedReceiver<bool>, &AtomicBool),
     late: mpsc::UnboundedSender<(Instant, Vec<u8>)>,
 ) -> Option<()> {
     let mut buffer = Vec::new();
@@ -261,8 +293,15 @@ async fn replies(
         if from.read_buf(&mut buffer).await.ok()? == 0 {
             return None;
         }
+        if replicates.load(Ordering::SeqCst) {
+            late.send((Instant::now(), std::mem::take(&mut buffer))).ok()?;
+            continue;
+        }
         while let Some(end) = frame(&buffer) {
-            let reply: Vec<u8> = buffer.drain(..end).collect();
+            let mut reply: Vec<u8> = buffer.drain(..end).collect();
+            if let Some(cut) = shared.strict.reply(&reply) {
+                reply = cut;
+            }
             if reply[0] == b'>' {
                 let message = reply
                     .get(4..)
@@ -271,7 +310,8 @@ async fn replies(
                     shared.dropped.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
-            } else if answered.recv().await? {
+            // A subscription that is refused has a reply and no request here.
+            } else if answered.try_recv().unwrap_or(false) {
                 shared.lost.fetch_add(1, Ordering::SeqCst);
                 return None;
             }

@@ -3,18 +3,20 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 use std::{env, fs};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Value};
 use rustix::process::Signal;
+use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use crate::process::{Process, folder, free_port};
-use crate::{Result, assets, eventually};
+use crate::{Proxy, Result, Strict, assets, eventually};
 
 /// Time to start, enough for a big append-only file on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -33,14 +35,18 @@ pub enum Persistence {
 
 /// Settings of a Redis: see [`Redis::builder`].
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // each is a setting of its own
 pub struct Builder {
     password: Option<String>,
     persistence: Persistence,
     args: Vec<String>,
-    valkey: bool,
+    program: Option<&'static str>,
     movable_clock: bool,
+    tls: bool,
     counted: bool,
     config: Option<String>,
+    direct: bool,
+    cluster_bus: Option<u16>,
 }
 
 impl Builder {
@@ -68,7 +74,7 @@ impl Builder {
     /// Valkey in place of Redis.
     #[must_use]
     pub fn valkey(mut self) -> Self {
-        self.valkey = true;
+        self.program = Some("valkey-server");
         self
     }
 
@@ -76,6 +82,12 @@ impl Builder {
     #[must_use]
     pub fn movable_clock(mut self) -> Self {
         self.movable_clock = true;
+        self
+    }
+
+    /// It has to be a program that was built with TLS.
+    pub(crate) fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -92,19 +104,43 @@ impl Builder {
         self.args(&["--replicaof", "127.0.0.1", &master.port().to_string()])
     }
 
+    /// It is a node of a cluster, which the others reach at this port. A strict proxy before it is the address that it
+    /// announces.
+    pub(crate) fn cluster_bus(mut self, port: u16) -> Self {
+        self.cluster_bus = Some(port);
+        self.args(&["--cluster-enabled", "yes", "--cluster-port", &port.to_string()])
+    }
+
+    /// Clients reach it without a strict proxy, as servers and Sentinels that name one another's addresses have to be.
+    pub(crate) fn direct(mut self) -> Self {
+        self.direct = true;
+        self
+    }
+
     /// It begins with this configuration file, of its own, into which it may write.
     pub(crate) fn config(mut self, text: String) -> Self {
         self.config = Some(text);
         self
     }
 
-    /// Starts it and waits until it answers. With `TENURE_TEST_VALKEY` set, every Redis is a Valkey, except where the
-    /// clock moves: libfaketime and its allocator do not get along.
+    /// Its program. `TENURE_TEST_SERVER` names the one for every Redis, except where the clock moves (libfaketime and the
+    /// allocators of most do not get along), where TLS is needed and was not built in, and where a test asks for Valkey.
+    fn program(&self) -> String {
+        let everywhere = || {
+            let name = env::var("TENURE_TEST_SERVER").ok()?;
+            let possible = !self.movable_clock && (!self.tls || assets::servers::speaks_tls(&name));
+            possible.then_some(name)
+        };
+        match self.program {
+            Some(program) => program.to_owned(),
+            None => everywhere().unwrap_or_else(|| "redis-server".to_owned()),
+        }
+    }
+
+    /// Starts it and waits until it answers.
     pub async fn start(self) -> Result<Redis> {
-        let everywhere = env::var_os("TENURE_TEST_VALKEY").is_some() && !self.movable_clock;
-        let valkey = self.valkey || everywhere;
-        let program = if valkey { "valkey-server" } else { "redis-server" };
-        let program = spawn_blocking(move || assets::path(program)).await??;
+        let program = self.program();
+        let program = spawn_blocking(move || assets::path(&program)).await??;
         let folder = folder("redis")?;
         let data = folder.join("data");
         fs::create_dir(&data)?;
@@ -136,6 +172,14 @@ impl Builder {
             command.args(["--requirepass", password]);
         }
         command.args(&self.args);
+        let strict = match Strict::of_environment()? {
+            Some(strict) if !self.direct => Some(before(port, strict).await?),
+            _ => None,
+        };
+        if let (Some(proxy), Some(bus)) = (&strict, self.cluster_bus) {
+            command.args(["--cluster-announce-port", &proxy.port().to_string()]);
+            command.args(["--cluster-announce-bus-port", &bus.to_string()]);
+        }
         let clock = folder.join("clock");
         if self.movable_clock {
             fs::write(&clock, "+0\n")?;
@@ -152,6 +196,7 @@ impl Builder {
         let process = process?;
         let mut redis = Redis {
             port,
+            strict,
             password: self.password,
             data,
             folder,
@@ -168,6 +213,8 @@ impl Builder {
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
+    /// Its clients come this way.
+    strict: Option<Proxy>,
     password: Option<String>,
     data: PathBuf,
     folder: PathBuf,
@@ -194,15 +241,24 @@ impl Redis {
         Builder::default()
     }
 
-    /// Its URL, with the password if it has one.
+    /// Its URL for clients, with the password if it has one. With `TENURE_TEST_STRICT` set it leads through a strict proxy.
     #[must_use]
     pub fn url(&self) -> String {
+        self.url_of(self.client_port())
+    }
+
+    /// The port for clients: its own, or that of a strict proxy.
+    pub(crate) fn client_port(&self) -> u16 {
+        self.strict.as_ref().map_or(self.port, Proxy::port)
+    }
+
+    fn url_of(&self, port: u16) -> String {
         let password = self
             .password
             .as_deref()
             .map(|password| format!(":{password}@"))
             .unwrap_or_default();
-        format!("redis://{password}127.0.0.1:{}/", self.port)
+        format!("redis://{password}127.0.0.1:{port}/")
     }
 
     /// Its port, which stays the same over [`start_again`](Self::start_again).
@@ -217,9 +273,9 @@ impl Redis {
         &self.data
     }
 
-    /// A new connection.
+    /// A new connection, to itself.
     pub async fn connection(&self) -> Result<MultiplexedConnection> {
-        let client = Client::open(self.url())?;
+        let client = Client::open(self.url_of(self.port))?;
         client
             .get_multiplexed_async_connection()
             .await
@@ -329,7 +385,7 @@ impl Redis {
     }
 
     async fn ready(&mut self) -> Result<()> {
-        let client = Client::open(self.url())?;
+        let client = Client::open(self.url_of(self.port))?;
         // PING is refused while data is being loaded.
         let ping = async |_: &Process| {
             let mut connection = client.get_multiplexed_async_connection().await?;
@@ -337,6 +393,16 @@ impl Redis {
         };
         self.process.ready(START, ping).await
     }
+}
+
+/// A strict proxy before that port. Its tasks have a runtime of their own: it may be shared by tests that have others.
+async fn before(port: u16, strict: Strict) -> Result<Proxy> {
+    static RUNTIME: LazyLock<std::io::Result<Runtime>> = LazyLock::new(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build()
+    });
+    let runtime = RUNTIME.as_ref().map_err(|error| anyhow!("{error}"))?;
+    runtime.spawn(Proxy::start_strict(port, strict)).await?
 }
 
 /// Environment that makes the dynamic linker put libfaketime before the clock. The allocator that Redis is linked with asks

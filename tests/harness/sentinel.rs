@@ -93,7 +93,9 @@ impl Builder {
 
     fn server(&self) -> crate::redis::Builder {
         // Without a pause for more replicas to come before the first one gets its data.
-        let mut builder = Redis::builder().args(&["--repl-diskless-sync-delay", "0"]);
+        let mut builder = Redis::builder()
+            .direct()
+            .args(&["--repl-diskless-sync-delay", "0"]);
         if let Some(password) = &self.password {
             builder = builder.password(password).args(&["--masterauth", password]);
         }
@@ -111,7 +113,7 @@ impl Builder {
         if let Some(password) = &self.password {
             let _ = writeln!(config, "sentinel auth-pass {SERVICE} {password}");
         }
-        let mut builder = Redis::builder().config(config).args(&["--sentinel"]);
+        let mut builder = Redis::builder().direct().config(config).args(&["--sentinel"]);
         if let Some(password) = &self.sentinel_password {
             builder = builder.password(password);
         }
@@ -294,6 +296,7 @@ impl Sentinel {
         let port = master.port();
         let config = format!("sentinel monitor {SERVICE} 127.0.0.1 {port} {QUORUM}\n");
         Redis::builder()
+            .direct()
             .config(config)
             .args(&["--sentinel"])
             .start()

@@ -57,7 +57,7 @@ impl Authority {
 
 /// A Redis that speaks TLS to those who show a certificate of `authority`, as `localhost`, and the port where it does.
 pub async fn redis(authority: &Authority) -> Result<(Redis, u16)> {
-    serve(authority, Redis::builder()).await
+    serve(authority, Redis::builder().direct()).await
 }
 
 /// Has a Redis of [`redis()`] trust another authority, and show a certificate of that one.
@@ -82,6 +82,7 @@ pub async fn change_authority(redis: &Redis, authority: &Authority) -> Result {
 pub async fn cluster(authority: &Authority) -> Result<(Redis, u16)> {
     let bus = free_port()?.to_string();
     let builder = Redis::builder()
+        .direct()
         .args(&[
             "--cluster-enabled",
             "yes",
@@ -108,7 +109,7 @@ pub async fn sentinel(authority: &Authority, master: u16) -> Result<(Redis, u16)
     let config = format!(
         "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\nsentinel monitor main localhost {master} 1\n"
     );
-    let builder = Redis::builder().config(config);
+    let builder = Redis::builder().direct().config(config);
     serve(
         authority,
         builder.args(&["--sentinel", "--tls-replication", "yes"]),
@@ -120,6 +121,7 @@ async fn serve(authority: &Authority, builder: redis::Builder) -> Result<(Redis,
     let [ca, certificate, key] = files(authority)?;
     let port = free_port()?;
     let server = builder
+        .tls()
         .args(&["--tls-port", &port.to_string(), "--tls-auth-clients", "yes"])
         .args(&[
             "--tls-ca-cert-file",

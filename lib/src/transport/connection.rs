@@ -190,6 +190,7 @@ impl ServerConnection {
             newest: Arc::default(),
             last: None,
             greeted: false,
+            cannot_end: false,
         };
         (node, keeper)
     }

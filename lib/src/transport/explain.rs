@@ -60,7 +60,8 @@ pub(crate) fn explain_at(
                 "has {}, which {address} does not have ({detail})",
                 database(settings)
             ),
-            "use a smaller number or leave it out, or raise `databases` in the configuration of the server",
+            "use a smaller number or leave it out, or raise `databases` in the configuration of the server (in a cluster of \
+             Valkey 9, `cluster-databases`)",
         ),
         _ => unreachable(&address, error_text(error)),
     }

@@ -1,5 +1,6 @@
 //! Getting a program: by apt-get, out of a Debian package, or built by Go. One at a time on this machine. It prints the elapsed time.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -16,26 +17,14 @@ use crate::process::{Process, folder, tail};
 impl Asset {
     /// Gets it to where [`Asset::look`] finds it.
     pub(super) fn get(&self) -> Result {
-        let cache = cache().context("neither XDG_CACHE_HOME nor HOME is set: set one to an absolute path")?;
-        fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-        // Let go when it is dropped, and by the kernel when we are killed.
-        let lock = File::create(cache.join("lock"))?;
-        watch(
-            &format!("{}: another process gets programs", self.name),
-            Path::new(""),
-            || match lock.try_lock() {
-                Ok(()) => Ok(Some(())),
-                Err(TryLockError::WouldBlock) => Ok(None),
-                Err(TryLockError::Error(error)) => Err(error.into()),
-            },
-        )?;
+        let _lock = lock(self.name)?;
         if self.look().is_ok() {
             return Ok(());
         }
         match self.source {
             Source::Apt { package } => install(package),
             Source::Backports { suite, packages } => {
-                let target = cache.join(format!("bin-{}-{suite}", self.name));
+                let target = writable_cache()?.join(format!("bin-{}-{suite}", self.name));
                 unpack(suite, packages, &target).with_context(|| {
                     let name = self.name;
                     format!("put a {name} into PATH or TENURE_TEST_ASSETS: {suite} could not be had")
@@ -95,6 +84,27 @@ impl Asset {
     }
 }
 
+fn writable_cache() -> Result<PathBuf> {
+    let cache = cache().context("neither XDG_CACHE_HOME nor HOME is set: set one to an absolute path")?;
+    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    Ok(cache)
+}
+
+/// Waits until no other process gets programs. The lock is let go when it is dropped, and by the kernel when we are killed.
+pub(super) fn lock(name: &str) -> Result<File> {
+    let lock = File::create(writable_cache()?.join("lock"))?;
+    watch(
+        &format!("{name}: another process gets programs"),
+        Path::new(""),
+        || match lock.try_lock() {
+            Ok(()) => Ok(Some(())),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        },
+    )?;
+    Ok(lock)
+}
+
 /// Go, also where its own installer puts it.
 fn go() -> Result<PathBuf> {
     ["go", "/usr/local/go/bin/go"]
@@ -144,48 +154,75 @@ fn install(package: &str) -> Result {
         .context(by_hand)
 }
 
-/// Downloads packages with an apt of its own, which knows that suite alone, and unpacks them.
-fn unpack(suite: &str, packages: &[&str], target: &Path) -> Result {
-    let folder = folder("apt-get")?;
-    let (state, log) = (folder.join("state"), folder.join("log"));
-    fs::create_dir_all(state.join("lists/partial"))?;
-    fs::write(
-        folder.join("debian.sources"),
-        format!(
-            "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {suite}\nComponents: main\n\
-             Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
-        ),
-    )?;
-    let run = |program: &str, args: &[&std::ffi::OsStr]| {
-        let output = File::options().create(true).append(true).open(&log)?;
-        let mut command = Command::new(program);
-        command.args(args).current_dir(&folder).stdin(Stdio::null());
-        let mut child = command.stdout(output.try_clone()?).stderr(output).spawn()?;
-        let status = watch(&format!("{program} with {suite}"), &log, || Ok(child.try_wait()?))?;
-        succeeded(status, &log)
-    };
-    let settings = [
-        format!("Dir::Etc::SourceList={}", folder.join("debian.sources").display()),
-        "Dir::Etc::SourceParts=-".to_owned(),
-        format!("Dir::State::Lists={}", state.join("lists").display()),
-        format!("Dir::Cache={}", state.display()),
-        "APT::Sandbox::User=".to_owned(),
-        "Debug::NoLocking=1".to_owned(),
-    ];
-    let apt_get = |args: &[&str]| {
-        let settings = settings.iter().flat_map(|setting| ["-o", setting]);
-        let args: Vec<_> = settings.chain(args.iter().copied()).map(AsRef::as_ref).collect();
-        run("apt-get", &args)
-    };
-    apt_get(&["update"])?;
-    apt_get(&[&["download"], packages].concat())?;
-    for entry in fs::read_dir(&folder)? {
+/// Downloads packages, and unpacks them.
+pub(super) fn unpack(suite: &str, packages: &[&str], target: &Path) -> Result {
+    let apt = Apt::new(suite, "deb")?;
+    apt.get(&[&["download"], packages].concat())?;
+    for entry in fs::read_dir(&apt.folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|end| end == "deb") {
-            run("dpkg-deb", &["-x".as_ref(), path.as_ref(), target.as_ref()])?;
+            run(
+                "dpkg-deb",
+                &["-x".as_ref(), path.as_ref(), target.as_ref()],
+                &apt.folder,
+            )?;
         }
     }
     Ok(())
+}
+
+/// An apt of its own, which knows one suite of Debian alone, and downloads into a folder of this run.
+pub(super) struct Apt {
+    pub(super) folder: PathBuf,
+    settings: [String; 6],
+}
+
+impl Apt {
+    /// `types`: `deb` for packages, `deb-src` for their sources.
+    pub(super) fn new(suite: &str, types: &str) -> Result<Self> {
+        let folder = folder("apt-get")?;
+        let state = folder.join("state");
+        fs::create_dir_all(state.join("lists/partial"))?;
+        fs::write(
+            folder.join("debian.sources"),
+            format!(
+                "Types: {types}\nURIs: http://deb.debian.org/debian\nSuites: {suite}\nComponents: main\n\
+                 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+            ),
+        )?;
+        let settings = [
+            format!("Dir::Etc::SourceList={}", folder.join("debian.sources").display()),
+            "Dir::Etc::SourceParts=-".to_owned(),
+            format!("Dir::State::Lists={}", state.join("lists").display()),
+            format!("Dir::Cache={}", state.display()),
+            "APT::Sandbox::User=".to_owned(),
+            "Debug::NoLocking=1".to_owned(),
+        ];
+        let apt = Self { folder, settings };
+        apt.get(&["update"])?;
+        Ok(apt)
+    }
+
+    pub(super) fn get(&self, args: &[&str]) -> Result {
+        let settings = self.settings.iter().flat_map(|setting| ["-o", setting]);
+        let args: Vec<_> = settings.chain(args.iter().copied()).map(AsRef::as_ref).collect();
+        run("apt-get", &args, &self.folder)
+    }
+}
+
+/// Runs a program in that folder, and shows the last line of its output when it takes long, and its end when it fails.
+pub(super) fn run(program: &str, args: &[&OsStr], folder: &Path) -> Result {
+    let log = folder.join("log");
+    let output = File::options().create(true).append(true).open(&log)?;
+    let mut command = Command::new(program);
+    command.args(args).current_dir(folder).stdin(Stdio::null());
+    let mut child = command
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .spawn()
+        .with_context(|| format!("running {program}"))?;
+    let status = watch(program, &log, || Ok(child.try_wait()?))?;
+    succeeded(status, &log)
 }
 
 fn succeeded(status: ExitStatus, log: &Path) -> Result {

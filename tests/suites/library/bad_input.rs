@@ -59,6 +59,10 @@ async fn a_wrong_password_is_said_at_once() -> Result {
 async fn a_redis_that_is_not_there_yet_is_waited_for() -> Result {
     let mut redis = Redis::start().await?;
     let url = redis.url();
+    let address = url
+        .trim_start_matches("redis://")
+        .trim_end_matches('/')
+        .to_owned();
     redis.kill9()?;
     let impatient = Client::builder(&url)
         .connect_timeout(Duration::from_millis(100))
@@ -66,7 +70,7 @@ async fn a_redis_that_is_not_there_yet_is_waited_for() -> Result {
         .await
         .unwrap_err();
     assert!(
-        impatient.is_unreachable() && impatient.to_string().contains(&redis.port().to_string()),
+        impatient.is_unreachable() && impatient.to_string().contains(&address),
         "{impatient}"
     );
     let patient = tokio::spawn(async move { Client::builder(&url).connect_timeout(SOON).connect().await });
@@ -75,8 +79,9 @@ async fn a_redis_that_is_not_there_yet_is_waited_for() -> Result {
     Ok(())
 }
 
-/// A server that reports an old version: such a one is not among the packages that this suite can install.
-async fn old_server(version: &'static str) -> Result<String> {
+/// A server that is not among the packages that this suite can install. It replies as the real Redis 6.2.5 does: its `INFO` takes
+/// no more than one section.
+async fn other_server(info: &'static str) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("redis://{}", listener.local_addr()?);
     tokio::spawn(async move {
@@ -84,10 +89,14 @@ async fn old_server(version: &'static str) -> Result<String> {
             tokio::spawn(async move {
                 let (read, mut write) = stream.split();
                 let mut lines = BufReader::new(read).lines();
+                let mut parts = 0;
                 while let Ok(Some(line)) = lines.next_line().await {
-                    let info = format!("redis_version:{version}\r\nrun_id:0\r\n");
+                    if let Some(count) = line.strip_prefix('*') {
+                        parts = count.parse().unwrap_or(0);
+                    }
                     let answer = match line.to_ascii_uppercase().as_str() {
-                        "HELLO" => format!("%1\r\n$7\r\nversion\r\n$5\r\n{version}\r\n"),
+                        "HELLO" => "%1\r\n$5\r\nproto\r\n:3\r\n".to_owned(),
+                        "INFO" if parts > 2 => "-ERR syntax error\r\n".to_owned(),
                         "INFO" => format!("${}\r\n{info}\r\n", info.len()),
                         _ => continue,
                     };
@@ -102,13 +111,23 @@ async fn old_server(version: &'static str) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_too_old_is_named_with_the_required_version() -> Result {
-    let error = Client::connect(&old_server("6.2.0").await?).await.unwrap_err();
-    assert!(matches!(error, Error::UnsupportedServer { .. }), "{error}");
-    assert!(
-        error.to_string().contains("Redis 6.2.0") && error.to_string().contains("7.0"),
-        "{error}"
-    );
+async fn an_old_redis_and_an_unfit_fork_are_refused_by_name_with_what_is_needed() -> Result {
+    for (info, expected) in [
+        ("redis_version:6.2.0\r\nrun_id:0\r\n", ["Redis 6.2.0", "7.0"]),
+        (
+            "# Server\r\nredis_version:6.3.4\r\nrun_id:0\r\n\r\n# KeyDB\r\nmvcc_depth:0\r\n",
+            ["KeyDB 6.3.4", "7.0"],
+        ),
+        (
+            "# Server\r\nredis_version:7.4.0\r\ndragonfly_version:df-v1.27.1\r\n",
+            ["Dragonfly df-v1.27.1", "run_id"],
+        ),
+    ] {
+        let error = Client::connect(&other_server(info).await?).await.unwrap_err();
+        assert!(matches!(error, Error::UnsupportedServer { .. }), "{error}");
+        let text = error.to_string();
+        assert!(expected.iter().all(|part| text.contains(part)), "{text}");
+    }
     Ok(())
 }
 

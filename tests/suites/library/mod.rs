@@ -42,6 +42,7 @@
 //! | [`cluster`] | Redis Cluster: several masters, moving slots, dying nodes |
 //! | [`credentials`] | credentials that change under a client that lives |
 //! | [`damaged`] | objects of which keys or entries were overwritten |
+//! | [`managed`] | services that refuse commands, as managed ones do |
 //! | [`refusals`] | servers that refuse to write for a while |
 //! | [`security`] | TLS, and the smallest rights that work |
 //! | [`sentinel`] | Redis behind Sentinel: masters that change |
@@ -65,6 +66,7 @@ mod fencing;
 mod handoff;
 mod keyed_lock;
 mod lost_leases;
+mod managed;
 mod options;
 mod pool;
 mod reentrant_lock;

@@ -6,7 +6,7 @@ use tenure::{
     Kind, LeaseState, Options,
     control::{Capacity, Declaration},
 };
-use tenure_tests::{Context, Redis, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, Strict, ensure, eventually};
 use tokio::sync::Mutex;
 
 use super::support::{SOON, World, gone, got, look, waiting};
@@ -307,7 +307,8 @@ async fn a_readmission_whose_reply_is_lost_lets_the_holder_in_once() -> Result {
 async fn an_acquisition_that_arrives_after_its_own_release_takes_nothing() -> Result {
     let redis = Redis::start().await?;
     let world = World::on(&redis, "late-copy");
-    let (proxy, far) = world.behind_proxy(&redis).await?;
+    // A service without `CLIENT KILL` does not keep this: see `managed`.
+    let (proxy, far) = world.behind_strict_proxy(&redis, Strict::NOTHING).await?;
     let client = far.client_with_timeout(Duration::from_millis(500)).await?;
     let lock = client.lock("x")?;
     got(lock.try_acquire().await?)?.release().await?;

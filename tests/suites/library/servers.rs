@@ -140,18 +140,21 @@ async fn a_server_without_resp3_is_named() -> Result {
     Ok(())
 }
 
-/// A part of every promise on Valkey. `TENURE_TEST_VALKEY=1` runs all suites on it.
+/// A part of every promise on Valkey. `make matrix` runs the library's suites on it.
 #[tokio::test]
 async fn valkey_does_what_redis_does() -> Result {
     let valkey = Redis::builder().valkey().start().await?;
     let world = World::on(&valkey, "valkey");
-    let client = world.client().await?;
-    let server = client.control().server();
+    let server = world.client().await?.control().server();
     ensure!(
         matches!(&server, Server::Connected { version, .. } if version.starts_with("Valkey ")),
         "{server:?}"
     );
+    a_part_of_every_promise(&valkey, &world).await
+}
 
+pub(crate) async fn a_part_of_every_promise(redis: &Redis, world: &World) -> Result {
+    let client = world.client().await?;
     // Handoff by push, in turn.
     let gate = client.lock("x")?.acquire().await?;
     let mut waits = Vec::new();
@@ -197,7 +200,7 @@ async fn valkey_does_what_redis_does() -> Result {
     };
     client.control().declare(&object, &declared).await?;
     let seat = client.lock_pool("x")?.acquire().await?;
-    valkey.cli(&["FLUSHALL"]).await?;
+    redis.cli(&["FLUSHALL"]).await?;
     let again = tenure::control::Declaration {
         recovery: Some(Duration::ZERO),
         floor: seat.fencing_token() + 1000,
@@ -215,7 +218,7 @@ async fn valkey_does_what_redis_does() -> Result {
     let other = got(client.lock_pool("x")?.acquire_timeout(SOON).await?)?;
     ensure!(other.resource() != seat.resource(), "granted twice");
     // A broken connection.
-    valkey.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
     other.release().await?;
     seat.release().await.context("its seat was kept")?;
     Ok(())

@@ -8,7 +8,8 @@ use tenure::{
     control::{Capacity, Declaration, Order, Resource, Snapshot},
 };
 use tenure_tests::{
-    Context, Process, Proxy, Redis, Result, bail, binaries, ensure, eventually, process::folder, unique,
+    Context, Process, Proxy, Redis, Result, Strict, bail, binaries, ensure, eventually, process::folder,
+    unique,
 };
 use tokio::{task::JoinHandle, time::timeout};
 
@@ -78,10 +79,18 @@ impl World {
 
     /// The same namespace, by way of a proxy of the test's own.
     pub(crate) async fn behind_proxy(&self, redis: &Redis) -> Result<(Proxy, Self)> {
-        let proxy = Proxy::start(redis.port()).await?;
+        Ok(self.behind(Proxy::start(redis.port()).await?))
+    }
+
+    /// The same, by way of a proxy that refuses what a managed service may refuse.
+    pub(crate) async fn behind_strict_proxy(&self, redis: &Redis, strict: Strict) -> Result<(Proxy, Self)> {
+        Ok(self.behind(Proxy::start_strict(redis.port(), strict).await?))
+    }
+
+    fn behind(&self, proxy: Proxy) -> (Proxy, Self) {
         let (url, namespace) = (proxy.url(), self.namespace.clone());
         let server = Server::Redis { url };
-        Ok((proxy, Self { server, namespace }))
+        (proxy, Self { server, namespace })
     }
 
     pub(crate) fn twin(test: &str) -> Self {

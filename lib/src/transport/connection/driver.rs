@@ -56,6 +56,8 @@ pub(crate) struct ConnectionDriver {
     pub(super) last: Option<(Arc<str>, i64)>,
     /// The server, or one before it at its address, has spoken RESP3.
     pub(super) greeted: bool,
+    /// It refuses to end a connection, which has been logged.
+    pub(super) cannot_end: bool,
 }
 
 impl ConnectionDriver {
@@ -191,11 +193,7 @@ impl ConnectionDriver {
         let mut connection = greet(&client, &config, timeout, self.greeted).await?;
         self.greeted = true;
         let asked = Instant::now();
-        let text: String = redis::cmd("INFO")
-            .arg(&["server", "replication", "memory"])
-            .query_async(&mut connection)
-            .await
-            .map_err(|e| refused(&e))?;
+        let text = ask_info(&mut connection).await.map_err(|e| refused(&e))?;
         heard.answer_to(asked);
         let about = ServerInfo::read(&text, &address)?;
         if about.is_cluster && !in_cluster {
@@ -227,17 +225,42 @@ impl ConnectionDriver {
 
     /// Calls that were sent over the last connection and have not arrived yet must not arrive any more: the same calls
     /// are sent again over this one, and an acquisition that arrived after its own release would take a lease that no
-    /// client knows of. Without the right to end it, that connection ends when the network gives it up. Returns the
-    /// server's name for this connection.
-    async fn end_last(&self, connection: &mut MultiplexedConnection, run_id: &str) -> Option<i64> {
-        if let Some((run, id)) = &self.last
-            && **run == *run_id
+    /// client knows of. If the server refuses to end it, that connection ends when the network gives it up; the log
+    /// states the cost as early as at the first connect. Returns the server's name for this connection.
+    async fn end_last(&mut self, connection: &mut MultiplexedConnection, run_id: &str) -> Option<i64> {
+        let last = self.last.as_ref().filter(|(run, _)| **run == *run_id);
+        let mut kill = redis::cmd("CLIENT");
+        // No connection has this number.
+        kill.arg("KILL")
+            .arg("ID")
+            .arg(last.map_or(i64::MAX, |(_, id)| *id));
+        let ended: Result<Value, RedisError> = kill.query_async(connection).await;
+        if let Err(error) = ended
+            && error.code().is_some()
+            && !self.cannot_end
         {
-            let mut kill = redis::cmd("CLIENT");
-            kill.arg("KILL").arg("ID").arg(*id);
-            let _: Result<Value, RedisError> = kill.query_async(connection).await;
+            self.cannot_end = true;
+            warn!(
+                address = self.node.address,
+                %error,
+                "the server refuses CLIENT KILL: a request that is still on its way when its connection breaks may arrive \
+                 after its release, and hold the object until that lease expires"
+            );
         }
         redis::cmd("CLIENT").arg("ID").query_async(connection).await.ok()
+    }
+}
+
+/// Asks for what [`ServerInfo::read`] reads. Redis before 7.0 and its forks take no more than one section, or none for all:
+/// such a server is asked so, to be refused by its name.
+async fn ask_info(connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
+    let some = redis::cmd("INFO")
+        .arg(&["server", "replication", "memory"])
+        .query_async(connection)
+        .await;
+    match some {
+        Err(error) if error.code() == Some("ERR") => redis::cmd("INFO").query_async(connection).await,
+        answered => answered,
     }
 }
 

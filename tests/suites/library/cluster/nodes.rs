@@ -174,16 +174,18 @@ async fn any_node_leads_to_all_of_them() -> Result {
 
 #[tokio::test]
 async fn a_cluster_has_one_database_and_a_server_as_many_as_configured() -> Result {
-    for (url, named, fix) in [
+    // A cluster of Valkey 9 has as many as are configured, of which one is the default.
+    let one_alone = ["leave the database out", "`cluster-databases`"];
+    for (url, named, fixes) in [
         (
             format!("{}2", Cluster::shared().await?.url()),
             "has database 2",
-            "leave the database out",
+            &one_alone[..],
         ),
         (
             format!("{}99", Redis::shared().await?.url()),
             "has database 99",
-            "a smaller number",
+            &["a smaller number"],
         ),
     ] {
         let error = Client::connect(&url).await.unwrap_err();
@@ -192,7 +194,8 @@ async fn a_cluster_has_one_database_and_a_server_as_many_as_configured() -> Resu
             "{error:?}"
         );
         let text = error.to_string();
-        ensure!(text.contains(named) && text.contains(fix), "{text}");
+        let fixed = fixes.iter().any(|fix| text.contains(fix));
+        ensure!(text.contains(named) && fixed, "{text}");
     }
     Ok(())
 }
