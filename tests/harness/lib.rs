@@ -2,7 +2,7 @@
 //!
 //! | module | gives |
 //! |---|---|
-//! | [`assets`] | `redis-server`, `valkey-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built |
+//! | [`assets`] | `redis-server`, `valkey-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed, downloaded or built |
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
 //! | [`proxy`] | a proxy before a Redis that delays, drops and cuts |
 //! | [`redis`] | a shared Redis, or own ones that a test may kill, pause and empty |
