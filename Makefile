@@ -87,7 +87,7 @@ check: format lint features drift deny docs scripts spelling ## All checks that 
 build: cargo ## Build all programs
 	@$(STEP) 'building all programs' cargo build --workspace --bins
 
-setup: build ## Find, install or build the servers that the suites run
+setup: build ## Find, install, download or build the servers that the suites run
 	@cargo run --quiet --bin assets -- $(ASSETS)
 
 generate: cargo ## Write the bundles of scripts, and the resource definitions that the types say

@@ -4,7 +4,7 @@ use clap::Parser;
 use tenure_tests::Result;
 use tenure_tests::assets::{ASSETS, find};
 
-/// Finds, installs or builds the programs that the suites run, and prints their paths.
+/// Finds, installs, downloads or builds the programs that the suites run, and prints their paths.
 #[derive(Debug, Parser)]
 struct Args {
     /// Programs to look for; all that are known if there is none.

@@ -1,6 +1,7 @@
 //! The programs of others that the suites run: where they are, and how they are got.
 //!
-//! Looked for in `TENURE_TEST_ASSETS`, `KUBEBUILDER_ASSETS`, `PATH` and our own cache, in this order, and else got.
+//! Looked for in `TENURE_TEST_ASSETS`, `KUBEBUILDER_ASSETS`, `PATH` and our own cache, in this order, and else got: installed,
+//! downloaded, or built if a download fails.
 //! A program that is too old is passed over.
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use rustix::fs::{Access, access};
 
 use crate::Result;
 
+pub mod envtest;
 mod fetch;
 pub mod servers;
 
@@ -199,7 +201,17 @@ impl Asset {
         folders
             .into_iter()
             .map(|folder| folder.join(self.name))
+            .chain(self.downloaded())
             .chain(self.cached())
+    }
+
+    /// Its place in our cache, if it comes with a release of envtest. It has precedence over what was built, so that the programs
+    /// of one release run together.
+    fn downloaded(&self) -> Option<PathBuf> {
+        let target = envtest::PROGRAMS
+            .contains(&self.name)
+            .then(|| envtest::target(&cache()?))??;
+        Some(target.join(self.name))
     }
 
     /// Its place in our cache, if it is one that we build. Another version has another folder.
@@ -300,6 +312,14 @@ mod tests {
             let version = asset.source.go_version().expect(asset.name);
             let (number, _) = parse_version(version).expect(asset.name);
             assert!(number >= asset.minimum, "{}: {version}", asset.name);
+        }
+    }
+
+    #[test]
+    fn the_pinned_release_of_envtest_is_new_enough() {
+        let (number, _) = parse_version(envtest::VERSION).unwrap();
+        for asset in ASSETS.iter().filter(|asset| asset.name.starts_with("kube")) {
+            assert!(envtest::PROGRAMS.contains(&asset.name) && number >= asset.minimum);
         }
     }
 }

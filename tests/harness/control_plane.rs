@@ -156,6 +156,15 @@ impl ControlPlane {
         Ok(Client::try_from(config)?)
     }
 
+    /// The 30 of Kubernetes 1.30: some messages of the API server differ between versions.
+    pub async fn minor_version(&self) -> Result<u32> {
+        let minor = self.client().await?.apiserver_version().await?.minor;
+        let digits = minor.trim_end_matches(|c: char| !c.is_ascii_digit());
+        digits
+            .parse()
+            .with_context(|| format!("no minor version in {minor:?}"))
+    }
+
     /// Runs kubectl as an administrator and returns what it printed. If it fails, the error is its output.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
         Kubectl {

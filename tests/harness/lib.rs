@@ -2,7 +2,7 @@
 //!
 //! | module | gives |
 //! |---|---|
-//! | [`assets`] | `redis-server`, `valkey-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed or built; and the servers of `make matrix` |
+//! | [`assets`] | `redis-server`, `valkey-server`, `etcd`, `kube-apiserver`, `kubectl`, `helm`: found, installed, downloaded or built; and the servers of `make matrix` |
 //! | [`process`] | child processes, folders and ports that do not outlive the run |
 //! | [`proxy`] | a proxy before a Redis that delays, drops and cuts |
 //! | [`strict`] | what such a proxy refuses, as managed services do |

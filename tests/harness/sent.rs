@@ -31,7 +31,8 @@ const INSIDE: [&str; 27] = [
     "publish",
     "pttl",
     "pexpiretime",
-    "pexpireat", "zcount",
+    "pexpireat",
+    "zcount",
 ];
 /// The harness' own, by which the counts are read.
 const OURS: [&str; 3] = ["info", "hello", "client|setinfo"];

@@ -11,6 +11,7 @@ use tenure_tests::redis::Persistence;
 use tenure_tests::{Context, ControlPlane, Process, Redis, Result, ensure, eventually};
 use tokio::time::timeout;
 
+mod envtest;
 mod topologies;
 
 const SOON: Duration = Duration::from_secs(20);

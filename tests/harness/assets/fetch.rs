@@ -1,16 +1,18 @@
-//! Getting a program: by apt-get, out of a Debian package, or built by Go. One at a time on this machine. It prints the elapsed time.
+//! Getting a program: by apt-get, out of a Debian package, from a release of envtest, or built by Go. One at a time on this
+//! machine. It prints the elapsed time.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use super::{Asset, Source, cache, parse_version};
+use super::{Asset, Source, cache, envtest, parse_version};
 use crate::Result;
 use crate::process::{Process, folder, tail};
 
@@ -30,8 +32,29 @@ impl Asset {
                     format!("put a {name} into PATH or TENURE_TEST_ASSETS: {suite} could not be had")
                 })
             }
+            Source::Go { .. } if self.download()? => Ok(()),
             Source::Go { .. } => self.build(),
         }
+    }
+
+    /// Downloads the release of envtest that has it, and returns false if that fails. This process tries it once.
+    fn download(&self) -> Result<bool> {
+        static FAILED: AtomicBool = AtomicBool::new(false);
+        let Some(path) = self.downloaded() else {
+            return Ok(false);
+        };
+        if FAILED.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let target = path.parent().context("no folder")?;
+        // A release for another architecture or C library does not run here.
+        if let Err(error) = envtest::get(target).and_then(|()| self.ask_version(&path)) {
+            FAILED.store(true, Ordering::Relaxed);
+            let error = format!("{error:#}").trim_end().replace('\n', " ");
+            writeln!(io::stderr(), "{error}; {} is built instead", self.name)?;
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     fn build(&self) -> Result {
@@ -73,9 +96,13 @@ impl Asset {
         watch(
             &format!("building {} {version}", self.name),
             &logs.join("go.err"),
-            || process.exited(),
+            || {
+                let status = process.exited()?;
+                status
+                    .map(|status| succeeded(status, &logs.join("go.err")))
+                    .transpose()
+            },
         )
-        .and_then(|status| succeeded(status, &logs.join("go.err")))
         .with_context(|| {
             format!("it could not be built; the command was, in tests/assets/{module}: go build {package}")
         })?;
@@ -225,7 +252,7 @@ pub(super) fn run(program: &str, args: &[&OsStr], folder: &Path) -> Result {
     succeeded(status, &log)
 }
 
-fn succeeded(status: ExitStatus, log: &Path) -> Result {
+pub(super) fn succeeded(status: ExitStatus, log: &Path) -> Result {
     if !status.success() {
         bail!("{status}, after:\n{}", tail(log));
     }
@@ -233,7 +260,7 @@ fn succeeded(status: ExitStatus, log: &Path) -> Result {
 }
 
 /// Waits until `done` returns something, and shows the elapsed time and the last line of `log` meanwhile.
-fn watch<T>(what: &str, log: &Path, mut done: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(super) fn watch<T>(what: &str, log: &Path, mut done: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     // Not eprintln: what a test prints by it is held back until the test has failed.
     let mut screen = io::stderr();
     // A terminal shows one line that changes; a file gets a line now and then.
@@ -245,25 +272,27 @@ fn watch<T>(what: &str, log: &Path, mut done: impl FnMut() -> Result<Option<T>>)
     let begun = Instant::now();
     let mut shown = Duration::ZERO;
     loop {
-        let done = done()?;
+        let done = done().transpose();
         let elapsed = begun.elapsed();
-        if done.is_some() && elapsed < Duration::from_secs(1) {
-            return done.context("nothing");
+        if elapsed < Duration::from_secs(1)
+            && let Some(done) = done
+        {
+            return done;
         }
         if done.is_some() || elapsed >= shown + every {
             shown = elapsed;
             let text = tail(log);
-            let last = if done.is_some() {
-                "done"
-            } else {
-                text.lines().last().unwrap_or_default()
+            let last = match done {
+                Some(Ok(_)) => "done",
+                Some(Err(_)) => "failed",
+                None => text.lines().last().unwrap_or_default(),
             };
             let last: String = last.chars().take(60).collect();
             write!(screen, "{start}{what}: {} s {last}{end}", elapsed.as_secs())?;
         }
         if let Some(done) = done {
             write!(screen, "{}", if end.is_empty() { "\n" } else { "" })?;
-            return Ok(done);
+            return done;
         }
         sleep(Duration::from_millis(100));
     }
