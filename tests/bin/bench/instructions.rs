@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     connect, object,
+    raw::COMPARE_AND_DELETE,
     report::{Goal, Report},
     uncontended::pair,
 };
@@ -80,10 +81,8 @@ async fn pairs(redis: &Redis, count: u32) -> Result {
 
 /// The way without a library.
 async fn plain_lock(redis: &Redis, count: u32) -> Result {
-    const DELETE: &str =
-        "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
     let mut connection = redis.connection().await?;
-    let delete = redis::Script::new(DELETE);
+    let delete = redis::Script::new(COMPARE_AND_DELETE);
     for _ in 0..count {
         let mut set = redis::cmd("SET");
         set.arg("x").arg("token").arg("NX").arg("PX").arg(30_000);

@@ -1,5 +1,5 @@
-//! The script that the library is compared with, called by hash over a connection like the client's: a script that does
-//! nothing, and the library's own two scripts without the library.
+//! Calls that the library is compared with, over a connection like the client's: a script that does nothing, the lock that users write
+//! by hand (SET NX, and a script that compares and deletes), and the library's own two scripts without the library.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,11 +8,14 @@ use tenure_tests::{Redis, Result};
 
 const ACQUIRE: &str = include_str!("../../../lua/dist/acquire.lua");
 const RELEASE: &str = include_str!("../../../lua/dist/release.lua");
+pub(crate) const COMPARE_AND_DELETE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
 #[derive(Clone)]
 pub(crate) struct Raw {
     connection: MultiplexedConnection,
     nothing: Arc<str>,
+    compare_and_delete: Arc<str>,
     acquire: Arc<str>,
     release: Arc<str>,
 }
@@ -37,6 +40,7 @@ impl Raw {
         };
         Ok(Self {
             nothing: load("return 1").await?,
+            compare_and_delete: load(COMPARE_AND_DELETE).await?,
             acquire: load(ACQUIRE).await?,
             release: load(RELEASE).await?,
             connection,
@@ -53,14 +57,19 @@ impl Raw {
         self.round_trip().await
     }
 
+    /// The lock that users write by hand.
+    pub(crate) async fn set_nx_pair(&self, name: &str) -> Result {
+        let token = uuid::Uuid::new_v4().simple().to_string();
+        let mut set = redis::cmd("SET");
+        set.arg(name).arg(&token).arg("NX").arg("PX").arg(30_000);
+        let reply = self.connection.clone().send_packed_command(&set).await?;
+        reply.extract_error()?;
+        self.call(&self.compare_and_delete, name, &[&token]).await
+    }
+
     /// The scripts of acquire and release, on keys of no other use.
     pub(crate) async fn script_pair(&self, name: &str) -> Result {
         self.pair_of(&self.acquire, &self.release, name).await
-    }
-
-    /// The requests of acquire and release, answered by the script that does nothing: what it costs to send and read them.
-    pub(crate) async fn request_pair(&self, name: &str) -> Result {
-        self.pair_of(&self.nothing, &self.nothing, name).await
     }
 
     async fn pair_of(&self, acquire: &str, release: &str, name: &str) -> Result {
