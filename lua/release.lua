@@ -89,8 +89,9 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
           declared and 1 or 0,
           coming.permits
         )
-        local channel = coming.client
-        if not string.find(channel, ':', 1, true) then
+        -- As in `push`.
+        local channel, old = coming.client, string.match(obj, '^[^{]*') .. 'client:'
+        if string.sub(channel, 1, #old) ~= old then
           channel = string.match(obj, '^[^/]*/') .. 'client/' .. channel .. '}'
         end
         redis.pcall('PUBLISH', channel, granted)

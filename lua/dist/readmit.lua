@@ -197,24 +197,22 @@ local function keys_of(object)
   end
   return keys
 end
-local function publish(object, channel, lines)
+local function publish(channel, lines)
   for i, line in ipairs(lines) do
     lines[i] = type(line) == 'number' and int(line) or line
   end
-  return call(
-    'PUBLISH',
-    string.match(object.obj, '^[^/]*/') .. channel .. '}',
-    here .. '\n' .. table.concat(lines, '\n')
-  )
+  local heard = redis.pcall('PUBLISH', channel, here .. '\n' .. table.concat(lines, '\n'))
+  return type(heard) == 'number' and heard or 0
 end
 local function push(object, entry, lines)
-  if string.find(entry.channel, ':', 1, true) then
-    return call('PUBLISH', entry.channel, here .. '\n' .. table.concat(lines, '\n'))
-  end
-  return publish(object, 'client/' .. entry.channel, lines)
+  local old = string.match(object.obj, '^[^{]*') .. 'client:'
+  if string.sub(entry.channel, 1, #old) == old then return publish(entry.channel, lines) end
+  return publish(string.match(object.obj, '^[^/]*/') .. 'client/' .. entry.channel .. '}', lines)
 end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
-local function announce(object, event) publish(object, 'events', { event, object_name(object) }) end
+local function announce(object, event)
+  publish(string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
+end
 local function save(object, ...)
   call(
     'HSET',

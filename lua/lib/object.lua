@@ -211,31 +211,32 @@ local function keys_of(object)
   return keys
 end
 
--- Publishes a message on a channel of the object's namespace. It begins with the run id of the server: in a cluster every
+-- Publishes a message, and returns the number of its receivers. It begins with the run id of the server: in a cluster every
 -- server passes on the messages of all servers, and a client takes only those of the server that it is connected to, once.
-local function publish(object, channel, lines)
+-- A refused message (the user has no right to the channel) is lost, as any push may be: an error here would leave half of
+-- the script's effects.
+local function publish(channel, lines)
   for i, line in ipairs(lines) do
     lines[i] = type(line) == 'number' and int(line) or line
   end
-  return call(
-    'PUBLISH',
-    string.match(object.obj, '^[^/]*/') .. channel .. '}',
-    here .. '\n' .. table.concat(lines, '\n')
-  )
+  local heard = redis.pcall('PUBLISH', channel, here .. '\n' .. table.concat(lines, '\n'))
+  return type(heard) == 'number' and heard or 0
 end
 
--- Publishes a message to the client of an entry. Clients of protocol 1 gave the name of their channel.
+-- Publishes a message to the client of an entry, on its channel in the namespace of the object. Clients of protocol 1 gave the
+-- full name of their channel, which has no namespace; no other name is published to, because it may be of another namespace.
 local function push(object, entry, lines)
-  if string.find(entry.channel, ':', 1, true) then
-    return call('PUBLISH', entry.channel, here .. '\n' .. table.concat(lines, '\n'))
-  end
-  return publish(object, 'client/' .. entry.channel, lines)
+  local old = string.match(object.obj, '^[^{]*') .. 'client:'
+  if string.sub(entry.channel, 1, #old) == old then return publish(entry.channel, lines) end
+  return publish(string.match(object.obj, '^[^/]*/') .. 'client/' .. entry.channel .. '}', lines)
 end
 
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
 
 -- Publishes an event of the object to the controller.
-local function announce(object, event) publish(object, 'events', { event, object_name(object) }) end
+local function announce(object, event)
+  publish(string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
+end
 
 -- Writes the counters, and other fields along with them.
 local function save(object, ...)
