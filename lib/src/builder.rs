@@ -40,7 +40,6 @@ pub struct ClientBuilder {
     tls: crate::transport::tls::Tls,
 }
 
-const LONGEST_PREFIX: usize = 64;
 /// No server answers sooner: every call would be repeated for ever.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tenure::control::acl;
+
 /// Tests that the docs name and that are not merged yet.
 const TO_COME: [&str; 0] = [];
 
@@ -80,6 +82,39 @@ fn the_protocol_names_every_script_and_every_field() {
         assert!(
             page.contains(&format!("`{field}`")),
             "docs/protocol.md does not name the field `{field}` of `obj`"
+        );
+    }
+}
+
+/// The command that makes a user, in lines of at most 100 characters. The quotes are for a shell, and redis-cli takes them, too.
+fn set_user(user: &str, rules: &[String]) -> String {
+    let mut lines = vec![format!("redis-cli ACL SETUSER {user} reset on '>PASSWORD'")];
+    for rule in rules {
+        let is_pattern = rule.starts_with(['~', '&']);
+        let rule = if is_pattern || rule.contains('|') {
+            format!("'{rule}'")
+        } else {
+            rule.clone()
+        };
+        match lines.last_mut() {
+            Some(line) if line.len() + rule.len() < 96 => *line = format!("{line} {rule}"),
+            _ => lines.push(format!("  {rule}")),
+        }
+    }
+    lines.join(" \\\n")
+}
+
+#[test]
+fn the_page_on_redis_shows_the_rules_of_each_user() {
+    let page = read("docs/redis.md");
+    for (user, rules) in [
+        ("team-a", acl::tenant_rules("tenure", "team-a").unwrap()),
+        ("tenure-controller", acl::controller_rules("tenure").unwrap()),
+    ] {
+        let block = format!("```\n{}\n```\n", set_user(user, &rules));
+        assert!(
+            page.contains(&block),
+            "docs/redis.md differs from lib/src/control/acl.rs; it should have:\n{block}"
         );
     }
 }

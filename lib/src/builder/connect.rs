@@ -9,10 +9,13 @@ use tokio::sync::mpsc;
 use crate::memory;
 use crate::{
     Client, ClientBuilder, CredentialsProvider, Error,
-    builder::{LONGEST_PREFIX, SHORTEST_TIMEOUT, Server, UserAndPassword},
+    builder::{SHORTEST_TIMEOUT, Server, UserAndPassword},
     control,
     lease::{registry::LeaseRegistry, releaser, renewer, session::Session},
-    protocol::{channel, name::check_namespace},
+    protocol::{
+        channel,
+        name::{check_namespace, check_prefix},
+    },
     transport::{
         backend::Channels,
         cluster::ClusterSeeds,
@@ -68,14 +71,7 @@ impl ClientBuilder {
             .clone()
             .unwrap_or_else(|| self.identity.namespace.clone());
         check_namespace(&namespace)?;
-        let prefix_ok = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-        if !(1..=LONGEST_PREFIX).contains(&self.prefix.len()) || !self.prefix.chars().all(prefix_ok) {
-            return Err(Error::invalid(
-                "key_prefix",
-                format!("{:?} cannot begin a key", self.prefix),
-                "use 1 to 64 ASCII letters, digits and - _ . :",
-            ));
-        }
+        check_prefix(&self.prefix)?;
         self.identity.check()?;
         for (field, timeout) in [
             ("connect_timeout", self.connect_timeout),
@@ -107,7 +103,7 @@ impl ClientBuilder {
         let mut events = None;
         if self.listen {
             let own = config.channels.own.clone();
-            let mailbox = Arc::new(control::Mailbox::new(own, registry.clone()));
+            let mailbox = Arc::new(control::Mailbox::new(&self.prefix, own, registry.clone()));
             config.receiver = mailbox.clone();
             events = Some(mailbox);
         }

@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 use crate::{
     ObjectRef,
     lease::registry::LeaseRegistry,
-    protocol::message::Announcement,
+    protocol::{channel, message::Announcement},
     transport::{clock::Clock, connection::Receiver, lock},
 };
 
@@ -70,6 +70,8 @@ impl Events {
 
 /// Passes pushes on to the registry, and events to the receiver.
 pub(crate) struct Mailbox {
+    /// The prefix of all channels.
+    prefix: String,
     /// The channel of the client's own pushes.
     own: Arc<str>,
     registry: Arc<LeaseRegistry>,
@@ -78,8 +80,9 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(own: Arc<str>, registry: Arc<LeaseRegistry>) -> Self {
+    pub(crate) fn new(prefix: &str, own: Arc<str>, registry: Arc<LeaseRegistry>) -> Self {
         Self {
+            prefix: prefix.to_owned(),
             own,
             registry,
             events: Mutex::new(Some(broadcast::channel(4096).0)),
@@ -103,14 +106,20 @@ impl Mailbox {
 }
 
 impl Receiver for Mailbox {
-    fn message(&self, clock: &Clock, channel: &str, payload: &str) {
-        if channel == &*self.own {
-            return self.registry.message(clock, channel, payload);
+    fn message(&self, clock: &Clock, on: &str, payload: &str) {
+        if on == &*self.own {
+            return self.registry.message(clock, on, payload);
         }
-        match Announcement::read(payload) {
-            Some(Announcement::Changed(object)) => self.send(Event::Changed(object)),
-            Some(Announcement::Missing(object)) => self.send(Event::Missing(object)),
-            None => {}
+        let event = match Announcement::read(payload) {
+            Some(Announcement::Changed(object)) => Event::Changed(object),
+            Some(Announcement::Missing(object)) => Event::Missing(object),
+            None => return,
+        };
+        // A tenant can publish on the channels of its own namespace, and only about the objects of that.
+        if let Event::Changed(object) | Event::Missing(object) = &event
+            && *on == *channel::of_event(&self.prefix, object.namespace())
+        {
+            self.send(event);
         }
     }
 

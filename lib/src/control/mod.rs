@@ -1,5 +1,6 @@
 //! The controller's side: declare objects, look at them, take back what ended pods held. It never grants.
 
+pub mod acl;
 mod declaration;
 mod events;
 mod observation;

@@ -39,6 +39,21 @@ pub(crate) fn allowed_in_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_.:/@".contains(c)
 }
 
+/// The prefix of all keys and channels.
+const LONGEST_PREFIX: usize = 64;
+
+pub(crate) fn check_prefix(prefix: &str) -> Result<(), Error> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if (1..=LONGEST_PREFIX).contains(&prefix.len()) && prefix.chars().all(is_allowed) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "key_prefix",
+        format!("{prefix:?} cannot begin a key"),
+        "use 1 to 64 ASCII letters, digits and - _ . :",
+    ))
+}
+
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() || name.len() > LONGEST_NAME {
         return Err(Error::invalid(

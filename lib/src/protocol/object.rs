@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Lock,
         Self::RwLock,
         Self::Semaphore,

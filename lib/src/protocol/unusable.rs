@@ -24,7 +24,21 @@ pub(crate) fn lacks_rights(error: &str) -> bool {
 pub(crate) fn error(keys: &[Arc<str>], refusal: String) -> Error {
     newer(keys, &refusal)
         .or_else(|| damaged(keys, &refusal))
-        .unwrap_or(Error::Refused { reason: refusal })
+        .unwrap_or_else(|| Error::Refused {
+            reason: with_rights(keys, refusal),
+        })
+}
+
+/// Adds the missing rights to a refusal for want of rights, in which not every server names them.
+fn with_rights(keys: &[Arc<str>], refusal: String) -> String {
+    let is_forbidden =
+        refusal.starts_with("NOPERM ") || refusal.strip_prefix("ERR ").is_some_and(lacks_rights);
+    match keys.first().and_then(|key| key.split_once('/')) {
+        Some((namespace, _)) if is_forbidden => format!(
+            "{refusal}; the user needs the rights ~{namespace}/* and &{namespace}/* and the commands that docs/redis.md lists"
+        ),
+        _ => refusal,
+    }
 }
 
 /// `VERSION`, the key, the version that it was written in, and the one of the script.
@@ -130,15 +144,30 @@ mod tests {
             "OOM command not allowed when used memory > 'maxmemory'. script: 0a, on @user_script:9.",
             "NOREPLICAS Not enough good replicas to write. script: 0a, on @user_script:9.",
             "NOTDECLARED ml/lock/x",
-            "NOPERM no rights",
-            "ERR ACL failure in script: No permissions to access a channel script: 0a, on @user_script:9.",
-            "ERR The user executing the script can't publish to the channel mentioned in the command script: 0a, on @user_script:9.",
         ] {
             let error = super::error(&keys(), refusal.to_owned());
             assert!(
                 matches!(&error, Error::Refused { reason } if reason == refusal),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_rights_names_them_and_the_page_that_lists_them() {
+        for refusal in [
+            "NOPERM No permissions to access a key",
+            "ERR ACL failure in script: No permissions to access a channel script: 0a, on @user_script:9.",
+            "ERR The user executing the script can't run this command or subcommand script: 0a, on @user_script:9.",
+        ] {
+            let error = super::error(&keys(), refusal.to_owned());
+            let Error::Refused { reason } = &error else {
+                panic!("{error}")
+            };
+            assert!(reason.starts_with(refusal), "{error}");
+            for named in ["~tenure:{ml/* and &tenure:{ml/*", "docs/redis.md"] {
+                assert!(reason.contains(named), "{error}");
+            }
         }
     }
 

@@ -19,6 +19,16 @@ pub(crate) fn explain(client: &redis::Client, error: &RedisError) -> Error {
     explain_at(endpoint::of(client), Some(settings), error)
 }
 
+/// The same of a command for a channel.
+pub(crate) fn explain_channel(client: &redis::Client, channel: &str, error: &RedisError) -> Error {
+    match explain(client, error) {
+        Error::Refused { reason } => Error::Refused {
+            reason: format!("channel {channel}: {reason}"),
+        },
+        other => other,
+    }
+}
+
 /// The same of the server at an address, with the settings that were used.
 pub(crate) fn explain_at(
     address: String,

@@ -30,7 +30,7 @@ use crate::{
         backoff::Backoff,
         clock::Clock,
         endpoint,
-        explain::{explain, greet},
+        explain::{explain, explain_channel, greet},
         own_connection::OwnConnection,
         server_info::ServerInfo,
         unreachable,
@@ -201,11 +201,7 @@ impl ConnectionDriver {
         }
         // Not set before, as nothing is subscribed to yet.
         let _ = here.set(about.run_id.clone());
-        let Channels { own, events } = &self.config.channels;
-        connection.subscribe(&**own).await.map_err(|e| refused(&e))?;
-        if let Some(events) = events {
-            connection.psubscribe(&**events).await.map_err(|e| refused(&e))?;
-        }
+        open_channels(&self.config.channels, &client, &mut connection).await?;
         let id = self.end_last(&mut connection, &about.run_id).await;
         Ok(Some(Session {
             number,
@@ -262,6 +258,27 @@ async fn ask_info(connection: &mut MultiplexedConnection) -> Result<String, Redi
         Err(error) if error.code() == Some("ERR") => redis::cmd("INFO").query_async(connection).await,
         answered => answered,
     }
+}
+
+/// Subscribes to the channels, and checks the right to publish: a script goes on without it, so that none of its effects is
+/// missing, but then no waiter would hear of its grant in time.
+async fn open_channels(
+    channels: &Channels,
+    client: &redis::Client,
+    connection: &mut MultiplexedConnection,
+) -> Result<(), Error> {
+    let Channels { own, events } = channels;
+    let refused = |channel: &str, error: &RedisError| explain_channel(client, channel, error);
+    connection.subscribe(&**own).await.map_err(|e| refused(own, &e))?;
+    if let Some(events) = events {
+        connection
+            .psubscribe(&**events)
+            .await
+            .map_err(|e| refused(events, &e))?;
+    }
+    let mut publish = redis::cmd("PUBLISH");
+    publish.arg(&**own).arg("");
+    publish.exec_async(connection).await.map_err(|e| refused(own, &e))
 }
 
 /// Waits until a server that has been silent for so long does not answer with its time either.
