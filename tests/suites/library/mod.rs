@@ -46,6 +46,7 @@
 //! | [`refusals`] | servers that refuse to write for a while |
 //! | [`security`] | TLS, and the smallest rights that work |
 //! | [`sentinel`] | Redis behind Sentinel: masters that change |
+//! | [`tenants`] | one Redis user for each namespace |
 //! | [`versions`] | objects that another version of the protocol has written |
 //! | [`silence`] | connections that die silently, and frozen servers |
 //! | [`servers`] | full, evicting, read-only and old servers; Valkey |
@@ -80,5 +81,6 @@ mod servers;
 mod session;
 mod silence;
 mod support;
+mod tenants;
 mod versions;
 mod visibility;
