@@ -18,6 +18,8 @@ CHART_CRDS := charts/tenure/files/crds
 # `make image` takes a release of the programs by default; PROFILE=dev is built sooner, and is bigger and slower.
 PROFILE ?= release
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# A test writes the conformance vectors, or compares them: it runs the scripts.
+VECTORS := cargo test --quiet --workspace --lib -- --exact memory::tests::conformance::the_vectors_are_what_the_scripts_do
 # What an image holds, without what only tests need of the library.
 PACKAGED := --package tenure-controller --package tenure-examples
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -90,8 +92,12 @@ build: cargo ## Build all programs
 setup: build ## Find, install, download or build the servers that the suites run
 	@cargo run --quiet --bin assets -- $(ASSETS)
 
-generate: cargo ## Write the bundles of scripts, and the resource definitions that the types say
+conformance: cargo ## Replay the conformance vectors on the server at URL, or on a redis-server of its own
+	@cargo run --quiet --bin conformance -- $(URL)
+
+generate: cargo ## Write the bundles of scripts, the conformance vectors, and the resource definitions that the types say
 	.ci/lua
+	TENURE_GENERATE=1 $(VECTORS)
 	cargo run --bin crdgen
 	cargo run --bin crdgen -- --dir $(CHART_CRDS)
 
@@ -129,6 +135,7 @@ markdown: ## Does markdownlint find nothing? Needs Node 20 or newer
 
 drift: cargo ## Are the generated files what their sources say?
 	.ci/lua --check
+	$(VECTORS)
 	cargo run --bin crdgen -- --check
 	cargo run --bin crdgen -- --check --dir $(CHART_CRDS)
 
@@ -157,5 +164,5 @@ $(STYLUA): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo servers test matrix chart-test image e2e bench check build setup generate format lint features msrv scripts \
-	spelling markdown drift deny docs cargo
+.PHONY: help demo servers test matrix chart-test image e2e bench conformance check build setup generate format lint features msrv \
+	scripts spelling markdown drift deny docs cargo

@@ -50,6 +50,15 @@ fn stem(path: &Path) -> String {
     named.file_stem().unwrap().to_string_lossy().into_owned()
 }
 
+/// The texts of all Rust files under these folders, by the names of their modules.
+fn sources(folders: &[PathBuf]) -> Vec<(String, String)> {
+    folders
+        .iter()
+        .flat_map(|folder| files(folder, "rs"))
+        .map(|file| (stem(&file), fs::read_to_string(&file).unwrap()))
+        .collect()
+}
+
 #[test]
 fn the_protocol_names_every_script_and_every_field() {
     let page = read("docs/protocol.md");
@@ -146,6 +155,102 @@ fn fields(script: &str) -> Vec<String> {
         found.extend(words.filter(is_field).map(str::to_owned));
     }
     found
+}
+
+/// The anchors of the sentences of docs/protocol.md that promise something.
+fn promises(page: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for part in page.split("<a id=\"").skip(1) {
+        let (id, rest) = part.split_once('"').unwrap();
+        assert!(
+            rest.starts_with("></a>"),
+            "docs/protocol.md: {id} is no empty anchor"
+        );
+        assert!(
+            found.insert(id.to_owned()),
+            "docs/protocol.md has two anchors {id}"
+        );
+    }
+    found
+}
+
+/// The tests that name an anchor in their doc comments, by anchor: the page and `#acq-1`.
+fn named_in_tests() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for folder in ["src", "tests", "../tests/suites"] {
+        let sources = sources(&[root().join(folder)]);
+        for (module, text) in &sources {
+            let lines: Vec<&str> = text.lines().collect();
+            for (number, line) in lines.iter().enumerate() {
+                let Some(comment) = line.trim_start().strip_prefix("///") else {
+                    continue;
+                };
+                let ids: Vec<&str> = comment.split("docs/protocol.md#").skip(1).collect();
+                if ids.is_empty() {
+                    continue;
+                }
+                let function = lines[number..]
+                    .iter()
+                    .find_map(|line| line.split_once("fn "))
+                    .unwrap()
+                    .1;
+                let test = format!("{module}::{}", function.split('(').next().unwrap());
+                assert!(is_there(&sources, &test), "{test} is no test");
+                let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+                let ids = ids.iter().map(|id| id.split(|c| !is_part(c)).next().unwrap());
+                found.extend(ids.map(|id| (id.to_owned(), test.clone())));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_promise_of_the_protocol_has_a_scenario_or_a_test() {
+    let vectors = root().join("../conformance");
+    if !vectors.exists() {
+        return; // the published crate alone, without its repository
+    }
+    let promises = promises(&read("docs/protocol.md"));
+    assert!(
+        promises.len() > 120,
+        "the promises are not found any more: {promises:?}"
+    );
+    let mut shown = named_in_tests();
+    assert!(
+        shown.len() > 10,
+        "the tests that name promises are not found any more"
+    );
+    for file in files(&vectors, "json") {
+        let topic: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        for scenario in topic["scenarios"].as_array().unwrap() {
+            let ids = scenario["shows"].as_array().unwrap();
+            assert!(
+                !ids.is_empty(),
+                "{}: {} shows nothing",
+                file.display(),
+                scenario["name"]
+            );
+            let place = format!("{}: {}", file.display(), scenario["name"]);
+            shown.extend(
+                ids.iter()
+                    .map(|id| (id.as_str().unwrap().to_owned(), place.clone())),
+            );
+        }
+    }
+    for (id, place) in &shown {
+        assert!(
+            promises.contains(id),
+            "{place} names {id}, which is no anchor in docs/protocol.md"
+        );
+    }
+    let shown: BTreeSet<&String> = shown.iter().map(|(id, _)| id).collect();
+    let open: Vec<_> = promises.iter().filter(|id| !shown.contains(id)).collect();
+    assert!(
+        open.is_empty(),
+        "promises in docs/protocol.md without a scenario in lib/src/memory/tests/conformance/ and without a test whose doc \
+         comment names them: {open:?}"
+    );
 }
 
 /// A public item, as it stands in the source.
@@ -288,11 +393,7 @@ fn every_line_of_the_predecessors_is_answered_by_a_test_that_is_there() {
         return; // the published crate alone, without its repository
     }
     let folders = [suites, root().join("src"), root().join("tests")];
-    let sources: Vec<(String, String)> = folders
-        .iter()
-        .flat_map(|folder| files(folder, "rs"))
-        .map(|file| (stem(&file), fs::read_to_string(&file).unwrap()))
-        .collect();
+    let sources = sources(&folders);
     let page = read("docs/seeds.md");
     let rows: Vec<Vec<&str>> = page
         .lines()

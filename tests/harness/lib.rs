@@ -10,6 +10,7 @@
 //! | [`sentinel`] | a master with replicas, and the Sentinels that watch it |
 //! | [`cluster`] | a Redis Cluster, whose slots move and whose nodes fail |
 //! | [`tls`] | certificates, and a Redis that asks for them |
+//! | [`conformance`] | the replay of the conformance vectors |
 //! | [`sent`] | how many commands clients have sent to a Redis |
 //! | [`control_plane`] | a shared etcd and API server with Tenure's resources installed |
 //! | [`controller`] | the real `tenure-controller` as a child process |
@@ -24,6 +25,7 @@ pub mod assets;
 #[cfg(feature = "kubernetes")]
 pub mod binaries;
 pub mod cluster;
+pub mod conformance;
 #[cfg(feature = "kubernetes")]
 pub mod control_plane;
 #[cfg(feature = "kubernetes")]

@@ -93,6 +93,7 @@ pub(crate) fn check_namespace(namespace: &str) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    /// docs/protocol.md#name-1: no other characters.
     #[test]
     fn names_that_could_break_keys_are_refused_with_the_field_and_the_fix() {
         for bad in ["", "a}b", "a{b", "a b", "a\nb", "ä", "a\0"] {
@@ -119,6 +120,7 @@ mod tests {
         assert_eq!(ObjectRef::parse("a/cow/b"), None);
     }
 
+    /// docs/protocol.md#keys-1: one hash tag.
     #[test]
     fn all_keys_of_an_object_share_one_hash_tag() {
         for kind in Kind::ALL {

@@ -36,7 +36,7 @@ macro_rules! scripts {
             LazyLock::new(|| Script::new($file, include_str!(concat!("../../lua/dist/", $file, ".lua"))));)*
 
         #[cfg(test)]
-        const ALL: &[&LazyLock<Script>] = &[$(&$name),*];
+        pub(crate) const ALL: &[&LazyLock<Script>] = &[$(&$name),*];
     };
 }
 

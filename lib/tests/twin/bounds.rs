@@ -407,6 +407,7 @@ async fn a_register_forgets_what_was_written_long_ago_in_pieces() -> Result {
     Ok(())
 }
 
+/// docs/protocol.md#budget-1: in units of work.
 #[tokio::test(start_paused = true)]
 async fn an_object_with_thousands_of_leases_and_waiters_is_deleted_in_pieces() -> Result {
     const MANY: u64 = 2000;

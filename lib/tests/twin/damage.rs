@@ -99,6 +99,7 @@ async fn a_lease_of_a_damaged_object_is_in_doubt_until_its_deadline() -> Result 
     Ok(())
 }
 
+/// docs/protocol.md#error-entry: it is removed.
 #[tokio::test(start_paused = true)]
 async fn an_entry_that_cannot_be_read_costs_its_lease_alone_and_goes_with_it() -> Result {
     for value in [

@@ -116,6 +116,7 @@ async fn generated_resources_have_no_properties_to_be_asked_for() -> Result {
     Ok(())
 }
 
+/// docs/protocol.md#acq-parts: in several calls.
 #[tokio::test(start_paused = true)]
 async fn an_attempt_finds_the_matching_resource_among_many_free_ones() -> Result {
     let memory = Memory::seeded(4);

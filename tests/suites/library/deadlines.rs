@@ -26,6 +26,7 @@ async fn stops_before_the_server(client: &Client, lease: &Lease) -> Result {
     Ok(())
 }
 
+/// docs/protocol.md#deadline-2, docs/protocol.md#deadline-order: by reply and by push.
 async fn the_local_deadline_lies_before_the_servers_expiry_however_the_lease_came(world: World) -> Result {
     let client = world.client().await?;
     // By reply,

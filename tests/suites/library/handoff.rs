@@ -115,6 +115,7 @@ on_both! {
 }
 
 /// The renewal of a queue entry finds out that it has become a lease: a lost push costs a third of the entry's life.
+/// docs/protocol.md#push-renewal: the renewal of the queue entry.
 #[tokio::test]
 async fn pushes_lost_alone_cost_a_bounded_delay() -> Result {
     const PLACE: Duration = Duration::from_millis(900);

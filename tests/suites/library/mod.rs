@@ -33,6 +33,7 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`conformance`] | the vectors in `conformance/`, on Redis and Valkey |
 //! | [`session`] | the session in `docs/protocol.md`, command by command |
 //!
 //! Faults of servers and networks:
@@ -56,6 +57,7 @@ mod cancellation;
 mod cluster;
 mod command_counts;
 mod condition;
+mod conformance;
 mod crashes;
 mod credentials;
 mod cutter;

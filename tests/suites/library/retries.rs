@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use super::support::{SOON, World, gone, got, look, waiting};
 
+/// docs/protocol.md#call-1: after `NOSCRIPT`.
 #[tokio::test]
 async fn scripts_are_loaded_again_when_the_server_has_forgotten_them() -> Result {
     let redis = Redis::start().await?;

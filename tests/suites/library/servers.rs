@@ -11,6 +11,7 @@ use tokio::{
 
 use super::support::{SOON, World, gone, got, look, named, waiting};
 
+/// docs/protocol.md#oom-1: the rest is refused.
 #[tokio::test]
 async fn a_full_server_refuses_new_leases_and_serves_those_that_there_are() -> Result {
     let redis = Redis::start().await?;

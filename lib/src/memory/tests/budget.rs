@@ -39,6 +39,7 @@ fn all_run_out() -> Crowd {
     crowd
 }
 
+/// docs/protocol.md#budget-2: no renewal.
 #[test]
 fn what_has_run_out_cannot_be_renewed_before_it_is_ended() {
     let mut crowd = all_run_out();
@@ -48,6 +49,7 @@ fn what_has_run_out_cannot_be_renewed_before_it_is_ended() {
     assert_eq!(seen[10], "1", "look again");
 }
 
+/// docs/protocol.md#budget-2: no release, no repetition.
 #[test]
 fn what_has_run_out_cannot_be_released_or_repeated_before_it_is_ended() {
     let mut crowd = all_run_out();
@@ -57,6 +59,7 @@ fn what_has_run_out_cannot_be_released_or_repeated_before_it_is_ended() {
     assert_eq!(crowd.call(&script::DOWNGRADE, &["t197", "1"]), ["gone"]);
 }
 
+/// docs/protocol.md#acq-again: a request without a queue entry is repeated.
 #[test]
 fn one_that_does_not_wait_is_told_to_ask_again_until_all_is_ended() {
     let mut crowd = all_run_out();
@@ -69,6 +72,7 @@ fn one_that_does_not_wait_is_told_to_ask_again_until_all_is_ended() {
     assert_eq!(crowd.acquire("another", "1", "0")[0], "busy");
 }
 
+/// docs/protocol.md#push-again: the head of the queue does the rest.
 #[test]
 fn the_head_of_the_queue_is_told_to_come_at_once_until_all_is_ended() {
     let mut crowd = all_run_out();

@@ -205,6 +205,7 @@ fn end_expired(fast: &Side, slow: &mut Side, objects: &[Keys], now_us: u64) {
     }
 }
 
+/// docs/protocol.md#alone-1: the outcomes are the same.
 #[test]
 fn nobody_can_tell_a_fast_lane_from_the_slow_way() {
     let declared = "tenure:{a/semaphore/d}";

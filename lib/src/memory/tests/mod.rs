@@ -2,6 +2,7 @@
 
 mod adoption;
 mod budget;
+mod conformance;
 mod damage;
 mod lanes;
 mod versions;

@@ -85,6 +85,7 @@ async fn a_semaphore_whose_keys_are_there_before_their_slot_is_asked_for_where_t
     Ok(())
 }
 
+/// docs/protocol.md#keys-3: the call waits for all keys.
 #[tokio::test]
 async fn a_semaphore_whose_keys_are_at_two_places_is_waited_for() -> Result {
     let cluster = own().await?;

@@ -1,0 +1,1107 @@
+#!lua flags=allow-oom
+-- withdraw: withdraws a declared object. The controller's script.
+-- KEYS  obj holders queue expiry [resources free selectors]
+-- ARGV  run id, controller's channel, kind, how, keep ms
+--       drain   waiters are refused, nothing new is granted, the keys are removed with the last lease, except for a mark that
+--               this was so, for a day or until it is withdrawn again
+--       delete  holders and waiters are notified, the keys are removed now
+--       retain  everything stays as it is for keep ms
+-- Reply the number of permits or resources that are still drained, and of tokens that are left to be ended: call again at
+--       once until there are none; nil when nothing is left to do
+-- Safe to repeat. O(log n) for each token that is ended, of which one call does not end many.
+local format = string.format
+local function int(n) return format('%d', n) end
+local PROTOCOL = 1
+local spoken, events_channel = string.match(ARGV[2], '^(%d+)@(.*)$')
+if spoken ~= int(PROTOCOL) then return redis.error_reply('VERSION - ' .. (spoken or 0) .. ' ' .. PROTOCOL) end
+ARGV[2] = events_channel
+local function check_version(obj, written)
+  if tonumber(written) > PROTOCOL then error({ err = 'VERSION ' .. obj .. ' ' .. written .. ' ' .. PROTOCOL }) end
+end
+local function damaged(key, what) error({ err = 'DAMAGED ' .. key .. ' ' .. what }) end
+local function call(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    local _, key = ...
+    if string.sub(reply.err, 1, 9) == 'WRONGTYPE' then
+      damaged(key, 'holds another type of value than Tenure keeps there')
+    end
+    error(reply)
+  end
+  return reply
+end
+local clock = call('TIME')
+local now_us = clock[1] * 1000000 + clock[2]
+local now = math.floor(now_us / 1000)
+local budget = 64
+local WIDTHS = { lock = 5, rwlock = 4, semaphore = 4, pool = 7 }
+local function unfold(at, alone)
+  local version, rest = string.match(alone, '^v(%d+) (.*)$')
+  if version then check_version(KEYS[at + 1], version) end
+  local ends, fence, token, permits, lease, limit, ttl, channel, holder =
+    string.match(rest or alone, '^(%d+) (%d+) (%S+) (%d+) (%d+) 0 (%d+) (%d+) (%S+) (.*)$')
+  if not ends then damaged(KEYS[at + 1], 'holds a string that is no lease') end
+  local value =
+    format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
+  call('UNLINK', KEYS[at + 1])
+  call(
+    'HSET',
+    KEYS[at + 1],
+    'limit',
+    limit,
+    'held',
+    permits,
+    'last',
+    fence,
+    'ticket',
+    0,
+    'ttl',
+    lease,
+    'protocol',
+    PROTOCOL,
+    't:' .. token,
+    value
+  )
+  call('ZADD', KEYS[at + 2], fence, token)
+  call('ZADD', KEYS[at + 4], ends, token)
+end
+local function counter(obj, field, text, default)
+  if not text and default then return default end
+  if not text or #text > 16 or not string.match(text, '^%d+$') then
+    damaged(obj, 'has ' .. (text and 'no number' or 'nothing') .. ' in its field ' .. field)
+  end
+  return tonumber(text)
+end
+local function open(at, kind, tokens, alone)
+  local width = WIDTHS[kind]
+  if not width then error({ err = 'ERR unknown kind of object ' .. tostring(kind) }) end
+  local early = tokens and #tokens <= 1000 and tokens or {}
+  local fields = {}
+  for i, token in ipairs(early) do
+    fields[i] = 't:' .. token
+  end
+  local obj = KEYS[at + 1]
+  if alone == nil then alone = call('MGET', obj)[1] end
+  if alone then unfold(at, alone) end
+  local got = call(
+    'HMGET',
+    obj,
+    'limit',
+    'held',
+    'last',
+    'ticket',
+    'ttl',
+    'declared',
+    'kept',
+    'draining',
+    'retained',
+    'protocol',
+    unpack(fields)
+  )
+  local object = {
+    obj = obj,
+    holders = KEYS[at + 2],
+    queue = KEYS[at + 3],
+    expiry = KEYS[at + 4],
+    waits = kind == 'lock' and KEYS[at + 5],
+    resources = KEYS[at + 5],
+    free = KEYS[at + 6],
+    selectors = KEYS[at + 7],
+    at = at,
+    width = width,
+    pool = kind == 'pool',
+    here = ARGV[1],
+    events = ARGV[2],
+    values = {},
+    tokens = tokens or {},
+    exists = false,
+    held = 0,
+    last = 0,
+    ticket = 0,
+    ttl = 0,
+    declared = got[6],
+    kept = got[7],
+    draining = got[8],
+    lease = 0,
+    max_hold = 0,
+    recover = 0,
+  }
+  if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
+  if got[1] or got[2] or got[3] or got[4] or got[5] then
+    object.exists, object.limit, object.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
+    object.last, object.ticket, object.ttl =
+      counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
+    object.retained = got[9] and counter(obj, 'retained', got[9])
+    if not got[10] then
+      call('HSET', obj, 'protocol', PROTOCOL)
+      for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
+        local before, names, holder =
+          string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+        if before then
+          local ticket = format('%016d', call('ZSCORE', object.waits, token))
+          call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
+          call('ZREM', object.waits, token)
+          call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
+        end
+      end
+    end
+  end
+  for i, token in ipairs(early) do
+    object.values[token] = got[10 + i] or nil
+  end
+  if object.declared or object.kept then
+    got = call(
+      'HMGET',
+      obj,
+      'lease',
+      'max_hold',
+      'run',
+      'recover',
+      'watched',
+      'order',
+      'prefix',
+      'count',
+      'fresh',
+      'beyond'
+    )
+    object.lease, object.max_hold, object.run =
+      counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
+    object.recover, object.watched, object.order, object.prefix =
+      counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+    if object.prefix then
+      object.count, object.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
+      object.unmarked, object.beyond = not got[10], counter(obj, 'beyond', got[10], 0)
+    end
+  end
+  return object
+end
+local function publish(channel, lines)
+  for i, line in ipairs(lines) do
+    lines[i] = type(line) == 'number' and int(line) or line
+  end
+  return call('PUBLISH', channel, ARGV[1] .. '\n' .. table.concat(lines, '\n'))
+end
+local function object_name(object) return string.match(object.obj, '{(.*)}') end
+local function save(object, ...)
+  call(
+    'HSET',
+    object.obj,
+    'limit',
+    int(object.limit),
+    'held',
+    int(object.held),
+    'last',
+    int(object.last),
+    'ticket',
+    int(object.ticket),
+    'ttl',
+    int(object.ttl),
+    'protocol',
+    PROTOCOL,
+    ...
+  )
+  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
+  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
+  if object.changed then object.changed = 'saved' end
+end
+local function parse_entry(value)
+  local permits, lease, ttl, max_hold, grace, since, channel, names, holder =
+    string.match(value, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$')
+  if not permits then return nil end
+  return {
+    permits = tonumber(permits),
+    lease = tonumber(lease),
+    ttl = tonumber(ttl),
+    max_hold = tonumber(max_hold),
+    grace = tonumber(grace),
+    since = tonumber(since),
+    channel = channel,
+    names = names,
+    holder = holder,
+  }
+end
+local function newest_of(object) return object.declared and object.last or 0 end
+local function value_of(object, token) return object.values[token] or call('HGET', object.obj, 't:' .. token) end
+local function find_entry(object, token)
+  local value = value_of(object, token)
+  return value and parse_entry(value)
+end
+local function store(object, token, entry)
+  local value = format(
+    '%d %d %d %d %d %d %s %s %s',
+    entry.permits,
+    entry.lease,
+    entry.ttl,
+    entry.max_hold,
+    entry.grace,
+    entry.since,
+    entry.channel,
+    entry.names,
+    entry.holder
+  )
+  object.values[token] = value
+  object.ttl = math.max(object.ttl, entry.lease, entry.ttl, entry.grace)
+  save(object, 't:' .. token, value)
+end
+local function lease_end(entry)
+  local ends = now + entry.lease
+  if entry.max_hold > 0 then ends = math.min(ends, entry.since + entry.max_hold) end
+  return ends
+end
+local made
+local function pool()
+  if made then return made end
+  local function number_of(object, name)
+    if not object.prefix or string.sub(name, 1, #object.prefix) ~= object.prefix then return nil end
+    local digits = string.sub(name, #object.prefix + 1)
+    if #digits > 15 or not string.match(digits, '^%d+$') then return nil end
+    local number = tonumber(digits)
+    return int(number) == digits and number or nil
+  end
+  local function index_of(object, name)
+    local number = number_of(object, name)
+    return number and number < object.count and number or nil
+  end
+  local function marks(object) return object.prefix and call('HLEN', object.resources) - object.beyond or 0 end
+  local function fresh_left(object, marked)
+    return object.prefix and math.max(0, object.count - object.fresh - marked) or 0
+  end
+  local CHUNK = 200
+  local function in_chunks(names, run)
+    for from = 1, #names, CHUNK do
+      run({ unpack(names, from, math.min(from + CHUNK - 1, #names)) })
+    end
+  end
+  local function mark(object, name, number)
+    if call('HSET', object.resources, name, 'x') == 1 and number >= object.count then
+      object.beyond, object.changed = object.beyond + 1, true
+    end
+    if object.records then object.records[name] = 'x' end
+  end
+  local function unmark(object, name, number)
+    local marked = call('HDEL', object.resources, name) == 1
+    if object.records then object.records[name] = nil end
+    if marked and number >= object.count then
+      object.beyond, object.changed = object.beyond - 1, true
+    end
+    return marked
+  end
+  local function take_fresh(object, count, names, marked)
+    local wanted = #names + count
+    while object.prefix and object.fresh < object.count and #names < wanted do
+      if budget <= 0 then
+        object.more = true
+        return false
+      end
+      local number = object.fresh
+      local name = object.prefix .. int(number)
+      object.fresh, object.changed = number + 1, true
+      if marked > 0 and unmark(object, name, number) then
+        marked, budget = marked - 1, budget - 1 / 8
+      else
+        names[#names + 1] = name
+      end
+    end
+    return true
+  end
+  local function lowering(object) return object.prefix and object.fresh > object.count end
+  local function lower(object)
+    while lowering(object) and budget > 0 do
+      object.fresh, object.changed = object.fresh - 1, true
+      local name = object.prefix .. int(object.fresh)
+      if call('ZREM', object.free, name) == 0 then mark(object, name, object.fresh) end
+      budget = budget - 1 / 4
+    end
+    if lowering(object) then object.more = true end
+  end
+  local function mark_held(object, held)
+    call('UNLINK', object.resources)
+    object.unmarked, object.beyond = false, 0
+    for name in pairs(held) do
+      local number = number_of(object, name)
+      if number and number >= object.fresh then mark(object, name, number) end
+    end
+  end
+  local SCANNED, FOR_WAITERS, NEWEST, SEEN_AGAIN = 500, 1000, 32, 100
+  local function take(object, count)
+    local names = {}
+    local function take_used(command, most)
+      local got = call(command, object.free, int(most))
+      for i = 1, #got, 2 do
+        names[#names + 1] = got[i]
+      end
+    end
+    if object.order == 'MostRecentlyUsed' then
+      take_used('ZPOPMAX', count)
+      if #names < count then take_fresh(object, count - #names, names, marks(object)) end
+      return names
+    end
+    local marked = marks(object)
+    local fresh = fresh_left(object, marked)
+    if object.order == 'Random' then
+      local used, from_used, from_fresh = call('ZCARD', object.free), 0, 0
+      math.randomseed(now_us % 2147483648) -- the server seeds every script alike
+      for _ = 1, math.min(count, used + fresh) do
+        if math.random(used + fresh - from_used - from_fresh) > used - from_used then
+          from_fresh = from_fresh + 1
+        else
+          from_used = from_used + 1
+        end
+      end
+      names = from_used > 0 and call('ZRANDMEMBER', object.free, int(from_used)) or names
+      in_chunks(names, function(some) call('ZREM', object.free, unpack(some)) end)
+      take_fresh(object, from_fresh, names, marked)
+    else
+      local whole = take_fresh(object, math.min(count, fresh), names, marked)
+      if whole and #names < count then take_used('ZPOPMIN', count - #names) end
+    end
+    return names
+  end
+  local function give_back(object, names)
+    object.freed, object.newest = object.freed or {}, nil
+    local free, named = {}, {}
+    for name in string.gmatch(names, '[^,]+') do
+      local number = number_of(object, name)
+      if not number then
+        named[#named + 1] = name
+      elseif number < object.fresh then
+        free[#free + 1] = name
+      else
+        unmark(object, name, number)
+      end
+      object.freed[#object.freed + 1] = name
+    end
+    in_chunks(named, function(some)
+      for i, record in ipairs(call('HMGET', object.resources, unpack(some))) do
+        if record and string.sub(record, 1, 1) == '1' then free[#free + 1] = some[i] end
+      end
+    end)
+    in_chunks(free, function(some)
+      local pairs_of = {}
+      for _, name in ipairs(some) do
+        pairs_of[#pairs_of + 1] = now_us
+        pairs_of[#pairs_of + 1] = name
+      end
+      call('ZADD', object.free, unpack(pairs_of))
+    end)
+  end
+  local function in_service(object, name)
+    return index_of(object, name) ~= nil or string.sub(call('HGET', object.resources, name) or '0', 1, 1) == '1'
+  end
+  local function is_free(object, name)
+    local index = index_of(object, name)
+    if index and index >= object.fresh then return call('HEXISTS', object.resources, name) == 0 end
+    return call('ZSCORE', object.free, name) ~= false
+  end
+  local function claim(object, names)
+    local used, fresh = {}, {}
+    for _, name in ipairs(names) do
+      local number = number_of(object, name)
+      if number and number >= math.max(object.fresh, object.count) then
+        mark(object, name, number) -- out of service
+      else
+        local into = number and number >= object.fresh and fresh or used
+        into[#into + 1] = name
+      end
+    end
+    in_chunks(used, function(some) call('ZREM', object.free, unpack(some)) end)
+    in_chunks(fresh, function(some)
+      local marks = {}
+      for _, name in ipairs(some) do
+        marks[#marks + 1] = name
+        marks[#marks + 1] = 'x'
+        if object.records then object.records[name] = 'x' end
+      end
+      call('HSET', object.resources, unpack(marks))
+    end)
+  end
+  local function record_of(object, name)
+    object.records = object.records or {}
+    if object.records[name] == nil then object.records[name] = call('HGET', object.resources, name) or '' end
+    return object.records[name]
+  end
+  local function read_records(object, names)
+    object.records = object.records or {}
+    for i, record in ipairs(call('HMGET', object.resources, unpack(names))) do
+      object.records[names[i]] = record or ''
+    end
+  end
+  local function unreadable(object, name)
+    local known = object.unreadable or { count = 0 }
+    if not known[name] then
+      known[name], known.count, known.first = true, known.count + 1, known.first or name
+    end
+    object.unreadable = known
+  end
+  local function properties_of(object, name)
+    local record = record_of(object, name)
+    local json = string.sub(record, 2)
+    local whole, properties = string.match(record, '^[01x]') or record == '', {}
+    if whole and json ~= '' then
+      whole, properties = pcall(cjson.decode, json)
+    end
+    if not whole or type(properties) ~= 'table' then return unreadable(object, name) end
+    for key, value in pairs(properties) do
+      if type(key) ~= 'string' or type(value) ~= 'string' then return unreadable(object, name) end
+    end
+    return properties
+  end
+  local function unescaped(text)
+    return (string.gsub(text, '%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end))
+  end
+  local function suits(object, selector, name)
+    local kind, wanted = string.sub(selector, 1, 1), string.sub(selector, 2)
+    if kind ~= '=' and kind ~= '?' then return true end
+    object.selectors_read = object.selectors_read or {}
+    if kind == '=' then
+      local names = object.selectors_read[selector]
+      if not names then
+        names = {}
+        for one in string.gmatch(wanted, '[^,]+') do
+          names[one] = true
+        end
+        object.selectors_read[selector] = names
+      end
+      return names[name] == true
+    end
+    local pairs_wanted = object.selectors_read[selector]
+    if not pairs_wanted then
+      pairs_wanted = {}
+      for key, value in string.gmatch(wanted, '([^&=]*)=([^&]*)') do
+        pairs_wanted[#pairs_wanted + 1] = { unescaped(key), unescaped(value) }
+      end
+      object.selectors_read[selector] = pairs_wanted
+    end
+    local record = record_of(object, name)
+    if not string.find(record, '\\', 1, true) then
+      for _, pair in ipairs(pairs_wanted) do
+        if not string.find(pair[2], '["\\%c]') and not string.find(record, pair[2], 1, true) then return false end
+      end
+    end
+    local properties = properties_of(object, name)
+    if not properties then return false end
+    for _, pair in ipairs(pairs_wanted) do
+      if properties[pair[1]] ~= pair[2] then return false end
+    end
+    return true
+  end
+  local function line_of(names)
+    local kind = string.sub(names, 1, 1)
+    if kind == '=' then return string.find(names, ',', 1, true) and '>' .. string.sub(names, 2) or names end
+    return kind == '?' and names or '-'
+  end
+  local LOWEST = 1125899906842624
+  local function member_of(line, ticket, token) return format('%s %016d %s', line, ticket + LOWEST, token) end
+  local function head(object, line)
+    while true do
+      local member = call('ZRANGE', object.selectors, '[' .. line .. ' ', '(' .. line .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
+      if not member then return nil end
+      local ticket, token = string.match(member, ' (%d+) (%S+)$')
+      ticket = ticket - LOWEST
+      if tonumber(call('ZSCORE', object.queue, token)) == ticket then
+        return { line = line, ticket = ticket, token = token }
+      end
+      call('ZREM', object.selectors, member)
+    end
+  end
+  local function lines(object, from, to, most)
+    local found = {}
+    while #found < most do
+      local member = call('ZRANGE', object.selectors, from, to, 'BYLEX', 'LIMIT', 0, 1)[1]
+      if not member then return found, nil end
+      found[#found + 1] = string.match(member, '^%S+')
+      from = '(' .. found[#found] .. '!'
+    end
+    return found, from
+  end
+  local function lines_in_turn(object, turn, first, last, most)
+    local from = call('HGET', object.obj, turn)
+    local found, rest = lines(object, from or first, last, most)
+    if from and not rest then
+      local others
+      others, rest = lines(object, first, last, most - #found)
+      for _, line in ipairs(others) do
+        found[#found + 1] = line
+      end
+    end
+    if rest and #found == most then
+      call('HSET', object.obj, turn, rest)
+    elseif from then
+      call('HDEL', object.obj, turn)
+    end
+    return found
+  end
+  local LINES, NAMED, HEADS, LOOKS = 16, 8, 32, 128
+  local function heads(object, asking)
+    local known, found = {}, {}
+    local function add(line)
+      if known[line] or #found >= HEADS then return end
+      known[line] = true
+      found[#found + 1] = head(object, line)
+    end
+    add('-')
+    local entry = asking and find_entry(object, asking)
+    if entry then add(line_of(entry.names)) end
+    local changed = object.changed or object.freed
+    local unseen = changed and call('ZCARD', object.selectors) or tonumber(call('HGET', object.obj, 'unseen') or 0)
+    local some_lines = math.min(LINES, math.floor(LOOKS / math.max(1, math.min(NEWEST, call('ZCARD', object.free)))))
+    local some = lines_in_turn(object, 'turn', '[>', '+', some_lines)
+    for _, line in ipairs(some) do
+      add(line)
+    end
+    for i = 1, math.min(64, object.freed and #object.freed or 0) do
+      add('=' .. object.freed[i])
+    end
+    local named = lines_in_turn(object, 'turn_named', '[=', '(>', NAMED)
+    for _, line in ipairs(named) do
+      add(line)
+    end
+    for _, line in ipairs(some) do
+      local names = 0
+      for name in string.gmatch(string.sub(line, 1, 1) == '>' and string.sub(line, 2) or '', '[^,]+') do
+        names = names + 1
+        if names > 16 or #found >= HEADS then break end
+        add('=' .. name)
+      end
+    end
+    object.unseen = #some < some_lines and #named < NAMED and 0 or math.max(0, unseen - #some - #named)
+    if object.unseen > 0 then
+      call('HSET', object.obj, 'unseen', object.unseen)
+    elseif unseen > 0 then
+      call('HDEL', object.obj, 'unseen')
+    end
+    budget = budget - #found / 4
+    table.sort(found, function(a, b) return a.ticket < b.ticket end)
+    return found
+  end
+  local function line_up(object, waiting)
+    if call('ZCARD', object.selectors) == waiting then return end
+    local from = tonumber(call('HGET', object.obj, 'lined_up') or 0)
+    local some = call('ZRANGE', object.queue, from, from + 49, 'WITHSCORES')
+    for i = 1, #some, 2 do
+      local entry = find_entry(object, some[i])
+      if entry then call('ZADD', object.selectors, 0, member_of(line_of(entry.names), some[i + 1], some[i])) end
+    end
+    call('HSET', object.obj, 'lined_up', from + 50 < waiting and from + 50 or 0)
+  end
+  local function choose(object, entry, earlier)
+    if lowering(object) then
+      object.more = true
+      return nil
+    end
+    local kind, wanted = string.sub(entry.names, 1, 1), string.sub(entry.names, 2)
+    local chosen = {}
+    local named_wait = object.standing and call('ZRANGE', object.selectors, '[=', '(>', 'BYLEX', 'LIMIT', 0, 1)[1]
+    local function may_have(name)
+      if not suits(object, entry.names, name) or not properties_of(object, name) then return false end
+      for _, selector in ipairs(earlier) do
+        if suits(object, selector, name) then return false end
+      end
+      local other = named_wait and head(object, '=' .. name)
+      return not other or other.ticket >= object.standing
+    end
+    if kind == '=' then
+      for name in string.gmatch(wanted, '[^,]+') do
+        if not is_free(object, name) or not may_have(name) then return nil end
+        chosen[#chosen + 1] = name
+      end
+    elseif kind == '?' or #earlier > 0 or named_wait then
+      local total, seen, taken = call('ZCARD', object.free), 0, {}
+      local asks = not object.standing or object.asks
+      local most, cursor = asks and SCANNED or SEEN_AGAIN, asks and 'scanned' or 'seen_again'
+      local many = total > most
+      local start = many and tonumber(call('HGET', object.obj, cursor) or 0) % total or 0
+      object.scans = asks and most or object.scans or FOR_WAITERS
+      local function consider(name)
+        if #chosen < entry.permits and not taken[name] and may_have(name) then
+          chosen[#chosen + 1] = name
+          taken[name] = true
+        end
+      end
+      if not asks then
+        if not object.newest then
+          object.newest, object.taken = call('ZRANGE', object.free, 0, NEWEST - 1, 'REV'), {}
+          if #object.newest > 0 then read_records(object, object.newest) end
+        end
+        for _, name in ipairs(object.newest) do
+          if not object.taken[name] then consider(name) end
+        end
+        object.scans = object.scans - #object.newest * (1 + #earlier / 8)
+        if total <= #object.newest then seen = total end
+      end
+      while #chosen < entry.permits and seen < total and (object.scans > 0 or seen < 2 * entry.permits) do
+        local at = (start + seen) % total
+        local last = math.min(at + 99, total - 1, at + total - seen - 1)
+        local names =
+          call('ZRANGE', object.free, at, last, unpack(object.order == 'MostRecentlyUsed' and { 'REV' } or {}))
+        read_records(object, names)
+        for _, name in ipairs(names) do
+          consider(name)
+        end
+        seen = seen + #names
+        object.scans = object.scans - #names * (1 + #earlier / 8)
+      end
+      if many and #chosen < entry.permits then
+        call('HSET', object.obj, cursor, (start + seen) % total)
+        if asks then object.parts = math.ceil(total / math.max(1, seen)) end
+      end
+      if object.prefix and #chosen < entry.permits then
+        local left, looked = object.count - object.fresh, 0
+        local at = math.max(object.fresh, tonumber(call('HGET', object.obj, 'scanned_fresh') or 0))
+        while #chosen < entry.permits and looked < left and (object.scans > 0 or looked < entry.permits) do
+          if at >= object.count then at = object.fresh end
+          local names, missing_yet = {}, math.max(20, entry.permits - #chosen)
+          local last = math.min(at + math.min(CHUNK, missing_yet, left - looked), object.count) - 1
+          for number = at, last do
+            names[#names + 1] = object.prefix .. int(number)
+          end
+          read_records(object, names)
+          for _, name in ipairs(names) do
+            if #chosen == entry.permits then break end
+            if record_of(object, name) == '' and may_have(name) then chosen[#chosen + 1] = name end
+            at, looked = at + 1, looked + 1
+            object.scans = object.scans - 3
+          end
+        end
+        call('HSET', object.obj, 'scanned_fresh', int(at))
+        if asks and #chosen < entry.permits then
+          object.parts = math.max(object.parts or 0, math.ceil(left / math.max(1, looked)))
+        end
+      end
+      if #chosen < entry.permits then return nil end
+    else
+      if entry.permits > call('ZCARD', object.free) + fresh_left(object, marks(object)) then return nil end
+      if kind == '~' and in_service(object, wanted) and is_free(object, wanted) and properties_of(object, wanted) then
+        claim(object, { wanted })
+        chosen[1] = wanted
+      end
+      local unreadable = {}
+      repeat
+        local names = take(object, entry.permits - #chosen)
+        in_chunks(names, function(some) read_records(object, some) end)
+        for _, name in ipairs(names) do
+          local into = properties_of(object, name) and chosen or unreadable
+          into[#into + 1] = name
+        end
+      until #names == 0 or #chosen == entry.permits
+      for _, name in ipairs(unreadable) do
+        call('ZADD', object.free, object.order == 'MostRecentlyUsed' and 0 or now_us, name)
+      end
+      if #chosen == entry.permits then return chosen end
+      give_back(object, table.concat(chosen, ','))
+      return nil
+    end
+    claim(object, chosen)
+    return chosen
+  end
+  local function held_names(object)
+    local held, whole = {}, true
+    for _, token in ipairs(call('ZRANGE', object.holders, 0, -1)) do
+      local entry = find_entry(object, token)
+      whole = whole and entry
+      for name in string.gmatch(entry and entry.names or '', '[^,]+') do
+        held[name] = true
+      end
+    end
+    local function unless_free(name)
+      if not call('ZSCORE', object.free, name) then held[name] = true end
+    end
+    if not whole then
+      for _, name in ipairs(call('HKEYS', object.resources)) do
+        unless_free(name)
+      end
+      for index = 0, (object.prefix and object.fresh or 0) - 1 do
+        unless_free(object.prefix .. int(index))
+      end
+    end
+    return held
+  end
+  local function find_unheld(object)
+    local held = held_names(object)
+    local function free(name)
+      if not held[name] then call('ZADD', object.free, 'NX', now_us, name) end
+    end
+    if object.prefix then
+      for index = 0, object.fresh - 1 do
+        free(object.prefix .. int(index))
+      end
+      mark_held(object, held)
+    else
+      for _, name in ipairs(call('HKEYS', object.resources)) do
+        if in_service(object, name) then free(name) end
+      end
+    end
+  end
+  local function unused(object)
+    local free = call('ZCARD', object.free) + fresh_left(object, marks(object))
+    return lowering(object) and math.min(free, math.max(0, object.count - object.held)) or free
+  end
+  made = {
+    number_of = number_of,
+    lower = lower,
+    lowering = lowering,
+    mark_held = mark_held,
+    record_of = record_of,
+    properties_of = properties_of,
+    find_unheld = find_unheld,
+    give_back = give_back,
+    in_service = in_service,
+    claim = claim,
+    choose = choose,
+    held_names = held_names,
+    unused = unused,
+    line_of = line_of,
+    member_of = member_of,
+    head = head,
+    heads = heads,
+    line_up = line_up,
+  }
+  return made
+end
+local function fits(object, entry, earlier)
+  if not object.pool then return entry.permits <= object.limit - object.held end
+  local chosen = pool().choose(object, entry, earlier)
+  if not chosen then return false end
+  entry.names = table.concat(chosen, ',')
+  for _, name in ipairs(object.newest and chosen or {}) do
+    object.taken[name] = true
+  end
+  return true
+end
+local function refusal(object, permits, names)
+  if object.draining then return 'NOTDECLARED ' .. object_name(object) end
+  if object.declared and object.run ~= object.here then return nil end
+  if permits > object.limit and object.limit > 0 then return 'TOOLARGE ' .. int(object.limit) end
+  if object.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_name(object) end
+  local unreadable
+  if object.pool and string.sub(names, 1, 1) == '=' then
+    for name in string.gmatch(string.sub(names, 2), '[^,]+') do
+      if not pool().properties_of(object, name) then
+        unreadable = unreadable or name
+      elseif not pool().in_service(object, name) then
+        return 'NORESOURCE ' .. name
+      end
+    end
+  elseif object.unreadable and permits > object.limit - object.unreadable.count then
+    unreadable = object.unreadable.first
+  end
+  if unreadable then
+    return 'DAMAGED ' .. object.resources .. ' has properties of ' .. unreadable .. ' that cannot be read'
+  end
+end
+local function available(object) return object.pool and pool().unused(object) or object.limit - object.held end
+local function describe(object, fence, ends, entry, token)
+  local out = {
+    'granted',
+    fence,
+    now,
+    math.min(ends, now + entry.lease),
+    entry.lease,
+    entry.since,
+    object.declared and 1 or 0,
+    entry.permits,
+  }
+  if token then table.insert(out, 2, token) end
+  if object.pool then
+    for name in string.gmatch(entry.names, '[^,]+') do
+      out[#out + 1] = name
+      out[#out + 1] = (string.gsub(string.sub(pool().record_of(object, name), 2), '[\r\n]', ' '))
+    end
+  end
+  return out
+end
+local function grant(object, token, entry, ends, waited)
+  entry.since = now
+  object.last = object.declared and object.last + 1 or math.max(object.last + 1, now_us)
+  budget = budget - 2 - (object.pool and entry.permits / 4 or 0)
+  object.held = object.held + entry.permits
+  object.changed = true
+  if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end
+  store(object, token, entry)
+  call('ZADD', object.holders, int(object.last), token)
+  call('ZADD', object.expiry, int(ends), token)
+  if not waited then return describe(object, object.last, ends, entry) end
+  publish(entry.channel, describe(object, object.last, ends, entry, token))
+end
+local function own_entry(object, token)
+  local entry = parse_entry(object.values[token])
+  if not entry then
+    damaged('-', 'what ' .. object.obj .. ' has of this lease cannot be read; that goes when the lease has run out')
+  end
+  return entry
+end
+local function bounded(object, lease, max_hold)
+  if lease == 0 then lease = object.lease > 0 and object.lease or 30000 end
+  if object.lease > 0 then lease = math.min(lease, object.lease) end
+  if object.max_hold > 0 then max_hold = max_hold == 0 and object.max_hold or math.min(max_hold, object.max_hold) end
+  return lease, max_hold
+end
+local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
+local function missing(object) publish(object.events, { 'missing', object_name(object) }) end
+local function outdated(object, seen)
+  if not object.declared or object.last >= seen then return end
+  object.run, object.last, object.changed = false, seen, true
+  call('HDEL', object.obj, 'run')
+  missing(object)
+end
+local function enqueue(object, token, entry, priority)
+  object.ticket = object.ticket + 1
+  object.changed = true
+  store(object, token, entry)
+  local ticket = object.ticket - priority * 4398046511104
+  call('ZADD', object.queue, int(ticket), token)
+  if object.pool then
+    call('ZADD', object.selectors, 0, pool().member_of(pool().line_of(entry.names), ticket, token))
+  end
+end
+local SPACING, FAR = 5, 128
+local function wait_of(token, names)
+  local condition, ticket = string.match(names, '^(@[^#]*)#(%d+)#?%-?%d*$')
+  return condition and condition .. ' ' .. ticket .. ' ' .. token
+end
+local function priority_of(names) return tonumber(string.match(names, '#%d+#(-?%d+)$') or 0) end
+local function notify(object, condition)
+  while true do
+    local member =
+      call('ZRANGE', object.waits, '[' .. condition .. ' ', '(' .. condition .. '!', 'BYLEX', 'LIMIT', 0, 1)[1]
+    if not member then return false end
+    call('ZREM', object.waits, member)
+    local token = string.match(member, '%S+$')
+    local entry = find_entry(object, token)
+    if entry then
+      local priority = priority_of(entry.names)
+      entry.names = condition
+      enqueue(object, token, entry, priority)
+      return true
+    end
+    call('ZREM', object.expiry, token)
+    call('HDEL', object.obj, 't:' .. token)
+  end
+end
+local function recount(object)
+  local held = 0
+  for _, token in ipairs(call('ZRANGE', object.holders, 0, -1)) do
+    local entry = find_entry(object, token)
+    if not entry then return end
+    held = held + entry.permits
+  end
+  object.held = held
+  if object.pool then pool().find_unheld(object) end
+end
+local function finish(object, token, how, why)
+  local entry = find_entry(object, token)
+  budget = budget - 1
+  object.values[token] = nil
+  call('HDEL', object.obj, 't:' .. token)
+  call('ZREM', object.expiry, token)
+  local fence = entry and how == 'expired' and entry.grace > 0 and call('ZSCORE', object.holders, token)
+  local was_held = call('ZREM', object.holders, token) == 1
+  if not entry then
+    local waited = call('ZREM', object.queue, token) > 0
+    if was_held then
+      object.changed = true
+      recount(object)
+    end
+    return was_held and 'released' or waited and 'left' or nil
+  end
+  object.changed = true
+  local renewed = was_held and how == 'expired' and recovering(object)
+  if how and how ~= 'dropped' and not renewed and entry.channel ~= '-' then
+    publish(entry.channel, { was_held and 'lost' or 'gone', token, how, why or '' })
+  end
+  if was_held then
+    if fence then
+      local ends, ghost = now + entry.grace, 'grace-' .. token
+      entry.grace, entry.channel = 0, '-'
+      store(object, ghost, entry)
+      call('ZADD', object.holders, fence, ghost)
+      call('ZADD', object.expiry, ends, ghost)
+      return 'released'
+    end
+    object.held = object.held - entry.permits
+    if object.pool then
+      budget = budget - math.floor(entry.permits / 4)
+      pool().give_back(object, entry.names)
+    end
+  end
+  local ticket = object.pool and not was_held and call('ZSCORE', object.queue, token)
+  if ticket then call('ZREM', object.selectors, pool().member_of(pool().line_of(entry.names), ticket, token)) end
+  local queued = not was_held and call('ZREM', object.queue, token) == 1
+  local wait = object.waits and not was_held and wait_of(token, entry.names)
+  local waited = wait and call('ZREM', object.waits, wait) == 1
+  if not (was_held or queued or waited) then
+    recount(object)
+  end
+  if object.waits and string.sub(entry.names, 1, 1) == '@' then
+    local unheard = not waited and (not was_held or how)
+    if unheard then
+      local done, problem = pcall(notify, object, string.match(entry.names, '^@[^#]*'))
+      if not done then
+        save(object)
+        error(problem)
+      end
+    end
+  end
+  return was_held and 'released' or 'left'
+end
+local function advance(object, asking)
+  if object.draining or recovering(object) then return nil end
+  local earlier, reply, heads = {}, nil, nil
+  if object.pool then
+    local waiting = call('ZCARD', object.queue)
+    if waiting == 0 then return nil end
+    pool().line_up(object, waiting)
+    heads = pool().heads(object, asking)
+  end
+  while budget > 0 and (object.pool or object.held < object.limit or object.shrunk) do
+    local first = heads and table.remove(heads, 1)
+    local token
+    if heads then
+      token = first and first.token
+    else
+      token = call('ZRANGE', object.queue, 0, 0)[1]
+    end
+    if not token then break end
+    local entry = find_entry(object, token)
+    object.standing, object.asks = first and first.ticket, token == asking
+    local names, served = entry and entry.names, true
+    if not entry then
+      if first then call('ZREM', object.selectors, pool().member_of(first.line, first.ticket, token)) end
+      finish(object, token)
+    elseif fits(object, entry, earlier) then
+      call('ZREM', object.queue, token)
+      if first then call('ZREM', object.selectors, pool().member_of(first.line, first.ticket, token)) end
+      entry.lease, entry.max_hold = bounded(object, entry.lease, entry.max_hold)
+      if token == asking then
+        reply = grant(object, token, entry, lease_end(entry))
+      else
+        local ends = math.min(now + entry.lease, tonumber(call('ZSCORE', object.expiry, token)) or now + entry.ttl)
+        grant(object, token, entry, ends, true)
+      end
+    else
+      local refused = refusal(object, entry.permits, entry.names)
+      served = refused ~= nil
+      if refused then
+        finish(object, token, 'refused', refused)
+      elseif first and first.line ~= '-' then
+        earlier[#earlier + 1] = names
+      else
+        break
+      end
+    end
+    local following = served and first and pool().head(object, first.line)
+    if following then
+      local at = 1
+      while heads[at] and heads[at].ticket < following.ticket do
+        at = at + 1
+      end
+      table.insert(heads, at, following)
+    end
+  end
+  object.standing = nil
+  object.more = object.pool and pool().lowering(object)
+    or (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
+  return reply
+end
+local function settle(object)
+  if not object.exists then return end
+  local most = math.max(0, math.floor(budget))
+  local due = call('ZRANGE', object.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most + 1)
+  local ended = 0
+  while ended < #due and ended < most and budget > 0 do
+    ended = ended + 1
+    finish(object, due[ended], 'expired')
+  end
+  object.overdue = ended < #due
+  if object.overdue then
+    for _, token in ipairs(object.tokens) do
+      local ends = tonumber(call('ZSCORE', object.expiry, token))
+      if ends and ends <= now then finish(object, token, 'expired') end
+    end
+  end
+  if object.prefix and object.fresh > object.count then pool().lower(object) end
+  advance(object)
+end
+local function nobody_waits(object) return call('EXISTS', object.queue, object.waits or object.queue) == 0 end
+local function drop(object) call('UNLINK', unpack(KEYS, object.at + 1, object.at + object.width)) end
+local function call_again(object)
+  local first = call('ZRANGE', object.queue, 0, FAR - 1)
+  local tries = 3
+  for _, token in ipairs(first) do
+    if tonumber(call('ZSCORE', object.expiry, token) or 0) > now then
+      for _, own_token in ipairs(object.tokens) do
+        if token == own_token then return end
+      end
+      local entry = find_entry(object, token)
+      if entry and publish(entry.channel, { 'again', token }) > 0 then return end
+      tries = tries - 1
+      if tries == 0 then return end
+    end
+  end
+end
+local function close(object)
+  if not object.exists then return true end
+  local lasting = (object.declared or object.kept) and not object.draining
+  if object.changed and not lasting and object.held == 0 and nobody_waits(object) then
+    drop(object)
+    if object.draining then
+      call('HSET', object.obj, 'drained', 1)
+      call('PEXPIREAT', object.obj, int(now + 86400000))
+      publish(object.events, { 'changed', object_name(object) })
+    end
+    return true
+  end
+  if object.changed == true then save(object) end
+  if object.more or object.overdue then call_again(object) end
+  if object.retained then
+    for i = object.at + 1, object.at + object.width do
+      call('PEXPIREAT', KEYS[i], int(object.retained))
+    end
+  elseif not (object.declared or object.kept) then
+    if object.changed or call('PTTL', object.obj) <= object.ttl then
+      local ttl = int(object.ttl * 2 + 1000)
+      call('PEXPIRE', object.obj, ttl)
+      call('PEXPIRE', object.holders, ttl)
+      call('PEXPIRE', object.expiry, ttl)
+      if object.ticket > 0 then
+        call('PEXPIRE', object.queue, ttl)
+        if object.waits then call('PEXPIRE', object.waits, ttl) end
+      end
+    end
+  end
+  if object.watched and (object.changed or object.declared and object.run ~= object.here) then
+    call('HDEL', object.obj, 'watched')
+    publish(object.events, { 'changed', object_name(object) })
+  end
+end
+local object = open(0, ARGV[3])
+if not object.exists then
+  call('UNLINK', object.obj)
+  return false
+end
+settle(object)
+local how = ARGV[4]
+
+if how == 'retain' then
+  object.retained = now + tonumber(ARGV[5])
+  call('HSET', object.obj, 'retained', int(object.retained))
+  close(object)
+  return false
+end
+object.draining = 1
+call('HSET', object.obj, 'draining', 1)
+local left = 0
+for _, key in ipairs({ object.queue, how == 'delete' and object.holders or nil }) do
+  -- One in each call, at least: what has expired may have used up the budget.
+  for i, token in ipairs(call('ZRANGE', key, 0, math.max(0, math.floor(budget)))) do
+    if i > 1 and budget <= 0 then break end
+    finish(object, token, 'withdrawn')
+  end
+  left = left + call('ZCARD', key)
+end
+if object.held == 0 and left == 0 then
+  call('UNLINK', unpack(KEYS))
+  return false
+end
+close(object)
+return { object.held, left }
