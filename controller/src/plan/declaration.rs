@@ -305,6 +305,7 @@ mod tests {
             longest_lease: Duration::ZERO,
             declared_before,
             adopts: false,
+            beyond: None,
         };
         let cases = [
             ("first", false, false, Some(ObjectEvent::Declared)),
@@ -329,6 +330,7 @@ mod tests {
                 longest_lease: Duration::ZERO,
                 declared_before: true,
                 adopts,
+                beyond: None,
             });
             assert_eq!(longest_lease(&facts, &snapshot), expected, "adopts: {adopts}");
         }

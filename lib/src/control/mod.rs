@@ -1,6 +1,7 @@
 //! The controller's side: declare objects, look at them, take back what ended pods held. It never grants.
 
 mod declaration;
+mod epoch;
 mod events;
 mod observation;
 mod plan;
@@ -24,6 +25,7 @@ use crate::{
 use declaration::check_floor;
 pub(crate) use declaration::check_resource;
 pub use declaration::{Capacity, Declaration, Order, Resource};
+pub use epoch::{Backing, Epoch, Epochs, Raised};
 pub(crate) use events::Mailbox;
 pub use events::{Event, Events};
 pub use observation::{Life, Observation};
