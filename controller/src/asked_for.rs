@@ -37,7 +37,8 @@ fn object<K: Declared>(store: &Store<K>, event: &Event) -> Option<Arc<K>> {
     if object.kind() != K::KIND {
         return None;
     }
-    store.get(&KubeRef::new(object.name()).within(object.namespace()))
+    let found = store.get(&KubeRef::new(object.name()).within(object.namespace()))?;
+    found.meta().deletion_timestamp.is_none().then_some(found)
 }
 
 #[cfg(test)]
@@ -77,5 +78,22 @@ mod tests {
         let object = world.cached_named("s1").declares().unwrap();
         let seen = world.context.control.look(&object, 0).await.unwrap();
         assert!(seen.unwrap().recovering_until.is_some());
+
+        // It is asked for again: its status waits for the queue all the same.
+        assert_eq!(
+            client
+                .semaphore("s1")
+                .unwrap()
+                .try_acquire()
+                .await
+                .unwrap()
+                .map(drop),
+            None
+        );
+        reconcile::asked_for(world.cached_named("s1"), world.context.clone())
+            .await
+            .unwrap();
+        let calls = world.calls();
+        assert!(!calls.contains(&"WriteStatus".to_owned()), "{calls:?}");
     }
 }

@@ -49,11 +49,20 @@ pub(crate) async fn reconcile<K: Declared>(object: Arc<K>, context: Arc<Context>
     {
         return Ok(Action::requeue(wait.mul_f64(1.0 + fastrand::f64())));
     }
-    asked_for(object, context).await
+    reconcile_now(object, context, false).await
 }
 
-/// A reconciliation of an object that a client asks for: it does not wait until others are declared.
+/// A reconciliation of an object that a client asks for. It does not wait until others are declared, and does nothing but
+/// declare this one: another reconciliation has to follow.
 pub(crate) async fn asked_for<K: Declared>(object: Arc<K>, context: Arc<Context>) -> Result<Action, Failure> {
+    reconcile_now(object, context, true).await
+}
+
+async fn reconcile_now<K: Declared>(
+    object: Arc<K>,
+    context: Arc<Context>,
+    asked_for: bool,
+) -> Result<Action, Failure> {
     let started = Instant::now();
     let desired = object.desired()?;
     let name = desired.name.clone();
@@ -68,6 +77,7 @@ pub(crate) async fn asked_for<K: Declared>(object: Arc<K>, context: Arc<Context>
         context.tracker.failing_since(&name),
         Timestamp::now(),
     );
+    facts.asked_for = asked_for;
     let mut applier = Applier::new(&context, &*object, &name);
     context.epochs.written(&name, facts.report.common.fencing_floor);
     applier.look_ahead(&mut facts);

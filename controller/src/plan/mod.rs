@@ -82,6 +82,8 @@ pub(crate) struct Facts {
 
     /// The declaration that was made in this reconciliation.
     pub(crate) declared: Option<control::Plan>,
+    /// A client asks for the object, so that it is declared, and the rest is left to the queue.
+    pub(crate) asked_for: bool,
     /// The rest is done after this time: other lost objects are declared before the status is written, or another controller
     /// declares this one.
     pub(crate) waits: Option<Duration>,
@@ -178,6 +180,7 @@ impl Facts {
             in_force_for: Duration::ZERO,
             lost_for: None,
             declared: None,
+            asked_for: false,
             waits: None,
             reclaimed: false,
             withdrawn: None,
@@ -211,6 +214,9 @@ fn keep_declared(facts: &Facts) -> Result<Plan, Failure> {
     };
     if let Some(steps) = declaration::steps(facts, seen) {
         return Ok(Plan::unfinished(steps));
+    }
+    if facts.asked_for {
+        return Ok(Plan::last(Vec::new(), Action::requeue(Duration::ZERO)));
     }
     let snapshot = seen.snapshot.as_ref().ok_or(Failure::Vanished)?;
     if let Some(steps) = reclaim::steps(facts, snapshot) {
