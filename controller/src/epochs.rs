@@ -121,7 +121,7 @@ pub(crate) struct Ahead {
     pub(crate) first_floor: u64,
 }
 
-/// Where the floor of a declaration is kept.
+/// The place of the floor of a declaration.
 #[derive(Debug)]
 pub(crate) enum KeptIn {
     /// In the record; with what was known of the object before, in case the declaration is refused.
@@ -149,7 +149,7 @@ impl EpochRecord {
         }
     }
 
-    /// Adds the objects of a store; `is_complete` says whether its first list has come.
+    /// Adds the objects of a store; `is_complete` returns whether its first list has come.
     pub(crate) fn add<K: Declared>(
         &self,
         store: Store<K>,

@@ -33,9 +33,9 @@
 //! So the floor of an object is the clock at its own plan, and not `from`: that is why an epoch is a range.
 //!
 //! *Two processes.* The record is written for the version that was read last, so that one of two is refused. That one waits: the
-//! process that has the epoch declares all lost objects. Which of them is alive matters to the speed alone: between the
+//! process that has the epoch declares all lost objects. A wrong guess about which one is alive costs time alone: between the
 //! observation of an object and its declaration a process reads the record, and declares nothing under an epoch that is not its
-//! own any more. What was on its way meanwhile is at most as late as a declaration after the write of a status.
+//! own any more. A declaration that is on its way meanwhile is at most as late as one after the write of a status.
 //!
 //! *A floor never runs ahead of the clock*, since an epoch begins at the clock unless tokens are ahead of it. The exception is the
 //! epoch after one that a process has left open, which begins above that one's `to`. Objects without a status start above all
@@ -210,8 +210,8 @@ impl Epochs {
         self.own
     }
 
-    /// What is known of an object, for [`plan`](super::plan()) and all that follows from it: `status` is what its status
-    /// says.
+    /// Returns the known state of an object, for [`plan`](super::plan()) and all that follows from it. `status` is the part that
+    /// its status has.
     ///
     /// ```
     /// # use std::time::SystemTime;
