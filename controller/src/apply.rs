@@ -8,11 +8,15 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use tenure::{ObjectRef, control::Server};
+use tenure::{
+    ObjectRef,
+    control::{self, Declaration, Life, Raised, Server},
+};
 use tenure_crds::{MAX_LISTED, ReclaimPolicy};
 use tokio::time::Instant;
 
 use crate::{
+    epochs::{KeptIn, STATUSES_AFTER, Unreported, WAIT_FOR_ANOTHER},
     events::{self, ObjectEvent},
     failure::{API_LIMIT, Failure},
     kinds::{Declared, StatusDraft},
@@ -31,6 +35,8 @@ pub(crate) struct Applier<'a, K> {
     api: Api<K>,
     /// The version of the custom resource that the facts are about.
     resource_version: Option<String>,
+    /// When Redis has answered the last observation.
+    observed: Option<Instant>,
 }
 
 impl<'a, K: Declared> Applier<'a, K> {
@@ -41,6 +47,7 @@ impl<'a, K: Declared> Applier<'a, K> {
             name: name.clone(),
             api: Api::namespaced(context.client.clone(), name.namespace()),
             resource_version: object.resource_version(),
+            observed: None,
         }
     }
 
@@ -64,30 +71,37 @@ impl<'a, K: Declared> Applier<'a, K> {
                     tracing::info!(object = %self.name, "withdrawn");
                 }
             }
-            Step::WriteStatus(report) => {
-                facts.report = self.write_status(*report).await?;
-                // The declaration that may follow is noted as a new one.
-                let floor = facts.report.common.fencing_floor;
-                context.tracker.raised(&self.name, floor);
-            }
+            Step::WriteStatus(report) => self.report(*report, facts).await?,
             Step::Declare {
                 plan,
                 life,
                 declaration,
             } => {
+                self.declare_and_publish(facts, plan, &life, &declaration).await?;
+            }
+            Step::Recover {
+                plan,
+                kept,
+                seen,
+                declaration,
+                report,
+            } => {
                 self.reachable()?;
-                let recovers = control.declare_in(&life, &self.name, &declaration).await?;
-                facts.redis_changed();
-                facts.declared = Some(plan);
-                context.tracker.declared(&self.name);
-                context
-                    .metrics
-                    .declarations
-                    .get_or_create(&OfKind::of::<K>())
-                    .inc();
-                tracing::info!(object = %self.name, recovers, floor = plan.floor, "declared");
-                if let Some(event) = declaration::event(&plan, recovers) {
-                    self.publish(&event).await;
+                let observed = self.observed.unwrap_or_else(Instant::now);
+                let backed = context.epochs.back(&self.name, &kept, &plan, &seen, observed);
+                match backed.await? {
+                    KeptIn::Record(floor, before) => {
+                        let plan = control::Plan { floor, ..plan };
+                        let declaration = Declaration { floor, ..declaration };
+                        self.recover(facts, plan, &seen.life, &declaration, before)
+                            .await?;
+                    }
+                    KeptIn::Status => {
+                        self.report(*report, facts).await?;
+                        self.declare_and_publish(facts, plan, &seen.life, &declaration)
+                            .await?;
+                    }
+                    KeptIn::Another => facts.waits = Some(WAIT_FOR_ANOTHER),
                 }
             }
             Step::Reclaim(tokens) => {
@@ -118,18 +132,102 @@ impl<'a, K: Declared> Applier<'a, K> {
                 facts.redis_changed();
             }
             Step::Publish(event) => self.publish(&event).await,
-            Step::Forget => context.tracker.forget(&self.name),
+            Step::Forget => {
+                context.tracker.forget(&self.name);
+                context.epochs.forget(&self.name);
+            }
         }
         Ok(())
     }
 
-    async fn observe(&self, facts: &mut Facts) -> Result<(), Failure> {
+    /// Writes a status, and notes it as the one that the object has.
+    async fn report(&mut self, report: StatusDraft, facts: &mut Facts) -> Result<(), Failure> {
+        facts.report = self.write_status(report).await?;
+        let floor = facts.report.common.fencing_floor;
+        self.context.epochs.written(&self.name, floor);
+        self.look_ahead(facts);
+        // The declaration that may follow is noted as a new one.
+        self.context.tracker.raised(&self.name, floor);
+        Ok(())
+    }
+
+    /// Looks up the state of the object beyond its status.
+    pub(crate) fn look_ahead(&self, facts: &mut Facts) {
+        let status = declaration::kept_in(&facts.report, &facts.desired.lease);
+        facts.ahead = self.context.epochs.ahead(&self.name, status);
+    }
+
+    /// Declares an object whose floor the record of epochs has. Its status, and the event, follow.
+    async fn recover(
+        &self,
+        facts: &mut Facts,
+        plan: control::Plan,
+        life: &Life,
+        declaration: &Declaration,
+        before: Option<Raised>,
+    ) -> Result<(), Failure> {
+        let (epochs, adopts) = (&self.context.epochs, plan.adopts);
+        let unreported = |recovers| Unreported { recovers, adopts };
+        // The answer of Redis may be lost.
+        epochs.report_later(&self.name, unreported(true));
+        match self.declare(facts, plan, life, declaration).await {
+            Ok(recovers) => epochs.report_later(&self.name, unreported(recovers)),
+            Err(failure) => {
+                if failure.is_outdated() {
+                    epochs.undo(&self.name, before);
+                }
+                return Err(failure);
+            }
+        }
+        facts.waits = Some(STATUSES_AFTER);
+        Ok(())
+    }
+
+    async fn declare_and_publish(
+        &self,
+        facts: &mut Facts,
+        plan: control::Plan,
+        life: &Life,
+        declaration: &Declaration,
+    ) -> Result<(), Failure> {
+        let recovers = self.declare(facts, plan, life, declaration).await?;
+        if let Some(event) = declaration::event(&plan, recovers) {
+            self.publish(&event).await;
+        }
+        Ok(())
+    }
+
+    /// Declares the object. Returns whether it recovers.
+    async fn declare(
+        &self,
+        facts: &mut Facts,
+        plan: control::Plan,
+        life: &Life,
+        declaration: &Declaration,
+    ) -> Result<bool, Failure> {
+        self.reachable()?;
+        let context = self.context;
+        let recovers = context.control.declare_in(life, &self.name, declaration).await?;
+        facts.redis_changed();
+        facts.declared = Some(plan);
+        context.tracker.declared(&self.name);
+        context
+            .metrics
+            .declarations
+            .get_or_create(&OfKind::of::<K>())
+            .inc();
+        tracing::info!(object = %self.name, recovers, floor = plan.floor, "declared");
+        Ok(recovers)
+    }
+
+    async fn observe(&mut self, facts: &mut Facts) -> Result<(), Failure> {
         self.reachable()?;
         let (control, tracker) = (&self.context.control, &self.context.tracker);
-        let floor = facts.report.common.fencing_floor;
+        let floor = declaration::kept(facts).map(|kept| kept.floor);
         let seen = control
             .inspect(&self.name, MAX_LISTED, floor.unwrap_or(0))
             .await?;
+        self.observed = Some(Instant::now());
         facts.redis_changed();
         let snapshot = seen.snapshot.as_ref();
         let idle = snapshot.is_none_or(|snapshot| snapshot.held + snapshot.waiting == 0);

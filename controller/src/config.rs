@@ -79,6 +79,12 @@ pub(crate) struct Config {
     #[arg(long, env = "TENURE_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACES", value_parser = namespace)]
     pub(crate) watch_namespaces: Vec<String>,
 
+    /// The ConfigMap that backs the fencing tokens of all objects after a loss of data, as NAMESPACE/NAME; controllers of the
+    /// same objects must share it. It is made if it is missing and that is allowed. If absent, the status of each object is
+    /// written before the object is declared again, and a recovery takes longer the more objects there are
+    #[arg(long, env = "TENURE_EPOCH_RECORD", value_name = "NAMESPACE/NAME", value_parser = config_map)]
+    pub(crate) epoch_record: Option<(String, String)>,
+
     /// The address for /livez, /readyz and /metrics, by default of this machine alone; 0.0.0.0 serves other machines, as probes
     /// of a cluster need, and port 0 takes a free port, which the log shows
     #[arg(long, env = "TENURE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", value_parser = address)]
@@ -209,6 +215,21 @@ fn namespace(text: &str) -> Result<String, String> {
     Err("it is not a namespace: write names separated by commas, such as ml,web, each of 1 to 63 lower-case letters, digits and '-'".to_owned())
 }
 
+fn config_map(text: &str) -> Result<(String, String), String> {
+    let fix = "write the namespace and the name of a ConfigMap, such as tenure/tenure-epoch";
+    let name = |name: &str| {
+        let ends = !name.starts_with(['-', '.']) && !name.ends_with(['-', '.']);
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+        (1..=253).contains(&name.len()) && ends && name.chars().all(inner)
+    };
+    match text.split_once('/') {
+        Some((space, own)) if !space.is_empty() && namespace(space).is_ok() && name(own) => {
+            Ok((space.to_owned(), own.to_owned()))
+        }
+        _ => Err(format!("it is not a ConfigMap: {fix}")),
+    }
+}
+
 fn log_level(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) if !text.trim().is_empty() && text.parse::<u8>().is_err() => Ok(text.to_owned()),
@@ -253,6 +274,9 @@ mod tests {
             (["--drain-timeout", "0s"], "such as 90s"),
             (["--cleanup-timeout", "-5s"], "such as 90s"),
             (["--listen", "8080"], "such as 0.0.0.0:8080"),
+            (["--epoch-record", "tenure-epoch"], "such as tenure/tenure-epoch"),
+            (["--epoch-record", "/tenure-epoch"], "such as tenure/tenure-epoch"),
+            (["--epoch-record", "tenure/a/b"], "such as tenure/tenure-epoch"),
             (["--watch-namespaces", "Ml"], "separated by commas"),
             (["--log-format", "xml"], "[possible values: human, json]"),
             (["--log-level", "kube=loud"], "error, warn, info, debug or trace"),

@@ -44,10 +44,15 @@ impl Failure {
     /// Returns whether the object has changed since the reconciliation was planned, in the API server or in Redis.
     pub(crate) fn is_outdated(&self) -> bool {
         match self {
-            Self::Api(error) => matches!(&**error, kube::Error::Api(status) if status.is_conflict()),
+            Self::Api(error) => matches!(&**error, kube::Error::Api(status) if status.code == 409),
             Self::Redis(error) => matches!(error, tenure::Error::OtherLife { .. }),
             _ => false,
         }
+    }
+
+    /// Returns whether the API server does not allow it.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.code == 403))
     }
 
     /// Returns whether the custom resource is gone.

@@ -10,6 +10,8 @@
 //! | [`reconcile`] | one reconciliation of one object: plan, apply, until done |
 //! | [`plan`] | its decisions, as pure functions: finalizer, declaration, reclaim, withdrawal, status, failure |
 //! | [`apply`] | its I/O: executes one step of a plan |
+//! | [`epochs`] | the record that backs the fencing floors of all objects after a loss of data |
+//! | [`asked_for`] | objects that clients ask for are reconciled before the others |
 //! | [`kinds`] | what it must know of a custom resource |
 //! | [`ended_pods`] | which pods have ended |
 //! | [`tracker`] | how often an object is looked at, and what was seen of it before |
@@ -29,6 +31,12 @@
 //! | core | `pods` | `list`, `watch` |
 //! | `events.k8s.io` | `events` | `create`, `patch` |
 //!
+//! And of the one ConfigMap of `--epoch-record`, in its namespace:
+//!
+//! | group | resources | verbs |
+//! |---|---|---|
+//! | core | `configmaps`, of that name | `get`, `patch` |
+//!
 //! In Redis: the commands of the scripts in `lua/`, on keys and channels that begin with the key prefix, and `INFO`.
 
 use std::process::ExitCode;
@@ -36,8 +44,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod apply;
+mod asked_for;
 mod config;
 mod ended_pods;
+mod epochs;
 mod events;
 mod failure;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Reconcile: one reconciliation of one object. It plans, applies the steps, and plans again with the new facts, until
 //! a plan is the last one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::{
     apply::Applier,
     ended_pods::EndedPods,
+    epochs::EpochRecord,
     failure::{Failure, RECONCILE_LIMIT},
     kinds::Declared,
     plan::{
@@ -24,12 +25,16 @@ use crate::{
     tracker::ObjectTracker,
 };
 
+/// An object that is being reconciled because a client asks for it is reconciled again after this.
+const AFTER_ANOTHER: Duration = Duration::from_millis(100);
+
 /// The state that all reconciliations share.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) control: Control,
     pub(crate) recorder: Recorder,
     pub(crate) tracker: ObjectTracker,
+    pub(crate) epochs: EpochRecord,
     pub(crate) ended: EndedPods,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
@@ -38,9 +43,32 @@ pub(crate) struct Context {
 
 /// One reconciliation.
 pub(crate) async fn reconcile<K: Declared>(object: Arc<K>, context: Arc<Context>) -> Result<Action, Failure> {
+    if let Ok(name) = object.declares()
+        && object.meta().deletion_timestamp.is_none()
+        && let Some(wait) = context.epochs.status_waits(&name)
+    {
+        return Ok(Action::requeue(wait.mul_f64(1.0 + fastrand::f64())));
+    }
+    reconcile_now(object, context, false).await
+}
+
+/// A reconciliation of an object that a client asks for. It does not wait until others are declared, and does nothing but
+/// declare this one: another reconciliation has to follow.
+pub(crate) async fn asked_for<K: Declared>(object: Arc<K>, context: Arc<Context>) -> Result<Action, Failure> {
+    reconcile_now(object, context, true).await
+}
+
+async fn reconcile_now<K: Declared>(
+    object: Arc<K>,
+    context: Arc<Context>,
+    asked_for: bool,
+) -> Result<Action, Failure> {
     let started = Instant::now();
     let desired = object.desired()?;
     let name = desired.name.clone();
+    let Some(_turn) = context.tracker.take_turn(&name) else {
+        return Ok(Action::requeue(AFTER_ANOTHER));
+    };
     let mut facts = Facts::new(
         desired,
         object.report(),
@@ -49,7 +77,10 @@ pub(crate) async fn reconcile<K: Declared>(object: Arc<K>, context: Arc<Context>
         context.tracker.failing_since(&name),
         Timestamp::now(),
     );
+    facts.asked_for = asked_for;
     let mut applier = Applier::new(&context, &*object, &name);
+    context.epochs.written(&name, facts.report.common.fencing_floor);
+    applier.look_ahead(&mut facts);
     let reconciliation = run(&context.tracker, &mut applier, &mut facts);
     let outcome = tokio::time::timeout(RECONCILE_LIMIT, reconciliation)
         .await

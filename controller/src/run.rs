@@ -1,6 +1,13 @@
 //! Run: starts the parts, waits for what is not there yet, and stops them in order.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::Pod;
@@ -27,8 +34,10 @@ use tokio::{
 };
 
 use crate::{
+    asked_for,
     config::{Config, ConfigError},
     ended_pods::{self, EndedPods},
+    epochs::EpochRecord,
     http::{self, Health},
     kinds::Declared,
     plan::withdrawal::Limits,
@@ -93,9 +102,10 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let health = Arc::new(Health::default());
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
-        client,
+        client: client.clone(),
         control: control.clone(),
         tracker: ObjectTracker::default(),
+        epochs: EpochRecord::new(&client, config.epoch_record.as_ref(), metrics.clone()),
         ended: EndedPods::default(),
         metrics: metrics.clone(),
         limits: Limits {
@@ -130,6 +140,11 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     }
     registry.register_collector(Box::new(objects));
     watchers.spawn(follow_redis(control, health.clone(), metrics));
+    let epochs = context.clone();
+    watchers.spawn(async move {
+        epochs.epochs.follow().await;
+        "the record of epochs"
+    });
     watchers.spawn(async move {
         match http::serve(listener, health, registry).await {
             Ok(()) => "the HTTP server",
@@ -186,6 +201,12 @@ impl Part {
         objects.add(store.clone());
         let events = self.context.control.events()?;
         let triggers = triggers::triggers(&store, &self.context, events, pods_ended);
+        let asked_for = self.context.control.events()?;
+        let is_listed = Arc::new(AtomicBool::new(false));
+        let listed = is_listed.clone();
+        self.context
+            .epochs
+            .add(store.clone(), move || listed.load(Ordering::Relaxed));
         let check = self.check("watch", &K::plural(&()));
         self.health.bad(&check, "the first list has not come yet");
         Ok(async move {
@@ -198,7 +219,22 @@ impl Part {
                 () = stopped(&mut stop) => return K::CRD_KIND,
                 () = first_connection(&self.context) => {}
             }
-            self.reconcile(store, writer, triggers, &check).await;
+            tokio::select! {
+                () = stopped(&mut stop) => return K::CRD_KIND,
+                () = self.context.epochs.start() => {}
+            }
+            let asked_for = asked_for::reconcile(store.clone(), self.context.clone(), asked_for);
+            let asked_for = async {
+                if store.wait_until_ready().await.is_ok() {
+                    is_listed.store(true, Ordering::Relaxed);
+                    asked_for.await;
+                }
+                pending::<()>().await;
+            };
+            tokio::select! {
+                () = self.reconcile(store.clone(), writer, triggers, &check) => {}
+                () = asked_for => {}
+            }
             K::CRD_KIND
         })
     }

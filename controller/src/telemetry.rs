@@ -42,6 +42,7 @@ pub(crate) struct Metrics {
     pub(crate) durations: Family<OfKind, Histogram>,
     pub(crate) status_writes: Family<OfKind, Counter>,
     pub(crate) declarations: Family<OfKind, Counter>,
+    pub(crate) epoch_writes: Counter,
     pub(crate) reclaimed: Family<OfKind, Counter>,
     pub(crate) redis_connected: Gauge,
 }
@@ -94,6 +95,7 @@ impl Metrics {
             durations: Family::new_with_constructor(buckets),
             status_writes: Family::default(),
             declarations: Family::default(),
+            epoch_writes: Counter::default(),
             reclaimed: Family::default(),
             redis_connected: Gauge::default(),
         };
@@ -121,6 +123,11 @@ impl Metrics {
             "declarations",
             "Objects that were declared in Redis",
             metrics.declarations.clone(),
+        );
+        registry.register(
+            "epoch_writes",
+            "Writes of the record of epochs, each of which allows to declare all objects that Redis has lost",
+            metrics.epoch_writes.clone(),
         );
         registry.register(
             "reclaimed_leases",

@@ -1,6 +1,10 @@
 //! Tracks each object: when it is reconciled next, how long a failing one waits, and since when its spec is in force.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Mutex,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tenure::ObjectRef;
@@ -17,7 +21,20 @@ const LONGEST_RETRY_OF_A_DELETION: Duration = Duration::from_secs(5);
 
 /// The state that the controller keeps of each object, by name: back-off, the last observation, and ended pods.
 #[derive(Debug, Default)]
-pub(crate) struct ObjectTracker(Mutex<HashMap<ObjectRef, Entry>>);
+pub(crate) struct ObjectTracker(Mutex<HashMap<ObjectRef, Entry>>, Mutex<HashSet<ObjectRef>>);
+
+/// The right to reconcile an object, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    tracker: &'a ObjectTracker,
+    object: ObjectRef,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.tracker.1).remove(&self.object);
+    }
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -53,6 +70,15 @@ impl Default for Entry {
 }
 
 impl ObjectTracker {
+    /// Takes the right to reconcile the object; `None`: it is being reconciled.
+    pub(crate) fn take_turn(&self, object: &ObjectRef) -> Option<Turn<'_>> {
+        let free = lock(&self.1).insert(object.clone());
+        free.then(|| Turn {
+            tracker: self,
+            object: object.clone(),
+        })
+    }
+
     /// Returns the time until the object is reconciled, or `None`: now.
     pub(crate) fn begin_look(&self, object: &ObjectRef, now: Instant) -> Option<Duration> {
         let mut entries = lock(&self.0);
@@ -169,6 +195,15 @@ mod tests {
 
     fn object() -> ObjectRef {
         ObjectRef::new(Kind::Pool, "ml", "seats").unwrap()
+    }
+
+    #[test]
+    fn an_object_is_reconciled_once_at_a_time() {
+        let tracker = ObjectTracker::default();
+        let turn = tracker.take_turn(&object()).unwrap();
+        assert!(tracker.take_turn(&object()).is_none());
+        drop(turn);
+        assert!(tracker.take_turn(&object()).is_some());
     }
 
     #[test]

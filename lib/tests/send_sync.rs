@@ -82,8 +82,11 @@ const _: () = {
     handle::<Permits>();
     handle::<PoolHealth>();
     handle::<ResourceState>();
+    handle::<control::Backing>();
     handle::<control::Capacity>();
     handle::<control::Declaration>();
+    handle::<control::Epoch>();
+    handle::<control::Epochs>();
     handle::<control::Event>();
     handle::<control::HolderView>();
     handle::<control::Kept>();
@@ -91,6 +94,7 @@ const _: () = {
     handle::<control::Observation>();
     handle::<control::Order>();
     handle::<control::Plan>();
+    handle::<control::Raised>();
     handle::<control::Resource>();
     handle::<control::Server>();
     handle::<control::Snapshot>();

@@ -285,12 +285,15 @@ async fn the_controllers_role_is_the_documented_one() -> Result {
         })
         .collect();
     let objects = objects(&render(&mode_file("default"), &[]).await?)?;
-    let role = objects
-        .iter()
-        .find(|object| object["kind"] == "ClusterRole" && object["metadata"]["name"] == "tenure-controller")
-        .context("no role")?;
+    let roles = objects.iter().filter(|object| {
+        let is_role = object["kind"] == "ClusterRole" || object["kind"] == "Role";
+        is_role && object["metadata"]["name"] == "tenure-controller"
+    });
     let mut granted = BTreeSet::new();
-    for rule in role["rules"].as_array().context("no rules")? {
+    for rule in roles.flat_map(|role| role["rules"].as_array().into_iter().flatten()) {
+        if rule["resources"][0] == "configmaps" {
+            assert_eq!(rule["resourceNames"], serde_json::json!(["tenure-epoch"]));
+        }
         let list = |key: &str| -> Vec<String> {
             let items = rule[key].as_array().into_iter().flatten();
             items.filter_map(Value::as_str).map(str::to_owned).collect()

@@ -5,6 +5,7 @@
 //! | [`reporting`] | what is declared can be held, and what is held is seen within a second; quiet otherwise |
 //! | [`deleting`] | each deletion policy, and deletions that cannot be carried out |
 //! | [`outages`] | Redis away, emptied, or refusing; the controller killed: no lease changes |
+//! | [`recovery`] | after a loss of data all objects are declared after one write, those that are asked for first |
 //! | [`permissions`] | it needs what it lists, and nothing else |
 //! | [`pods`] | the end of a pod frees what it had |
 //! | [`topologies`] | declared objects on Redis Cluster and behind Sentinels, while slots and masters change |
@@ -16,6 +17,7 @@ mod deleting;
 mod outages;
 mod permissions;
 mod pods;
+mod recovery;
 mod reporting;
 mod security;
 mod serving;

@@ -5,6 +5,10 @@
 //! which floor, is decided by [`tenure::control::plan`]; its source has the argument why no token is ever granted twice, and
 //! why a floor never runs ahead of the clock.
 //!
+//! After a loss of data the record of epochs has the floors of all objects, and the statuses get them later: see
+//! [`tenure::control::Epochs`], and [`epochs`](crate::epochs). A change of the spec, and a first declaration, write the status
+//! first.
+//!
 //! For the same reason the longest lease that may be running lies in the status: an object that was lost has to recover
 //! for as long, and neither Redis nor the spec knows of a lease that was longer before. Leases of first users, and those that
 //! `Retain` left, count from the first declaration on, for as long as they may run.
@@ -16,25 +20,29 @@ use tenure::control::{self, Declaration, Kept, Observation, Snapshot};
 use tenure_crds::{LeasePolicy, Time, whole_seconds};
 
 use crate::{
+    epochs::Ahead,
     events::ObjectEvent,
     kinds::StatusDraft,
-    plan::{Desired, Facts, Step},
+    plan::{Desired, Facts, Step, status},
 };
 
 /// The longest lease that there is, in seconds.
 const LONGEST: u32 = 86_400;
 
-/// Returns the steps that declare the object: the status gets the floor before Redis does. `None`: Redis has the
-/// declaration, or has got it in this reconciliation.
+/// Returns the steps that declare the object: the status, or the record of epochs, gets the floor before Redis does. `None`:
+/// Redis has the declaration, or has got it in this reconciliation.
 pub(super) fn steps(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> {
     if facts.declared.is_some() {
         return None;
     }
     let desired = &facts.desired;
     let (lease, spec) = (&desired.lease, spec(desired));
-    let kept = kept(&facts.report, lease);
+    let kept = kept(facts);
     let now = SystemTime::from(facts.started);
-    let plan = control::plan(kept.as_ref(), seen, &spec.digest(), lease.lease_duration(), now)?;
+    let mut plan = control::plan(kept.as_ref(), seen, &spec.digest(), lease.lease_duration(), now)?;
+    if kept.is_none() && plan.beyond.is_some() {
+        plan.floor = plan.floor.max(facts.ahead.first_floor);
+    }
     let longest_lease = seconds(plan.longest_lease);
     let mut report = facts.report.clone();
     report.common.fencing_floor = Some(plan.floor);
@@ -47,6 +55,16 @@ pub(super) fn steps(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> {
             .then(|| Duration::from_secs(longest_lease.into())),
         ..spec
     };
+    // One that was withdrawn is declared only if its custom resource is still there.
+    if let Some(kept) = kept.filter(|_| plan.beyond.is_some() && !seen.drained) {
+        return Some(vec![Step::Recover {
+            plan,
+            kept,
+            seen: Box::new(seen.clone()),
+            declaration,
+            report: Box::new(report),
+        }]);
+    }
     let life = seen.life.clone();
     Some(vec![
         Step::WriteStatus(Box::new(report)),
@@ -78,14 +96,21 @@ pub(crate) fn event(plan: &control::Plan, recovers: bool) -> Option<ObjectEvent>
 
 /// Returns the longest lease that may be running after a reconciliation, in seconds.
 pub(super) fn longest_lease(facts: &Facts, snapshot: &Snapshot) -> u32 {
-    let adopted = facts.declared.is_some_and(|plan| plan.adopts);
+    let adopted = facts.declared.is_some_and(|plan| plan.adopts)
+        || facts.ahead.unreported.is_some_and(|unreported| unreported.adopts);
     let first_users = adopted.then(|| seconds(snapshot.longest_lease));
     let known = facts.report.common.lease_duration_seconds.max(first_users);
     longest_running(known, &facts.desired.lease, facts.in_force_for)
 }
 
-/// The state of an object that the status keeps for the next declaration; absent before the first.
-pub(super) fn kept(report: &StatusDraft, lease: &LeasePolicy) -> Option<Kept> {
+/// The state of an object that is kept for the next declaration; absent before the first.
+pub(crate) fn kept(facts: &Facts) -> Option<Kept> {
+    let status = || kept_in(&facts.report, &facts.desired.lease);
+    facts.ahead.kept.or_else(status)
+}
+
+/// The part of that which the status has.
+pub(crate) fn kept_in(report: &StatusDraft, lease: &LeasePolicy) -> Option<Kept> {
     let common = &report.common;
     let shown = report.holds.iter().map(|hold| hold.holder.fencing_token);
     let longest = common
@@ -102,14 +127,28 @@ pub(super) fn kept(report: &StatusDraft, lease: &LeasePolicy) -> Option<Kept> {
     })
 }
 
-/// Brings the floor in a report up to date with the newest token that Redis showed, having been asked at `asked_at`.
+/// Brings the floor in a report up to date with the one under which the object was declared.
+pub(super) fn raise_floor(report: &mut StatusDraft, ahead: &Ahead) {
+    let floor = report.common.fencing_floor;
+    if let Some(raised) = ahead.raised.filter(|raised| Some(raised.floor) > floor) {
+        report.common.fencing_floor = Some(raised.floor);
+        report.common.fencing_floor_time = Some(whole_seconds(status::timestamp(raised.current_at)));
+    }
+}
+
+/// Brings the floor in a report up to date with the newest token that Redis showed, having been asked at `asked_at`. `ahead` is
+/// larger than the status if another controller may have declared the object, which the data of Redis confirms.
 pub(super) fn refresh_floor(
     report: &mut StatusDraft,
     lease: &LeasePolicy,
+    ahead: Option<Kept>,
     last_fence: u64,
     asked_at: Timestamp,
 ) {
-    if let Some(floor) = kept(report, lease).and_then(|kept| kept.refreshed(last_fence)) {
+    let status = kept_in(report, lease);
+    let lags = ahead.filter(|ahead| status.is_some_and(|status| status.floor < ahead.floor));
+    let newest = lags.map(|ahead| last_fence.max(ahead.floor));
+    if let Some(floor) = newest.or_else(|| status?.refreshed(last_fence)) {
         report.common.fencing_floor = Some(floor);
         report.common.fencing_floor_time = Some(whole_seconds(asked_at));
     }
@@ -130,6 +169,7 @@ fn longest_running(known: Option<u32>, lease: &LeasePolicy, in_force_for: Durati
 
 #[cfg(test)]
 mod tests {
+    use tenure::control::Raised;
     use tenure_crds::Holder;
 
     use super::*;
@@ -137,6 +177,10 @@ mod tests {
         fixtures::{self, START, facts, observation},
         kinds::Hold,
     };
+
+    fn refreshed(report: &mut StatusDraft, lease: &LeasePolicy, last_fence: u64, asked_at: Timestamp) {
+        refresh_floor(report, lease, None, last_fence, asked_at);
+    }
 
     fn report(floor: Option<u64>, fences: &[u64]) -> StatusDraft {
         let mut report = StatusDraft::default();
@@ -164,7 +208,7 @@ mod tests {
     #[test]
     fn a_status_keeps_the_floor_its_time_the_newest_token_and_the_longest_lease() {
         let lease = LeasePolicy::default();
-        assert_eq!(kept(&report(None, &[7]), &lease), None);
+        assert_eq!(kept_in(&report(None, &[7]), &lease), None);
         let mut report = report(Some(5), &[7, 6]);
         let expected = Kept {
             floor: 5,
@@ -172,11 +216,11 @@ mod tests {
             newest: 7,
             longest_lease: Duration::from_secs(30),
         };
-        assert_eq!(kept(&report, &lease), Some(expected));
+        assert_eq!(kept_in(&report, &lease), Some(expected));
         report.common.lease_duration_seconds = Some(86_400);
         let longest_lease = Duration::from_secs(86_400);
         assert_eq!(
-            kept(&report, &lease),
+            kept_in(&report, &lease),
             Some(Kept {
                 longest_lease,
                 ..expected
@@ -188,13 +232,13 @@ mod tests {
     fn the_floor_is_refreshed_with_the_time_of_the_question_and_not_before_the_first_declaration() {
         let (lease, asked_at) = (LeasePolicy::default(), Timestamp::from_second(9).unwrap());
         let mut first = report(None, &[]);
-        refresh_floor(&mut first, &lease, 1 << 40, asked_at);
+        refreshed(&mut first, &lease, 1 << 40, asked_at);
         assert_eq!(first, report(None, &[]));
         let mut quiet = report(Some(5), &[]);
-        refresh_floor(&mut quiet, &lease, 1 << 24, asked_at);
+        refreshed(&mut quiet, &lease, 1 << 24, asked_at);
         assert_eq!(quiet, report(Some(5), &[]));
         let mut busy = report(Some(5), &[]);
-        refresh_floor(&mut busy, &lease, 1 << 40, asked_at);
+        refreshed(&mut busy, &lease, 1 << 40, asked_at);
         assert_eq!(busy.common.fencing_floor, Some(1 << 40));
         assert_eq!(busy.common.fencing_floor_time, Some(whole_seconds(asked_at)));
     }
@@ -246,6 +290,14 @@ mod tests {
                 Step::Declare {
                     plan, declaration, ..
                 },
+            ]
+            | [
+                Step::Recover {
+                    plan,
+                    declaration,
+                    report,
+                    ..
+                },
             ] => (report, plan, declaration),
             other => panic!("{other:?}"),
         }
@@ -278,6 +330,59 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_object_needs_no_status_first_and_one_that_was_withdrawn_does() {
+        let facts = facts(Some(100));
+        let mut seen = observation(None);
+        let lost = steps(&facts, &seen).unwrap();
+        assert!(matches!(lost[..], [Step::Recover { .. }]), "{lost:?}");
+        seen.drained = true;
+        let withdrawn = steps(&facts, &seen).unwrap();
+        assert!(
+            matches!(withdrawn[..], [Step::WriteStatus(_), Step::Declare { .. }]),
+            "{withdrawn:?}"
+        );
+    }
+
+    #[test]
+    fn a_first_floor_is_above_those_of_the_epochs() {
+        let mut facts = facts(None);
+        facts.ahead.first_floor = 1 << 52;
+        let first = steps(&facts, &observation(None)).unwrap();
+        let (report, _, declaration) = plan_of(&first);
+        assert_eq!(report.common.fencing_floor, Some(1 << 52));
+        assert_eq!(declaration.floor, 1 << 52);
+    }
+
+    #[test]
+    fn the_next_status_has_the_floor_under_which_the_object_was_declared() {
+        let raised = |floor| Ahead {
+            raised: Some(Raised {
+                floor,
+                current_at: SystemTime::UNIX_EPOCH + Duration::from_secs(7),
+            }),
+            ..Ahead::default()
+        };
+        let mut lags = report(Some(5), &[]);
+        raise_floor(&mut lags, &raised(6));
+        assert_eq!(lags.common.fencing_floor, Some(6));
+        let time = whole_seconds(fixtures::time(7));
+        assert_eq!(lags.common.fencing_floor_time, Some(time));
+        let mut newer = report(Some(5), &[]);
+        raise_floor(&mut newer, &raised(4));
+        assert_eq!(newer, report(Some(5), &[]));
+    }
+
+    #[test]
+    fn a_status_gets_the_newest_token_where_another_process_may_have_declared_the_object() {
+        let (lease, asked_at) = (LeasePolicy::default(), Timestamp::from_second(9).unwrap());
+        let mut lags = report(Some(5), &[]);
+        let ahead = kept_in(&lags, &lease).map(|kept| Kept { floor: 50, ..kept });
+        refresh_floor(&mut lags, &lease, ahead, 60, asked_at);
+        assert_eq!(lags.common.fencing_floor, Some(60));
+        assert_eq!(lags.common.fencing_floor_time, Some(whole_seconds(asked_at)));
+    }
+
+    #[test]
     fn an_object_is_declared_if_redis_lacks_the_spec_and_once_in_a_reconciliation() {
         let mut facts = facts(Some(100));
         let mut seen = observation(Some(fixtures::snapshot(START, vec![], vec![])));
@@ -305,6 +410,7 @@ mod tests {
             longest_lease: Duration::ZERO,
             declared_before,
             adopts: false,
+            beyond: None,
         };
         let cases = [
             ("first", false, false, Some(ObjectEvent::Declared)),
@@ -329,6 +435,7 @@ mod tests {
                 longest_lease: Duration::ZERO,
                 declared_before: true,
                 adopts,
+                beyond: None,
             });
             assert_eq!(longest_lease(&facts, &snapshot), expected, "adopts: {adopts}");
         }

@@ -9,6 +9,7 @@
 //! | the finalizer is missing | add it | [`finalizer`] |
 //! | the object is not observed | observe it | |
 //! | Redis does not have the declaration | write its floor to the status, then declare it | [`declaration`] |
+//! | Redis has lost it | declare it under the epoch, and write the status later | [`declaration`] |
 //! | ended pods hold leases, or wait | reclaim from them | [`reclaim`] |
 //! | all of this is done | write the status if it has changed | [`status`] |
 //! | the custom resource is being deleted | withdraw the object, reclaim from ended pods, remove the finalizer | [`withdrawal`] |
@@ -30,9 +31,10 @@ use std::{
 
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
-use tenure::control::{self, Declaration, Life, Observation, Snapshot, Withdrawal};
+use tenure::control::{self, Declaration, Kept, Life, Observation, Snapshot, Withdrawal};
 
 use crate::{
+    epochs::Ahead,
     events::ObjectEvent,
     failure::Failure,
     kinds::{Desired, StatusDraft},
@@ -58,6 +60,8 @@ pub(crate) struct Facts {
     pub(crate) key_prefix: String,
     /// The time of the first failure since the last success.
     pub(crate) failing_since: Option<Timestamp>,
+    /// The state of the object as far as it differs from its status.
+    pub(crate) ahead: Ahead,
     /// The beginning of the reconciliation, before Redis was asked for anything.
     pub(crate) started: Timestamp,
     /// The time of the plan.
@@ -78,6 +82,11 @@ pub(crate) struct Facts {
 
     /// The declaration that was made in this reconciliation.
     pub(crate) declared: Option<control::Plan>,
+    /// A client asks for the object, so that it is declared, and the rest is left to the queue.
+    pub(crate) asked_for: bool,
+    /// The rest is done after this time: other lost objects are declared before the status is written, or another controller
+    /// declares this one.
+    pub(crate) waits: Option<Duration>,
     /// [`Step::Reclaim`] is done.
     pub(crate) reclaimed: bool,
     /// The number of permits or resources that were still held after [`Step::Withdraw`].
@@ -104,6 +113,15 @@ pub(crate) enum Step {
         plan: control::Plan,
         life: Life,
         declaration: Declaration,
+    },
+    /// Declares an object that Redis has lost, unless Redis has lost data again since it was observed. If the record of epochs
+    /// does not back the floor, the status is written first, with this report.
+    Recover {
+        plan: control::Plan,
+        kept: Kept,
+        seen: Box<Observation>,
+        declaration: Declaration,
+        report: Box<StatusDraft>,
     },
     /// Ends the leases and queue entries that have these tokens, by the name of the pod.
     Reclaim(BTreeMap<String, Vec<String>>),
@@ -152,6 +170,7 @@ impl Facts {
             limits,
             key_prefix: key_prefix.to_owned(),
             failing_since,
+            ahead: Ahead::default(),
             started,
             now: started,
             seen: None,
@@ -161,6 +180,8 @@ impl Facts {
             in_force_for: Duration::ZERO,
             lost_for: None,
             declared: None,
+            asked_for: false,
+            waits: None,
             reclaimed: false,
             withdrawn: None,
         }
@@ -185,11 +206,17 @@ pub(crate) fn next(facts: &Facts) -> Result<Plan, Failure> {
 }
 
 fn keep_declared(facts: &Facts) -> Result<Plan, Failure> {
+    if let Some(wait) = facts.waits {
+        return Ok(Plan::last(Vec::new(), Action::requeue(wait)));
+    }
     let Some(seen) = &facts.seen else {
         return Ok(Plan::unfinished(vec![Step::Observe]));
     };
     if let Some(steps) = declaration::steps(facts, seen) {
         return Ok(Plan::unfinished(steps));
+    }
+    if facts.asked_for {
+        return Ok(Plan::last(Vec::new(), Action::requeue(Duration::ZERO)));
     }
     let snapshot = seen.snapshot.as_ref().ok_or(Failure::Vanished)?;
     if let Some(steps) = reclaim::steps(facts, snapshot) {

@@ -50,6 +50,7 @@ fn an_object_that_is_not_there_after_its_declaration_has_vanished() {
         longest_lease: fixtures::LEASE,
         declared_before: false,
         adopts: false,
+        beyond: None,
     });
     assert_eq!(steps(&facts), [Step::Observe]);
     facts.seen = Some(observation(None));

@@ -83,7 +83,7 @@ fn drain(facts: &Facts, deleted_at: Timestamp) -> Plan {
 
 /// Plans the end of a deletion: Redis has no lease of the object any more.
 fn gone(facts: &Facts, deleted_at: Timestamp) -> Plan {
-    let kept = declaration::kept(&facts.report, &facts.desired.lease);
+    let kept = declaration::kept(facts);
     let unknown_for = match (kept, facts.lost_for) {
         (Some(kept), Some(lost_for)) => unknown_for(lost_for, kept.longest_lease),
         _ => None,
@@ -98,7 +98,7 @@ fn gone(facts: &Facts, deleted_at: Timestamp) -> Plan {
 pub(crate) fn is_lost(facts: &Facts, seen: &Observation) -> bool {
     facts.desired.deleted_at.is_some()
         && facts.withdrawn.is_none()
-        && declaration::kept(&facts.report, &facts.desired.lease).is_some_and(|kept| !kept.knows(seen))
+        && declaration::kept(facts).is_some_and(|kept| !kept.knows(seen))
 }
 
 /// Returns whether the status shows that the object was declared.

@@ -1,7 +1,5 @@
 //! The reconciler against a scripted API server, and the in-memory twin of Redis.
 
-use std::time::Duration;
-
 use serde_json::json;
 use tokio::time::timeout;
 

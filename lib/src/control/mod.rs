@@ -2,6 +2,7 @@
 
 pub mod acl;
 mod declaration;
+mod epoch;
 mod events;
 mod observation;
 mod plan;
@@ -25,6 +26,7 @@ use crate::{
 use declaration::check_floor;
 pub(crate) use declaration::check_resource;
 pub use declaration::{Capacity, Declaration, Order, Resource};
+pub use epoch::{Backing, Epoch, Epochs, Raised};
 pub(crate) use events::Mailbox;
 pub use events::{Event, Events};
 pub use observation::{Life, Observation};

@@ -23,6 +23,10 @@
 //! Therefore an object that is made again under the same name without a status (deleted and applied again, or restored from a
 //! backup without it), which can only start at the clock, starts above every token of its predecessor.
 //!
+//! *One write:* the floor of a first declaration, and of a change of the spec, is kept with the object. After a loss one
+//! record backs the floors of all objects, so that the number of writes does not grow with theirs: see
+//! [`Epochs`](super::Epochs).
+//!
 //! *Two controllers:* a floor goes to etcd, for the version that it was computed from, before it goes to Redis. Of two
 //! controllers one is refused there, and plans again. Redis takes the larger floor, so the order in which the declarations
 //! arrive does not matter. A declaration of another life of the server is refused by the script.
@@ -47,7 +51,7 @@ const MICROS_OF_A_GRANT: u128 = 8;
 const REFRESH_AFTER: u64 = 1 << 24;
 /// In place of the tokens that may have been granted since the floor was current, where the controller's clock does not
 /// show how long that is.
-const MARGIN_WITHOUT_ELAPSED: u64 = 1 << 26;
+pub(super) const MARGIN_WITHOUT_ELAPSED: u64 = 1 << 26;
 /// The same, where no time was ever kept: floors without one lagged by up to 2^30.
 const MARGIN_WITHOUT_TIME: u64 = 1 << 31;
 
@@ -97,6 +101,9 @@ pub struct Plan {
     /// The object may have first users until it is declared. Their leases may be longer than the known ones: after the
     /// declaration, [`Snapshot::longest_lease`] must be kept as the longest lease, if it is longer.
     pub adopts: bool,
+    /// Redis may have lost data of the object, or has never had any: every fencing token that was granted before is smaller
+    /// than this, apart from those of first users. `None`: the tokens count on from the data that Redis has.
+    pub beyond: Option<u64>,
 }
 
 /// Plans a declaration. `None`: Redis has the object with this `digest`, in a life of its data that knows the kept
@@ -134,23 +141,27 @@ pub fn plan(
         .into_iter()
         .flatten()
         .fold(lease, Duration::max);
-    let with = |floor, declared_before| {
+    let with = |floor, declared_before, beyond| {
         Some(Plan {
             floor,
             current_at: now,
             longest_lease,
             declared_before,
             adopts: declared.is_none(),
+            beyond,
         })
     };
     let newest = snapshot.map_or(0, |s| s.last_fence);
     let Some(kept) = kept else {
         return match declared {
             // The status is gone (a restored backup, a retained object), and the object is not.
-            Some(snapshot) if snapshot.current => with(newest, true),
-            Some(_) if seen.now_micros <= newest => with(newest.saturating_add(MARGIN_WITHOUT_ELAPSED), true),
-            Some(_) => with(seen.now_micros, true),
-            None => with(seen.now_micros.max(newest), false),
+            Some(snapshot) if snapshot.current => with(newest, true, None),
+            Some(_) if seen.now_micros <= newest => {
+                let floor = newest.saturating_add(MARGIN_WITHOUT_ELAPSED);
+                with(floor, true, Some(floor))
+            }
+            Some(_) => with(seen.now_micros, true, Some(newest)),
+            None => with(seen.now_micros.max(newest), false, Some(0)),
         };
     };
     if let Some(snapshot) = declared.filter(|s| same_data(s, kept.floor)) {
@@ -158,15 +169,16 @@ pub fn plan(
             return None;
         }
         // Not larger than what Redis has, so that nothing is raised.
-        return with(snapshot.last_fence, true);
+        return with(snapshot.last_fence, true, None);
     }
-    let known = kept
-        .floor
-        .max(kept.newest)
-        .max(declared.map_or(0, |s| s.last_fence));
-    let floor = known.saturating_add(granted_since(kept.current_at, now));
+    let shown = declared.map_or(0, |s| s.last_fence);
+    let beyond = Kept {
+        newest: kept.newest.max(shown),
+        ..*kept
+    }
+    .bound(now);
     // First users' tokens since the loss are of the clock: nothing was granted after them.
-    with(floor.max(seen.now_micros).max(newest), true)
+    with(beyond.max(seen.now_micros).max(newest), true, Some(beyond))
 }
 
 /// Returns whether the data of the server, in the life that it was observed in, is the data that got the floor. If not,
@@ -178,7 +190,7 @@ fn same_data(snapshot: &Snapshot, floor: u64) -> bool {
 }
 
 /// More tokens than can have been granted since.
-fn granted_since(current_at: Option<SystemTime>, now: SystemTime) -> u64 {
+pub(super) fn granted_since(current_at: Option<SystemTime>, now: SystemTime) -> u64 {
     match current_at.map(|at| now.duration_since(at)) {
         Some(Ok(elapsed)) => u64::try_from(elapsed.as_micros() / MICROS_OF_A_GRANT + 1).unwrap_or(u64::MAX),
         Some(Err(_)) => MARGIN_WITHOUT_ELAPSED,
@@ -201,6 +213,12 @@ impl Kept {
     pub fn refreshed(&self, newest: u64) -> Option<u64> {
         let lags = newest > self.floor.saturating_add(REFRESH_AFTER);
         (lags || self.current_at.is_none()).then_some(newest.max(self.floor))
+    }
+
+    /// A number that is larger than every fencing token that was granted up to `now`.
+    pub(super) fn bound(&self, now: SystemTime) -> u64 {
+        let known = self.floor.max(self.newest);
+        known.saturating_add(granted_since(self.current_at, now))
     }
 
     /// Returns whether Redis' data is of the life that got the kept floor. If not, leases that it does not know may be

@@ -21,6 +21,7 @@ rules:
 - {apiGroups: [tenure.dev], resources: [lockpools/status, semaphores/status], verbs: [patch]}
 - {apiGroups: [''], resources: [pods], verbs: [list, watch]}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
+- {apiGroups: [''], resources: [configmaps], resourceNames: [epoch], verbs: [get, patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -28,10 +29,14 @@ metadata: {name: controller, namespace: NAMESPACE}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: controller}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}]
 ---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: epoch, namespace: NAMESPACE}
+---
 apiVersion: tenure.dev/v1alpha1
 kind: Semaphore
 metadata: {name: calls, namespace: NAMESPACE}
-spec: {permits: 3}
+spec: {permits: 3, leaseDurationSeconds: 1}
 ";
 
 #[tokio::test]
@@ -62,6 +67,7 @@ async fn a_whole_life_of_an_object_takes_no_more_than_the_listed_permissions() -
         .env("KUBECONFIG", kubeconfig)
         .args(["--listen", "127.0.0.1:0", "--log-format", "json"]);
     command.args(["--redis-url", &redis.url(), "--watch-namespaces", &namespace]);
+    command.args(["--epoch-record", &format!("{namespace}/epoch")]);
     let controller = Process::spawn("tenure-controller", &folder, &command)?;
 
     let api = kube::Api::<Semaphore>::namespaced(plane.client().await?, &namespace);
@@ -69,6 +75,22 @@ async fn a_whole_life_of_an_object_takes_no_more_than_the_listed_permissions() -
         expect(&api.get("calls").await?, "Ready", "True", "Synced")
     });
     ready.await.with_context(|| controller.tail())?;
+    // A loss of data, which the record of epochs is for.
+    redis.cli(&["FLUSHALL"]).await?;
+    let client = tenure::Client::builder(redis.url())
+        .namespace(&namespace)
+        .connect()
+        .await?;
+    client.semaphore("calls")?.acquire().await?.release().await?;
+    let written = eventually("the record of epochs", SOON, async || {
+        let path = "jsonpath={.data.open}";
+        let found = plane
+            .kubectl(&["-n", &namespace, "get", "configmap", "epoch", "-o", path])
+            .await?;
+        ensure!(found.trim() == "false", "{found:?}");
+        Ok(())
+    });
+    written.await.with_context(|| controller.tail())?;
     let in_namespace = ["-n", &namespace];
     plane
         .kubectl(

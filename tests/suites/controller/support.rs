@@ -195,7 +195,15 @@ impl<R> World<R> {
 }
 
 async fn start(plane: &ControlPlane, url: &str, namespace: &str, args: &[&str]) -> Result<Controller> {
-    let own = ["--redis-url", url, "--watch-namespaces", namespace];
+    let record = format!("{namespace}/tenure-epoch");
+    let own = [
+        "--redis-url",
+        url,
+        "--watch-namespaces",
+        namespace,
+        "--epoch-record",
+        &record,
+    ];
     let controller = Controller::start_with(plane, &[&own, args].concat()).await?;
     eventually("the controller to be ready", SOON, async || {
         let (code, text) = controller.get("/readyz").await?;

@@ -11,6 +11,7 @@ use tenure::control::Snapshot;
 use tenure_crds::{ConditionReason, ConditionType, merge};
 
 use crate::{
+    epochs::Ahead,
     events::ObjectEvent,
     kinds::{Hold, StatusDraft},
     plan::{Facts, Plan, Step, declaration},
@@ -49,11 +50,25 @@ pub(super) fn plan(facts: &Facts, snapshot: &Snapshot) -> Plan {
 pub(super) fn steps(facts: &Facts, outcome: Outcome<'_>, redis_now: Timestamp) -> (Vec<Step>, StatusDraft) {
     let (previous, desired) = (&facts.report, &facts.desired);
     let namespace = desired.name.namespace();
-    let fresh = report(previous, desired.generation, namespace, outcome, facts.now);
+    let fresh = report(
+        previous,
+        &facts.ahead,
+        desired.generation,
+        namespace,
+        outcome,
+        facts.now,
+    );
     let Some(news) = to_write(previous, fresh, desired.lease.lease_duration(), redis_now) else {
         return (Vec::new(), previous.clone());
     };
     let mut steps = vec![Step::WriteStatus(Box::new(news.clone()))];
+    if facts
+        .ahead
+        .unreported
+        .is_some_and(|unreported| unreported.recovers)
+    {
+        steps.push(Step::Publish(ObjectEvent::Recovering));
+    }
     steps.extend(event(previous, &news).map(Step::Publish));
     (steps, news)
 }
@@ -81,12 +96,14 @@ fn event(previous: &StatusDraft, next: &StatusDraft) -> Option<ObjectEvent> {
 /// The status that an object should have.
 fn report(
     previous: &StatusDraft,
+    ahead: &Ahead,
     generation: Option<i64>,
     namespace: &str,
     outcome: Outcome<'_>,
     now: Timestamp,
 ) -> StatusDraft {
     let mut report = previous.clone();
+    declaration::raise_floor(&mut report, ahead);
     match outcome {
         Outcome::Declared {
             snapshot,
@@ -97,7 +114,7 @@ fn report(
         } => {
             report.common.total = total;
             report.common.lease_duration_seconds = Some(longest_lease);
-            declaration::refresh_floor(&mut report, lease, snapshot.last_fence, asked_at);
+            declaration::refresh_floor(&mut report, lease, ahead.kept, snapshot.last_fence, asked_at);
             lists::fill(&mut report, namespace, snapshot);
         }
         Outcome::Deleting { snapshot, .. } => lists::fill(&mut report, namespace, snapshot),
@@ -148,7 +165,7 @@ pub(super) fn requeue_after(shown: &StatusDraft, snapshot: &Snapshot, lease: Dur
 }
 
 /// The time of a `SystemTime`, which the servers that are talked to never have outside of jiff's range.
-pub(super) fn timestamp(at: SystemTime) -> Timestamp {
+pub(crate) fn timestamp(at: SystemTime) -> Timestamp {
     Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 

@@ -60,6 +60,7 @@ fn a_new_object_counts_from_the_clock_and_does_not_recover() {
         longest_lease: LEASE,
         declared_before: false,
         adopts: true,
+        beyond: Some(0),
     };
     assert_eq!(planned(None, None), Some(first));
     let ahead = Plan {

@@ -9,7 +9,7 @@ use std::{
 use tenure::{
     Client, Compare, Error, Expiry, Identity, Kind, Lock, Memory, ObjectRef, Options, ParamValue, Params,
     Register, RegisterValue,
-    control::{Capacity, Declaration, Kept, Order, Resource, Withdrawal, plan},
+    control::{Backing, Capacity, Declaration, Epoch, Epochs, Kept, Order, Resource, Withdrawal, plan},
 };
 
 use super::{World, durations, each, floats, numbers, small_numbers, texts};
@@ -39,6 +39,46 @@ macro_rules! table {
 
 fn at(text: &str) -> std::result::Result<ObjectRef, Error> {
     ObjectRef::new(Kind::Semaphore, "test", text)
+}
+
+/// The life of an epoch with extreme floors and times.
+async fn epochs(world: &World, number: u64, span: Duration) -> Outcome {
+    let (object, now) = (at("s")?, SystemTime::now());
+    let seen = world.client.control().inspect(&object, 1, 0).await?;
+    let times = [SystemTime::UNIX_EPOCH, now, now + Duration::from_secs(1 << 40)];
+    for time in times.into_iter().chain(now.checked_sub(span)) {
+        let status = Kept {
+            floor: number,
+            current_at: Some(time),
+            newest: number,
+            longest_lease: Duration::MAX,
+        };
+        let mut epochs = Epochs::default();
+        epochs.found(Some(Epoch {
+            from: number,
+            to: number,
+            at: time,
+            open: true,
+        }));
+        epochs.abandoned();
+        assert!(epochs.first_floor(now) >= number);
+        let Some(kept) = epochs.kept(&object, Some(status), now) else {
+            continue;
+        };
+        assert!(kept.floor >= number);
+        let Some(plan) = plan(Some(&kept), &seen, "other", span, now) else {
+            continue;
+        };
+        if let Backing::NewEpoch(epoch) = epochs.back(&kept, &plan, number, [status], now) {
+            assert!(epoch.from >= number && epoch.to >= epoch.from);
+            epochs.opened(epoch);
+        }
+        let before = epochs.declares(&object, &plan, number, now);
+        epochs.written(&object, number);
+        epochs.undo(&object, before);
+        let _ = epochs.close([(object.clone(), Some(number))], now);
+    }
+    Ok(())
 }
 
 async fn locks(world: &World, options: Options) -> Outcome {
@@ -486,6 +526,8 @@ table! {
         assert!(kept.refreshed(number).is_some_and(|floor| floor >= number));
         Ok(())
     };
+    "epoch::back", numbers(), async |world: World, number: u64| epochs(&world, number, Duration::MAX).await;
+    "epoch::first_floor", durations(), async |world: World, span: Duration| epochs(&world, 1, span).await;
     "control::observe", [0, 1, usize::MAX], async |world: World, head: usize| {
         world.client.control().observe(&at("s")?, head).await?;
         Ok(())
@@ -641,6 +683,14 @@ const SAME: &[&str] = &[
     "credentials::refresh_after",
     "credentials::username",
     "credentials::username_file",
+    "epoch::close",
+    "epoch::declares",
+    "epoch::found",
+    "epoch::kept",
+    "epoch::opened",
+    "epoch::raised",
+    "epoch::undo",
+    "epoch::written",
     "guard::while_held",
     "memory::restart",
     "memory::restore",

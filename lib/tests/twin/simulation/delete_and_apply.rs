@@ -32,6 +32,9 @@ async fn change(world: Arc<World>, mut keeper: Keeper) -> Result {
     let mut random = world.random();
     loop {
         sleep(ms(random.u64(..2500))).await;
+        if random.u8(..4) == 0 {
+            keeper.crash();
+        }
         match random.u8(..8) {
             0 => world.memory.flush_all(),
             1 => world.memory.restart(false),

@@ -44,7 +44,14 @@ async fn fail_over_and_back(world: Arc<World>, mut keeper: Keeper) -> Result {
         world.memory.restart(random.bool());
         keeper.declare(&world, ms(random.u64(..300))).await?;
         world.refuse(None);
+        if random.bool() {
+            world.log(|| "the controller dies".to_owned());
+            keeper.crash();
+        }
         look_now_and_then(&world, &mut keeper, ms(random.u64(500..9000))).await?;
+        if random.bool() {
+            keeper.crash();
+        }
         world.refuse(Some("LOADING the data"));
         world.log(|| "a failback".to_owned());
         world.memory.restore(&first);

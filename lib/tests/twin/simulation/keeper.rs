@@ -4,12 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use tenure::{
     Error, Kind, ObjectRef,
-    control::{Capacity, Declaration, Kept, Withdrawal, plan},
+    control::{Backing, Capacity, Declaration, Epoch, Epochs, Kept, Plan, Raised, Withdrawal, plan},
 };
 use tokio::time::{Instant, sleep};
 
 use super::{process::ms, world::World};
 use crate::{Result, object};
+
+/// State of the epochs before a declaration.
+struct Before(Option<Raised>);
 
 /// Keeps the semaphore `s`.
 pub(super) struct Keeper {
@@ -20,6 +23,9 @@ pub(super) struct Keeper {
     version: u64,
     /// State that a status keeps.
     kept: Option<Kept>,
+    /// The record of epochs, and what the process of the controller knows.
+    record: Option<Epoch>,
+    epochs: Epochs,
     in_force_since: Option<Instant>,
     adopts: bool,
 }
@@ -33,6 +39,8 @@ impl Keeper {
             started: Instant::now(),
             version: 0,
             kept: None,
+            record: None,
+            epochs: Epochs::default(),
             in_force_since: None,
             adopts: false,
         })
@@ -41,6 +49,14 @@ impl Keeper {
     /// The spec changes.
     pub(super) fn change(&mut self) {
         self.version += 1;
+    }
+
+    /// The process of the controller dies, and another one takes over.
+    pub(super) fn crash(&mut self) {
+        self.epochs = Epochs::default();
+        self.epochs.found(self.record);
+        self.epochs.abandoned();
+        self.in_force_since = None;
     }
 
     /// The status is gone.
@@ -64,8 +80,9 @@ impl Keeper {
     async fn turn(&mut self, world: &World, slowness: Duration) -> Result<bool> {
         let control = world.observer.control();
         let (clock, asked_at) = (self.clock(), Instant::now());
+        let known = self.epochs.kept(&self.object, self.kept, clock);
         let seen = control
-            .inspect(&self.object, 32, self.kept.map_or(0, |kept| kept.floor))
+            .inspect(&self.object, 32, known.map_or(0, |kept| kept.floor))
             .await?;
         let spec = Declaration {
             lease: self.lease,
@@ -73,7 +90,7 @@ impl Keeper {
             max_hold: Some(Duration::from_secs(86_400 + self.version)),
             ..Declaration::new(Capacity::Permits(self.permits))
         };
-        let Some(plan) = plan(self.kept.as_ref(), &seen, &spec.digest(), self.lease, clock) else {
+        let Some(mut plan) = plan(known.as_ref(), &seen, &spec.digest(), self.lease, clock) else {
             let (Some(kept), Some(snapshot)) = (&mut self.kept, seen.snapshot) else {
                 return Err("nothing is planned, and nothing is there".into());
             };
@@ -83,8 +100,18 @@ impl Keeper {
                 .map(|h| h.fence)
                 .max()
                 .unwrap_or(kept.newest);
+            let lags = known.is_some_and(|known| kept.floor < known.floor);
             if let Some(floor) = kept.refreshed(snapshot.last_fence) {
                 (kept.floor, kept.current_at) = (floor, Some(clock));
+            }
+            if lags {
+                (kept.floor, kept.current_at) = (snapshot.last_fence, Some(clock));
+                self.epochs.written(&self.object, kept.floor);
+            }
+            let status = [(self.object.clone(), Some(kept.floor))];
+            if let Some(closed) = self.epochs.close(status, clock) {
+                self.record = Some(closed);
+                self.epochs.closed();
             }
             if std::mem::take(&mut self.adopts) {
                 kept.longest_lease = kept.longest_lease.max(snapshot.longest_lease);
@@ -96,12 +123,18 @@ impl Keeper {
             return Ok(true);
         };
         world.log(|| format!("planned: {plan:?}"));
-        self.kept = Some(Kept {
-            floor: plan.floor,
-            current_at: Some(plan.current_at),
-            newest: self.kept.map_or(0, |kept| kept.newest),
-            longest_lease: plan.longest_lease,
-        });
+        let before = known.and_then(|known| self.back(&mut plan, &known, seen.now_micros, clock));
+        if known.is_none() && plan.beyond.is_some() {
+            plan.floor = plan.floor.max(self.epochs.first_floor(clock));
+        }
+        if before.is_none() {
+            self.kept = Some(Kept {
+                floor: plan.floor,
+                current_at: Some(plan.current_at),
+                newest: self.kept.map_or(0, |kept| kept.newest),
+                longest_lease: plan.longest_lease,
+            });
+        }
         (self.in_force_since, self.adopts) = (None, plan.adopts);
         sleep(slowness).await;
         let declaration = Declaration {
@@ -110,8 +143,33 @@ impl Keeper {
             ..spec
         };
         match control.declare_in(&seen.life, &self.object, &declaration).await {
-            Ok(_) | Err(Error::OtherLife { .. } | Error::Unreachable { .. }) => Ok(false),
+            Err(Error::OtherLife { .. }) => {
+                if let Some(Before(before)) = before {
+                    self.epochs.undo(&self.object, before);
+                }
+                Ok(false)
+            }
+            Ok(_) | Err(Error::Unreachable { .. }) => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Declares under an epoch, if one backs the floor. Returns what was known before.
+    fn back(&mut self, plan: &mut Plan, known: &Kept, micros: u64, clock: SystemTime) -> Option<Before> {
+        loop {
+            let others = self.kept;
+            match self.epochs.back(known, plan, micros, others, clock) {
+                Backing::NewEpoch(epoch) => {
+                    self.record = Some(epoch);
+                    self.epochs.opened(epoch);
+                }
+                Backing::Epoch(floor) => {
+                    plan.floor = floor;
+                    let before = self.epochs.declares(&self.object, plan, floor, clock);
+                    return Some(Before(before));
+                }
+                Backing::Status(_) | Backing::Wait => return None,
+            }
         }
     }
 

@@ -22,6 +22,7 @@
 //! | [`priorities`] | requests with different priorities |
 //! | [`extreme_numbers`] | the smallest and largest counts and times |
 //! | [`failback`] | a failover to another server's data, and back |
+//! | [`epochs`] | several declared objects whose data is lost, with two controllers that die at any moment |
 //! | [`delete_and_apply`] | a declared object that is deleted and applied repeatedly |
 //! | [`mixed_declared_and_first_use`] | objects that are declared, and made by first users after a loss of data |
 //! | [`long_first_leases`] | long leases from before a declaration, and a loss of data |
@@ -49,6 +50,7 @@ mod clock_jumps;
 mod damaged_values;
 mod dead_condition_waiters;
 mod delete_and_apply;
+mod epochs;
 mod expiring_holder;
 mod extreme_numbers;
 mod failback;
@@ -89,6 +91,7 @@ enum Workload {
     Adoptions,
     Failback,
     DeleteAndApply,
+    Epochs,
     MixedDeclaredAndFirstUse,
     LongFirstLeases,
     Buffer,
@@ -123,6 +126,7 @@ impl Workload {
             Self::Adoptions => adoptions::run(world).await,
             Self::Failback => failback::run(world).await,
             Self::DeleteAndApply => delete_and_apply::run(world).await,
+            Self::Epochs => epochs::run(world).await,
             Self::MixedDeclaredAndFirstUse => mixed_declared_and_first_use::run(world).await,
             Self::LongFirstLeases => long_first_leases::run(world).await,
             Self::Buffer => buffer::run(world).await,
@@ -441,6 +445,11 @@ fn without_faults_a_failback_keeps_leases_exclusive() -> Result {
 #[test]
 fn without_faults_fencing_tokens_grow_when_an_object_is_deleted_and_applied_again() -> Result {
     run_seeds(Workload::DeleteAndApply, FaultProfile::None)
+}
+
+#[test]
+fn over_losses_of_data_the_epochs_of_two_controllers_keep_tokens_growing_and_leases_exclusive() -> Result {
+    run_seeds(Workload::Epochs, FaultProfile::None)
 }
 
 #[test]

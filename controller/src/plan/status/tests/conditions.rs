@@ -96,7 +96,7 @@ fn conditions_of_an_object_that_is_being_deleted_and_its_last_total() {
         snapshot: &held,
         until: time(START + 300),
     };
-    let report = report(&live, Some(3), "ml", outcome, time(START));
+    let report = report(&live, &Ahead::default(), Some(3), "ml", outcome, time(START));
     expect(
         &report,
         [

@@ -11,6 +11,7 @@ fn declared(previous: &StatusDraft, snapshot: &Snapshot) -> StatusDraft {
     let now = timestamp(snapshot.now);
     report(
         previous,
+        &Ahead::default(),
         Some(3),
         "ml",
         Outcome::Declared {
@@ -27,6 +28,7 @@ fn declared(previous: &StatusDraft, snapshot: &Snapshot) -> StatusDraft {
 fn trouble(previous: &StatusDraft, error: &tenure::Error, now: i64) -> StatusDraft {
     report(
         previous,
+        &Ahead::default(),
         Some(3),
         "ml",
         Outcome::BackendProblem(&BackendProblem::from(error)),
@@ -40,6 +42,7 @@ fn nothing_is_written_while_nothing_changes() {
     let before = declared(&StatusDraft::default(), &snapshot);
     let later = report(
         &before,
+        &Ahead::default(),
         Some(3),
         "ml",
         Outcome::Declared {
