@@ -7,8 +7,8 @@
 -- Safe to repeat. O(log n) a token.
 
 -- Two fast lanes, before the functions of lua/lib are created. The first one: the lease lies in obj alone (see `unfold`), so that there is
--- no waiter. The second one: an ordinary lease of an object in which nothing has expired. The queue entries that have room become
--- leases. The outcome is that of the slow way.
+-- no waiter. The second one: an ordinary lease of an object in which nothing has expired. The queue entry at the head becomes a
+-- lease where it takes all the room. The outcome is that of the slow way.
 local alone
 if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local obj, token = KEYS[1], ARGV[2]
@@ -49,32 +49,24 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
     -- The last lease of an undeclared object ends the object.
     plain = plain and (declared or head or held > permits)
     local left = held - permits
-    -- Each grant takes a permit: so this bounds the work.
-    plain = plain and (not head or limit - left <= 16)
-    -- Returns the lease of the queue entry at the head; nil: it has no room; false: the slow way has to look at it.
-    local function next_lease()
+    local wanted, lease, ttl, client, holder, ends
+    if plain and head then
       local value = redis.call('HGET', obj, 't:' .. head)
-      local ends = redis.call('ZSCORE', expiry, head)
-      local wanted, lease, ttl, client, holder = string.match(value or '', '^(%d+) (%d+) (%d+) 0 0 %d+ (%S+) %- (.*)$')
+      ends = tonumber(redis.call('ZSCORE', expiry, head) or nil)
+      wanted, lease, ttl, client, holder = string.match(value or '', '^(%d+) (%d+) (%d+) 0 0 %d+ (%S+) %- (.*)$')
       wanted, lease = tonumber(wanted), tonumber(lease)
-      if not wanted or not ends or wanted > limit then return false end
-      if wanted > limit - left then return nil end
-      if bound then lease = math.min(lease, bound) end
-      return {
-        permits = wanted,
-        lease = lease,
-        ends = math.min(now + lease, tonumber(ends)),
-        client = client,
-        value = string.format('%d %d %s 0 0 %s %s - %s', wanted, lease, ttl, at, client, holder),
-      }
+      -- The slow way refuses a head that can never be granted, and grants to those behind it where room is left.
+      plain = wanted and ends and wanted <= limit and wanted >= limit - left
     end
-    local coming = plain and head and next_lease()
-    if plain and coming ~= false then
-      while coming do
+    if plain then
+      if head and wanted == limit - left then
+        if bound then lease = math.min(lease, bound) end
+        ends = math.min(now + lease, ends)
         last = declared and last + 1 or math.max(last + 1, now_us)
-        left = left + coming.permits
+        left = left + wanted
         local fence = string.format('%d', last)
-        redis.call('HSET', obj, 'last', fence, 't:' .. head, coming.value)
+        local value = string.format('%d %d %s 0 0 %s %s - %s', wanted, lease, ttl, at, client, holder)
+        redis.call('HSET', obj, 'last', fence, 't:' .. head, value)
         redis.call('ZADD', holders, fence, head)
         redis.call('ZREM', queue, head)
         local granted = string.format(
@@ -83,20 +75,18 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
           head,
           fence,
           now,
-          coming.ends,
-          coming.lease,
+          ends,
+          lease,
           now,
           declared and 1 or 0,
-          coming.permits
+          wanted
         )
         -- As in `push`.
-        local channel, old = coming.client, string.match(obj, '^[^{]*') .. 'client:'
+        local channel, old = client, string.match(obj, '^[^{]*') .. 'client:'
         if string.sub(channel, 1, #old) ~= old then
           channel = string.match(obj, '^[^/]*/') .. 'client/' .. channel .. '}'
         end
         redis.pcall('PUBLISH', channel, granted)
-        head = left < limit and redis.call('ZRANGE', queue, 0, 0)[1]
-        coming = head and next_lease()
       end
       redis.call('ZREM', holders, token)
       redis.call('ZREM', expiry, token)
