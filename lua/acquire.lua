@@ -20,11 +20,11 @@
 -- O(log n) in the leases and waiters of the object; a selector of properties looks at up to 500 of the
 -- free resources, and the next call continues from there.
 
--- Two fast lanes, before the functions of lua/lib are created. The first one: an ordinary request for one permit of an object that does
--- not exist, which its first user makes. The lease is the one that `grant` would make; it lies in obj alone until another client
--- comes (see `unfold`). The second one: an ordinary request for an object that exists, in which nothing has expired. It is granted
--- where there is room and no other one waits, and otherwise joins the queue. The outcome is that of the slow way, but for a `wake`
--- that is not before the entry's first renewal.
+-- Two fast lanes, before the functions of lua/lib are created. The first one: an ordinary request for one permit of an object that
+-- does not exist, which its first user makes. The lease is the one that `grant` would make; it lies in obj alone until another
+-- client comes (see `unfold`). The second one: an ordinary request for an object that lies in a hash and is no pool, in which
+-- nothing has expired. It is granted where there is room and no other one waits, and otherwise joins the queue. The outcome is
+-- that of the slow way, but for a `wake` that is not before the entry's first renewal.
 local alone
 if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local clock, request, obj, token = redis.call('TIME'), ARGV[3], KEYS[1], ARGV[2]

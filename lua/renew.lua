@@ -18,8 +18,8 @@
 -- For each object of the call: the outcome of its token, where a lane has renewed it. The first value is the time.
 local renewed, slow = { 0 }, false
 
--- Two fast lanes, before the functions of lua/lib are created: most leases lie in obj alone (see `unfold`), and most queue
--- entries are the only one of their object. The lanes only renew: an object with an expired lease, with room for a grant, or out
+-- Two fast lanes, before the functions of lua/lib are created: a lease that lies in obj alone (see `unfold`), and the queue entry
+-- at the head. A lease in a hash takes the slow way. The lanes only renew: an object with an expired lease, with room for a grant, or out
 -- of the ordinary takes the slow way; and so does a command that fails, because the slow way names the error.
 local function ask(...)
   local got = redis.pcall(...)

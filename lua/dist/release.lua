@@ -6,9 +6,10 @@
 -- Reply for each token, with spaces in between: released (it was held), left (it was waiting), gone (neither)
 -- Safe to repeat. O(log n) a token.
 
--- Two fast lanes, before the functions of lua/lib are created. The first one: the lease lies in obj alone (see `unfold`), so that there is
--- no waiter. The second one: an ordinary lease of an object in which nothing has expired. The queue entry at the head becomes a
--- lease where it takes all the room. The outcome is that of the slow way.
+-- Two fast lanes, before the functions of lua/lib are created. The first one: the lease lies in obj alone (see `unfold`), so that
+-- there is no waiter. The second one: an ordinary lease that lies in a hash, of an object that is no pool and in which nothing
+-- has expired; but not the last lease of an undeclared object without a waiter, which ends the object. The queue entry at the
+-- head becomes a lease where it takes all the room. The outcome is that of the slow way.
 local alone
 if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local obj, token = KEYS[1], ARGV[2]
