@@ -28,8 +28,9 @@
 local alone
 if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local clock, request, obj, token = redis.call('TIME'), ARGV[3], KEYS[1], ARGV[2]
-  local first = string.match(request, '^([1-9]%d*) 1 [1-9]')
-  if first and not ARGV[4] then
+  local is_pool, is_lock = string.find(obj, '/pool/', 1, true), string.find(obj, '^[^/]*/lock/')
+  local first = string.match(request, '^([1-9]%d*) 1 [1-9]%d* %d+ %S+ ')
+  if first and not ARGV[4] and not is_pool then
     local time = clock[1] .. ' ' .. clock[2]
     if redis.call('SET', obj, 'v2 ' .. token .. ' ' .. time .. ' ' .. request, 'NX', 'PX', first) then
       return 'granted ' .. time
@@ -37,7 +38,7 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
   end
   alone = redis.call('MGET', obj)[1]
   local field, got = 't:' .. token, {}
-  if not alone and not string.find(obj, '/pool/', 1, true) then
+  if not alone and not is_pool then
     got = redis.pcall(
       'HMGET',
       obj,
@@ -94,15 +95,20 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
         redis.call('ZADD', expiry, ends, token)
         redis.call('HSET', obj, 'held', held + permits, 'last', fence, 'ttl', longest, field, value)
         if not declared then
-          for _, part in ipairs({ 'obj', 'holders', 'expiry' }) do
+          for _, part in ipairs({ 'obj', 'holders', 'expiry', is_lock and 'waits' or nil }) do
             redis.call('PEXPIRE', stem .. part, longest * 2 + 1000)
           end
         end
         return { 'granted', last, now, now + lease, lease, now, declared and 1 or 0, permits }
       end
     end
-    if plain and not has_room and ttl == 0 and type(redis.pcall('ZCARD', stem .. 'holders')) == 'number' then
-      return { 'busy', now, declared and last or 0 }
+    if plain and not has_room and ttl == 0 then
+      -- An end that lies too far ahead is of before the server's clock was set back: the slow way cuts it.
+      local too_late = string.format('(%d', now + got[5] + 1000)
+      local sound = redis.pcall('ZCOUNT', expiry, too_late, '+inf') == 0
+      if sound and type(redis.pcall('ZCARD', stem .. 'holders')) == 'number' then
+        return { 'busy', now, declared and last or 0 }
+      end
     end
     if plain and not has_room and ttl > 0 then
       local longest, place = tonumber(got[5]), string.format('%d', got[4] + 1)
@@ -115,8 +121,8 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
       redis.call('HSET', obj, 'ticket', place, field, value)
       redis.call('ZADD', queue, place, token)
       redis.call('ZADD', expiry, string.format('%d', ends), token)
-      if not declared and (waiting == 0 or redis.call('PTTL', obj) <= longest) then
-        for _, part in ipairs({ 'obj', 'holders', 'queue', 'expiry', 'waits' }) do
+      if not declared and (waiting == 0 or redis.call('PTTL', expiry) <= longest) then
+        for _, part in ipairs({ 'obj', 'holders', 'queue', 'expiry', is_lock and 'waits' or nil }) do
           redis.call('PEXPIRE', stem .. part, longest * 2 + 1000)
         end
       end
@@ -1268,6 +1274,7 @@ local is_new = not object.exists
 if seen > 0 then outdated(object, seen) end
 if is_new and first_limit == 0 or seen > 0 and not object.declared then
   missing(object)
+  close(object)
   return redis.error_reply('NOTDECLARED ' .. object_name(object))
 end
 if is_new then

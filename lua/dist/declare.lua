@@ -1111,6 +1111,7 @@ local floor, recovery, lease = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(AR
 
 local life, newest = ARGV[8] or '', tonumber(ARGV[9] or 0)
 if life ~= '' and (life ~= object.here or object.last < newest) then
+  close(object)
   return redis.error_reply('OTHERLIFE ' .. object_name(object))
 end
 

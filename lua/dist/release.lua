@@ -56,13 +56,14 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
       ends = tonumber(redis.call('ZSCORE', expiry, head) or nil)
       wanted, lease, ttl, client, holder = string.match(value or '', '^(%d+) (%d+) (%d+) 0 0 %d+ (%S+) %- (.*)$')
       wanted, lease = tonumber(wanted), tonumber(lease)
-      -- The slow way refuses a head that can never be granted, and grants to those behind it where room is left.
-      plain = wanted and ends and wanted <= limit and wanted >= limit - left
+      -- The slow way refuses a head that can never be granted, grants to those behind it where room is left, and cuts an end that
+      -- lies too late.
+      plain = wanted and ends and wanted > 0 and wanted <= limit and wanted >= limit - left
+      plain = plain and ends <= now + math.min(lease, bound or lease)
     end
     if plain then
       if head and wanted == limit - left then
         if bound then lease = math.min(lease, bound) end
-        ends = math.min(now + lease, ends)
         last = declared and last + 1 or math.max(last + 1, now_us)
         left = left + wanted
         local fence = string.format('%d', last)

@@ -71,7 +71,7 @@ local function renew_queue_entry(obj, token, at)
 end
 
 -- A longer call than clients send would not fit on Lua's stack. Further keys are there for a cluster.
-if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV <= 1000 then
+if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV > 1 and #ARGV <= 1000 then
   local alone, clock = redis.call('MGET', unpack(KEYS, 1, #ARGV - 1)), redis.call('TIME')
   local at = math.floor(clock[1] * 1000 + clock[2] / 1000)
   renewed[1] = at

@@ -15,7 +15,7 @@ use crate::{
 const LANES: [(&str, &str); 3] = [
     ("acquire", "if not ARGV[5] and "),
     ("release", "if not ARGV[3] and "),
-    ("renew", "if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV"),
+    ("renew", "if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV > 1"),
 ];
 
 /// The same script with a lane that is never taken.
@@ -47,12 +47,12 @@ fn request(random: &mut Rng, token: &str, is_lock: bool, is_declared: bool) -> V
     };
     let ttl = pick(random, &["0", "10", "100"]);
     let permits = pick(random, &["1", "1", "1", "2"]);
-    let lease = pick(random, &["1", "7", "50", "1000", "0"]);
+    let lease = pick(random, &["1", "7", "50", "1000", "9000", "0"]);
     let who = r#"c1 {"process":"p 1", "reason":"1 2 3"}"#;
     add(&[token, &format!("{lease} {permits} {limit} {ttl} {who}")]);
     if random.u8(..3) == 0 {
-        let seen = if is_declared { "1000" } else { "0" };
-        add(&[pick(random, &["0", seen])]);
+        let seen = if is_declared { "1000" } else { "5" };
+        add(&[pick(random, &["0", "0", seen])]);
         if random.bool() {
             add(&[
                 pick(random, &["0", "20"]),

@@ -4,6 +4,7 @@ mod adoption;
 mod budget;
 mod conformance;
 mod damage;
+mod lane_cases;
 mod lanes;
 mod versions;
 
@@ -74,7 +75,8 @@ impl Side {
         seen.dump()
     }
 
-    /// Checks that the keys of an object end after all that is in them, and removes their ends.
+    /// Checks that the keys of an object end after all that is in them, which those of an undeclared one do, and removes their
+    /// ends.
     fn check_ends(&self, keys: &Keys) {
         let mut database = lock(&self.database);
         let store = &mut database.store;
@@ -87,9 +89,12 @@ impl Side {
         if lasting {
             return;
         }
+        let declared = obj.is_some_and(|obj| obj.contains_key(&b"declared"[..]));
         let expiry = store.read::<SortedSet>(keys[3].as_bytes()).ok().flatten();
         let latest = expiry.and_then(|set| set.iter().last().map(|(_, ends)| ends));
         for key in keys {
+            let is_kept = store.has(key.as_bytes()) && store.end_of(key.as_bytes()).is_none();
+            assert!(declared || !is_kept, "{key} never ends");
             if let (Some(ends), Some(latest)) = (store.end_of(key.as_bytes()), latest) {
                 #[allow(clippy::cast_precision_loss)] // milliseconds of our time
                 let ends = ends as f64;

@@ -1,0 +1,126 @@
+//! Cases of the fast lanes that random calls hardly meet: long holds, a clock that was set back, and errors.
+
+use crate::memory::tests::{Call, Keys, Side, objects, texts};
+use crate::{
+    protocol::script::{self, Script},
+    transport::lock,
+};
+
+const START: u64 = 1_763_717_000_000_000;
+
+struct Case {
+    side: Side,
+    keys: Keys,
+    now_us: u64,
+}
+
+impl Case {
+    fn on(keys: Keys) -> Self {
+        Self {
+            side: Side::new(),
+            keys,
+            now_us: START,
+        }
+    }
+
+    fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
+        let call = Call::new(script, &self.keys, "run", args);
+        texts(&self.side.run(script, &call, self.now_us).0)
+    }
+
+    fn after(&mut self, ms: u64) -> &mut Self {
+        self.now_us += ms * 1000;
+        self
+    }
+}
+
+#[test]
+fn a_waiter_for_a_condition_is_notified_after_a_hold_that_is_longer_than_its_lease() {
+    let [keys, _] = objects();
+    let mut case = Case::on(keys);
+    case.call(&script::ACQUIRE, &["a", "1000 1 1 0 c {}"]);
+    let wait = ["a", "w", "@full", "1000", "0", "1000", "c", "{}", "0"];
+    assert_eq!(case.call(&script::WAIT, &wait)[0], "queued");
+    let granted = case.call(&script::ACQUIRE, &["b", "10000 1 1 0 c {}"]);
+    assert_eq!(granted[0], "granted");
+    for _ in 0..12 {
+        assert_eq!(case.after(300).call(&script::RENEW, &["w b"])[1], "waiting");
+    }
+    assert_eq!(case.call(&script::NOTIFY, &["b", "@full", "1", "n"]), ["1", "0"]);
+}
+
+#[test]
+fn a_lease_that_a_clock_set_back_has_lengthened_is_cut_for_one_that_does_not_wait() {
+    let [keys, _] = objects();
+    let mut case = Case::on(keys);
+    case.call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
+    let attempt = ["b", "2000 1 1 0 c {}"];
+    assert_eq!(case.call(&script::ACQUIRE, &attempt)[0], "busy");
+    let an_hour_later = (START / 1000 + 3_600_000).to_string();
+    let args = [case.keys[3].as_str(), &an_hour_later, "a"].map(|arg| arg.as_bytes().to_vec());
+    lock(&case.side.database).execute("ZADD", &args).unwrap();
+    assert_eq!(case.call(&script::ACQUIRE, &attempt)[0], "busy");
+    assert_eq!(case.after(2400).call(&script::ACQUIRE, &attempt)[0], "granted");
+}
+
+#[test]
+fn an_error_about_a_lease_that_lies_alone_leaves_no_key_without_an_end() {
+    let calls: [(&'static Script, &[&str], &str); 2] = [
+        (&script::ACQUIRE, &["b", "2000 1 1 0 c {}", "5"], "NOTDECLARED"),
+        (
+            &script::DECLARE,
+            &["digest", "1", "0", "1000", "0", "1", "another run", "0"],
+            "OTHERLIFE",
+        ),
+    ];
+    for (script, args, error) in calls {
+        let [_, keys] = objects();
+        let mut case = Case::on(keys);
+        case.call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
+        let reply = case.call(script, args);
+        assert!(reply[0].contains(error), "{reply:?}");
+        case.side.check_ends(&case.keys);
+    }
+}
+
+#[test]
+fn a_lease_is_handed_off_for_no_longer_than_the_declaration_allows_now() {
+    let [_, keys] = objects();
+    let mut case = Case::on(keys);
+    let declare = |case: &mut Case, lease: &str| {
+        case.call(&script::DECLARE, &["digest", "1000", "0", lease, "0", "1"]);
+    };
+    declare(&mut case, "30000");
+    case.call(&script::ACQUIRE, &["a", "0 1 0 0 c {}"]);
+    case.call(&script::ACQUIRE, &["b", "0 1 0 20000 c {}"]);
+    declare(&mut case, "1000");
+    assert_eq!(case.call(&script::RELEASE, &["a"]), ["released"]);
+    assert_eq!(
+        case.after(1500).call(&script::ACQUIRE, &["c", "0 1 0 0 c {}"])[0],
+        "granted"
+    );
+}
+
+#[test]
+fn a_request_that_cannot_be_read_takes_no_lease() {
+    for request in [
+        "30000 1 1",
+        "30000 1 1 x c h",
+        "30000 1 1 -1 c h",
+        "30000 1 1 0 c",
+    ] {
+        let [keys, _] = objects();
+        let mut case = Case::on(keys);
+        let reply = case.call(&script::ACQUIRE, &["a", request]);
+        assert_ne!(reply[0], "granted", "{request}");
+        let reply = case.call(&script::ACQUIRE, &["b", "30000 1 1 0 c {}"]);
+        assert_eq!(reply[0], "granted", "{request}");
+    }
+}
+
+#[test]
+fn a_pool_is_not_granted_before_it_has_resources() {
+    let keys = vec!["tenure:{a/pool/x}:obj".to_owned()];
+    let reply = Case::on(keys).call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
+    assert_eq!(reply[0], "busy");
+}
