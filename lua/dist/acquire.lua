@@ -28,7 +28,7 @@
 local alone
 if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local clock, request, obj, token = redis.call('TIME'), ARGV[3], KEYS[1], ARGV[2]
-  local is_pool, is_lock = string.find(obj, '/pool/', 1, true), string.find(obj, '^[^/]*/lock/')
+  local is_pool = string.find(obj, '/pool/', 1, true)
   local first = string.match(request, '^([1-9]%d*) 1 [1-9]%d* %d+ %S+ ')
   if first and not ARGV[4] and not is_pool then
     local time = clock[1] .. ' ' .. clock[2]
@@ -78,6 +78,7 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
       plain = plain and lease > 0 and first_limit ~= '0' and (ARGV[4] or '0') == '0'
     end
     local stem, at = string.sub(obj, 1, -4), string.format('%d', now)
+    local is_lock = string.find(obj, '^[^/]*/lock/')
     local expiry, queue = stem .. 'expiry', stem .. 'queue'
     local has_room, span = permits <= limit - held, plain and math.min(ttl, lease)
     -- An entry that waits comes again after a third of its life. If anything ends before, the slow way finds out when it has to.
