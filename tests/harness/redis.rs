@@ -86,6 +86,7 @@ impl Builder {
     }
 
     /// It has to be a program that was built with TLS.
+    #[cfg(feature = "kubernetes")]
     pub(crate) fn tls(mut self) -> Self {
         self.tls = true;
         self
