@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     epochs::{KeptIn, STATUSES_AFTER, Unreported, WAIT_FOR_ANOTHER},
     events::{self, ObjectEvent},
-    failure::{API_LIMIT, Failure},
+    failure::{Failure, bounded},
     kinds::{Declared, StatusDraft},
     plan::{Facts, Listing, Step, declaration, finalizer::FINALIZER, withdrawal},
     reconcile::Context,
@@ -290,13 +290,5 @@ impl<'a, K: Declared> Applier<'a, K> {
     async fn publish(&self, event: &ObjectEvent) {
         let regarding = Resource::object_ref(self.object, &());
         events::publish(&self.context.recorder, &regarding, event).await;
-    }
-}
-
-/// Calls to the API server are not bounded in time by themselves.
-async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
-    match tokio::time::timeout(API_LIMIT, call).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => Err(Failure::ApiTimeout),
     }
 }

@@ -34,7 +34,7 @@ use tenure::{
 use tokio::time::Instant;
 
 use crate::{
-    failure::{API_LIMIT, Failure},
+    failure::{Failure, bounded},
     kinds::Declared,
     lock::lock,
     plan::{declaration, status::timestamp},
@@ -88,8 +88,8 @@ struct Known {
     /// That epoch was found open, or was renewed.
     other_since: Option<Instant>,
     written_at: Option<Instant>,
-    /// The API server has refused the record, for this reason.
-    refused: Option<String>,
+    /// The API server has refused the record.
+    refused: bool,
 }
 
 #[derive(Default)]
@@ -177,7 +177,7 @@ impl EpochRecord {
     /// Reads the record before the first object is reconciled. An epoch that is open belonged to a process that has ended.
     pub(crate) async fn start(&self) {
         let mut known = self.known.lock().await;
-        while self.api.is_some() && known.read_at.is_none() && known.refused.is_none() {
+        while self.api.is_some() && known.read_at.is_none() && !known.refused {
             if let Err(failure) = self.read(&mut known).await {
                 tracing::warn!(error = %failure, "the record of epochs cannot be read, trying on");
                 tokio::time::sleep(RETRY).await;
@@ -274,7 +274,7 @@ impl EpochRecord {
         }
         let mut known = self.known.lock().await;
         for _ in 0..MOST_CHANGES {
-            if known.refused.is_some() {
+            if known.refused {
                 return Ok(KeptIn::Status);
             }
             let (backing, now) = {
@@ -355,7 +355,7 @@ impl EpochRecord {
             Ok(found) => {
                 self.found(known, found.as_ref());
                 known.read_at = Some(begun);
-                known.refused = None;
+                known.refused = false;
                 Ok(())
             }
             Err(failure) => self.refused(known, failure),
@@ -463,7 +463,7 @@ impl EpochRecord {
         if !failure.is_forbidden() {
             return Err(failure);
         }
-        if known.refused.is_none() {
+        if !known.refused {
             let record = self.api.as_ref().map(|(api, name)| {
                 let namespace = api.namespace().unwrap_or_default();
                 format!("{namespace}/{name}")
@@ -471,7 +471,7 @@ impl EpochRecord {
             tracing::warn!(record, error = %failure, "the record of epochs cannot be used: a recovery writes each status first, and takes \
                 longer. Allow get and patch of this ConfigMap, and make it if it is missing");
         }
-        known.refused = Some(failure.to_string());
+        known.refused = true;
         known.read_at = Some(Instant::now());
         Ok(())
     }
@@ -514,14 +514,6 @@ fn parse(config_map: &ConfigMap) -> Option<(Epoch, String)> {
         tracing::warn!(?data, "the record of epochs cannot be read, and is made anew");
     }
     Some((epoch?, data.get("process").cloned().unwrap_or_default()))
-}
-
-/// Calls to the API server are not bounded in time by themselves.
-async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
-    match tokio::time::timeout(API_LIMIT, call).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => Err(Failure::ApiTimeout),
-    }
 }
 
 #[cfg(test)]

@@ -60,3 +60,11 @@ impl Failure {
         matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.is_not_found()))
     }
 }
+
+/// Calls to the API server are not bounded in time by themselves.
+pub(crate) async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
+    match tokio::time::timeout(API_LIMIT, call).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Failure::ApiTimeout),
+    }
+}
