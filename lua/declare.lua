@@ -20,13 +20,13 @@ local object = open(KEYS[1])
 local floor, recovery, lease = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local life, newest = ARGV[8] or '', tonumber(ARGV[9] or 0)
-if life ~= '' and (life ~= object.here or object.last < newest) then
+if life ~= '' and (life ~= here or object.last < newest) then
   close(object)
   return redis.error_reply('OTHERLIFE ' .. object_name(object))
 end
 
 local longest = math.max(recovery, lease, object.lease)
-local lost = recovery > 0 and (object.run ~= object.here or object.last < floor)
+local lost = recovery > 0 and (object.run ~= here or object.last < floor)
 if lost then object.recover = now + longest end
 object.ttl = math.max(object.ttl, longest) -- also bounds the recovery
 -- First users have been granted permits since the loss: former holders are readmitted only where there is room.
@@ -38,7 +38,7 @@ if lost then
   end
 end
 object.shrunk = object.exists and tonumber(ARGV[7]) < object.limit
-object.exists, object.declared, object.run, object.changed = true, ARGV[2], object.here, true
+object.exists, object.declared, object.run, object.changed = true, ARGV[2], here, true
 object.draining, object.kept, object.retained = nil, nil, nil
 object.lease, object.max_hold, object.limit, object.last =
   lease, tonumber(ARGV[6]), tonumber(ARGV[7]), math.max(object.last, floor)

@@ -1,7 +1,7 @@
 -- members: changes the resources of a pool that programs keep, instead of a custom resource.
 -- KEYS  obj
--- ARGV  version and run id, how, order, how many resources (commit: in all), the id under which resources are staged, then for each: name, and for extend
---       and stage "1" followed by its properties
+-- ARGV  version and run id, how, order, how many resources (commit: in all), the id under which resources are staged, then for
+--       each: name, and for extend and stage "1" followed by its properties
 --       extend  adds
 --       shrink  takes away
 --       clear   takes all away

@@ -24,7 +24,7 @@ if ARGV[5] == '1' then outdated(object, tonumber(ARGV[6])) end
 settle(object)
 local function answer(found)
   if ARGV[5] ~= '1' then return found end
-  return { int(now_us), object.here, not found and call('HEXISTS', object.obj, 'drained') or 0, found }
+  return { int(now_us), here, not found and call('HEXISTS', object.obj, 'drained') or 0, found }
 end
 if close(object) then return answer(false) end
 if ARGV[3] == '1' and object.declared then call('HSET', object.obj, 'watched', 1) end
@@ -43,7 +43,7 @@ if last >= first then
     if value then waiters[#waiters + 1] = { token, value } end
   end
 end
-local current = object.declared and object.run == object.here
+local current = object.declared and object.run == here
 local soonest = wake(object)
 if object.overdue or object.more then soonest = 1 end
 return answer({

@@ -54,13 +54,15 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
       field
     )
   end
-  local lease, permits, first_limit, ttl, who = string.match(request, '^(%d+) (%d+) (%d+) (%d+) (.*)$')
-  local client, holder = string.match(who or '', '^(%S+) (.*)$')
-  local plain = got[1] and got[2] and got[3] and got[4] and got[5] and got[6] == '2' and client
+  local plain = got[1] and got[2] and got[3] and got[4] and got[5] and got[6] == '2'
   plain = plain and not (got[8] or got[9] or got[10])
   -- A number that is none is named by the slow way.
   plain = plain and string.find(table.concat(got, ' ', 1, 5), '^%d+ %d+ %d+ %d+ %d+$')
+  local lease, permits, first_limit, ttl, client, holder
   if plain then
+    lease, permits, first_limit, ttl, client, holder = string.match(request, '^(%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+  end
+  if holder then
     local limit, held, last = tonumber(got[1]), tonumber(got[2]), tonumber(got[3])
     plain = math.max(limit, held, last, got[4], got[5]) < 1e16
     lease, permits, ttl = tonumber(lease), tonumber(permits), tonumber(ttl)
@@ -87,11 +89,19 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
     -- An error is a table: the slow way names what is wrong.
     local waiting = plain and redis.pcall('ZCARD', queue)
     plain = type(waiting) == 'number'
+    if plain and not has_room and ttl == 0 then
+      -- An end that lies too far ahead is of before the server's clock was set back: the slow way cuts it.
+      local too_late = string.format('(%d', now + got[5] + 1000)
+      local sound = redis.pcall('ZCOUNT', expiry, too_late, '+inf') == 0
+      if sound and type(redis.pcall('ZCARD', stem .. 'holders')) == 'number' then
+        return { 'busy', now, declared and last or 0 }
+      end
+    end
+    local value = plain and string.format('%d %d %d 0 0 %s %s - %s', permits, lease, span, at, client, holder)
     if plain and has_room and waiting == 0 then
       local longest = math.max(tonumber(got[5]), lease)
       last = declared and last + 1 or math.max(last + 1, now_us)
       local ends, fence = string.format('%d', now + lease), string.format('%d', last)
-      local value = string.format('%d %d %d 0 0 %s %s - %s', permits, lease, span, at, client, holder)
       if redis.pcall('ZADD', stem .. 'holders', fence, token) == 1 then
         redis.call('ZADD', expiry, ends, token)
         redis.call('HSET', obj, 'held', held + permits, 'last', fence, 'ttl', longest, field, value)
@@ -103,18 +113,9 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
         return { 'granted', last, now, now + lease, lease, now, declared and 1 or 0, permits }
       end
     end
-    if plain and not has_room and ttl == 0 then
-      -- An end that lies too far ahead is of before the server's clock was set back: the slow way cuts it.
-      local too_late = string.format('(%d', now + got[5] + 1000)
-      local sound = redis.pcall('ZCOUNT', expiry, too_late, '+inf') == 0
-      if sound and type(redis.pcall('ZCARD', stem .. 'holders')) == 'number' then
-        return { 'busy', now, declared and last or 0 }
-      end
-    end
     if plain and not has_room and ttl > 0 then
       local longest, place = tonumber(got[5]), string.format('%d', got[4] + 1)
       local ends = now + span
-      local value = string.format('%d %d %d 0 0 %s %s - %s', permits, lease, span, at, client, holder)
       if lease > longest then
         longest = lease
         redis.call('HSET', obj, 'ttl', longest)
@@ -245,7 +246,6 @@ local function open(obj, tokens, alone)
     free = stem .. 'free',
     selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -933,7 +933,7 @@ local function fits(object, entry, earlier)
 end
 local function refusal(object, permits, names)
   if object.draining then return 'NOTDECLARED ' .. object_name(object) end
-  if object.declared and object.run ~= object.here then return nil end
+  if object.declared and object.run ~= here then return nil end
   if permits > object.limit and object.limit > 0 then return 'TOOLARGE ' .. int(object.limit) end
   if object.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_name(object) end
   local unreadable
@@ -986,7 +986,7 @@ local function grant(object, token, entry, ends, waited)
   if not waited then return describe(object, object.last, ends, entry) end
   push(object, entry, describe(object, object.last, ends, entry, token))
 end
-local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
+local function recovering(object) return object.declared and (object.run ~= here or now < object.recover) end
 local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
@@ -1258,7 +1258,7 @@ local function close(object)
       end
     end
   end
-  if object.watched and (object.changed or object.declared and object.run ~= object.here) then
+  if object.watched and (object.changed or object.declared and object.run ~= here) then
     call('HDEL', object.obj, 'watched')
     announce(object, 'changed')
   end

@@ -127,7 +127,6 @@ local function open(obj, tokens, alone)
     free = stem .. 'free',
     selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -802,7 +801,7 @@ local function fits(object, entry, earlier)
 end
 local function refusal(object, permits, names)
   if object.draining then return 'NOTDECLARED ' .. object_name(object) end
-  if object.declared and object.run ~= object.here then return nil end
+  if object.declared and object.run ~= here then return nil end
   if permits > object.limit and object.limit > 0 then return 'TOOLARGE ' .. int(object.limit) end
   if object.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_name(object) end
   local unreadable
@@ -868,7 +867,7 @@ local function bounded(object, lease, max_hold)
   if object.max_hold > 0 then max_hold = max_hold == 0 and object.max_hold or math.min(max_hold, object.max_hold) end
   return lease, max_hold
 end
-local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
+local function recovering(object) return object.declared and (object.run ~= here or now < object.recover) end
 local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
@@ -1101,7 +1100,7 @@ local function close(object)
       end
     end
   end
-  if object.watched and (object.changed or object.declared and object.run ~= object.here) then
+  if object.watched and (object.changed or object.declared and object.run ~= here) then
     call('HDEL', object.obj, 'watched')
     announce(object, 'changed')
   end
@@ -1110,13 +1109,13 @@ local object = open(KEYS[1])
 local floor, recovery, lease = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local life, newest = ARGV[8] or '', tonumber(ARGV[9] or 0)
-if life ~= '' and (life ~= object.here or object.last < newest) then
+if life ~= '' and (life ~= here or object.last < newest) then
   close(object)
   return redis.error_reply('OTHERLIFE ' .. object_name(object))
 end
 
 local longest = math.max(recovery, lease, object.lease)
-local lost = recovery > 0 and (object.run ~= object.here or object.last < floor)
+local lost = recovery > 0 and (object.run ~= here or object.last < floor)
 if lost then object.recover = now + longest end
 object.ttl = math.max(object.ttl, longest) -- also bounds the recovery
 -- First users have been granted permits since the loss: former holders are readmitted only where there is room.
@@ -1128,7 +1127,7 @@ if lost then
   end
 end
 object.shrunk = object.exists and tonumber(ARGV[7]) < object.limit
-object.exists, object.declared, object.run, object.changed = true, ARGV[2], object.here, true
+object.exists, object.declared, object.run, object.changed = true, ARGV[2], here, true
 object.draining, object.kept, object.retained = nil, nil, nil
 object.lease, object.max_hold, object.limit, object.last =
   lease, tonumber(ARGV[6]), tonumber(ARGV[7]), math.max(object.last, floor)

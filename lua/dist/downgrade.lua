@@ -117,7 +117,6 @@ local function open(obj, tokens, alone)
     free = stem .. 'free',
     selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -805,7 +804,7 @@ local function fits(object, entry, earlier)
 end
 local function refusal(object, permits, names)
   if object.draining then return 'NOTDECLARED ' .. object_name(object) end
-  if object.declared and object.run ~= object.here then return nil end
+  if object.declared and object.run ~= here then return nil end
   if permits > object.limit and object.limit > 0 then return 'TOOLARGE ' .. int(object.limit) end
   if object.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_name(object) end
   local unreadable
@@ -858,7 +857,7 @@ local function grant(object, token, entry, ends, waited)
   if not waited then return describe(object, object.last, ends, entry) end
   push(object, entry, describe(object, object.last, ends, entry, token))
 end
-local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
+local function recovering(object) return object.declared and (object.run ~= here or now < object.recover) end
 local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
@@ -1091,7 +1090,7 @@ local function close(object)
       end
     end
   end
-  if object.watched and (object.changed or object.declared and object.run ~= object.here) then
+  if object.watched and (object.changed or object.declared and object.run ~= here) then
     call('HDEL', object.obj, 'watched')
     announce(object, 'changed')
   end

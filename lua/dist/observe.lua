@@ -129,7 +129,6 @@ local function open(obj, tokens, alone)
     free = stem .. 'free',
     selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -804,7 +803,7 @@ local function fits(object, entry, earlier)
 end
 local function refusal(object, permits, names)
   if object.draining then return 'NOTDECLARED ' .. object_name(object) end
-  if object.declared and object.run ~= object.here then return nil end
+  if object.declared and object.run ~= here then return nil end
   if permits > object.limit and object.limit > 0 then return 'TOOLARGE ' .. int(object.limit) end
   if object.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_name(object) end
   local unreadable
@@ -870,7 +869,7 @@ local function bounded(object, lease, max_hold)
   if object.max_hold > 0 then max_hold = max_hold == 0 and object.max_hold or math.min(max_hold, object.max_hold) end
   return lease, max_hold
 end
-local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
+local function recovering(object) return object.declared and (object.run ~= here or now < object.recover) end
 local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
@@ -1142,7 +1141,7 @@ local function close(object)
       end
     end
   end
-  if object.watched and (object.changed or object.declared and object.run ~= object.here) then
+  if object.watched and (object.changed or object.declared and object.run ~= here) then
     call('HDEL', object.obj, 'watched')
     announce(object, 'changed')
   end
@@ -1152,7 +1151,7 @@ if ARGV[5] == '1' then outdated(object, tonumber(ARGV[6])) end
 settle(object)
 local function answer(found)
   if ARGV[5] ~= '1' then return found end
-  return { int(now_us), object.here, not found and call('HEXISTS', object.obj, 'drained') or 0, found }
+  return { int(now_us), here, not found and call('HEXISTS', object.obj, 'drained') or 0, found }
 end
 if close(object) then return answer(false) end
 if ARGV[3] == '1' and object.declared then call('HSET', object.obj, 'watched', 1) end
@@ -1171,7 +1170,7 @@ if last >= first then
     if value then waiters[#waiters + 1] = { token, value } end
   end
 end
-local current = object.declared and object.run == object.here
+local current = object.declared and object.run == here
 local soonest = wake(object)
 if object.overdue or object.more then soonest = 1 end
 return answer({

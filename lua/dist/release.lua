@@ -212,7 +212,6 @@ local function open(obj, tokens, alone)
     free = stem .. 'free',
     selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,
@@ -887,7 +886,7 @@ local function fits(object, entry, earlier)
 end
 local function refusal(object, permits, names)
   if object.draining then return 'NOTDECLARED ' .. object_name(object) end
-  if object.declared and object.run ~= object.here then return nil end
+  if object.declared and object.run ~= here then return nil end
   if permits > object.limit and object.limit > 0 then return 'TOOLARGE ' .. int(object.limit) end
   if object.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_name(object) end
   local unreadable
@@ -953,7 +952,7 @@ local function bounded(object, lease, max_hold)
   if object.max_hold > 0 then max_hold = max_hold == 0 and object.max_hold or math.min(max_hold, object.max_hold) end
   return lease, max_hold
 end
-local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
+local function recovering(object) return object.declared and (object.run ~= here or now < object.recover) end
 local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
@@ -1186,7 +1185,7 @@ local function close(object)
       end
     end
   end
-  if object.watched and (object.changed or object.declared and object.run ~= object.here) then
+  if object.watched and (object.changed or object.declared and object.run ~= here) then
     call('HDEL', object.obj, 'watched')
     announce(object, 'changed')
   end

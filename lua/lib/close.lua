@@ -61,7 +61,7 @@ local function close(object)
     end
   end
   -- A declared object that has moved to another server of a cluster waits until the controller declares it there.
-  if object.watched and (object.changed or object.declared and object.run ~= object.here) then
+  if object.watched and (object.changed or object.declared and object.run ~= here) then
     call('HDEL', object.obj, 'watched')
     announce(object, 'changed')
   end

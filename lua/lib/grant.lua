@@ -20,7 +20,7 @@ end
 -- may be old, and no request is refused by its limit.
 local function refusal(object, permits, names)
   if object.draining then return 'NOTDECLARED ' .. object_name(object) end
-  if object.declared and object.run ~= object.here then return nil end
+  if object.declared and object.run ~= here then return nil end
   if permits > object.limit and object.limit > 0 then return 'TOOLARGE ' .. int(object.limit) end
   if object.prefix and string.sub(names, 1, 1) == '?' then return 'NOPROPERTIES ' .. object_name(object) end
   local unreadable

@@ -134,7 +134,6 @@ local function open(obj, tokens, alone)
     free = stem .. 'free',
     selectors = stem .. 'selectors',
     pool = kind == 'pool',
-    here = here,
     values = {},
     tokens = tokens or {},
     exists = false,

@@ -5,7 +5,7 @@
 -- Returns whether the object recovers. A declared object that the controller has not declared in this life of the
 -- server may have lost its newest leases (restart, failover, old snapshot). Until the controller has declared it
 -- again, and for one lease after that, nothing is granted, and holders that know their fencing token are readmitted.
-local function recovering(object) return object.declared and (object.run ~= object.here or now < object.recover) end
+local function recovering(object) return object.declared and (object.run ~= here or now < object.recover) end
 
 -- Publishes that a client asks for a declared object that is missing: the controller may have to declare it (again).
 local function missing(object) announce(object, 'missing') end
