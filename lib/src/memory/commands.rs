@@ -33,11 +33,7 @@ type Answer = Result<Value, String>;
 /// The first key of the object that has this key.
 fn first_key_beside(key: &[u8]) -> Bytes {
     let stem = key.iter().rposition(|byte| *byte == b':').map_or(0, |at| at + 1);
-    let first: &[u8] = if key.windows(10).any(|part| part == b"/register/") {
-        b"value"
-    } else {
-        b"obj"
-    };
+    let first: &[u8] = if &key[stem..] == b"done" { b"value" } else { b"obj" };
     [&key[..stem], first].concat()
 }
 
@@ -136,7 +132,6 @@ impl Database {
                         }
                         Some(now.saturating_add_signed(ms))
                     }
-                    [b"NX", b"PXAT", at] => Some(u64::try_from(integer(at)?).unwrap_or_default()),
                     _ => return Err(unknown(name, args.len() + 1)),
                 };
                 store.remove(key);
@@ -154,12 +149,6 @@ impl Database {
             ("HGET", [field]) => {
                 let hash = store.read::<Hash>(key)?;
                 Ok(maybe(hash.and_then(|hash| hash.get(field))))
-            }
-            ("HGETALL", []) => {
-                let hash = store.read::<Hash>(key)?;
-                let pairs = hash.into_iter().flatten();
-                let pairs = pairs.flat_map(|(field, value)| [field, value]);
-                Ok(Value::Array(pairs.cloned().map(Value::BulkString).collect()))
             }
             ("HMGET", fields) if !fields.is_empty() => {
                 let hash = store.read::<Hash>(key)?;

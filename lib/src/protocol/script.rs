@@ -73,7 +73,7 @@ mod tests {
         }
         let lane = format!("string.sub(ARGV[1], 1, 2) == '{PROTOCOL} '");
         for script in [&ACQUIRE, &RELEASE, &RENEW] {
-            assert!(script.text().contains(&lane) && script.text().contains(&format!("v{PROTOCOL}")));
+            assert!(script.text().contains(&lane) && script.text().contains(&format!("v{PROTOCOL} ")));
         }
         assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- release"));
         assert!(ACQUIRE.text().starts_with("-- acquire"));

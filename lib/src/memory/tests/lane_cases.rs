@@ -119,6 +119,18 @@ fn a_request_that_cannot_be_read_takes_no_lease() {
 }
 
 #[test]
+fn a_name_may_contain_the_name_of_a_kind() {
+    for name in ["x/register/y", "x/pool/y", "x/lock/y"] {
+        let keys = vec![format!("tenure:{{a/semaphore/{name}}}:obj")];
+        let mut case = Case::on(keys);
+        case.call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
+        let queued = case.call(&script::ACQUIRE, &["b", "2000 1 1 1000 c {}"]);
+        assert_eq!(queued[0], "queued", "{name}");
+        assert_eq!(case.call(&script::RELEASE, &["a"]), ["released"], "{name}");
+    }
+}
+
+#[test]
 fn a_pool_is_not_granted_before_it_has_resources() {
     let keys = vec!["tenure:{a/pool/x}:obj".to_owned()];
     let reply = Case::on(keys).call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);

@@ -153,40 +153,35 @@ fn call(random: &mut Rng, objects: &[Keys], last: &mut (usize, &'static str)) ->
     Call::new(script, &keys, "run", &args)
 }
 
-/// A reply with all of its values: the short reply of a grant leaves out those of the request, which are not compared then.
-fn whole(reply: &Value) -> Vec<String> {
-    let mut values = texts(reply);
-    if values[0] == "granted" && values.len() == 3 {
-        let number = |at: usize| values[at].parse::<u64>().unwrap_or_default();
-        let fence = number(1) * 1_000_000 + number(2);
-        values = vec![
-            "granted".to_owned(),
-            fence.to_string(),
-            (fence / 1000).to_string(),
-        ];
+/// A reply with all of its values: the short one of a grant leaves out those of the request.
+fn whole(reply: &Value, args: &[String]) -> Vec<String> {
+    let values = texts(reply);
+    if values[0] != "granted" || values.len() != 3 {
+        return values;
     }
-    if values[0] == "granted" {
-        values.truncate(3);
-    }
-    values
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    let mut request = args[2].split(' ');
+    let (lease, permits) = (request.next().unwrap(), request.next().unwrap());
+    let fence = number(&values[1]) * 1_000_000 + number(&values[2]);
+    let now = fence / 1000;
+    let numbers = [
+        fence,
+        now,
+        now + number(lease),
+        number(lease),
+        now,
+        0,
+        number(permits),
+    ];
+    let numbers = numbers.map(|number| number.to_string());
+    [&["granted".to_owned()], &numbers[..]].concat()
 }
 
-/// The keys, without what an object keeps of a lease that has expired: numbers of queue entries, the longest lease, and when the
-/// keys end.
-fn contents(keys: Vec<String>) -> Vec<String> {
-    let without = |line: &str, start: &str, end: &str| match line.split_once(start) {
-        Some((before, rest)) => format!("{before}{}", rest.split_once(end).map_or("", |(_, after)| after)),
-        None => line.to_owned(),
-    };
-    let line = |line: String| {
-        let line = without(&line, " until ", "\n");
-        if let Some((key, entries)) = line.split_once(":queue [") {
-            let tokens: Vec<&str> = entries.split('"').skip(1).step_by(2).collect();
-            return format!("{key}:queue {}", tokens.join(" "));
-        }
-        without(&without(&line, "(\"ttl\"", ")"), "(\"ticket\"", ")")
-    };
-    keys.into_iter().map(line).collect()
+/// The keys, without the times at which they end: the slow way sets these anew in each call that changes the object, and the fast
+/// lane only where it has to.
+fn without_ends(keys: Vec<String>) -> Vec<String> {
+    let cut = |line: String| line.split(" until ").next().unwrap_or_default().to_owned();
+    keys.into_iter().map(cut).collect()
 }
 
 /// Ends what has expired of objects that the fast side has no more: a lease that lies alone ends with its key.
@@ -227,7 +222,7 @@ fn nobody_can_tell_a_fast_lane_from_the_slow_way() {
     .into();
     let (mut alone, mut released, mut renewed, mut kept) = (0, 0, 0, 0);
     let (mut quick_acquires, mut quick_releases) = (0, 0);
-    for seed in 0..60 {
+    for seed in 0..120 {
         let mut random = Rng::with_seed(seed);
         let (mut fast_side, mut slow_side) = (Side::new(), Side::new());
         let mut last = (0, "a");
@@ -247,7 +242,7 @@ fn nobody_can_tell_a_fast_lane_from_the_slow_way() {
             let slowly = slow_side.run(slow[call.script.name], &call, now_us);
             let saved = fast_side.work() < slow_side.work();
             let what = format!("seed {seed}, step {step}: {} {:?}", call.script.name, call.args);
-            let (mut quick, mut slow_reply) = (whole(&fast.0), whole(&slowly.0));
+            let (mut quick, mut slow_reply) = (whole(&fast.0, &call.args), whole(&slowly.0, &call.args));
             if quick[0] == "queued" && slow_reply[0] == "queued" {
                 // An entry behind the head learns from its renewal when to come again.
                 let [now, expires] = [1, 2].map(|at| quick[at].parse::<u64>().unwrap());
@@ -260,8 +255,8 @@ fn nobody_can_tell_a_fast_lane_from_the_slow_way() {
             assert_eq!(quick, slow_reply, "{what}");
             assert_eq!(fast.1, slowly.1, "{what}");
             assert_eq!(
-                contents(fast_side.keys(&objects, now_us)),
-                contents(slow_side.keys(&objects, now_us)),
+                without_ends(fast_side.keys(&objects, now_us)),
+                without_ends(slow_side.keys(&objects, now_us)),
                 "{what}"
             );
             assert_eq!(slow_side.alone(), 0, "{what}");
@@ -282,9 +277,9 @@ fn nobody_can_tell_a_fast_lane_from_the_slow_way() {
     }
     // Otherwise it has shown nothing.
     assert!(
-        quick_acquires > 200 && quick_releases > 30,
+        quick_acquires > 500 && quick_releases > 100,
         "{quick_acquires} {quick_releases}"
     );
-    assert!(alone > 200 && released > 30, "{alone} {released}");
-    assert!(renewed > 10 && kept > 10, "{renewed} {kept}");
+    assert!(alone > 500 && released > 100, "{alone} {released}");
+    assert!(renewed > 30 && kept > 30, "{renewed} {kept}");
 }

@@ -62,56 +62,27 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::reply;
 
+    const ADOPT: Adopt<'_> = Adopt {
+        secret: "secret",
+        token: "token",
+        client: "client",
+        holder: "{}",
+        why: "why",
+    };
+
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        let adopt = Adopt {
-            secret: "secret",
-            token: "token",
-            client: "client",
-            holder: "{}",
-            why: "why",
-        };
-        assert_eq!(adopt.arguments(), ["secret", "token", "client", "{}", "why"]);
+        assert_eq!(ADOPT.arguments(), ["secret", "token", "client", "{}", "why"]);
     }
 
     #[test]
     fn each_reply_is_read() {
         let adopted = reply(&["adopted", "1", "2", "7", "10", "40", "30", "10", "1", "2"]);
-        let read = Adopt {
-            secret: "",
-            token: "",
-            client: "",
-            holder: "",
-            why: "",
-        }
-        .read(&adopted)
-        .flatten()
-        .unwrap();
+        let read = ADOPT.read(&adopted).flatten().unwrap();
         assert_eq!((read.max_hold_ms, read.grace_ms, read.grant.fence), (1, 2, 7));
-        assert_eq!(
-            Adopt {
-                secret: "",
-                token: "",
-                client: "",
-                holder: "",
-                why: ""
-            }
-            .read(&reply(&["gone", "1"])),
-            Some(None)
-        );
+        assert_eq!(ADOPT.read(&reply(&["gone", "1"])), Some(None));
         for fields in [&["adopted", "1", "2"][..], &["gone"], &["busy", "1"], &[]] {
-            assert_eq!(
-                Adopt {
-                    secret: "",
-                    token: "",
-                    client: "",
-                    holder: "",
-                    why: ""
-                }
-                .read(&reply(fields)),
-                None,
-                "{fields:?}"
-            );
+            assert_eq!(ADOPT.read(&reply(fields)), None, "{fields:?}");
         }
     }
 }

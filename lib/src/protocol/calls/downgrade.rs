@@ -39,40 +39,20 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::text;
 
+    const DOWNGRADE: Downgrade<'_> = Downgrade {
+        token: "token",
+        permits: 1,
+    };
+
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        let downgrade = Downgrade {
-            token: "token",
-            permits: 1,
-        };
-        assert_eq!(downgrade.arguments(), ["token", "1"]);
+        assert_eq!(DOWNGRADE.arguments(), ["token", "1"]);
     }
 
     #[test]
     fn each_reply_is_read() {
-        assert_eq!(
-            Downgrade {
-                token: "",
-                permits: 1
-            }
-            .read(&text("held")),
-            Some(true)
-        );
-        assert_eq!(
-            Downgrade {
-                token: "",
-                permits: 1
-            }
-            .read(&text("gone")),
-            Some(false)
-        );
-        assert_eq!(
-            Downgrade {
-                token: "",
-                permits: 1
-            }
-            .read(&text("maybe")),
-            None
-        );
+        assert_eq!(DOWNGRADE.read(&text("held")), Some(true));
+        assert_eq!(DOWNGRADE.read(&text("gone")), Some(false));
+        assert_eq!(DOWNGRADE.read(&text("maybe")), None);
     }
 }

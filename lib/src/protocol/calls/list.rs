@@ -62,13 +62,14 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::reply;
 
+    const LIST: List<'_> = List {
+        cursor: "=a",
+        count: 10,
+    };
+
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        let list = List {
-            cursor: "=a",
-            count: 10,
-        };
-        assert_eq!(list.arguments(), ["=a", "10"]);
+        assert_eq!(LIST.arguments(), ["=a", "10"]);
     }
 
     #[test]
@@ -87,24 +88,9 @@ mod tests {
             entry("c", "", ResourceState::Disabled),
             entry("d", "", ResourceState::Damaged),
         ];
-        assert_eq!(
-            List {
-                cursor: "0",
-                count: 1
-            }
-            .read(&reply(&fields)),
-            Some(("7".to_owned(), expected))
-        );
+        assert_eq!(LIST.read(&reply(&fields)), Some(("7".to_owned(), expected)));
         for fields in [&[][..], &["0", "a"], &["0", "a", "1", "lost"]] {
-            assert_eq!(
-                List {
-                    cursor: "0",
-                    count: 1
-                }
-                .read(&reply(fields)),
-                None,
-                "{fields:?}"
-            );
+            assert_eq!(LIST.read(&reply(fields)), None, "{fields:?}");
         }
     }
 }

@@ -64,15 +64,18 @@ impl Call for Members<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_arguments_stand_in_the_order_of_the_script() {
-        let members = |change, names| Members {
+    fn members(change: Change, names: &[String]) -> Members<'_> {
+        Members {
             change,
             order: "Random",
             count: 1,
             staged: "id",
             names,
-        };
+        }
+    }
+
+    #[test]
+    fn the_arguments_stand_in_the_order_of_the_script() {
         let pair = ["a".to_owned(), "1".to_owned()];
         for (members, expected) in [
             (
@@ -96,27 +99,7 @@ mod tests {
 
     #[test]
     fn each_reply_is_read() {
-        assert_eq!(
-            Members {
-                change: Change::Clear,
-                order: "",
-                count: 0,
-                staged: "",
-                names: &[]
-            }
-            .read(&Value::Int(3)),
-            Some(3)
-        );
-        assert_eq!(
-            Members {
-                change: Change::Clear,
-                order: "",
-                count: 0,
-                staged: "",
-                names: &[]
-            }
-            .read(&Value::Nil),
-            None
-        );
+        assert_eq!(members(Change::Clear, &[]).read(&Value::Int(3)), Some(3));
+        assert_eq!(members(Change::Clear, &[]).read(&Value::Nil), None);
     }
 }

@@ -43,49 +43,23 @@ impl Call for Notify<'_> {
 mod tests {
     use super::*;
 
+    const NOTIFY: Notify<'_> = Notify {
+        token: "token",
+        condition: "@ready",
+        count: 3,
+        request: "request",
+    };
+
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
-        let notify = Notify {
-            token: "token",
-            condition: "@ready",
-            count: 3,
-            request: "request",
-        };
-        assert_eq!(notify.arguments(), ["token", "@ready", "3", "request"]);
+        assert_eq!(NOTIFY.arguments(), ["token", "@ready", "3", "request"]);
     }
 
     #[test]
     fn each_reply_is_read() {
         let reply = |more| Value::Array(vec![Value::Int(2), Value::Int(more)]);
-        assert_eq!(
-            Notify {
-                token: "",
-                condition: "",
-                count: 1,
-                request: ""
-            }
-            .read(&reply(1)),
-            Some((2, true))
-        );
-        assert_eq!(
-            Notify {
-                token: "",
-                condition: "",
-                count: 1,
-                request: ""
-            }
-            .read(&reply(0)),
-            Some((2, false))
-        );
-        assert_eq!(
-            Notify {
-                token: "",
-                condition: "",
-                count: 1,
-                request: ""
-            }
-            .read(&Value::Int(2)),
-            None
-        );
+        assert_eq!(NOTIFY.read(&reply(1)), Some((2, true)));
+        assert_eq!(NOTIFY.read(&reply(0)), Some((2, false)));
+        assert_eq!(NOTIFY.read(&Value::Int(2)), None);
     }
 }

@@ -47,18 +47,14 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::text;
 
+    const REJOIN: Rejoin<'_> = Rejoin { token: "token" };
+
     #[test]
     fn the_arguments_and_each_reply() {
-        assert_eq!(Rejoin { token: "token" }.arguments(), ["token"]);
-        assert_eq!(
-            Rejoin { token: "" }.read(&text("rejoined")),
-            Some(Rejoined::Queued)
-        );
-        assert_eq!(
-            Rejoin { token: "" }.read(&text("notified")),
-            Some(Rejoined::Notified)
-        );
-        assert_eq!(Rejoin { token: "" }.read(&text("gone")), Some(Rejoined::Gone));
-        assert_eq!(Rejoin { token: "" }.read(&text("maybe")), None);
+        assert_eq!(REJOIN.arguments(), ["token"]);
+        assert_eq!(REJOIN.read(&text("rejoined")), Some(Rejoined::Queued));
+        assert_eq!(REJOIN.read(&text("notified")), Some(Rejoined::Notified));
+        assert_eq!(REJOIN.read(&text("gone")), Some(Rejoined::Gone));
+        assert_eq!(REJOIN.read(&text("maybe")), None);
     }
 }

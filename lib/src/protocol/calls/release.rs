@@ -67,6 +67,13 @@ mod tests {
     use super::*;
     use crate::protocol::calls::call::tests::text;
 
+    fn release(how: Ending<'_>) -> Release<'_> {
+        Release {
+            how,
+            tokens: vec!["a", "b"],
+        }
+    }
+
     #[test]
     fn the_arguments_stand_in_the_order_of_the_script() {
         for (how, expected) in [
@@ -77,32 +84,17 @@ mod tests {
                 &["a b", "reclaimed", "its pod has ended"],
             ),
         ] {
-            let release = Release {
-                how,
-                tokens: vec!["a", "b"],
-            };
-            assert_eq!(release.arguments(), expected);
+            assert_eq!(release(how).arguments(), expected);
         }
     }
 
     #[test]
     fn each_reply_is_read() {
-        let read = Release {
-            how: Ending::Owner,
-            tokens: Vec::new(),
-        }
-        .read(&text("released left gone"));
+        let read = release(Ending::Owner).read(&text("released left gone"));
         assert_eq!(
             read,
             Some(vec![Released::Held, Released::Waited, Released::Neither])
         );
-        assert_eq!(
-            Release {
-                how: Ending::Owner,
-                tokens: Vec::new()
-            }
-            .read(&text("maybe")),
-            None
-        );
+        assert_eq!(release(Ending::Owner).read(&text("maybe")), None);
     }
 }

@@ -64,15 +64,10 @@ mod tests {
         ] {
             assert_eq!(Withdraw { how }.arguments(), words);
         }
+        let read = |reply: &Value| Withdraw { how: Removal::Drain }.read(reply);
         let reply = Value::Array(vec![Value::Int(2), Value::Int(3)]);
-        assert_eq!(
-            Withdraw { how: Removal::Drain }.read(&reply),
-            Some(Withdrawn { held: 2, left: 3 })
-        );
-        assert_eq!(
-            Withdraw { how: Removal::Drain }.read(&Value::Nil),
-            Some(Withdrawn { held: 0, left: 0 })
-        );
-        assert_eq!(Withdraw { how: Removal::Drain }.read(&Value::Int(2)), None);
+        assert_eq!(read(&reply), Some(Withdrawn { held: 2, left: 3 }));
+        assert_eq!(read(&Value::Nil), Some(Withdrawn { held: 0, left: 0 }));
+        assert_eq!(read(&Value::Int(2)), None);
     }
 }
