@@ -40,7 +40,7 @@ if fence then
   local ends = tonumber(call('ZSCORE', object.expiry, token))
   if not ends then
     ends = lease_end(entry)
-    call('ZADD', object.expiry, int(ends), token)
+    set_end(object, token, ends)
   end
   reply = describe(object, tonumber(fence), ends, entry)
   reply[1] = 'adopted'

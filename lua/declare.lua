@@ -45,21 +45,8 @@ object.lease, object.max_hold, object.limit, object.last =
 for _, key in ipairs(keys_of(object)) do
   call('PERSIST', key)
 end
-call('HDEL', object.obj, 'draining', 'kept', 'retained')
-call(
-  'HSET',
-  object.obj,
-  'declared',
-  object.declared,
-  'run',
-  object.run,
-  'recover',
-  int(object.recover),
-  'lease',
-  int(object.lease),
-  'max_hold',
-  int(object.max_hold)
-)
+call('HDEL', object.obj, 'retained')
+call('HSET', object.obj, 'declared', object.declared)
 
 local function generated(prefix, count)
   local former, others = object.count, object.prefix ~= prefix

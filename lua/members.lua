@@ -38,6 +38,7 @@ local held = pool().held_names(object)
 if how == 'commit' then
   if call('HLEN', staged) ~= count then
     if not (object.kept and call('EXISTS', staged) == 0 and object.limit == count) then
+      close(object)
       return redis.error_reply('STALE ' .. call('HLEN', staged))
     end
     -- A repeated commit: the first one has done it.
@@ -74,12 +75,10 @@ object.changed = true
 object.kept = object.limit > 0 and 1 or nil
 if object.kept then
   object.order = ARGV[3]
-  call('HSET', object.obj, 'kept', 1, 'order', object.order, 'limit', int(object.limit))
+  call('HSET', object.obj, 'order', object.order)
   for _, key in ipairs(keys_of(object)) do
     call('PERSIST', key)
   end
-else
-  call('HDEL', object.obj, 'kept')
 end
 local size = object.limit
 advance(object)

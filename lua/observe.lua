@@ -26,8 +26,12 @@ local function answer(found)
   if ARGV[5] ~= '1' then return found end
   return { int(now_us), here, not found and call('HEXISTS', object.obj, 'drained') or 0, found }
 end
+local soonest = object.exists and wake(object)
 if close(object) then return answer(false) end
-if ARGV[3] == '1' and object.declared then call('HSET', object.obj, 'watched', 1) end
+if ARGV[3] == '1' and object.declared and not object.watched then
+  object.watched = true
+  save(object)
+end
 
 local first = tonumber(ARGV[4] or 0)
 local last = first + tonumber(ARGV[2]) - 1
@@ -44,7 +48,6 @@ if last >= first then
   end
 end
 local current = object.declared and object.run == here
-local soonest = wake(object)
 if object.overdue or object.more then soonest = 1 end
 return answer({
   int(now),

@@ -55,7 +55,7 @@ local admit = object.exists and recovering(object) and ends > now
 if object.values[token] then
   admit = false
   if call('ZSCORE', object.holders, token) then
-    call('ZADD', object.expiry, ends, token)
+    set_end(object, token, ends)
     close(object)
     return { 'held', int(now), int(ends) }
   end
@@ -89,8 +89,8 @@ end
 object.held = object.held + entry.permits
 object.last = math.max(object.last, fence)
 object.changed = true
+set_end(object, token, ends)
 store(object, token, entry)
 call('ZADD', object.holders, fence, token)
-call('ZADD', object.expiry, ends, token)
 close(object)
 return { 'held', int(now), int(ends) }

@@ -18,8 +18,8 @@ if object.values[token] then
   if wait and call('ZREM', object.waits, wait) == 1 then
     local priority = priority_of(entry.names)
     entry.names = '-'
-    enqueue(object, token, entry, priority)
     keep_entry(object, token, entry)
+    enqueue(object, token, entry, priority)
     reply = 'rejoined'
     advance(object)
   else

@@ -14,86 +14,75 @@ local alone
 if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local obj, token = KEYS[1], ARGV[2]
   alone = redis.call('MGET', obj)[1]
-  if alone and string.find(alone, token .. ' ', 4, true) == 4 and string.sub(alone, 1, 3) == 'v2 ' then
+  if alone and string.find(alone, 'v2 ' .. token .. ' ', 1, true) == 1 then
     redis.call('UNLINK', obj)
     return 'released'
   end
   local field, got = 't:' .. token, {}
-  if not alone and not string.find(obj, '/pool/', 1, true) then
-    got = redis.pcall('HMGET', obj, 'limit', 'held', 'last', 'protocol', 'declared', 'draining', 'retained', field)
-  end
-  local permits = tonumber(string.match(got[8] or '', '^(%d+) %d+ %d+ %d+ %d+ %d+ %S+ %- '))
-  local plain = got[1] and got[2] and got[3] and permits and got[4] == '2' and not (got[6] or got[7])
-  -- A number that is none is named by the slow way.
-  plain = plain and string.find(table.concat(got, ' ', 1, 3), '^%d+ %d+ %d+$')
-  local clock, bound = plain and redis.call('TIME'), nil
-  local now_us = clock and clock[1] * 1000000 + clock[2] or 0
-  local now, declared, here = (now_us - now_us % 1000) / 1000, plain and got[5], string.sub(ARGV[1], 3)
-  if declared then
-    local more = redis.call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched')
-    bound = tonumber(string.match(more[1] or '', '^%d+$'))
-    plain = bound and bound > 0 and bound < 1e16 and more[2] == '0'
-    plain = plain and (tonumber(string.match(more[4] or '', '^%d+$')) or now + 1) <= now
-    plain = plain and more[3] == here and not more[5]
-  end
-  if plain then
-    local limit, held, last = tonumber(got[1]), tonumber(got[2]), tonumber(got[3])
-    plain = math.max(limit, held, last) < 1e16
-    local stem, at = string.sub(obj, 1, -4), string.format('%d', now)
+  if not alone and not string.find(obj, '/pool/', 1, true) then got = redis.pcall('HMGET', obj, 'state', field) end
+  local permits = string.match(got[2] or '', '^(%d+) %d+ %d+ %d+ %d+ %d+ %S+ %- ')
+  local limit, held, last, rest, longest, soonest, marks, bound, max_hold, recover, run =
+    string.match(got[1] or '', '^2 (%d+) (%d+) (%d+)( %d+ (%d+) (%d+) ([-d]) (%d+) (%d+) (%d+) (.+))$')
+  -- A longer number is no number of ours: the slow way names it.
+  local short = run and permits and #limit < 17 and #held < 17 and #last < 17 and #longest < 17
+  if short and #soonest < 17 and #bound < 17 and #recover < 17 then
+    local clock, here, declared = redis.call('TIME'), string.sub(ARGV[1], 3), marks == 'd'
+    local at = clock[1] .. string.sub(1000000 + clock[2], 2, 4)
+    local now, plain = at + 0, at + 0 < soonest + 0
+    if declared then plain = plain and max_hold == '0' and bound ~= '0' and recover + 0 <= now and run == here end
+    local stem, left = string.sub(obj, 1, -4), held - permits
     local holders, queue, expiry = stem .. 'holders', stem .. 'queue', stem .. 'expiry'
-    -- An error is a table: the slow way names what is wrong.
-    plain = plain and redis.pcall('ZCOUNT', expiry, '-inf', at) == 0
-    plain = plain and type(redis.pcall('ZSCORE', holders, token)) == 'string'
-    local heads = plain and redis.pcall('ZRANGE', queue, 0, 0)
-    plain = plain and not heads.err
-    local head = plain and heads[1]
+    -- The entry at the head leaves the queue, and is put back where it gets no lease here. A queue that was empty in between has lost
+    -- its end.
+    local popped = plain and redis.pcall('ZPOPMIN', queue) or { err = '' }
+    local head, place = popped[1], popped[2]
     -- The last lease of an undeclared object ends the object.
-    plain = plain and (declared or head or held > permits)
-    local left = held - permits
-    local wanted, lease, ttl, client, holder, ends
+    plain = not popped.err and (declared or head or left > 0) and head ~= token
+    local grants, wanted, lease, ttl, at_client, client, at_holder, value, ends = false
     if plain and head then
-      local value = redis.call('HGET', obj, 't:' .. head)
-      ends = tonumber(redis.call('ZSCORE', expiry, head) or nil)
-      wanted, lease, ttl, client, holder = string.match(value or '', '^(%d+) (%d+) (%d+) 0 0 %d+ (%S+) %- (.*)$')
-      wanted, lease = tonumber(wanted), tonumber(lease)
-      -- The slow way refuses a head that can never be granted, grants to those behind it where room is left, and cuts an end that
-      -- lies too late.
-      plain = wanted and ends and wanted > 0 and wanted <= limit and wanted >= limit - left
-      plain = plain and ends <= now + math.min(lease, bound or lease)
-    end
-    if plain then
-      if head and wanted == limit - left then
-        if bound then lease = math.min(lease, bound) end
-        last = declared and last + 1 or math.max(last + 1, now_us)
-        left = left + wanted
-        local fence = string.format('%d', last)
-        local value = string.format('%d %d %s 0 0 %s %s - %s', wanted, lease, ttl, at, client, holder)
-        redis.call('HSET', obj, 'last', fence, 't:' .. head, value)
-        redis.call('ZADD', holders, fence, head)
-        redis.call('ZREM', queue, head)
-        local granted = string.format(
-          '%s\ngranted\n%s\n%s\n%d\n%d\n%d\n%d\n%d\n%d',
-          here,
-          head,
-          fence,
-          now,
-          ends,
-          lease,
-          now,
-          declared and 1 or 0,
-          wanted
-        )
-        -- As in `push`.
-        local channel, old = client, string.match(obj, '^[^{]*') .. 'client:'
-        if string.sub(channel, 1, #old) ~= old then
-          channel = string.match(obj, '^[^/]*/') .. 'client/' .. channel .. '}'
-        end
-        redis.pcall('PUBLISH', channel, granted)
+      value = redis.call('HGET', obj, 't:' .. head) or ''
+      ends = redis.pcall('ZSCORE', expiry, head)
+      wanted, lease, ttl, at_client = string.match(value, '^(%d+) (%d+) (%d+) 0 0 %d+ ()%S')
+      at_holder = wanted and string.find(value, ' ', at_client, true)
+      plain = at_holder and string.sub(value, at_holder, at_holder + 2) == ' - ' and type(ends) == 'string'
+      if plain then
+        if declared and lease + 0 > bound + 0 then lease = bound end
+        -- The slow way refuses a head that can never be granted, grants to those behind it where room is left, and cuts an end that
+        -- lies too late.
+        plain = wanted ~= '0' and wanted + 0 <= limit + 0 and wanted + 0 >= limit - left and ends + 0 <= now + lease
+        client = string.sub(value, at_client, at_holder - 1)
+        grants = plain and wanted + 0 == limit - left and not string.find(client, ':', 1, true)
+        plain = grants or plain and wanted + 0 > limit - left
       end
-      redis.call('ZREM', holders, token)
-      redis.call('ZREM', expiry, token)
+    end
+    if grants then
+      -- Before the former lease goes: a key that is empty in between would lose its end.
+      local fence = declared and last + 1 or clock[1] * 1000000 + clock[2]
+      if fence <= last + 0 then fence = last + 1 end
+      last = string.format('%d', fence)
+      grants = redis.pcall('ZADD', holders, last, head) == 1
+      plain = grants
+    end
+    plain = plain and type(redis.pcall('ZREM', expiry, token)) == 'number'
+    local gone = plain and redis.pcall('ZREM', holders, token) == 1
+    if head and not (gone and grants) then
+      if grants then redis.pcall('ZREM', holders, head) end
+      redis.call('ZADD', queue, place, head)
+      if not declared then redis.call('PEXPIRE', queue, longest * 2 + 1000) end
+    end
+    if gone then
       redis.call('HDEL', obj, field)
-      if left ~= held then redis.call('HSET', obj, 'held', left) end
+      if grants then
+        value = wanted .. ' ' .. lease .. ' ' .. ttl .. ' 0 0 ' .. at .. ' ' .. client .. string.sub(value, at_holder)
+        redis.call('HSET', obj, 'state', '2 ' .. limit .. ' ' .. limit .. ' ' .. last .. rest, 't:' .. head, value)
+        -- As in `push`.
+        local channel = string.sub(obj, 1, string.find(obj, '/', 1, true)) .. 'client/' .. client .. '}'
+        local granted = here .. '\ngranted\n' .. head .. '\n' .. last .. '\n' .. at .. '\n' .. ends .. '\n' .. lease
+        granted = granted .. '\n' .. at .. (declared and '\n1\n' or '\n0\n') .. wanted
+        redis.pcall('PUBLISH', channel, granted)
+      else
+        redis.call('HSET', obj, 'state', '2 ' .. limit .. ' ' .. string.format('%d', left) .. ' ' .. last .. rest)
+      end
       return 'released'
     end
   end

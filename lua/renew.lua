@@ -18,9 +18,9 @@
 -- For each object of the call: the outcome of its token, where a lane has renewed it. The first value is the time.
 local renewed, slow = { 0 }, false
 
--- Two fast lanes, before the functions of lua/lib are created: a lease that lies in obj alone (see `unfold`), and the queue entry
--- at the head. A lease in a hash takes the slow way. The lanes only renew: an object with an expired lease, with room for a grant, or out
--- of the ordinary takes the slow way; and so does a command that fails, because the slow way names the error.
+-- Three fast lanes, before the functions of lua/lib are created: a lease that lies in obj alone (see `unfold`), a lease in a hash, and
+-- the queue entry at the head. They only renew: an object with an expired lease, with room for a grant, or out of the ordinary takes
+-- the slow way; and so does a command that fails, because the slow way names the error.
 local function ask(...)
   local got = redis.pcall(...)
   return not (type(got) == 'table' and got.err) and got or nil
@@ -35,39 +35,41 @@ local function renew_alone(obj, token, alone, seconds, at)
   return at + lease
 end
 
--- Returns when the queue entry ends, and after how many milliseconds its client renews it; or nil.
-local function renew_queue_entry(obj, token, at)
-  local stem = string.sub(obj, 1, -4)
-  local queue, expiry = stem .. 'queue', stem .. 'expiry'
-  if string.find(obj, '/pool/', 1, true) or ask('ZRANK', queue, token) ~= 0 then return nil end
-  local got = ask(
-    'HMGET',
-    obj,
-    'limit',
-    'held',
-    'last',
-    'ticket',
-    'ttl',
-    't:' .. token,
-    'protocol',
-    'declared',
-    'draining',
-    'retained'
-  )
-  if not got or got[7] ~= '2' or got[8] or got[9] or got[10] then return nil end
-  for i = 1, 5 do
-    if not string.match(got[i] or '', '^%d+$') then return nil end
+-- Returns the outcome for a lease or a queue entry in a hash, or nil.
+local function renew_in_hash(obj, seen, token, at)
+  local got, stem = ask('HMGET', obj, 'state', 't:' .. token), string.sub(obj, 1, -4)
+  local limit, held, last, ticket, longest, soonest, marks, bound, recover, run =
+    string.match(got and got[1] or '', '^2 (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ([-dw]+) (%d+) %d+ (%d+) (.+)$')
+  local permits, lease, ttl, max_hold, since, names =
+    string.match(got and got[2] or '', '^(%d+) (%d+) (%d+) (%d+) %d+ (%d+) %S+ (%S+) ')
+  -- A longer number is no number of ours: the slow way names it.
+  local short = run and permits and #limit < 17 and #held < 17 and #last < 17 and #ticket < 17 and #longest < 17
+  if not short or #soonest > 16 or #bound > 16 or #recover > 16 then return nil end
+  local first_end, declared = soonest + 0, string.find(marks, 'd', 1, true)
+  if at >= first_end or max_hold ~= '0' or string.find(names, '^[@=?~]') then return nil end
+  if declared and (run ~= string.sub(ARGV[1], 3) or recover + 0 > at) or (seen or 0) + 0 > last + 0 then return nil end
+  if seen and not declared then return nil end
+  local expiry, queue = stem .. 'expiry', stem .. 'queue'
+  local is_lease = ask('ZSCORE', stem .. 'holders', token)
+  if is_lease then
+    if since + 0 > at or held + 0 < limit + 0 and ask('ZCARD', queue) ~= 0 then return nil end
+    if declared and bound ~= '0' and bound + 0 < lease + 0 then lease = bound end
+    local ends = at + lease
+    if lease == '0' or ends < first_end then return nil end
+    if not declared and (ask('PTTL', obj) or 0) <= longest + 0 then return nil end
+    if not ask('ZADD', expiry, string.format('%d', ends), token) then return nil end
+    return declared and { 'held', ends, 0, last + 0 } or ends
   end
-  local permits, entry_ttl = string.match(got[6] or '', '^(%d+) %d+ (%d+) %d+ %d+ %d+ %S+ %- ')
-  local limit, ttl = tonumber(got[1]), tonumber(got[5])
-  if not permits or tonumber(got[2]) < limit or tonumber(permits) > limit then return nil end
-  local first, last = ask('ZRANGE', expiry, 0, 1, 'WITHSCORES'), ask('ZRANGE', expiry, -1, -1, 'WITHSCORES')
-  local due = not (first and first[2] and last) or tonumber(first[2]) <= at
-  if due or tonumber(last[2]) > at + ttl + 1000 or (ask('PTTL', obj) or 0) <= ttl then return nil end
-  local ends = at + entry_ttl
+  if names ~= '-' or string.find(obj, '/pool/', 1, true) or ask('ZRANK', queue, token) ~= 0 then return nil end
+  -- Room for the head takes the slow way, and so does a request that can never be granted.
+  if held + 0 < limit + 0 or permits + 0 > limit + 0 then return nil end
+  local ends, latest = at + ttl, ask('ZRANGE', expiry, -1, -1, 'WITHSCORES')
+  if ends < first_end or not (latest and latest[2]) or latest[2] + 0 > at + longest + 1000 then return nil end
+  if not declared and (ask('PTTL', obj) or 0) <= longest + 0 then return nil end
   if not ask('ZADD', expiry, string.format('%d', ends), token) then return nil end
-  local others = first[1] == token and first[4] or first[1] ~= token and first[2] or ends
-  return ends, math.min(others, ends) - at
+  local first = ask('ZRANGE', expiry, 0, 0, 'WITHSCORES')
+  if not (first and first[2]) then return nil end
+  return { 'waiting', ends, math.min(first[2], ends) - at, declared and last + 0 or 0 }
 end
 
 -- A longer call than clients send would not fit on Lua's stack. Further keys are there for a cluster.
@@ -79,11 +81,11 @@ if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV > 1 and #ARGV <= 1000 then
     local obj, tokens, text, outcome = KEYS[i], ARGV[i + 1], alone[i], nil
     if text then
       outcome = renew_alone(obj, tokens, text, clock[1], at)
-    elseif not string.find(tokens, '[ >]') then
-      local ends, wakes = renew_queue_entry(obj, tokens, at)
-      outcome = ends and { 'waiting', ends, wakes, 0 }
+    elseif not string.find(tokens, ' ', 1, true) then
+      local seen, token = string.match(tokens, '^(%d+)>(.*)$')
+      outcome = renew_in_hash(obj, seen, token or tokens, at)
     end
-    renewed[i + 1] = outcome
+    renewed[i + 1] = outcome or false
     slow = slow or not outcome
   end
   if not slow then return renewed end
@@ -113,7 +115,7 @@ local function renew(obj, seen, tokens)
       if entry then
         entry.lease = bounded(object, entry.lease, 0)
         local ends = lease_end(entry)
-        call('ZADD', object.expiry, ends, token)
+        set_end(object, token, ends)
         local unheard, set_back = string.sub(entry.names, 1, 1) == '@', entry.since > now
         if unheard then entry.names = '-' end -- its client has woken up: the notification was received
         if set_back then entry.since = now end -- the server's clock was: the longest hold counts from here
@@ -130,7 +132,7 @@ local function renew(obj, seen, tokens)
         finish(object, token, 'refused', refused)
         advance(object)
       else
-        call('ZADD', object.expiry, now + entry.ttl, token)
+        keep_entry(object, token, entry)
         outcome = { 'waiting', now + entry.ttl, 0 }
         waiting[i] = entry
       end

@@ -39,20 +39,20 @@ elseif not value then
     holder = ARGV[9],
   }
   if (ARGV[11] or '0') ~= '0' then entry.names = entry.names .. '#' .. ARGV[11] end
+  keep_entry(object, token, entry)
   store(object, token, entry)
   call('ZADD', object.waits, 0, wait_of(token, entry.names))
-  keep_entry(object, token, entry)
   finish(object, lease)
   advance(object)
 end
 if not reply then
-  local ends = now + own_entry(object, token).ttl
-  call('ZADD', object.expiry, ends, token)
+  local entry = own_entry(object, token)
+  keep_entry(object, token, entry)
   reply = {
     'queued',
     int(now),
-    int(ends),
-    wake_at(object, wake(object), position(object, token, own_entry(object, token))),
+    int(now + entry.ttl),
+    wake_at(object, wake(object), position(object, token, entry)),
   }
 end
 close(object)

@@ -21,12 +21,12 @@ local how = ARGV[2]
 
 if how == 'retain' then
   object.retained = now + tonumber(ARGV[3])
+  object.unsaved = true
   call('HSET', object.obj, 'retained', int(object.retained))
   close(object)
   return false
 end
-object.draining = 1
-call('HSET', object.obj, 'draining', 1)
+object.draining, object.unsaved = true, true
 local left = 0
 for _, key in ipairs({ object.queue, how == 'delete' and object.holders or nil }) do
   -- One in each call, at least: what has expired may have used up the budget.

@@ -60,27 +60,12 @@ local function unfold(obj, stem, alone)
   end
   local value =
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
+  ends = int(ends)
   call('UNLINK', obj)
-  call(
-    'HSET',
-    obj,
-    'limit',
-    limit,
-    'held',
-    permits,
-    'last',
-    int(fence),
-    'ticket',
-    0,
-    'ttl',
-    lease,
-    'protocol',
-    PROTOCOL,
-    't:' .. token,
-    value
-  )
+  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
-  call('ZADD', stem .. 'expiry', int(ends), token)
+  call('ZADD', stem .. 'expiry', ends, token)
 end
 local function counter(obj, field, text, default)
   if not text and default then return default end
@@ -88,6 +73,102 @@ local function counter(obj, field, text, default)
     damaged(obj, 'has ' .. (text and 'no number' or 'nothing') .. ' in its field ' .. field)
   end
   return tonumber(text)
+end
+local NEVER = 9000000000000000
+local function save(object, ...)
+  local marks = (object.declared and 'd' or '')
+    .. (object.kept and 'k' or '')
+    .. (object.watched and 'w' or '')
+    .. (object.draining and 'x' or '')
+    .. (object.retained and 't' or '')
+  local state = format(
+    '%d %d %d %d %d %d %d %s %d %d %d %s',
+    PROTOCOL,
+    object.limit,
+    object.held,
+    object.last,
+    object.ticket,
+    object.ttl,
+    object.next,
+    marks == '' and '-' or marks,
+    object.lease,
+    object.max_hold,
+    object.recover,
+    object.run or '-'
+  )
+  if object.stored then
+    call('HSET', object.obj, 'state', state, ...)
+  else
+    call('HSET', object.obj, 'state', state, 'protocol', PROTOCOL, ...)
+    object.stored = true
+  end
+  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
+  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
+  object.unsaved = false
+  if object.changed then object.changed = 'saved' end
+end
+local function parse_state(object, state)
+  local version = string.match(state, '^(%d+) ')
+  if version then check_version(object.obj, version) end
+  local limit, held, last, ticket, ttl, next_end, marks, lease, max_hold, recover, run =
+    string.match(state, '^%d+ (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (%d+) (%d+) (.+)$')
+  if not run or math.max(limit, held, last, ticket, ttl, next_end, lease, max_hold, recover) >= 1e16 then
+    damaged(object.obj, 'has a field state that cannot be read')
+  end
+  object.limit, object.held, object.last, object.ticket, object.ttl, object.next =
+    tonumber(limit), tonumber(held), tonumber(last), tonumber(ticket), tonumber(ttl), tonumber(next_end)
+  if marks == '-' then return end
+  object.declared, object.kept, object.watched, object.draining, object.retained =
+    string.find(marks, 'd'),
+    string.find(marks, 'k'),
+    string.find(marks, 'w'),
+    string.find(marks, 'x'),
+    string.find(marks, 't')
+  object.lease, object.max_hold, object.recover, object.run =
+    tonumber(lease), tonumber(max_hold), tonumber(recover), run ~= '-' and run
+end
+local function upgrade(object)
+  local obj = object.obj
+  local function read(field, default) return counter(obj, field, call('HGET', obj, field) or nil, default) end
+  local function has(field) return call('HEXISTS', obj, field) == 1 end
+  local version = read('protocol', 0)
+  check_version(obj, version)
+  object.limit, object.held, object.last, object.ticket, object.ttl =
+    read('limit'), read('held'), read('last'), read('ticket'), read('ttl')
+  object.declared, object.kept, object.watched, object.draining, object.retained =
+    has('declared'), has('kept'), has('watched'), has('draining'), has('retained')
+  object.lease, object.max_hold, object.recover, object.run =
+    read('lease', 0), read('max_hold', 0), read('recover', 0), call('HGET', obj, 'run')
+  object.next = tonumber(call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2] or NEVER)
+  for _, token in ipairs(version == 0 and object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
+    local before, names, holder =
+      string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+    if before then
+      local ticket = format('%016d', call('ZSCORE', object.waits, token))
+      local value = format('%s %s#%s %s', before, names, ticket, holder)
+      call('HSET', obj, 't:' .. token, value)
+      if object.values[token] then object.values[token] = value end
+      call('ZREM', object.waits, token)
+      call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
+    end
+  end
+  call(
+    'HDEL',
+    obj,
+    'limit',
+    'held',
+    'last',
+    'ticket',
+    'ttl',
+    'kept',
+    'watched',
+    'draining',
+    'lease',
+    'max_hold',
+    'recover',
+    'run'
+  )
+  save(object)
 end
 local function open(obj, tokens, alone)
   local stem, kind = string.match(obj, '^(.*{[^/]*/(%l+)/[^}]*}:)obj$')
@@ -99,21 +180,7 @@ local function open(obj, tokens, alone)
   end
   if alone == nil then alone = call('MGET', obj)[1] end
   if alone then unfold(obj, stem, alone) end
-  local got = call(
-    'HMGET',
-    obj,
-    'limit',
-    'held',
-    'last',
-    'ticket',
-    'ttl',
-    'declared',
-    'kept',
-    'draining',
-    'retained',
-    'protocol',
-    unpack(fields)
-  )
+  local got = call('HMGET', obj, 'state', 'limit', unpack(fields))
   local object = {
     obj = obj,
     stem = stem,
@@ -128,66 +195,43 @@ local function open(obj, tokens, alone)
     pool = kind == 'pool',
     values = {},
     tokens = tokens or {},
-    exists = false,
+    exists = (got[1] or got[2]) and true or false,
+    stored = got[1] and true,
+    limit = nil,
     held = 0,
     last = 0,
     ticket = 0,
     ttl = 0,
-    declared = got[6],
-    kept = got[7],
-    draining = got[8],
+    next = NEVER,
     lease = 0,
     max_hold = 0,
     recover = 0,
   }
-  if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
-  if got[1] or got[2] or got[3] or got[4] or got[5] then
-    object.exists, object.limit, object.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
-    object.last, object.ticket, object.ttl =
-      counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
-    object.retained = got[9] and counter(obj, 'retained', got[9])
-    if not got[10] then
-      call('HSET', obj, 'protocol', PROTOCOL)
-      for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
-        local before, names, holder =
-          string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
-        if before then
-          local ticket = format('%016d', call('ZSCORE', object.waits, token))
-          call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
-          call('ZREM', object.waits, token)
-          call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
-        end
-      end
-    end
-  end
   for i, token in ipairs(early) do
-    object.values[token] = got[10 + i] or nil
+    object.values[token] = got[2 + i] or nil
   end
-  if object.declared or object.kept then
-    got = call(
-      'HMGET',
-      obj,
-      'lease',
-      'max_hold',
-      'run',
-      'recover',
-      'watched',
-      'order',
-      'prefix',
-      'count',
-      'fresh',
-      'beyond'
-    )
-    object.lease, object.max_hold, object.run =
-      counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
-    object.recover, object.watched, object.order, object.prefix =
-      counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+  if got[1] then
+    parse_state(object, got[1])
+  elseif got[2] then
+    upgrade(object)
+  end
+  if object.declared or object.kept or object.retained then
+    got = call('HMGET', obj, 'declared', 'retained', 'order', 'prefix', 'count', 'fresh', 'beyond')
+    object.declared = object.declared and (got[1] or '')
+    object.retained = object.retained and counter(obj, 'retained', got[2])
+    object.order, object.prefix = got[3], got[4]
     if object.prefix then
-      object.count, object.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
-      object.unmarked, object.beyond = not got[10], counter(obj, 'beyond', got[10], 0)
+      object.count, object.fresh = counter(obj, 'count', got[5]), counter(obj, 'fresh', got[6])
+      object.unmarked, object.beyond = not got[7], counter(obj, 'beyond', got[7], 0)
     end
   end
   return object
+end
+local function set_end(object, token, ends)
+  call('ZADD', object.expiry, int(ends), token)
+  if ends < object.next then
+    object.next, object.unsaved = ends, true
+  end
 end
 local function keys_of(object)
   local keys = { object.obj }
@@ -211,28 +255,6 @@ end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
 local function announce(object, event)
   publish(string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
-end
-local function save(object, ...)
-  call(
-    'HSET',
-    object.obj,
-    'limit',
-    int(object.limit),
-    'held',
-    int(object.held),
-    'last',
-    int(object.last),
-    'ticket',
-    int(object.ticket),
-    'ttl',
-    int(object.ttl),
-    'protocol',
-    PROTOCOL,
-    ...
-  )
-  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
-  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
-  if object.changed then object.changed = 'saved' end
 end
 local function parse_entry(value)
   local permits, lease, ttl, max_hold, grace, since, channel, names, holder =
@@ -860,9 +882,9 @@ local function grant(object, token, entry, ends, waited)
   object.held = object.held + entry.permits
   object.changed = true
   if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end
+  set_end(object, token, ends)
   store(object, token, entry)
   call('ZADD', object.holders, int(object.last), token)
-  call('ZADD', object.expiry, int(ends), token)
   if not waited then return describe(object, object.last, ends, entry) end
   push(object, entry, describe(object, object.last, ends, entry, token))
 end
@@ -871,7 +893,6 @@ local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
   object.run, object.last, object.changed = false, seen, true
-  call('HDEL', object.obj, 'run')
   missing(object)
 end
 local function enqueue(object, token, entry, priority)
@@ -943,9 +964,9 @@ local function finish(object, token, how, why)
     if fence then
       local ends, ghost = now + entry.grace, 'grace-' .. token
       entry.grace, entry.channel = 0, '-'
+      set_end(object, ghost, ends)
       store(object, ghost, entry)
       call('ZADD', object.holders, fence, ghost)
-      call('ZADD', object.expiry, ends, ghost)
       return 'released'
     end
     object.held = object.held - entry.permits
@@ -1033,8 +1054,7 @@ local function advance(object, asking)
     or (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
   return reply
 end
-local function settle(object)
-  if not object.exists then return end
+local function end_expired(object)
   local most = math.max(0, math.floor(budget))
   local due = call('ZRANGE', object.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most + 1)
   local ended = 0
@@ -1049,6 +1069,12 @@ local function settle(object)
       if ends and ends <= now then finish(object, token, 'expired') end
     end
   end
+  local soonest = call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2]
+  object.next, object.unsaved = tonumber(soonest or NEVER), true
+end
+local function settle(object)
+  if not object.exists then return end
+  if object.next <= now then end_expired(object) end
   if object.prefix and object.fresh > object.count then pool().lower(object) end
   advance(object)
 end
@@ -1081,7 +1107,9 @@ local function close(object)
     end
     return true
   end
-  if object.changed == true then save(object) end
+  local tells = object.watched and (object.changed or object.declared and object.run ~= here)
+  if tells then object.watched = nil end
+  if object.changed == true or object.unsaved or tells then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
     for _, key in ipairs(keys_of(object)) do
@@ -1099,10 +1127,7 @@ local function close(object)
       end
     end
   end
-  if object.watched and (object.changed or object.declared and object.run ~= here) then
-    call('HDEL', object.obj, 'watched')
-    announce(object, 'changed')
-  end
+  if tells then announce(object, 'changed') end
 end
 local token, fence = ARGV[2], tonumber(ARGV[3])
 local object = open(KEYS[1], { token })
@@ -1143,7 +1168,7 @@ local admit = object.exists and recovering(object) and ends > now
 if object.values[token] then
   admit = false
   if call('ZSCORE', object.holders, token) then
-    call('ZADD', object.expiry, ends, token)
+    set_end(object, token, ends)
     close(object)
     return { 'held', int(now), int(ends) }
   end
@@ -1177,8 +1202,8 @@ end
 object.held = object.held + entry.permits
 object.last = math.max(object.last, fence)
 object.changed = true
+set_end(object, token, ends)
 store(object, token, entry)
 call('ZADD', object.holders, fence, token)
-call('ZADD', object.expiry, ends, token)
 close(object)
 return { 'held', int(now), int(ends) }

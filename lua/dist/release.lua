@@ -14,86 +14,75 @@ local alone
 if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local obj, token = KEYS[1], ARGV[2]
   alone = redis.call('MGET', obj)[1]
-  if alone and string.find(alone, token .. ' ', 4, true) == 4 and string.sub(alone, 1, 3) == 'v2 ' then
+  if alone and string.find(alone, 'v2 ' .. token .. ' ', 1, true) == 1 then
     redis.call('UNLINK', obj)
     return 'released'
   end
   local field, got = 't:' .. token, {}
-  if not alone and not string.find(obj, '/pool/', 1, true) then
-    got = redis.pcall('HMGET', obj, 'limit', 'held', 'last', 'protocol', 'declared', 'draining', 'retained', field)
-  end
-  local permits = tonumber(string.match(got[8] or '', '^(%d+) %d+ %d+ %d+ %d+ %d+ %S+ %- '))
-  local plain = got[1] and got[2] and got[3] and permits and got[4] == '2' and not (got[6] or got[7])
-  -- A number that is none is named by the slow way.
-  plain = plain and string.find(table.concat(got, ' ', 1, 3), '^%d+ %d+ %d+$')
-  local clock, bound = plain and redis.call('TIME'), nil
-  local now_us = clock and clock[1] * 1000000 + clock[2] or 0
-  local now, declared, here = (now_us - now_us % 1000) / 1000, plain and got[5], string.sub(ARGV[1], 3)
-  if declared then
-    local more = redis.call('HMGET', obj, 'lease', 'max_hold', 'run', 'recover', 'watched')
-    bound = tonumber(string.match(more[1] or '', '^%d+$'))
-    plain = bound and bound > 0 and bound < 1e16 and more[2] == '0'
-    plain = plain and (tonumber(string.match(more[4] or '', '^%d+$')) or now + 1) <= now
-    plain = plain and more[3] == here and not more[5]
-  end
-  if plain then
-    local limit, held, last = tonumber(got[1]), tonumber(got[2]), tonumber(got[3])
-    plain = math.max(limit, held, last) < 1e16
-    local stem, at = string.sub(obj, 1, -4), string.format('%d', now)
+  if not alone and not string.find(obj, '/pool/', 1, true) then got = redis.pcall('HMGET', obj, 'state', field) end
+  local permits = string.match(got[2] or '', '^(%d+) %d+ %d+ %d+ %d+ %d+ %S+ %- ')
+  local limit, held, last, rest, longest, soonest, marks, bound, max_hold, recover, run =
+    string.match(got[1] or '', '^2 (%d+) (%d+) (%d+)( %d+ (%d+) (%d+) ([-d]) (%d+) (%d+) (%d+) (.+))$')
+  -- A longer number is no number of ours: the slow way names it.
+  local short = run and permits and #limit < 17 and #held < 17 and #last < 17 and #longest < 17
+  if short and #soonest < 17 and #bound < 17 and #recover < 17 then
+    local clock, here, declared = redis.call('TIME'), string.sub(ARGV[1], 3), marks == 'd'
+    local at = clock[1] .. string.sub(1000000 + clock[2], 2, 4)
+    local now, plain = at + 0, at + 0 < soonest + 0
+    if declared then plain = plain and max_hold == '0' and bound ~= '0' and recover + 0 <= now and run == here end
+    local stem, left = string.sub(obj, 1, -4), held - permits
     local holders, queue, expiry = stem .. 'holders', stem .. 'queue', stem .. 'expiry'
-    -- An error is a table: the slow way names what is wrong.
-    plain = plain and redis.pcall('ZCOUNT', expiry, '-inf', at) == 0
-    plain = plain and type(redis.pcall('ZSCORE', holders, token)) == 'string'
-    local heads = plain and redis.pcall('ZRANGE', queue, 0, 0)
-    plain = plain and not heads.err
-    local head = plain and heads[1]
+    -- The entry at the head leaves the queue, and is put back where it gets no lease here. A queue that was empty in between has lost
+    -- its end.
+    local popped = plain and redis.pcall('ZPOPMIN', queue) or { err = '' }
+    local head, place = popped[1], popped[2]
     -- The last lease of an undeclared object ends the object.
-    plain = plain and (declared or head or held > permits)
-    local left = held - permits
-    local wanted, lease, ttl, client, holder, ends
+    plain = not popped.err and (declared or head or left > 0) and head ~= token
+    local grants, wanted, lease, ttl, at_client, client, at_holder, value, ends = false
     if plain and head then
-      local value = redis.call('HGET', obj, 't:' .. head)
-      ends = tonumber(redis.call('ZSCORE', expiry, head) or nil)
-      wanted, lease, ttl, client, holder = string.match(value or '', '^(%d+) (%d+) (%d+) 0 0 %d+ (%S+) %- (.*)$')
-      wanted, lease = tonumber(wanted), tonumber(lease)
-      -- The slow way refuses a head that can never be granted, grants to those behind it where room is left, and cuts an end that
-      -- lies too late.
-      plain = wanted and ends and wanted > 0 and wanted <= limit and wanted >= limit - left
-      plain = plain and ends <= now + math.min(lease, bound or lease)
-    end
-    if plain then
-      if head and wanted == limit - left then
-        if bound then lease = math.min(lease, bound) end
-        last = declared and last + 1 or math.max(last + 1, now_us)
-        left = left + wanted
-        local fence = string.format('%d', last)
-        local value = string.format('%d %d %s 0 0 %s %s - %s', wanted, lease, ttl, at, client, holder)
-        redis.call('HSET', obj, 'last', fence, 't:' .. head, value)
-        redis.call('ZADD', holders, fence, head)
-        redis.call('ZREM', queue, head)
-        local granted = string.format(
-          '%s\ngranted\n%s\n%s\n%d\n%d\n%d\n%d\n%d\n%d',
-          here,
-          head,
-          fence,
-          now,
-          ends,
-          lease,
-          now,
-          declared and 1 or 0,
-          wanted
-        )
-        -- As in `push`.
-        local channel, old = client, string.match(obj, '^[^{]*') .. 'client:'
-        if string.sub(channel, 1, #old) ~= old then
-          channel = string.match(obj, '^[^/]*/') .. 'client/' .. channel .. '}'
-        end
-        redis.pcall('PUBLISH', channel, granted)
+      value = redis.call('HGET', obj, 't:' .. head) or ''
+      ends = redis.pcall('ZSCORE', expiry, head)
+      wanted, lease, ttl, at_client = string.match(value, '^(%d+) (%d+) (%d+) 0 0 %d+ ()%S')
+      at_holder = wanted and string.find(value, ' ', at_client, true)
+      plain = at_holder and string.sub(value, at_holder, at_holder + 2) == ' - ' and type(ends) == 'string'
+      if plain then
+        if declared and lease + 0 > bound + 0 then lease = bound end
+        -- The slow way refuses a head that can never be granted, grants to those behind it where room is left, and cuts an end that
+        -- lies too late.
+        plain = wanted ~= '0' and wanted + 0 <= limit + 0 and wanted + 0 >= limit - left and ends + 0 <= now + lease
+        client = string.sub(value, at_client, at_holder - 1)
+        grants = plain and wanted + 0 == limit - left and not string.find(client, ':', 1, true)
+        plain = grants or plain and wanted + 0 > limit - left
       end
-      redis.call('ZREM', holders, token)
-      redis.call('ZREM', expiry, token)
+    end
+    if grants then
+      -- Before the former lease goes: a key that is empty in between would lose its end.
+      local fence = declared and last + 1 or clock[1] * 1000000 + clock[2]
+      if fence <= last + 0 then fence = last + 1 end
+      last = string.format('%d', fence)
+      grants = redis.pcall('ZADD', holders, last, head) == 1
+      plain = grants
+    end
+    plain = plain and type(redis.pcall('ZREM', expiry, token)) == 'number'
+    local gone = plain and redis.pcall('ZREM', holders, token) == 1
+    if head and not (gone and grants) then
+      if grants then redis.pcall('ZREM', holders, head) end
+      redis.call('ZADD', queue, place, head)
+      if not declared then redis.call('PEXPIRE', queue, longest * 2 + 1000) end
+    end
+    if gone then
       redis.call('HDEL', obj, field)
-      if left ~= held then redis.call('HSET', obj, 'held', left) end
+      if grants then
+        value = wanted .. ' ' .. lease .. ' ' .. ttl .. ' 0 0 ' .. at .. ' ' .. client .. string.sub(value, at_holder)
+        redis.call('HSET', obj, 'state', '2 ' .. limit .. ' ' .. limit .. ' ' .. last .. rest, 't:' .. head, value)
+        -- As in `push`.
+        local channel = string.sub(obj, 1, string.find(obj, '/', 1, true)) .. 'client/' .. client .. '}'
+        local granted = here .. '\ngranted\n' .. head .. '\n' .. last .. '\n' .. at .. '\n' .. ends .. '\n' .. lease
+        granted = granted .. '\n' .. at .. (declared and '\n1\n' or '\n0\n') .. wanted
+        redis.pcall('PUBLISH', channel, granted)
+      else
+        redis.call('HSET', obj, 'state', '2 ' .. limit .. ' ' .. string.format('%d', left) .. ' ' .. last .. rest)
+      end
       return 'released'
     end
   end
@@ -146,27 +135,12 @@ local function unfold(obj, stem, alone)
   end
   local value =
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
+  ends = int(ends)
   call('UNLINK', obj)
-  call(
-    'HSET',
-    obj,
-    'limit',
-    limit,
-    'held',
-    permits,
-    'last',
-    int(fence),
-    'ticket',
-    0,
-    'ttl',
-    lease,
-    'protocol',
-    PROTOCOL,
-    't:' .. token,
-    value
-  )
+  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
-  call('ZADD', stem .. 'expiry', int(ends), token)
+  call('ZADD', stem .. 'expiry', ends, token)
 end
 local function counter(obj, field, text, default)
   if not text and default then return default end
@@ -174,6 +148,102 @@ local function counter(obj, field, text, default)
     damaged(obj, 'has ' .. (text and 'no number' or 'nothing') .. ' in its field ' .. field)
   end
   return tonumber(text)
+end
+local NEVER = 9000000000000000
+local function save(object, ...)
+  local marks = (object.declared and 'd' or '')
+    .. (object.kept and 'k' or '')
+    .. (object.watched and 'w' or '')
+    .. (object.draining and 'x' or '')
+    .. (object.retained and 't' or '')
+  local state = format(
+    '%d %d %d %d %d %d %d %s %d %d %d %s',
+    PROTOCOL,
+    object.limit,
+    object.held,
+    object.last,
+    object.ticket,
+    object.ttl,
+    object.next,
+    marks == '' and '-' or marks,
+    object.lease,
+    object.max_hold,
+    object.recover,
+    object.run or '-'
+  )
+  if object.stored then
+    call('HSET', object.obj, 'state', state, ...)
+  else
+    call('HSET', object.obj, 'state', state, 'protocol', PROTOCOL, ...)
+    object.stored = true
+  end
+  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
+  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
+  object.unsaved = false
+  if object.changed then object.changed = 'saved' end
+end
+local function parse_state(object, state)
+  local version = string.match(state, '^(%d+) ')
+  if version then check_version(object.obj, version) end
+  local limit, held, last, ticket, ttl, next_end, marks, lease, max_hold, recover, run =
+    string.match(state, '^%d+ (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (%d+) (%d+) (.+)$')
+  if not run or math.max(limit, held, last, ticket, ttl, next_end, lease, max_hold, recover) >= 1e16 then
+    damaged(object.obj, 'has a field state that cannot be read')
+  end
+  object.limit, object.held, object.last, object.ticket, object.ttl, object.next =
+    tonumber(limit), tonumber(held), tonumber(last), tonumber(ticket), tonumber(ttl), tonumber(next_end)
+  if marks == '-' then return end
+  object.declared, object.kept, object.watched, object.draining, object.retained =
+    string.find(marks, 'd'),
+    string.find(marks, 'k'),
+    string.find(marks, 'w'),
+    string.find(marks, 'x'),
+    string.find(marks, 't')
+  object.lease, object.max_hold, object.recover, object.run =
+    tonumber(lease), tonumber(max_hold), tonumber(recover), run ~= '-' and run
+end
+local function upgrade(object)
+  local obj = object.obj
+  local function read(field, default) return counter(obj, field, call('HGET', obj, field) or nil, default) end
+  local function has(field) return call('HEXISTS', obj, field) == 1 end
+  local version = read('protocol', 0)
+  check_version(obj, version)
+  object.limit, object.held, object.last, object.ticket, object.ttl =
+    read('limit'), read('held'), read('last'), read('ticket'), read('ttl')
+  object.declared, object.kept, object.watched, object.draining, object.retained =
+    has('declared'), has('kept'), has('watched'), has('draining'), has('retained')
+  object.lease, object.max_hold, object.recover, object.run =
+    read('lease', 0), read('max_hold', 0), read('recover', 0), call('HGET', obj, 'run')
+  object.next = tonumber(call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2] or NEVER)
+  for _, token in ipairs(version == 0 and object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
+    local before, names, holder =
+      string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+    if before then
+      local ticket = format('%016d', call('ZSCORE', object.waits, token))
+      local value = format('%s %s#%s %s', before, names, ticket, holder)
+      call('HSET', obj, 't:' .. token, value)
+      if object.values[token] then object.values[token] = value end
+      call('ZREM', object.waits, token)
+      call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
+    end
+  end
+  call(
+    'HDEL',
+    obj,
+    'limit',
+    'held',
+    'last',
+    'ticket',
+    'ttl',
+    'kept',
+    'watched',
+    'draining',
+    'lease',
+    'max_hold',
+    'recover',
+    'run'
+  )
+  save(object)
 end
 local function open(obj, tokens, alone)
   local stem, kind = string.match(obj, '^(.*{[^/]*/(%l+)/[^}]*}:)obj$')
@@ -185,21 +255,7 @@ local function open(obj, tokens, alone)
   end
   if alone == nil then alone = call('MGET', obj)[1] end
   if alone then unfold(obj, stem, alone) end
-  local got = call(
-    'HMGET',
-    obj,
-    'limit',
-    'held',
-    'last',
-    'ticket',
-    'ttl',
-    'declared',
-    'kept',
-    'draining',
-    'retained',
-    'protocol',
-    unpack(fields)
-  )
+  local got = call('HMGET', obj, 'state', 'limit', unpack(fields))
   local object = {
     obj = obj,
     stem = stem,
@@ -214,66 +270,43 @@ local function open(obj, tokens, alone)
     pool = kind == 'pool',
     values = {},
     tokens = tokens or {},
-    exists = false,
+    exists = (got[1] or got[2]) and true or false,
+    stored = got[1] and true,
+    limit = nil,
     held = 0,
     last = 0,
     ticket = 0,
     ttl = 0,
-    declared = got[6],
-    kept = got[7],
-    draining = got[8],
+    next = NEVER,
     lease = 0,
     max_hold = 0,
     recover = 0,
   }
-  if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
-  if got[1] or got[2] or got[3] or got[4] or got[5] then
-    object.exists, object.limit, object.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
-    object.last, object.ticket, object.ttl =
-      counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
-    object.retained = got[9] and counter(obj, 'retained', got[9])
-    if not got[10] then
-      call('HSET', obj, 'protocol', PROTOCOL)
-      for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
-        local before, names, holder =
-          string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
-        if before then
-          local ticket = format('%016d', call('ZSCORE', object.waits, token))
-          call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
-          call('ZREM', object.waits, token)
-          call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
-        end
-      end
-    end
-  end
   for i, token in ipairs(early) do
-    object.values[token] = got[10 + i] or nil
+    object.values[token] = got[2 + i] or nil
   end
-  if object.declared or object.kept then
-    got = call(
-      'HMGET',
-      obj,
-      'lease',
-      'max_hold',
-      'run',
-      'recover',
-      'watched',
-      'order',
-      'prefix',
-      'count',
-      'fresh',
-      'beyond'
-    )
-    object.lease, object.max_hold, object.run =
-      counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
-    object.recover, object.watched, object.order, object.prefix =
-      counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+  if got[1] then
+    parse_state(object, got[1])
+  elseif got[2] then
+    upgrade(object)
+  end
+  if object.declared or object.kept or object.retained then
+    got = call('HMGET', obj, 'declared', 'retained', 'order', 'prefix', 'count', 'fresh', 'beyond')
+    object.declared = object.declared and (got[1] or '')
+    object.retained = object.retained and counter(obj, 'retained', got[2])
+    object.order, object.prefix = got[3], got[4]
     if object.prefix then
-      object.count, object.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
-      object.unmarked, object.beyond = not got[10], counter(obj, 'beyond', got[10], 0)
+      object.count, object.fresh = counter(obj, 'count', got[5]), counter(obj, 'fresh', got[6])
+      object.unmarked, object.beyond = not got[7], counter(obj, 'beyond', got[7], 0)
     end
   end
   return object
+end
+local function set_end(object, token, ends)
+  call('ZADD', object.expiry, int(ends), token)
+  if ends < object.next then
+    object.next, object.unsaved = ends, true
+  end
 end
 local function keys_of(object)
   local keys = { object.obj }
@@ -297,28 +330,6 @@ end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
 local function announce(object, event)
   publish(string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
-end
-local function save(object, ...)
-  call(
-    'HSET',
-    object.obj,
-    'limit',
-    int(object.limit),
-    'held',
-    int(object.held),
-    'last',
-    int(object.last),
-    'ticket',
-    int(object.ticket),
-    'ttl',
-    int(object.ttl),
-    'protocol',
-    PROTOCOL,
-    ...
-  )
-  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
-  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
-  if object.changed then object.changed = 'saved' end
 end
 local function parse_entry(value)
   local permits, lease, ttl, max_hold, grace, since, channel, names, holder =
@@ -933,9 +944,9 @@ local function grant(object, token, entry, ends, waited)
   object.held = object.held + entry.permits
   object.changed = true
   if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end
+  set_end(object, token, ends)
   store(object, token, entry)
   call('ZADD', object.holders, int(object.last), token)
-  call('ZADD', object.expiry, int(ends), token)
   if not waited then return describe(object, object.last, ends, entry) end
   push(object, entry, describe(object, object.last, ends, entry, token))
 end
@@ -957,7 +968,6 @@ local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
   object.run, object.last, object.changed = false, seen, true
-  call('HDEL', object.obj, 'run')
   missing(object)
 end
 local function enqueue(object, token, entry, priority)
@@ -1029,9 +1039,9 @@ local function finish(object, token, how, why)
     if fence then
       local ends, ghost = now + entry.grace, 'grace-' .. token
       entry.grace, entry.channel = 0, '-'
+      set_end(object, ghost, ends)
       store(object, ghost, entry)
       call('ZADD', object.holders, fence, ghost)
-      call('ZADD', object.expiry, ends, ghost)
       return 'released'
     end
     object.held = object.held - entry.permits
@@ -1119,8 +1129,7 @@ local function advance(object, asking)
     or (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
   return reply
 end
-local function settle(object)
-  if not object.exists then return end
+local function end_expired(object)
   local most = math.max(0, math.floor(budget))
   local due = call('ZRANGE', object.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most + 1)
   local ended = 0
@@ -1135,6 +1144,12 @@ local function settle(object)
       if ends and ends <= now then finish(object, token, 'expired') end
     end
   end
+  local soonest = call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2]
+  object.next, object.unsaved = tonumber(soonest or NEVER), true
+end
+local function settle(object)
+  if not object.exists then return end
+  if object.next <= now then end_expired(object) end
   if object.prefix and object.fresh > object.count then pool().lower(object) end
   advance(object)
 end
@@ -1167,7 +1182,9 @@ local function close(object)
     end
     return true
   end
-  if object.changed == true then save(object) end
+  local tells = object.watched and (object.changed or object.declared and object.run ~= here)
+  if tells then object.watched = nil end
+  if object.changed == true or object.unsaved or tells then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
     for _, key in ipairs(keys_of(object)) do
@@ -1185,10 +1202,7 @@ local function close(object)
       end
     end
   end
-  if object.watched and (object.changed or object.declared and object.run ~= here) then
-    call('HDEL', object.obj, 'watched')
-    announce(object, 'changed')
-  end
+  if tells then announce(object, 'changed') end
 end
 
 local how, why = ARGV[3] or 'owner', ARGV[4]

@@ -54,27 +54,12 @@ local function unfold(obj, stem, alone)
   end
   local value =
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
+  ends = int(ends)
   call('UNLINK', obj)
-  call(
-    'HSET',
-    obj,
-    'limit',
-    limit,
-    'held',
-    permits,
-    'last',
-    int(fence),
-    'ticket',
-    0,
-    'ttl',
-    lease,
-    'protocol',
-    PROTOCOL,
-    't:' .. token,
-    value
-  )
+  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
-  call('ZADD', stem .. 'expiry', int(ends), token)
+  call('ZADD', stem .. 'expiry', ends, token)
 end
 local function counter(obj, field, text, default)
   if not text and default then return default end
@@ -82,6 +67,102 @@ local function counter(obj, field, text, default)
     damaged(obj, 'has ' .. (text and 'no number' or 'nothing') .. ' in its field ' .. field)
   end
   return tonumber(text)
+end
+local NEVER = 9000000000000000
+local function save(object, ...)
+  local marks = (object.declared and 'd' or '')
+    .. (object.kept and 'k' or '')
+    .. (object.watched and 'w' or '')
+    .. (object.draining and 'x' or '')
+    .. (object.retained and 't' or '')
+  local state = format(
+    '%d %d %d %d %d %d %d %s %d %d %d %s',
+    PROTOCOL,
+    object.limit,
+    object.held,
+    object.last,
+    object.ticket,
+    object.ttl,
+    object.next,
+    marks == '' and '-' or marks,
+    object.lease,
+    object.max_hold,
+    object.recover,
+    object.run or '-'
+  )
+  if object.stored then
+    call('HSET', object.obj, 'state', state, ...)
+  else
+    call('HSET', object.obj, 'state', state, 'protocol', PROTOCOL, ...)
+    object.stored = true
+  end
+  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
+  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
+  object.unsaved = false
+  if object.changed then object.changed = 'saved' end
+end
+local function parse_state(object, state)
+  local version = string.match(state, '^(%d+) ')
+  if version then check_version(object.obj, version) end
+  local limit, held, last, ticket, ttl, next_end, marks, lease, max_hold, recover, run =
+    string.match(state, '^%d+ (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (%d+) (%d+) (.+)$')
+  if not run or math.max(limit, held, last, ticket, ttl, next_end, lease, max_hold, recover) >= 1e16 then
+    damaged(object.obj, 'has a field state that cannot be read')
+  end
+  object.limit, object.held, object.last, object.ticket, object.ttl, object.next =
+    tonumber(limit), tonumber(held), tonumber(last), tonumber(ticket), tonumber(ttl), tonumber(next_end)
+  if marks == '-' then return end
+  object.declared, object.kept, object.watched, object.draining, object.retained =
+    string.find(marks, 'd'),
+    string.find(marks, 'k'),
+    string.find(marks, 'w'),
+    string.find(marks, 'x'),
+    string.find(marks, 't')
+  object.lease, object.max_hold, object.recover, object.run =
+    tonumber(lease), tonumber(max_hold), tonumber(recover), run ~= '-' and run
+end
+local function upgrade(object)
+  local obj = object.obj
+  local function read(field, default) return counter(obj, field, call('HGET', obj, field) or nil, default) end
+  local function has(field) return call('HEXISTS', obj, field) == 1 end
+  local version = read('protocol', 0)
+  check_version(obj, version)
+  object.limit, object.held, object.last, object.ticket, object.ttl =
+    read('limit'), read('held'), read('last'), read('ticket'), read('ttl')
+  object.declared, object.kept, object.watched, object.draining, object.retained =
+    has('declared'), has('kept'), has('watched'), has('draining'), has('retained')
+  object.lease, object.max_hold, object.recover, object.run =
+    read('lease', 0), read('max_hold', 0), read('recover', 0), call('HGET', obj, 'run')
+  object.next = tonumber(call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2] or NEVER)
+  for _, token in ipairs(version == 0 and object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
+    local before, names, holder =
+      string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+    if before then
+      local ticket = format('%016d', call('ZSCORE', object.waits, token))
+      local value = format('%s %s#%s %s', before, names, ticket, holder)
+      call('HSET', obj, 't:' .. token, value)
+      if object.values[token] then object.values[token] = value end
+      call('ZREM', object.waits, token)
+      call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
+    end
+  end
+  call(
+    'HDEL',
+    obj,
+    'limit',
+    'held',
+    'last',
+    'ticket',
+    'ttl',
+    'kept',
+    'watched',
+    'draining',
+    'lease',
+    'max_hold',
+    'recover',
+    'run'
+  )
+  save(object)
 end
 local function open(obj, tokens, alone)
   local stem, kind = string.match(obj, '^(.*{[^/]*/(%l+)/[^}]*}:)obj$')
@@ -93,21 +174,7 @@ local function open(obj, tokens, alone)
   end
   if alone == nil then alone = call('MGET', obj)[1] end
   if alone then unfold(obj, stem, alone) end
-  local got = call(
-    'HMGET',
-    obj,
-    'limit',
-    'held',
-    'last',
-    'ticket',
-    'ttl',
-    'declared',
-    'kept',
-    'draining',
-    'retained',
-    'protocol',
-    unpack(fields)
-  )
+  local got = call('HMGET', obj, 'state', 'limit', unpack(fields))
   local object = {
     obj = obj,
     stem = stem,
@@ -122,66 +189,43 @@ local function open(obj, tokens, alone)
     pool = kind == 'pool',
     values = {},
     tokens = tokens or {},
-    exists = false,
+    exists = (got[1] or got[2]) and true or false,
+    stored = got[1] and true,
+    limit = nil,
     held = 0,
     last = 0,
     ticket = 0,
     ttl = 0,
-    declared = got[6],
-    kept = got[7],
-    draining = got[8],
+    next = NEVER,
     lease = 0,
     max_hold = 0,
     recover = 0,
   }
-  if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
-  if got[1] or got[2] or got[3] or got[4] or got[5] then
-    object.exists, object.limit, object.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
-    object.last, object.ticket, object.ttl =
-      counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
-    object.retained = got[9] and counter(obj, 'retained', got[9])
-    if not got[10] then
-      call('HSET', obj, 'protocol', PROTOCOL)
-      for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
-        local before, names, holder =
-          string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
-        if before then
-          local ticket = format('%016d', call('ZSCORE', object.waits, token))
-          call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
-          call('ZREM', object.waits, token)
-          call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
-        end
-      end
-    end
-  end
   for i, token in ipairs(early) do
-    object.values[token] = got[10 + i] or nil
+    object.values[token] = got[2 + i] or nil
   end
-  if object.declared or object.kept then
-    got = call(
-      'HMGET',
-      obj,
-      'lease',
-      'max_hold',
-      'run',
-      'recover',
-      'watched',
-      'order',
-      'prefix',
-      'count',
-      'fresh',
-      'beyond'
-    )
-    object.lease, object.max_hold, object.run =
-      counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
-    object.recover, object.watched, object.order, object.prefix =
-      counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+  if got[1] then
+    parse_state(object, got[1])
+  elseif got[2] then
+    upgrade(object)
+  end
+  if object.declared or object.kept or object.retained then
+    got = call('HMGET', obj, 'declared', 'retained', 'order', 'prefix', 'count', 'fresh', 'beyond')
+    object.declared = object.declared and (got[1] or '')
+    object.retained = object.retained and counter(obj, 'retained', got[2])
+    object.order, object.prefix = got[3], got[4]
     if object.prefix then
-      object.count, object.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
-      object.unmarked, object.beyond = not got[10], counter(obj, 'beyond', got[10], 0)
+      object.count, object.fresh = counter(obj, 'count', got[5]), counter(obj, 'fresh', got[6])
+      object.unmarked, object.beyond = not got[7], counter(obj, 'beyond', got[7], 0)
     end
   end
   return object
+end
+local function set_end(object, token, ends)
+  call('ZADD', object.expiry, int(ends), token)
+  if ends < object.next then
+    object.next, object.unsaved = ends, true
+  end
 end
 local function keys_of(object)
   local keys = { object.obj }
@@ -205,28 +249,6 @@ end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
 local function announce(object, event)
   publish(string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
-end
-local function save(object, ...)
-  call(
-    'HSET',
-    object.obj,
-    'limit',
-    int(object.limit),
-    'held',
-    int(object.held),
-    'last',
-    int(object.last),
-    'ticket',
-    int(object.ticket),
-    'ttl',
-    int(object.ttl),
-    'protocol',
-    PROTOCOL,
-    ...
-  )
-  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
-  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
-  if object.changed then object.changed = 'saved' end
 end
 local function parse_entry(value)
   local permits, lease, ttl, max_hold, grace, since, channel, names, holder =
@@ -854,9 +876,9 @@ local function grant(object, token, entry, ends, waited)
   object.held = object.held + entry.permits
   object.changed = true
   if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end
+  set_end(object, token, ends)
   store(object, token, entry)
   call('ZADD', object.holders, int(object.last), token)
-  call('ZADD', object.expiry, int(ends), token)
   if not waited then return describe(object, object.last, ends, entry) end
   push(object, entry, describe(object, object.last, ends, entry, token))
 end
@@ -865,7 +887,6 @@ local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
   object.run, object.last, object.changed = false, seen, true
-  call('HDEL', object.obj, 'run')
   missing(object)
 end
 local function enqueue(object, token, entry, priority)
@@ -937,9 +958,9 @@ local function finish(object, token, how, why)
     if fence then
       local ends, ghost = now + entry.grace, 'grace-' .. token
       entry.grace, entry.channel = 0, '-'
+      set_end(object, ghost, ends)
       store(object, ghost, entry)
       call('ZADD', object.holders, fence, ghost)
-      call('ZADD', object.expiry, ends, ghost)
       return 'released'
     end
     object.held = object.held - entry.permits
@@ -1027,8 +1048,7 @@ local function advance(object, asking)
     or (budget <= 0 or (object.unseen or 0) > 0) and available(object) > 0 and call('ZCARD', object.queue) > 0
   return reply
 end
-local function settle(object)
-  if not object.exists then return end
+local function end_expired(object)
   local most = math.max(0, math.floor(budget))
   local due = call('ZRANGE', object.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most + 1)
   local ended = 0
@@ -1043,23 +1063,29 @@ local function settle(object)
       if ends and ends <= now then finish(object, token, 'expired') end
     end
   end
+  local soonest = call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2]
+  object.next, object.unsaved = tonumber(soonest or NEVER), true
+end
+local function settle(object)
+  if not object.exists then return end
+  if object.next <= now then end_expired(object) end
   if object.prefix and object.fresh > object.count then pool().lower(object) end
   advance(object)
 end
-local function keep_entry(object, token, entry) call('ZADD', object.expiry, int(now + entry.ttl), token) end
+local function keep_entry(object, token, entry) set_end(object, token, now + entry.ttl) end
 local function unwind(object)
   local latest = call('ZRANGE', object.expiry, -1, -1, 'WITHSCORES')[2]
   local bound = now + object.ttl + 1000
   if latest and tonumber(latest) > bound then
     local late = call('ZRANGE', object.expiry, -100, -1, 'WITHSCORES')
     for i = 1, #late, 2 do
-      if tonumber(late[i + 1]) > bound then call('ZADD', object.expiry, now + object.ttl, late[i]) end
+      if tonumber(late[i + 1]) > bound then set_end(object, late[i], now + object.ttl) end
     end
     object.more = object.more or #late == 200 and tonumber(late[2]) > bound
   end
   if object.recover > bound then
     object.recover = now + object.ttl
-    call('HSET', object.obj, 'recover', int(object.recover))
+    object.unsaved = true
   end
 end
 local function wake(object)
@@ -1114,7 +1140,9 @@ local function close(object)
     end
     return true
   end
-  if object.changed == true then save(object) end
+  local tells = object.watched and (object.changed or object.declared and object.run ~= here)
+  if tells then object.watched = nil end
+  if object.changed == true or object.unsaved or tells then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
     for _, key in ipairs(keys_of(object)) do
@@ -1132,10 +1160,7 @@ local function close(object)
       end
     end
   end
-  if object.watched and (object.changed or object.declared and object.run ~= here) then
-    call('HDEL', object.obj, 'watched')
-    announce(object, 'changed')
-  end
+  if tells then announce(object, 'changed') end
 end
 local lease, token = ARGV[2], ARGV[3]
 local object = open(KEYS[1], { lease, token })
@@ -1165,20 +1190,20 @@ elseif not value then
     holder = ARGV[9],
   }
   if (ARGV[11] or '0') ~= '0' then entry.names = entry.names .. '#' .. ARGV[11] end
+  keep_entry(object, token, entry)
   store(object, token, entry)
   call('ZADD', object.waits, 0, wait_of(token, entry.names))
-  keep_entry(object, token, entry)
   finish(object, lease)
   advance(object)
 end
 if not reply then
-  local ends = now + own_entry(object, token).ttl
-  call('ZADD', object.expiry, ends, token)
+  local entry = own_entry(object, token)
+  keep_entry(object, token, entry)
   reply = {
     'queued',
     int(now),
-    int(ends),
-    wake_at(object, wake(object), position(object, token, own_entry(object, token))),
+    int(now + entry.ttl),
+    wake_at(object, wake(object), position(object, token, entry)),
   }
 end
 close(object)

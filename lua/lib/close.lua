@@ -40,7 +40,10 @@ local function close(object)
     end
     return true
   end
-  if object.changed == true then save(object) end
+  -- A declared object that has moved to another server of a cluster waits until the controller declares it there.
+  local tells = object.watched and (object.changed or object.declared and object.run ~= here)
+  if tells then object.watched = nil end
+  if object.changed == true or object.unsaved or tells then save(object) end
   if object.more or object.overdue then call_again(object) end
   if object.retained then
     for _, key in ipairs(keys_of(object)) do
@@ -60,9 +63,5 @@ local function close(object)
       end
     end
   end
-  -- A declared object that has moved to another server of a cluster waits until the controller declares it there.
-  if object.watched and (object.changed or object.declared and object.run ~= here) then
-    call('HDEL', object.obj, 'watched')
-    announce(object, 'changed')
-  end
+  if tells then announce(object, 'changed') end
 end

@@ -52,9 +52,9 @@ local function finish(object, token, how, why)
       -- goes on under a token that no client can renew.
       local ends, ghost = now + entry.grace, 'grace-' .. token
       entry.grace, entry.channel = 0, '-'
+      set_end(object, ghost, ends)
       store(object, ghost, entry)
       call('ZADD', object.holders, fence, ghost)
-      call('ZADD', object.expiry, ends, ghost)
       return 'released'
     end
     object.held = object.held - entry.permits

@@ -77,9 +77,9 @@ local function grant(object, token, entry, ends, waited)
   object.held = object.held + entry.permits
   object.changed = true
   if entry.max_hold > 0 then ends = math.min(ends, now + entry.max_hold) end
+  set_end(object, token, ends)
   store(object, token, entry)
   call('ZADD', object.holders, int(object.last), token)
-  call('ZADD', object.expiry, int(ends), token)
   if not waited then return describe(object, object.last, ends, entry) end
   push(object, entry, describe(object, object.last, ends, entry, token))
 end

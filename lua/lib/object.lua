@@ -16,15 +16,27 @@
 --              of each line is found by its name: "=" and one resource, ">" and several, "?" and properties, "-" for any
 --              (pools)
 --
--- Fields of obj: limit (permits, or resources in service), held, last (newest fencing token), ticket (newest queue entry),
--- lease, max_hold (milliseconds), declared (digest of the declaration; absent: not declared), kept (a pool that programs keep), run (the
--- server's run id when it was declared), recover (nothing new is granted before), watched (the controller gets a message
--- at the next change), beside (first users have leases from between a loss and the declaration), draining (being withdrawn),
--- drained (the object does not exist any more, because it was withdrawn), retained (withdrawn, but there until then), ttl (the
--- longest lease, queue entry or grace so far: the keys of first-user objects outlive the last touch by twice that), protocol (see
--- PROTOCOL);
--- pools: order, and if generated: prefix, count, fresh (the lowest index never handed out; above count while a smaller
--- count is being applied), beyond (how many of those in `resources` are not below count).
+-- Fields of obj:
+--   state      "version limit held last ticket ttl next marks lease max_hold recover run", with spaces in between: one text, because a
+--              script pays for each field that it reads or writes
+--              version   the protocol that the object was written in
+--              limit     permits, or resources in service
+--              held      permits that are held
+--              last      newest fencing token
+--              ticket    of the newest queue entry
+--              ttl       the longest lease, queue entry or grace so far: the keys of first-user objects outlive the last touch by
+--                        twice that
+--              next      no lease or queue entry ends before, in milliseconds of the server's clock
+--              marks     letters, or "-": d declared, k kept (a pool that programs keep), w watched (the controller gets a message
+--                        at the next change), x draining (being withdrawn), t retained (withdrawn, but there until then)
+--              lease, max_hold  of the declaration, in milliseconds
+--              recover   nothing new is granted before
+--              run       the server's run id when it was declared, or "-"
+--   protocol   the version once more, for clients of protocol 1, which look for it there
+--   declared (digest of the declaration), retained (until when), drained (the object does not exist any more, because it was
+--   withdrawn), beside (first users have leases from between a loss and the declaration);
+--   pools: order, and if generated: prefix, count, fresh (the lowest index never handed out; above count while a smaller
+--   count is being applied), beyond (how many of those in `resources` are not below count).
 --
 -- A value t:<token> reads "permits lease ttl max_hold grace since channel names holder": milliseconds; ttl
 -- is the life of a queue entry. Names of a lease
@@ -61,36 +73,126 @@ local function unfold(obj, stem, alone)
   -- Its fencing token is the time of its grant, which renewals leave as it is.
   local value =
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
+  ends = int(ends)
   call('UNLINK', obj)
-  call(
-    'HSET',
-    obj,
-    'limit',
-    limit,
-    'held',
-    permits,
-    'last',
-    int(fence),
-    'ticket',
-    0,
-    'ttl',
-    lease,
-    'protocol',
-    PROTOCOL,
-    't:' .. token,
-    value
-  )
+  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
-  call('ZADD', stem .. 'expiry', int(ends), token)
+  call('ZADD', stem .. 'expiry', ends, token)
 end
 
--- Returns a counter of an object. A missing one is `default`; without a default it must be there.
+-- Returns a number of an object. A missing one is `default`; without a default it must be there.
 local function counter(obj, field, text, default)
   if not text and default then return default end
   if not text or #text > 16 or not string.match(text, '^%d+$') then
     damaged(obj, 'has ' .. (text and 'no number' or 'nothing') .. ' in its field ' .. field)
   end
   return tonumber(text)
+end
+
+-- An end that never comes.
+local NEVER = 9000000000000000
+
+-- Writes `state`, and other fields along with it.
+local function save(object, ...)
+  local marks = (object.declared and 'd' or '')
+    .. (object.kept and 'k' or '')
+    .. (object.watched and 'w' or '')
+    .. (object.draining and 'x' or '')
+    .. (object.retained and 't' or '')
+  local state = format(
+    '%d %d %d %d %d %d %d %s %d %d %d %s',
+    PROTOCOL,
+    object.limit,
+    object.held,
+    object.last,
+    object.ticket,
+    object.ttl,
+    object.next,
+    marks == '' and '-' or marks,
+    object.lease,
+    object.max_hold,
+    object.recover,
+    object.run or '-'
+  )
+  if object.stored then
+    call('HSET', object.obj, 'state', state, ...)
+  else
+    call('HSET', object.obj, 'state', state, 'protocol', PROTOCOL, ...)
+    object.stored = true
+  end
+  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
+  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
+  object.unsaved = false
+  if object.changed then object.changed = 'saved' end
+end
+
+-- Reads what `state` has, into the object.
+local function parse_state(object, state)
+  local version = string.match(state, '^(%d+) ')
+  if version then check_version(object.obj, version) end
+  local limit, held, last, ticket, ttl, next_end, marks, lease, max_hold, recover, run =
+    string.match(state, '^%d+ (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (%d+) (%d+) (.+)$')
+  if not run or math.max(limit, held, last, ticket, ttl, next_end, lease, max_hold, recover) >= 1e16 then
+    damaged(object.obj, 'has a field state that cannot be read')
+  end
+  object.limit, object.held, object.last, object.ticket, object.ttl, object.next =
+    tonumber(limit), tonumber(held), tonumber(last), tonumber(ticket), tonumber(ttl), tonumber(next_end)
+  if marks == '-' then return end
+  object.declared, object.kept, object.watched, object.draining, object.retained =
+    string.find(marks, 'd'),
+    string.find(marks, 'k'),
+    string.find(marks, 'w'),
+    string.find(marks, 'x'),
+    string.find(marks, 't')
+  object.lease, object.max_hold, object.recover, object.run =
+    tonumber(lease), tonumber(max_hold), tonumber(recover), run ~= '-' and run
+end
+
+-- Reads an object of before there was `state`: each part of it lay in a field of its own, and waiters for a condition stood in
+-- `waits` by their tokens, with their tickets, before there were versions. Writes it in the form of today.
+local function upgrade(object)
+  local obj = object.obj
+  local function read(field, default) return counter(obj, field, call('HGET', obj, field) or nil, default) end
+  local function has(field) return call('HEXISTS', obj, field) == 1 end
+  local version = read('protocol', 0)
+  check_version(obj, version)
+  object.limit, object.held, object.last, object.ticket, object.ttl =
+    read('limit'), read('held'), read('last'), read('ticket'), read('ttl')
+  object.declared, object.kept, object.watched, object.draining, object.retained =
+    has('declared'), has('kept'), has('watched'), has('draining'), has('retained')
+  object.lease, object.max_hold, object.recover, object.run =
+    read('lease', 0), read('max_hold', 0), read('recover', 0), call('HGET', obj, 'run')
+  object.next = tonumber(call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2] or NEVER)
+  for _, token in ipairs(version == 0 and object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
+    local before, names, holder =
+      string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
+    if before then
+      local ticket = format('%016d', call('ZSCORE', object.waits, token))
+      local value = format('%s %s#%s %s', before, names, ticket, holder)
+      call('HSET', obj, 't:' .. token, value)
+      if object.values[token] then object.values[token] = value end
+      call('ZREM', object.waits, token)
+      call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
+    end
+  end
+  call(
+    'HDEL',
+    obj,
+    'limit',
+    'held',
+    'last',
+    'ticket',
+    'ttl',
+    'kept',
+    'watched',
+    'draining',
+    'lease',
+    'max_hold',
+    'recover',
+    'run'
+  )
+  save(object)
 end
 
 -- Reads an object, and the values of the tokens, in one command; what only declared objects and pools that programs keep
@@ -107,21 +209,7 @@ local function open(obj, tokens, alone)
   end
   if alone == nil then alone = call('MGET', obj)[1] end
   if alone then unfold(obj, stem, alone) end
-  local got = call(
-    'HMGET',
-    obj,
-    'limit',
-    'held',
-    'last',
-    'ticket',
-    'ttl',
-    'declared',
-    'kept',
-    'draining',
-    'retained',
-    'protocol',
-    unpack(fields)
-  )
+  local got = call('HMGET', obj, 'state', 'limit', unpack(fields))
   local object = {
     obj = obj,
     stem = stem,
@@ -136,69 +224,46 @@ local function open(obj, tokens, alone)
     pool = kind == 'pool',
     values = {},
     tokens = tokens or {},
-    exists = false,
+    exists = (got[1] or got[2]) and true or false,
+    stored = got[1] and true,
+    limit = nil,
     held = 0,
     last = 0,
     ticket = 0,
     ttl = 0,
-    declared = got[6],
-    kept = got[7],
-    draining = got[8],
+    next = NEVER,
     lease = 0,
     max_hold = 0,
     recover = 0,
   }
-  if got[10] then check_version(obj, counter(obj, 'protocol', got[10])) end
-  -- All of them are there, or none is.
-  if got[1] or got[2] or got[3] or got[4] or got[5] then
-    object.exists, object.limit, object.held = true, counter(obj, 'limit', got[1]), counter(obj, 'held', got[2])
-    object.last, object.ticket, object.ttl =
-      counter(obj, 'last', got[3]), counter(obj, 'ticket', got[4]), counter(obj, 'ttl', got[5])
-    object.retained = got[9] and counter(obj, 'retained', got[9])
-    if not got[10] then
-      -- An object from before there were versions: waiters for a condition stood in `waits` by their tokens, with their tickets.
-      call('HSET', obj, 'protocol', PROTOCOL)
-      for _, token in ipairs(object.waits and call('ZRANGE', object.waits, 0, -1) or {}) do
-        local before, names, holder =
-          string.match(call('HGET', obj, 't:' .. token) or '', '^(%d+ %d+ %d+ %d+ %d+ %d+ %S+) (@[^# ]+) (.*)$')
-        if before then
-          local ticket = format('%016d', call('ZSCORE', object.waits, token))
-          call('HSET', obj, 't:' .. token, format('%s %s#%s %s', before, names, ticket, holder))
-          call('ZREM', object.waits, token)
-          call('ZADD', object.waits, 0, names .. ' ' .. ticket .. ' ' .. token)
-        end
-      end
-    end
-  end
   for i, token in ipairs(early) do
-    object.values[token] = got[10 + i] or nil
+    object.values[token] = got[2 + i] or nil
   end
-  if object.declared or object.kept then
-    got = call(
-      'HMGET',
-      obj,
-      'lease',
-      'max_hold',
-      'run',
-      'recover',
-      'watched',
-      'order',
-      'prefix',
-      'count',
-      'fresh',
-      'beyond'
-    )
-    object.lease, object.max_hold, object.run =
-      counter(obj, 'lease', got[1], 0), counter(obj, 'max_hold', got[2], 0), got[3]
-    object.recover, object.watched, object.order, object.prefix =
-      counter(obj, 'recover', got[4], 0), got[5], got[6], got[7]
+  if got[1] then
+    parse_state(object, got[1])
+  elseif got[2] then
+    upgrade(object)
+  end
+  if object.declared or object.kept or object.retained then
+    got = call('HMGET', obj, 'declared', 'retained', 'order', 'prefix', 'count', 'fresh', 'beyond')
+    object.declared = object.declared and (got[1] or '')
+    object.retained = object.retained and counter(obj, 'retained', got[2])
+    object.order, object.prefix = got[3], got[4]
     if object.prefix then
-      object.count, object.fresh = counter(obj, 'count', got[8]), counter(obj, 'fresh', got[9])
+      object.count, object.fresh = counter(obj, 'count', got[5]), counter(obj, 'fresh', got[6])
       -- Without it, the pool was declared before it was kept, and the next declaration marks anew what is held.
-      object.unmarked, object.beyond = not got[10], counter(obj, 'beyond', got[10], 0)
+      object.unmarked, object.beyond = not got[7], counter(obj, 'beyond', got[7], 0)
     end
   end
   return object
+end
+
+-- Sets when a lease or a queue entry ends.
+local function set_end(object, token, ends)
+  call('ZADD', object.expiry, int(ends), token)
+  if ends < object.next then
+    object.next, object.unsaved = ends, true
+  end
 end
 
 -- Returns the keys of an object.
@@ -235,28 +300,4 @@ local function object_name(object) return string.match(object.obj, '{(.*)}') end
 -- Publishes an event of the object to the controller.
 local function announce(object, event)
   publish(string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
-end
-
--- Writes the counters, and other fields along with them.
-local function save(object, ...)
-  call(
-    'HSET',
-    object.obj,
-    'limit',
-    int(object.limit),
-    'held',
-    int(object.held),
-    'last',
-    int(object.last),
-    'ticket',
-    int(object.ticket),
-    'ttl',
-    int(object.ttl),
-    'protocol',
-    PROTOCOL,
-    ...
-  )
-  if object.fresh then call('HSET', object.obj, 'fresh', int(object.fresh)) end
-  if object.fresh and not object.unmarked then call('HSET', object.obj, 'beyond', int(object.beyond)) end
-  if object.changed then object.changed = 'saved' end
 end

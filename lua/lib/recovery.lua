@@ -17,6 +17,5 @@ local function missing(object) announce(object, 'missing') end
 local function outdated(object, seen)
   if not object.declared or object.last >= seen then return end
   object.run, object.last, object.changed = false, seen, true
-  call('HDEL', object.obj, 'run')
   missing(object)
 end

@@ -73,11 +73,8 @@ local function advance(object, asking)
   return reply
 end
 
--- Ends expired leases and entries, and then grants what is free. Scripts do so before their own work, except for release
--- and declare: they do so after it, so that one pass also grants what they have freed or added. Afterwards none of the
--- tokens of the call has expired, although others may wait for a later call to end them.
-local function settle(object)
-  if not object.exists then return end
+-- Ends what has expired, and finds when the next lease or entry ends.
+local function end_expired(object)
   local most = math.max(0, math.floor(budget))
   local due = call('ZRANGE', object.expiry, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most + 1)
   local ended = 0
@@ -92,6 +89,16 @@ local function settle(object)
       if ends and ends <= now then finish(object, token, 'expired') end
     end
   end
+  local soonest = call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2]
+  object.next, object.unsaved = tonumber(soonest or NEVER), true
+end
+
+-- Ends expired leases and entries, and then grants what is free. Scripts do so before their own work, except for release
+-- and declare: they do so after it, so that one pass also grants what they have freed or added. Afterwards none of the
+-- tokens of the call has expired, although others may wait for a later call to end them.
+local function settle(object)
+  if not object.exists then return end
+  if object.next <= now then end_expired(object) end
   if object.prefix and object.fresh > object.count then pool().lower(object) end
   advance(object)
 end

@@ -3,7 +3,7 @@
 ---- include lib/condition.lua
 
 -- Renews a queue entry.
-local function keep_entry(object, token, entry) call('ZADD', object.expiry, int(now + entry.ttl), token) end
+local function keep_entry(object, token, entry) set_end(object, token, now + entry.ttl) end
 
 -- If the server's clock is set back, the lease of a dead holder would block the queue until the clock has caught up.
 -- No lease or entry lasts longer from now than the longest that the object has had (`ttl`), so ends beyond that are
@@ -14,13 +14,13 @@ local function unwind(object)
   if latest and tonumber(latest) > bound then
     local late = call('ZRANGE', object.expiry, -100, -1, 'WITHSCORES')
     for i = 1, #late, 2 do
-      if tonumber(late[i + 1]) > bound then call('ZADD', object.expiry, now + object.ttl, late[i]) end
+      if tonumber(late[i + 1]) > bound then set_end(object, late[i], now + object.ttl) end
     end
     object.more = object.more or #late == 200 and tonumber(late[2]) > bound
   end
   if object.recover > bound then
     object.recover = now + object.ttl
-    call('HSET', object.obj, 'recover', int(object.recover))
+    object.unsaved = true
   end
 end
 

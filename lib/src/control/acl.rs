@@ -18,7 +18,7 @@ use crate::{
 /// The commands that a client sends, and those of its scripts.
 const TENANT: &str = "info subscribe publish time evalsha script|load wait \
                       get mget set hget hmget hset hdel hlen hexists hscan \
-                      zadd zrem zscore zrange zcard zcount zrank zpopmin zpopmax zrandmember \
+                      zadd zrem zscore zrange zcard zrank zpopmin zpopmax zrandmember \
                       exists persist pexpire pexpireat pexpiretime pttl rename unlink";
 
 /// The same of the controller.

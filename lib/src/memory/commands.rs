@@ -198,7 +198,6 @@ impl Database {
         let set = self.store.read::<SortedSet>(key)?.unwrap_or(&none);
         match (name, &words[..]) {
             ("ZCARD", []) => Ok(count(set.len())),
-            ("ZCOUNT", [min, max]) => Ok(count(set.between(score(min)?, score(max)?).count())),
             ("ZSCORE", [member]) => Ok(set.score(member).map_or(Value::Nil, |n| text(score_text(n)))),
             ("ZRANK", [member]) => Ok(set.rank(member).map_or(Value::Nil, count)),
             ("ZRANDMEMBER", [most]) => {
@@ -260,8 +259,11 @@ impl Database {
                 let remove = |set: &mut SortedSet| words.iter().filter(|member| set.remove(member)).count();
                 store.change(key, remove).map(count)
             }
-            ("ZPOPMIN" | "ZPOPMAX", [most]) => {
-                let most = integer(most).ok().and_then(|most| usize::try_from(most).ok())?;
+            ("ZPOPMIN" | "ZPOPMAX", [] | [_]) => {
+                let most = words.first().map_or(Some(1), |most| {
+                    let most = integer(most).ok();
+                    most.and_then(|most| usize::try_from(most).ok())
+                })?;
                 let pop = |set: &mut SortedSet| {
                     let end = |(member, score): (&Bytes, f64)| (member.clone(), score);
                     let popped: Vec<_> = if name == "ZPOPMIN" {

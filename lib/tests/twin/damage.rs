@@ -33,7 +33,7 @@ async fn an_overwritten_key_costs_the_lease_of_its_object_alone() -> Result {
             memory.command(&["UNLINK", &name])?;
             match overwrite {
                 "SET" => memory.command(&["SET", &name, "5"])?,
-                "HSET" => memory.command(&["HSET", &name, "held", "many"])?,
+                "HSET" => memory.command(&["HSET", &name, "state", "many"])?,
                 _ => memory.command(&["ZADD", &name, "5", "somebody"])?,
             };
             let what = format!("{key} by {overwrite}");
@@ -145,14 +145,21 @@ async fn an_entry_that_cannot_be_read_costs_its_lease_alone_and_goes_with_it() -
 
 #[tokio::test(start_paused = true)]
 async fn a_counter_that_is_no_number_is_named_and_never_counts_as_nothing() -> Result {
-    for field in ["limit", "held", "last", "ticket", "ttl", "lease", "recover"] {
+    let fields = [
+        "limit", "held", "last", "ticket", "ttl", "next", "marks", "lease", "max_hold", "recover",
+    ];
+    for (at, field) in fields.iter().enumerate().filter(|(_, field)| **field != "marks") {
         for value in ["", "-1", "nan", "many", "1e3", "99999999999999999999"] {
             let memory = Memory::new();
             let client = client(&memory, "a").await?;
             let object = declare_semaphore(&client, "s", 1).await?;
             let s = client.semaphore("s")?;
             let held = s.acquire().await?;
-            memory.command(&["HSET", "tenure:{test/semaphore/s}:obj", field, value])?;
+            let key = "tenure:{test/semaphore/s}:obj";
+            let state = memory.command(&["HGET", key, "state"])?.concat();
+            let mut parts: Vec<&str> = state.split(' ').collect();
+            parts[at + 1] = value;
+            memory.command(&["HSET", key, "state", &parts.join(" ")])?;
             for error in [
                 s.try_acquire().await.err().map(|error| error.to_string()),
                 client
@@ -170,8 +177,7 @@ async fn a_counter_that_is_no_number_is_named_and_never_counts_as_nothing() -> R
             ] {
                 let error = error.ok_or_else(|| format!("{field} {value:?} is taken"))?;
                 assert!(
-                    error.contains("test/semaphore/s is damaged")
-                        && error.contains(&format!("field {field}")),
+                    error.contains("test/semaphore/s is damaged") && error.contains("field state"),
                     "{field} {value:?}: {error}"
                 );
             }

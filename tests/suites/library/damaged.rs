@@ -15,7 +15,7 @@ async fn of_twenty_leases_the_one_whose_key_is_overwritten_is_lost_alone() -> Re
     let redis = Redis::start().await?;
     for (part, command) in [
         ("obj", &["5"][..]),
-        ("obj", &["HSET", "held", "many"]),
+        ("obj", &["HSET", "state", "many"]),
         ("holders", &["5"]),
         ("expiry", &["LPUSH", "a"]),
         ("entry", &["garbage"]),

@@ -52,11 +52,6 @@ impl Side {
         }
     }
 
-    /// The work of the last call.
-    fn work(&self) -> u64 {
-        lock(&self.database).work
-    }
-
     fn run(&mut self, script: &'static Script, call: &Call, now_us: u64) -> (Value, Vec<(String, String)>) {
         self.interpreter.run(script, &call.keys, &call.args, now_us)
     }
@@ -75,8 +70,8 @@ impl Side {
         seen.dump()
     }
 
-    /// Checks that the keys of an object end after all that is in them, which those of an undeclared one do, and removes their
-    /// ends.
+    /// Checks that nothing of an object ends before the time that its state has for that, and that the keys of an undeclared one end
+    /// after all that is in them, and removes their ends.
     fn check_ends(&self, keys: &Keys) {
         let mut database = lock(&self.database);
         let store = &mut database.store;
@@ -92,6 +87,17 @@ impl Side {
         let declared = obj.is_some_and(|obj| obj.contains_key(&b"declared"[..]));
         let expiry = store.read::<SortedSet>(keys[3].as_bytes()).ok().flatten();
         let latest = expiry.and_then(|set| set.iter().last().map(|(_, ends)| ends));
+        let first = expiry.and_then(|set| set.iter().next().map(|(_, ends)| ends));
+        let state = obj.and_then(|obj| obj.get(&b"state"[..]));
+        if let (Some(first), Some(state)) = (first, state) {
+            let state = String::from_utf8_lossy(state);
+            let next: f64 = state.split(' ').nth(6).unwrap().parse().unwrap();
+            assert!(
+                next <= first,
+                "{}: {state}, but the first end is {first}",
+                keys[0]
+            );
+        }
         for key in keys {
             let is_kept = store.has(key.as_bytes()) && store.end_of(key.as_bytes()).is_none();
             assert!(declared || !is_kept, "{key} never ends");

@@ -164,17 +164,27 @@ fn what_was_written_before_there_were_versions_goes_on() {
 #[test]
 fn who_waited_for_a_condition_before_there_were_versions_is_notified() {
     let (mut side, [keys, _]) = (Side::new(), objects());
-    let granted = call(&mut side, &script::ACQUIRE, &keys, PROTOCOL, &acquire("a"));
-    assert!(granted.starts_with("granted"), "{granted}");
-    let looked = call(&mut side, &script::OBSERVE, &keys, PROTOCOL, &["0", "0"]);
-    assert!(!looked.is_empty());
+    lock(&side.database).keys = keys.iter().map(|key| key.clone().into_bytes()).collect();
     let ends = (NOW / 1000 + 10_000).to_string();
-    by_hand(
-        &side,
-        "HSET",
-        &[&keys[0], "t:w", "1 30000 10000 0 0 1763716990000 c1 @full {}"],
-    );
-    by_hand(&side, "HDEL", &[&keys[0], "protocol"]);
+    let fields = [
+        "limit",
+        "1",
+        "held",
+        "1",
+        "last",
+        "1763716990000000",
+        "ticket",
+        "3",
+        "ttl",
+        "30000",
+        "t:a",
+        "1 30000 10000 0 0 1763716990000 c1 - {}",
+        "t:w",
+        "1 30000 10000 0 0 1763716990000 c1 @full {}",
+    ];
+    by_hand(&side, "HSET", &[&[keys[0].as_str()], &fields[..]].concat());
+    by_hand(&side, "ZADD", &[&keys[1], "1763716990000000", "a"]);
+    by_hand(&side, "ZADD", &[&keys[3], &ends, "a"]);
     by_hand(&side, "ZADD", &[&keys[4], "3", "w"]);
     by_hand(&side, "ZADD", &[&keys[3], &ends, "w"]);
     let notified = call(

@@ -117,10 +117,9 @@ fn damage(world: &World, random: &mut Rng) -> Result {
             key
         }
         1 => {
-            let field = ["limit", "held", "last", "ticket", "ttl", "lease"][random.usize(..6)];
             // Fails where the whole key is overwritten.
-            let _ = memory.command(&["HSET", "tenure:{test/semaphore/d}:obj", field, garbage]);
-            field.to_owned()
+            let _ = memory.command(&["HSET", "tenure:{test/semaphore/d}:obj", "state", garbage]);
+            "state".to_owned()
         }
         2 => {
             let key = "tenure:{test/semaphore/e}:obj";
