@@ -284,6 +284,12 @@ impl Redis {
             .with_context(|| format!("connecting to Redis at port {}", self.port))
     }
 
+    /// A connection that shows all commands from now on.
+    pub(crate) async fn monitor(&self) -> Result<redis::aio::Monitor> {
+        let client = Client::open(self.url_of(self.port))?;
+        Ok(client.get_async_monitor().await?)
+    }
+
     /// Sends one command on a connection of its own and returns the reply as redis-cli prints it to a pipe: a line
     /// for each string or number, nothing for nil.
     pub async fn cli(&self, command: &[&str]) -> Result<String> {

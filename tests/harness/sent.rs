@@ -1,61 +1,88 @@
-//! Commands that clients have sent to a Redis, counted by Redis.
+//! Commands that clients send to a Redis, as its `MONITOR` shows them: every one of them, and none that a script calls.
 
 use std::collections::BTreeMap;
 
-use crate::{Redis, Result};
+use anyhow::Context;
+use futures_util::StreamExt;
+use tokio::{sync::mpsc, task::JoinHandle};
 
-/// Commands that only scripts call here.
-const INSIDE: [&str; 26] = [
-    "time",
-    "set",
-    "mget",
-    "hmget",
-    "hset",
-    "hget",
-    "hdel",
-    "hlen",
-    "hkeys",
-    "zadd",
-    "zrem",
-    "zrange",
-    "zscore",
-    "zcard",
-    "zrank",
-    "zpopmin",
-    "zpopmax",
-    "exists",
-    "pexpire",
-    "persist",
-    "unlink",
-    "del",
-    "publish",
-    "pttl",
-    "pexpiretime",
-    "pexpireat",
-];
-/// The harness' own, by which the counts are read.
-const OURS: [&str; 3] = ["info", "hello", "client|setinfo"];
+use crate::{Redis, Result};
 
 /// Number of each sent command.
 pub type Sent = BTreeMap<String, u64>;
 
-/// Number of each command that clients have sent since the server's start, without the calls of scripts.
-pub async fn sent(redis: &Redis) -> Result<Sent> {
-    let stats = redis.cli(&["INFO", "commandstats"]).await?;
-    let line = |line: &str| {
-        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        let calls = rest.split(',').next()?.parse().ok()?;
-        (!INSIDE.contains(&name) && !OURS.contains(&name)).then(|| (name.to_owned(), calls))
-    };
-    Ok(stats.lines().filter_map(line).collect())
+/// Counts the commands that are sent from its start on.
+#[derive(Debug)]
+pub struct Counter<'a> {
+    redis: &'a Redis,
+    lines: mpsc::UnboundedReceiver<String>,
+    reader: JoinHandle<()>,
 }
 
-/// Commands between two counts.
+impl<'a> Counter<'a> {
+    /// Counts from now on.
+    pub async fn start(redis: &'a Redis) -> Result<Self> {
+        let mut monitor = redis.monitor().await?;
+        let (lines_in, lines) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(async move {
+            let mut shown = monitor.on_message::<String>();
+            while let Some(line) = shown.next().await {
+                if lines_in.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { redis, lines, reader })
+    }
+
+    /// Returns the number of each command that was sent since the start or the last call.
+    pub async fn take(&mut self) -> Result<Sent> {
+        let end = uuid::Uuid::new_v4().to_string();
+        self.redis.cli(&["ECHO", &end]).await?;
+        let mut commands = Vec::new();
+        let own = loop {
+            let line = self.lines.recv().await.context("MONITOR has ended")?;
+            let (client, command) = shown(&line).with_context(|| format!("MONITOR shows {line:?}"))?;
+            let is_end = command.contains(&end);
+            let client = client.to_owned();
+            if is_end {
+                break client;
+            }
+            let mut parts = command
+                .split(' ')
+                .map(|part| part.trim_matches('"').to_ascii_lowercase());
+            let mut name = parts.next().unwrap_or_default();
+            if ["script", "client", "config"].contains(&&*name) {
+                name = format!("{name}|{}", parts.next().unwrap_or_default());
+            }
+            commands.push((client, name));
+        };
+        let mut sent = Sent::new();
+        for (client, name) in commands {
+            // The counter's own connection is not one of a client; "lua" is a script.
+            if client != own && client != "lua" {
+                *sent.entry(name).or_default() += 1;
+            }
+        }
+        Ok(sent)
+    }
+}
+
+impl Drop for Counter<'_> {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// The client and the command of `1763717000.123456 [0 127.0.0.1:50000] "GET" "x"`.
+fn shown(line: &str) -> Option<(&str, &str)> {
+    let (_, rest) = line.split_once(" [")?;
+    let (client, command) = rest.split_once("] ")?;
+    Some((client.split_once(' ')?.1, command))
+}
+
+/// The number of all commands.
 #[must_use]
-pub fn difference(before: &Sent, after: &Sent) -> Sent {
-    let grown = |(name, calls): (&String, &u64)| {
-        let more = calls - before.get(name).unwrap_or(&0);
-        (more > 0).then(|| (name.clone(), more))
-    };
-    after.iter().filter_map(grown).collect()
+pub fn total(sent: &Sent) -> u64 {
+    sent.values().sum()
 }

@@ -8,7 +8,7 @@ use std::{
 use tenure::{Client, Kind, Lock};
 use tenure_tests::{
     Context, Redis, Result, ensure, eventually,
-    sent::{difference, sent},
+    sent::{Counter, total},
 };
 use tokio::task::JoinSet;
 
@@ -37,7 +37,14 @@ struct Log {
 }
 
 /// Queues all clients before the first is granted; then each acquires the lock `rounds` times.
-async fn run(redis: &Redis, gate: &Client, waiters: Vec<Lock>, rounds: usize, hold: Duration) -> Result<Run> {
+/// With a counter, the commands are counted, and the server answers later.
+async fn run(
+    mut counter: Option<Counter<'_>>,
+    gate: &Client,
+    waiters: Vec<Lock>,
+    rounds: usize,
+    hold: Duration,
+) -> Result<Run> {
     let object = object(Kind::Lock, "x")?;
     let count = waiters.len() as u64;
     let closed = gate
@@ -46,7 +53,6 @@ async fn run(redis: &Redis, gate: &Client, waiters: Vec<Lock>, rounds: usize, ho
         .await?
         .context("the lock is taken")?;
     let log: Arc<Mutex<Log>> = Arc::default();
-    let before = sent(redis).await?;
     let mut tasks = JoinSet::new();
     for (id, lock) in waiters.into_iter().enumerate() {
         let log = log.clone();
@@ -74,16 +80,21 @@ async fn run(redis: &Redis, gate: &Client, waiters: Vec<Lock>, rounds: usize, ho
         Ok(())
     })
     .await?;
-    // The looks at the queue, and the gate's release, are the bench's own.
-    let looks = sent(redis).await?["evalsha"] - before.get("evalsha").unwrap_or(&0) - count;
+    // The looks at the queue until now, and the gate's release, are the bench's own.
+    if let Some(counter) = &mut counter {
+        counter.take().await?;
+    }
     closed.release().await?;
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    let sent: u64 = difference(&before, &sent(redis).await?).values().sum();
+    let commands = match &mut counter {
+        Some(counter) => total(&counter.take().await?) + count - 1,
+        None => 0,
+    };
     let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Run {
-        commands: sent - looks - 1,
+        commands,
         handoffs: log.handoffs,
         holders: log.holders,
     })
@@ -108,13 +119,15 @@ pub(crate) async fn twenty(report: &mut Report) -> Result {
     for _ in 0..CLIENTS {
         clients.push(connect(&redis).await?);
     }
-    let (mut commands, mut handoffs, mut bare) = (0, Vec::new(), Vec::new());
+    let (mut handoffs, mut bare) = (Vec::new(), Vec::new());
     let (mut least, mut most) = (u64::MAX, 0);
+    let locks = || -> Result<Vec<Lock>> {
+        let locks = clients.iter().map(|client| Ok(client.lock("x")?));
+        locks.collect()
+    };
     for _ in 0..RUNS {
         bare.extend(on_worker(round_trips(raw.clone())).await?);
-        let locks: std::result::Result<_, _> = clients.iter().map(|client| client.lock("x")).collect();
-        let run = run(&redis, &gate, locks?, ROUNDS, HOLD).await?;
-        commands += run.commands;
+        let run = run(None, &gate, locks()?, ROUNDS, HOLD).await?;
         handoffs.extend(run.handoffs);
         let mut shares = [0; CLIENTS];
         for id in &run.holders[..CLIENTS * ROUNDS / 2] {
@@ -123,12 +136,13 @@ pub(crate) async fn twenty(report: &mut Report) -> Result {
         least = shares.into_iter().fold(least, u64::min);
         most = shares.into_iter().fold(most, u64::max);
     }
-    let acquisitions = (RUNS * CLIENTS * ROUNDS) as u64;
+    let counter = Counter::start(&redis).await?;
+    let commands = run(Some(counter), &gate, locks()?, ROUNDS, HOLD).await?.commands;
     report.figure(
         "contended20_commands_per_acquisition",
-        each(commands, acquisitions),
+        each(commands, (CLIENTS * ROUNDS) as u64),
         Goal::AtMost(2.5),
-        &format!("{RUNS} runs of {CLIENTS} clients x {ROUNDS}, hold {HOLD:?}"),
+        &format!("{CLIENTS} clients x {ROUNDS}, hold {HOLD:?}"),
     );
     let (handoff, bare) = (median(handoffs), median(bare));
     report.figure(
@@ -166,7 +180,7 @@ pub(crate) async fn queues(report: &mut Report) -> Result {
             locks.push(connect(&redis).await?.lock("x")?);
         }
         *commands = run(
-            &redis,
+            Some(Counter::start(&redis).await?),
             &gate,
             locks,
             ACQUISITIONS / waiters,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tenure::{Client, Kind, Lease, Options};
 use tenure_tests::{
     Context, Redis, Result, ensure, eventually,
-    sent::{difference, sent},
+    sent::{Counter, total},
 };
 use tokio::{
     task::JoinSet,
@@ -37,11 +37,10 @@ pub(crate) async fn renewed(report: &mut Report) -> Result {
         leases.push(lock.acquire().await?);
     }
     sleep_until(start + 2 * PERIOD).await;
-    let before = sent(&redis).await?;
+    let mut counter = Counter::start(&redis).await?;
     let deadlines: Vec<Instant> = leases.iter().map(Lease::deadline).collect();
-    let counted = Instant::now();
-    sleep_until(counted + PERIODS * PERIOD).await;
-    let commands: u64 = difference(&before, &sent(&redis).await?).values().sum();
+    sleep_until(Instant::now() + PERIODS * PERIOD).await;
+    let commands = total(&counter.take().await?);
     for (lease, deadline) in leases.iter().zip(deadlines) {
         lease.check()?;
         ensure!(

@@ -8,7 +8,7 @@ use tenure::{
 };
 use tenure_tests::{
     Redis, Result,
-    sent::{difference, sent},
+    sent::{Counter, total},
 };
 use tokio::task::JoinSet;
 
@@ -63,11 +63,11 @@ pub(crate) async fn pairs(report: &mut Report) -> Result {
         &format!("p50 {ours:.1?} over {scripts:.1?}: the cost of the library without the scripts"),
     );
 
-    let before = sent(&redis).await?;
+    let mut counter = Counter::start(&redis).await?;
     for _ in 0..1000 {
         pair(&lock).await?;
     }
-    let commands = difference(&before, &sent(&redis).await?).values().sum();
+    let commands = total(&counter.take().await?);
     report.figure(
         "commands_per_uncontended_pair",
         each(commands, 1000),

@@ -13,7 +13,7 @@ use std::{
 use tenure::{Kind, Options};
 use tenure_tests::{
     Redis, Result, ensure, eventually,
-    sent::{difference, sent},
+    sent::{Counter, total},
 };
 
 use super::support::{SOON, World, got, waiting};
@@ -24,11 +24,11 @@ async fn an_uncontended_pair_is_two_commands() -> Result {
     let client = World::on(&redis, "pair").client().await?;
     let lock = client.lock("x")?;
     lock.acquire().await?.release().await?; // loads the scripts
-    let before = sent(&redis).await?;
+    let mut counter = Counter::start(&redis).await?;
     for _ in 0..100 {
         lock.acquire().await?.release().await?;
     }
-    let sent = difference(&before, &sent(&redis).await?);
+    let sent = counter.take().await?;
     assert_eq!(sent, BTreeMap::from([("evalsha".to_owned(), 200)]));
     Ok(())
 }
@@ -49,7 +49,7 @@ async fn two_hundred_leases_are_renewed_by_a_few_commands() -> Result {
         );
     }
     let first: Vec<_> = leases.iter().map(tenure::Lease::deadline).collect();
-    let before = sent(&redis).await?;
+    let mut counter = Counter::start(&redis).await?;
     eventually("every lease to be renewed", SOON, async || {
         let renewed = leases
             .iter()
@@ -60,7 +60,7 @@ async fn two_hundred_leases_are_renewed_by_a_few_commands() -> Result {
         Ok(())
     })
     .await?;
-    let sent = difference(&before, &sent(&redis).await?);
+    let sent = counter.take().await?;
     let renewals = sent.get("evalsha").copied().unwrap_or_default();
     // They were taken over some time, so they come due over some time, in batches of 50 ms.
     assert!(renewals <= 20, "{sent:?}");
@@ -83,7 +83,7 @@ async fn twenty_clients_share_one_lock_fairly_at_two_and_a_half_commands() -> Re
     // All of them stand in the queue before the first is granted.
     let gate = got(gate_client.lock("x")?.try_acquire().await?)?;
     gate_client.lock("warm-up")?.acquire().await?.release().await?;
-    let before = sent(&redis).await?;
+    let mut counter = Counter::start(&redis).await?;
 
     let inside = Arc::new(AtomicBool::new(false));
     let grants: Arc<Mutex<Vec<(usize, u64)>>> = Arc::default();
@@ -103,12 +103,15 @@ async fn twenty_clients_share_one_lock_fairly_at_two_and_a_half_commands() -> Re
         }));
     }
     waiting(&gate_client, &object, CLIENTS as u64).await?;
-    let looks = sent(&redis).await?["evalsha"] - before["evalsha"] - CLIENTS as u64;
+    // This test's own looks at the queue, and the gate's release, do not count.
+    let queued = CLIENTS as u64;
+    let looks = counter.take().await?["evalsha"];
+    ensure!(looks > queued, "{looks} calls of {queued} waiters and a look");
     gate.release().await?;
     for task in tasks {
         task.await??;
     }
-    let sent = difference(&before, &sent(&redis).await?);
+    let sent = counter.take().await?;
 
     let grants = grants.lock().unwrap();
     assert_eq!(grants.len(), CLIENTS * ROUNDS);
@@ -124,8 +127,7 @@ async fn twenty_clients_share_one_lock_fairly_at_two_and_a_half_commands() -> Re
         shares.iter().all(|share| [12, 13].contains(share)),
         "shares of the first half: {shares:?}"
     );
-    // Without this test's own looks at the queue, and the gate's release.
-    let commands = sent.values().sum::<u64>() - looks - 1;
+    let commands = total(&sent) + queued - 1;
     #[allow(clippy::cast_precision_loss)] // some hundreds
     let each = commands as f64 / grants.len() as f64;
     assert!(each <= 2.5, "{each} commands per acquisition: {sent:?}");

@@ -1,7 +1,7 @@
 //! A client and the nodes: the number of its connections, its commands, and the error for a wrong URL.
 
 use tenure::{Error, Options};
-use tenure_tests::{Redis, eventually, sent::sent};
+use tenure_tests::{Redis, eventually, sent::Counter};
 use tokio::time::Instant;
 
 use super::*;
@@ -109,17 +109,20 @@ async fn waiters_of_all_nodes_are_pushed_and_do_not_ask() -> Result {
         waiting(&holder, gate.object(), 1).await?;
         gates.push(gate);
     }
-    let scripts = async || -> Result<u64> {
+    let scripts = async |counters: &mut Vec<Counter<'_>>| -> Result<u64> {
         let mut scripts = 0;
-        for node in cluster.nodes() {
-            scripts += sent(node).await?.get("evalsha").unwrap_or(&0);
+        for counter in counters {
+            scripts += counter.take().await?.get("evalsha").unwrap_or(&0);
         }
         Ok(scripts)
     };
-    let before = scripts().await?;
+    let mut counters = Vec::new();
+    for node in cluster.nodes() {
+        counters.push(Counter::start(node).await?);
+    }
     // The test observes that nothing happens, for longer than any poll interval.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let polls = scripts().await? - before;
+    let polls = scripts(&mut counters).await?;
     ensure!(polls == 0, "{polls} scripts while all clients wait");
     for gate in gates {
         gate.release().await?;
@@ -134,7 +137,7 @@ async fn waiters_of_all_nodes_are_pushed_and_do_not_ask() -> Result {
             "granted {cost:?} after the release"
         );
     }
-    let sent = scripts().await? - before;
+    let sent = scripts(&mut counters).await?;
     // A release, the grant's first renewal, and a release.
     ensure!(
         sent <= 3 * names.len() as u64,

@@ -1,6 +1,6 @@
 //! The Sentinels themselves: dead, silent, behind the times, or asked for what they do not know.
 
-use tenure_tests::{Redis, sent::sent};
+use tenure_tests::{Redis, sent::Counter};
 
 use super::*;
 
@@ -43,15 +43,13 @@ async fn a_sentinel_that_was_cut_off_with_an_old_master_is_outvoted() -> Result 
         sentinel.url().replace("redis+sentinel://", &first),
         "cut-off-sentinel",
     );
+    let mut counter = Counter::start(&old).await?;
     for i in 0..20 {
         let client = world.client().await?;
         client.lock(format!("x{i}"))?.acquire().await?.release().await?;
     }
-    let scripts = sent(&old).await?;
-    ensure!(
-        !scripts.contains_key("evalsha"),
-        "the old one was used: {scripts:?}"
-    );
+    let sent = counter.take().await?;
+    ensure!(!sent.contains_key("evalsha"), "the old one was used: {sent:?}");
     Ok(())
 }
 
