@@ -136,3 +136,22 @@ fn a_pool_is_not_granted_before_it_has_resources() {
     let reply = Case::on(keys).call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
     assert_eq!(reply[0], "busy");
 }
+
+#[test]
+fn an_object_of_no_kind_is_refused_by_each_call_and_leaves_no_key() {
+    let mut case = Case::on(vec!["tenure:{a/nokind/x}:obj".to_owned()]);
+    let request = ["a", "1000 1 1 0 c {}"];
+    for (script, args) in [
+        (&script::ACQUIRE, &request[..]),
+        (&script::RELEASE, &["a"]),
+        (&script::OBSERVE, &["0", "0"]),
+    ] {
+        let refused = case.call(script, args).join(" ");
+        assert!(
+            refused.contains("is not the key of an object"),
+            "{}: {refused}",
+            script.name
+        );
+    }
+    assert!(lock(&case.side.database).store.dump().is_empty());
+}
