@@ -9,8 +9,11 @@ impl ScriptConnection for MultiplexedConnection {
     fn call<'a>(&'a self, call: ScriptCall<'a>) -> BoxFuture<'a, Result<Value, RedisError>> {
         let mut connection = self.clone();
         async move {
-            let mut command = redis::cmd("EVALSHA");
-            command.arg(call.script.hash()).arg(call.keys.len());
+            let mut command = room_for(&call);
+            command
+                .arg("EVALSHA")
+                .arg(call.script.hash())
+                .arg(call.keys.len());
             for key in call.keys {
                 command.arg(&**key);
             }
@@ -35,6 +38,17 @@ impl ScriptConnection for MultiplexedConnection {
         let mut connection = self.clone();
         async move { redis::cmd("TIME").query_async(&mut connection).await }.boxed()
     }
+}
+
+/// A command that does not grow while its arguments are added.
+fn room_for(call: &ScriptCall<'_>) -> redis::Cmd {
+    const EVALSHA: usize = 7;
+    const HASH: usize = 40;
+    const NUMBER: usize = 20;
+    let keys: usize = call.keys.iter().map(|key| key.len()).sum();
+    let args: usize = call.args.iter().map(|arg| arg.len()).sum();
+    let size = EVALSHA + HASH + NUMBER + keys + call.version_and_run.len() + args;
+    redis::Cmd::with_capacity(4 + call.keys.len() + call.args.len(), size)
 }
 
 async fn evaluate(
