@@ -7,7 +7,10 @@ use tokio::sync::broadcast;
 use crate::{
     ObjectRef,
     lease::registry::LeaseRegistry,
-    protocol::{channel, message::Announcement},
+    protocol::{
+        channel::{self, ClientChannels},
+        message::Announcement,
+    },
     transport::{clock::Clock, connection::Receiver, lock},
 };
 
@@ -72,15 +75,15 @@ impl Events {
 pub(crate) struct Mailbox {
     /// The prefix of all channels.
     prefix: String,
-    /// The channel of the client's own pushes.
-    own: Arc<str>,
+    /// The channels of the client's own pushes.
+    own: ClientChannels,
     registry: Arc<LeaseRegistry>,
     /// Absent: none comes any more.
     events: Mutex<Option<broadcast::Sender<Event>>>,
 }
 
 impl Mailbox {
-    pub(crate) fn new(prefix: &str, own: Arc<str>, registry: Arc<LeaseRegistry>) -> Self {
+    pub(crate) fn new(prefix: &str, own: ClientChannels, registry: Arc<LeaseRegistry>) -> Self {
         Self {
             prefix: prefix.to_owned(),
             own,
@@ -107,7 +110,7 @@ impl Mailbox {
 
 impl Receiver for Mailbox {
     fn message(&self, clock: &Clock, on: &str, payload: &str) {
-        if on == &*self.own {
+        if self.own.has(on) {
             return self.registry.message(clock, on, payload);
         }
         let event = match Announcement::read(payload) {
@@ -117,9 +120,20 @@ impl Receiver for Mailbox {
         };
         // A tenant can publish on the channels of its own namespace, and only about the objects of that.
         if let Event::Changed(object) | Event::Missing(object) = &event
-            && *on == *channel::of_event(&self.prefix, object.namespace())
+            && (*on == *channel::of_event(&self.prefix, object.namespace())
+                || *on == *channel::of_object(&self.prefix, object))
         {
             self.send(event);
+        }
+    }
+
+    fn unsubscribed(&self, on: &str) {
+        if self.own.has(on) {
+            return self.registry.unsubscribed(on);
+        }
+        // Its object has moved, and its events are missed until it is looked at.
+        if let Some(object) = channel::object(on) {
+            self.send(Event::Changed(object));
         }
     }
 
