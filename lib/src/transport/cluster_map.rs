@@ -75,12 +75,16 @@ async fn ask_some(candidates: Vec<Candidate>, seeds: &ClusterSeeds) -> Result<Sl
 
 /// Returns the health of the cluster and the addresses of its slots, as seen by one server.
 async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMap), Error> {
-    let mut questions = redis::pipe();
-    questions.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
+    // Not together: the error of a command among several does not say which right is missing.
+    let [info, slots] = ["INFO", "SLOTS"].map(|about| {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg(about);
+        command
+    });
     let (address, answer) = match candidate {
         Candidate::Open(address, session) => {
-            let answer = session.ask(&questions).await;
-            (address, answer.ok_or_else(|| Error::protocol("no Redis"))?)
+            let answer = async { Ok((session.ask(&info).await?, session.ask(&slots).await?)) };
+            (address, answer.await)
         }
         Candidate::Closed(client) => {
             let timeout = Some(seeds.config.response_timeout);
@@ -93,7 +97,8 @@ async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMa
                 let mut connection = client
                     .get_multiplexed_async_connection_with_config(&config)
                     .await?;
-                questions.query_async(&mut connection).await
+                let health = info.query_async(&mut connection).await?;
+                Ok((health, slots.query_async(&mut connection).await?))
             };
             (endpoint::of(&client), answer.await)
         }

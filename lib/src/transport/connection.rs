@@ -366,13 +366,12 @@ impl Session {
         Ok(seconds * 1_000_000 + micros)
     }
 
-    /// Sends commands about the server itself. `None`: a local server takes none.
-    pub(crate) async fn ask<T: redis::FromRedisValue>(
-        &self,
-        commands: &redis::Pipeline,
-    ) -> Option<Result<T, RedisError>> {
-        let mut connection = self.redis.clone()?;
-        Some(self.reply(commands.query_async(&mut connection)).await)
+    /// Sends a command about the server itself, which a local server does not take.
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisError> {
+        let Some(mut connection) = self.redis.clone() else {
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
+        };
+        self.reply(command.query_async(&mut connection)).await
     }
 }
 

@@ -367,11 +367,10 @@ async fn authenticated(session: &Session, endpoint: &Endpoint, config: &Connecti
             }
         };
         let Some(credentials) = changed else { continue };
-        let mut auth = redis::pipe();
-        auth.cmd("AUTH")
-            .arg(credentials.username.as_deref().unwrap_or("default"))
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(credentials.username.as_deref().unwrap_or("default"))
             .arg(&credentials.password);
-        match session.ask::<()>(&auth).await.unwrap_or(Ok(())) {
+        match session.ask::<()>(&auth).await {
             Ok(()) => {
                 info!(address, "authenticated with changed credentials");
                 current = Some(credentials);
