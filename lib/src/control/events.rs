@@ -147,3 +147,36 @@ impl Receiver for Mailbox {
         lock(&self.events).take();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Kind, transport::uptime::Uptime};
+
+    #[tokio::test]
+    async fn an_event_comes_on_a_channel_of_its_object_or_of_its_namespace() {
+        let uptime = Arc::new(Uptime::system());
+        let own = ClientChannels::new("tenure", "ml", "1");
+        let mailbox = Mailbox::new("tenure", own, Arc::new(LeaseRegistry::new(uptime.clone())));
+        let clock = Clock::of_a_connection_begun_at(uptime.now());
+        let mut events = mailbox.subscribe();
+        let object = |name| ObjectRef::new(Kind::Pool, "ml", name).unwrap();
+        for (channel, name) in [
+            ("tenure:{ml/pool/y}:events", "x"),
+            ("tenure:{other/events}", "x"),
+            ("tenure:{ml/client/2}", "x"),
+            ("tenure:{ml/pool/x}:events", "x"),
+            ("tenure:{ml/events}", "y"),
+        ] {
+            mailbox.message(&clock, channel, &format!("changed\nml/pool/{name}"));
+        }
+        // The server of an object is another one, and its events would be missed.
+        mailbox.unsubscribed("tenure:{ml/pool/z}:events");
+        mailbox.unsubscribed("tenure:{ml/client/1/abc}");
+        mailbox.closed();
+        for name in ["x", "y", "z"] {
+            assert_eq!(events.next().await, Some(Event::Changed(object(name))));
+        }
+        assert_eq!(events.next().await, None);
+    }
+}

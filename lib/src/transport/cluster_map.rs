@@ -75,7 +75,7 @@ async fn ask_some(candidates: Vec<Candidate>, seeds: &ClusterSeeds) -> Result<Sl
 
 /// Returns the health of the cluster and the addresses of its slots, as seen by one server.
 async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMap), Error> {
-    // Not together: the error of a command among several does not say which right is missing.
+    // Not together: the driver keeps no detail of the error of a command among several, such as the right that is missing.
     let [info, slots] = ["INFO", "SLOTS"].map(|about| {
         let mut command = redis::cmd("CLUSTER");
         command.arg(about);
