@@ -328,15 +328,18 @@ impl Session {
         keys.first().map(|key| slot::of(key))
     }
 
+    /// Returns whether there is a subscription to a sharded channel.
+    pub(crate) fn listens(&self, channel: &Arc<str>) -> bool {
+        let subscriptions = self.subscriptions.as_ref();
+        subscriptions.is_some_and(|subscriptions| subscriptions.of(channel).initialized())
+    }
+
     /// Subscribes to a sharded channel, unless that is done. `asking`: at a server that is about to take its slot over.
     pub(crate) async fn listen(&self, channel: &Arc<str>, asking: bool) -> Result<(), RedisError> {
         let (Some(subscriptions), Some(connection)) = (&self.subscriptions, &self.redis) else {
             return Ok(());
         };
         let subscription = subscriptions.of(channel);
-        if subscription.initialized() {
-            return Ok(());
-        }
         let made = || {
             let made = self.reply(subscribe(connection.clone(), channel, asking));
             self.answer(made)

@@ -333,8 +333,11 @@ impl Router {
                 arguments = Some((slot, (request.arguments)(ending)));
             }
             let listens = match self.channel(request, slot) {
-                Some(channel) => session.listen(&channel, asking).await,
-                None => Ok(()),
+                // On the heap, because it is rare, and each acquisition's future would hold it.
+                Some(channel) if !session.listens(&channel) => {
+                    Box::pin(session.listen(&channel, asking)).await
+                }
+                _ => Ok(()),
             };
             let uptime = &self.0.config.uptime;
             let mut sent = uptime.now();

@@ -132,18 +132,6 @@ impl ConnectionDriver {
         let here: Arc<OnceLock<Arc<str>>> = Arc::default();
         let heard: Arc<LastAnswer> = Arc::default();
         let subscriptions: Arc<Subscriptions> = Arc::default();
-        let on_unsubscribed = {
-            let (receiver, newest) = (receiver.clone(), self.newest.clone());
-            let (subscriptions, broken) = (subscriptions.clone(), broken.clone());
-            move |channel: &str| {
-                if !subscriptions.ended(channel) {
-                    report_broken(&broken, number);
-                }
-                if newest.load(Ordering::Relaxed) == number {
-                    receiver.unsubscribed(channel);
-                }
-            }
-        };
         let on_message = {
             let (here, newest) = (here.clone(), self.newest.clone());
             let (clock, heard) = (clock.clone(), heard.clone());
@@ -203,12 +191,18 @@ impl ConnectionDriver {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout))
-            .set_push_sender(on_push(broken, number, on_message, on_unsubscribed));
-        let refused = |error: &RedisError| explain(&client, error);
+            .set_push_sender(on_push(
+                broken,
+                number,
+                on_message,
+                self.on_unsubscribed(number, subscriptions.clone()),
+            ));
         let mut connection = greet(&client, &config, timeout, self.greeted).await?;
         self.greeted = true;
         let asked = Instant::now();
-        let text = ask_info(&mut connection).await.map_err(|e| refused(&e))?;
+        let text = ask_info(&mut connection)
+            .await
+            .map_err(|e| explain(&client, &e))?;
         heard.answer_to(asked);
         let about = ServerInfo::read(&text, &address)?;
         if about.is_cluster && !in_cluster {
@@ -216,12 +210,7 @@ impl ConnectionDriver {
         }
         // Not set before, as nothing is subscribed to yet.
         let _ = here.set(about.run_id.clone());
-        let channels = &self.config.channels;
-        if about.is_cluster {
-            check_channels(channels, &client, &mut connection).await?;
-        } else {
-            open_channels(channels, &client, &mut connection).await?;
-        }
+        open_channels(&self.config.channels, about.is_cluster, &client, &mut connection).await?;
         let id = self.end_last(&mut connection, &about.run_id).await;
         Ok(Some(Session {
             number,
@@ -238,6 +227,24 @@ impl ConnectionDriver {
             version: about.version,
             id,
         }))
+    }
+
+    /// The callback for the end of a sharded subscription.
+    fn on_unsubscribed(
+        &self,
+        number: u64,
+        subscriptions: Arc<Subscriptions>,
+    ) -> impl Fn(&str) + Send + Sync + use<> {
+        let (receiver, newest) = (self.config.receiver.clone(), self.newest.clone());
+        let broken = self.node.broken.clone();
+        move |channel: &str| {
+            if !subscriptions.ended(channel) {
+                report_broken(&broken, number);
+            }
+            if newest.load(Ordering::Relaxed) == number {
+                receiver.unsubscribed(channel);
+            }
+        }
     }
 
     /// Calls that were sent over the last connection and have not arrived yet must not arrive any more: the same calls
@@ -285,9 +292,13 @@ async fn ask_info(connection: &mut MultiplexedConnection) -> Result<String, Redi
 /// missing, but then no waiter would hear of its grant in time.
 async fn open_channels(
     channels: &Channels,
+    in_cluster: bool,
     client: &redis::Client,
     connection: &mut MultiplexedConnection,
 ) -> Result<(), Error> {
+    if in_cluster {
+        return check_channels(channels, client, connection).await;
+    }
     let own = channels.own.channel(None);
     let refused = |channel: &str, error: &RedisError| explain_channel(client, channel, error);
     connection.subscribe(&*own).await.map_err(|e| refused(&own, &e))?;
