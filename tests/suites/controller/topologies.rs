@@ -104,7 +104,7 @@ async fn a_master_of_a_cluster_that_dies_is_followed_by_its_replica() -> Result 
 async fn an_object_that_a_cluster_has_lost_is_declared_when_a_client_asks_for_it() -> Result {
     let cluster = Cluster::builder().no_replicas().start().await?;
     let url = cluster.url();
-    let mut world = World::at("lost-objects", cluster, url, &[]).await?;
+    let world = World::at("lost-objects", cluster, url, &[]).await?;
     let names = ["one", "two", "three", "four"];
     for name in names {
         world.semaphore(name, 1, "leaseDurationSeconds: 2").await?;
