@@ -289,7 +289,8 @@ end
 
 -- Publishes a message to the client of an entry, on its channel in the namespace of the object. Clients of protocol 1 gave the
 -- full name of their channel, which has no namespace; no other name is published to, because it may be of another namespace.
--- In a cluster the name of a client has a slash, and its channel is sharded: the client is subscribed to it in the slot of the object.
+-- In a cluster the name of a client has a slash, and its channel is sharded: the client is subscribed to it in the slot of the
+-- object.
 local function push(object, entry, lines)
   local old = string.match(object.obj, '^[^{]*') .. 'client:'
   if string.sub(entry.channel, 1, #old) == old then return publish('PUBLISH', entry.channel, lines) end
