@@ -79,7 +79,7 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
         local channel = string.sub(obj, 1, string.find(obj, '/', 1, true)) .. 'client/' .. client .. '}'
         local granted = here .. '\ngranted\n' .. head .. '\n' .. last .. '\n' .. at .. '\n' .. ends .. '\n' .. lease
         granted = granted .. '\n' .. at .. (declared and '\n1\n' or '\n0\n') .. wanted
-        redis.pcall('PUBLISH', channel, granted)
+        redis.pcall(string.find(client, '/', 1, true) and 'SPUBLISH' or 'PUBLISH', channel, granted)
       else
         redis.call('HSET', obj, 'state', '2 ' .. limit .. ' ' .. string.format('%d', left) .. ' ' .. last .. rest)
       end

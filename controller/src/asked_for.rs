@@ -1,11 +1,15 @@
 //! Asked for: an object that a client asks for while Redis does not have it is reconciled at once, beside the queue of the
-//! others. After a restart of Redis all objects are in that queue, and kube's runtime has no order in it.
+//! others. After a restart of Redis all objects are in that queue, and kube's runtime has no order in it. In a cluster, whose
+//! subscriptions have no patterns, the events of all objects are listened to beforehand.
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, future::ready, stream};
+use futures_util::{StreamExt, stream};
 use kube::runtime::reflector::{ObjectRef as KubeRef, Store};
-use tenure::control::{Event, Events};
+use tenure::{
+    ObjectRef,
+    control::{Event, Events},
+};
 
 use crate::{
     kinds::Declared,
@@ -20,20 +24,38 @@ pub(crate) async fn reconcile<K: Declared>(store: Store<K>, context: Arc<Context
     let events = stream::unfold(events, |mut events| async move {
         Some((events.next().await?, events))
     });
-    let asked_for = events.filter_map(|event| ready(object(&store, &event)));
-    asked_for
-        .for_each_concurrent(CONCURRENCY, |object| async {
-            // The event is in the queue, too: there a failure is handled, and the status written.
-            let _ = reconcile::asked_for(object, context.clone()).await;
+    let first = stream::iter([Event::Reconnected]);
+    first
+        .chain(events)
+        .for_each_concurrent(CONCURRENCY, |event| async {
+            match event {
+                Event::Reconnected => listen(&store, &context).await,
+                Event::Missing(object) => {
+                    if let Some(object) = find(&store, &object) {
+                        // The event is in the queue, too: there a failure is handled, and the status written.
+                        let _ = reconcile::asked_for(object, context.clone()).await;
+                    }
+                }
+                Event::Changed(_) => {}
+            }
         })
         .await;
 }
 
-/// The custom resource of an event that a client asks for its object.
-fn object<K: Declared>(store: &Store<K>, event: &Event) -> Option<Arc<K>> {
-    let Event::Missing(object) = event else {
-        return None;
-    };
+/// Listens to the events of all objects of `store`. Those of a server that does not answer follow when it is connected again.
+async fn listen<K: Declared>(store: &Store<K>, context: &Context) {
+    let objects = store.state();
+    let names: Vec<_> = objects
+        .iter()
+        .filter_map(|object| object.declares().ok())
+        .collect();
+    if let Err(error) = context.control.listen(&names).await {
+        tracing::debug!(kind = K::CRD_KIND, %error, "the events of some objects are not listened to yet");
+    }
+}
+
+/// The custom resource of an object that a client asks for.
+fn find<K: Declared>(store: &Store<K>, object: &ObjectRef) -> Option<Arc<K>> {
     if object.kind() != K::KIND {
         return None;
     }

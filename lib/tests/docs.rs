@@ -118,7 +118,12 @@ fn the_page_on_redis_shows_the_rules_of_each_user() {
     let page = read("docs/redis.md");
     for (user, rules) in [
         ("team-a", acl::tenant_rules("tenure", "team-a").unwrap()),
+        ("team-a", acl::cluster_tenant_rules("tenure", "team-a").unwrap()),
         ("tenure-controller", acl::controller_rules("tenure").unwrap()),
+        (
+            "tenure-controller",
+            acl::cluster_controller_rules("tenure").unwrap(),
+        ),
     ] {
         let block = format!("```\n{}\n```\n", set_user(user, &rules));
         assert!(

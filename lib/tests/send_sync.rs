@@ -239,6 +239,7 @@ fn of_the_controller(
         "events::next" => events.next(),
         "control::server_changed" => control.server_changed(&server),
         "control::now_micros" => control.now_micros(),
+        "control::listen" => control.listen(std::slice::from_ref(object)),
         "control::declare" => control.declare(object, declaration),
         "control::declare_in" => control.declare_in(life, object, declaration),
         "control::inspect" => control.inspect(object, 1, 0),

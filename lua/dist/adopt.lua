@@ -236,21 +236,25 @@ local function keys_of(object)
   end
   return keys
 end
-local function publish(channel, lines)
+local function publish(command, channel, lines)
   for i, line in ipairs(lines) do
     lines[i] = type(line) == 'number' and int(line) or line
   end
-  local heard = redis.pcall('PUBLISH', channel, here .. '\n' .. table.concat(lines, '\n'))
+  local heard = redis.pcall(command, channel, here .. '\n' .. table.concat(lines, '\n'))
   return type(heard) == 'number' and heard or 0
 end
 local function push(object, entry, lines)
   local old = string.match(object.obj, '^[^{]*') .. 'client:'
-  if string.sub(entry.channel, 1, #old) == old then return publish(entry.channel, lines) end
-  return publish(string.match(object.obj, '^[^/]*/') .. 'client/' .. entry.channel .. '}', lines)
+  if string.sub(entry.channel, 1, #old) == old then return publish('PUBLISH', entry.channel, lines) end
+  local command = string.find(entry.channel, '/', 1, true) and 'SPUBLISH' or 'PUBLISH'
+  return publish(command, string.match(object.obj, '^[^/]*/') .. 'client/' .. entry.channel .. '}', lines)
 end
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
 local function announce(object, event)
-  publish(string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
+  if string.sub(KEYS[#KEYS], -4) ~= ':obj' then
+    return publish('SPUBLISH', object.stem .. 'events', { event, object_name(object) })
+  end
+  publish('PUBLISH', string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
 end
 local function parse_entry(value)
   local permits, lease, ttl, max_hold, grace, since, channel, names, holder =

@@ -275,29 +275,36 @@ local function keys_of(object)
   return keys
 end
 
--- Publishes a message, and returns the number of its receivers. It begins with the run id of the server: in a cluster every
--- server passes on the messages of all servers, and a client takes only those of the server that it is connected to, once.
+-- Publishes a message, and returns the number of its receivers. It begins with the run id of the server: the servers of a cluster
+-- pass messages on, and a client takes only those of the server that it is connected to.
 -- A refused message (the user has no right to the channel) is lost, as any push may be: an error here would leave half of
--- the script's effects.
-local function publish(channel, lines)
+-- the script's effects. `command` is SPUBLISH for a sharded channel.
+local function publish(command, channel, lines)
   for i, line in ipairs(lines) do
     lines[i] = type(line) == 'number' and int(line) or line
   end
-  local heard = redis.pcall('PUBLISH', channel, here .. '\n' .. table.concat(lines, '\n'))
+  local heard = redis.pcall(command, channel, here .. '\n' .. table.concat(lines, '\n'))
   return type(heard) == 'number' and heard or 0
 end
 
 -- Publishes a message to the client of an entry, on its channel in the namespace of the object. Clients of protocol 1 gave the
 -- full name of their channel, which has no namespace; no other name is published to, because it may be of another namespace.
+-- In a cluster the name of a client has a slash, and its channel is sharded: the client is subscribed to it in the slot of the
+-- object.
 local function push(object, entry, lines)
   local old = string.match(object.obj, '^[^{]*') .. 'client:'
-  if string.sub(entry.channel, 1, #old) == old then return publish(entry.channel, lines) end
-  return publish(string.match(object.obj, '^[^/]*/') .. 'client/' .. entry.channel .. '}', lines)
+  if string.sub(entry.channel, 1, #old) == old then return publish('PUBLISH', entry.channel, lines) end
+  local command = string.find(entry.channel, '/', 1, true) and 'SPUBLISH' or 'PUBLISH'
+  return publish(command, string.match(object.obj, '^[^/]*/') .. 'client/' .. entry.channel .. '}', lines)
 end
 
 local function object_name(object) return string.match(object.obj, '{(.*)}') end
 
--- Publishes an event of the object to the controller.
+-- Publishes an event of the object to the controller. In a cluster a call has all keys of its objects, behind the first ones, and
+-- the controller is subscribed to a sharded channel of each object.
 local function announce(object, event)
-  publish(string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
+  if string.sub(KEYS[#KEYS], -4) ~= ':obj' then
+    return publish('SPUBLISH', object.stem .. 'events', { event, object_name(object) })
+  end
+  publish('PUBLISH', string.match(object.obj, '^[^/]*/') .. 'events}', { event, object_name(object) })
 end

@@ -105,6 +105,17 @@ impl Builder {
             "no",
             "--repl-diskless-sync-delay",
             "0",
+            // As some services do: in a cluster all messages go over sharded channels, and within scripts, too.
+            "--user",
+            "default",
+            "on",
+            "nopass",
+            "~*",
+            "&*",
+            "+@all",
+            "-publish",
+            "-subscribe",
+            "-psubscribe",
         ]);
         if self.valkey { builder.valkey() } else { builder }
     }

@@ -13,7 +13,7 @@ use crate::{
     control,
     lease::{registry::LeaseRegistry, releaser, renewer, session::Session},
     protocol::{
-        channel,
+        channel::{self, ClientChannels},
         name::{check_namespace, check_prefix},
     },
     transport::{
@@ -89,9 +89,10 @@ impl ClientBuilder {
         let uptime = Arc::new(uptime);
         let registry = Arc::new(LeaseRegistry::new(uptime.clone()));
         let client: Arc<str> = draw().simple().to_string().into();
+        let own = ClientChannels::new(&self.prefix, &namespace, &client);
         let mut config = ConnectionConfig {
             channels: Channels {
-                own: channel::of_client(&self.prefix, &namespace, &client),
+                own: own.clone(),
                 events: self.listen.then(|| channel::of_events(&self.prefix)),
             },
             response_timeout: self.response_timeout,
@@ -102,7 +103,6 @@ impl ClientBuilder {
         };
         let mut events = None;
         if self.listen {
-            let own = config.channels.own.clone();
             let mailbox = Arc::new(control::Mailbox::new(&self.prefix, own, registry.clone()));
             config.receiver = mailbox.clone();
             events = Some(mailbox);

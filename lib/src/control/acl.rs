@@ -15,20 +15,26 @@ use crate::{
     },
 };
 
-/// The commands that a client sends, and those of its scripts.
-const TENANT: &str = "info subscribe publish time evalsha script|load wait \
+/// The commands for the channels of a client with a single server.
+const ALONE: &str = "subscribe publish";
+
+/// The commands for the channels of a client in a cluster, and for the cluster itself.
+const IN_CLUSTER: &str = "ssubscribe spublish cluster|info cluster|slots asking";
+
+/// The other commands that a client sends, and those of its scripts.
+const TENANT: &str = "info time evalsha script|load wait \
                       get mget set hget hmget hset hdel hlen hexists hscan \
                       zadd zrem zscore zrange zcard zrank zpopmin zpopmax zrandmember \
                       exists persist pexpire pexpireat pexpiretime pttl rename unlink";
 
 /// The same of the controller.
-const CONTROLLER: &str = "info subscribe psubscribe publish time evalsha script|load \
+const CONTROLLER: &str = "info time evalsha script|load \
                           mget hget hmget hset hdel hlen hkeys hexists \
                           zadd zrem zscore zrange zcard zpopmin zpopmax zrandmember \
                           exists persist pexpireat unlink del";
 
 /// Returns the rules of the Redis user of a Kubernetes namespace: all that the library needs for the objects of this namespace,
-/// and nothing of another one.
+/// and nothing of another one. They are those for a single server, also behind Sentinels; a cluster has [`cluster_tenant_rules`].
 ///
 /// # Errors
 /// [`Error::InvalidInput`] on `key_prefix` or `namespace`: a character such as `*` would open other namespaces.
@@ -37,19 +43,44 @@ const CONTROLLER: &str = "info subscribe psubscribe publish time evalsha script|
 /// use tenure::control::acl;
 ///
 /// let rules = acl::tenant_rules("tenure", "team-a")?;
-/// assert_eq!(rules[..3], ["~tenure:{team-a/*", "&tenure:{team-a/*", "+info"]);
+/// assert_eq!(rules[..3], ["~tenure:{team-a/*", "&tenure:{team-a/*", "+subscribe"]);
 /// assert!(acl::tenant_rules("tenure", "team-*").is_err());
 /// # Ok::<(), tenure::Error>(())
 /// ```
 pub fn tenant_rules(prefix: impl AsRef<str>, namespace: impl AsRef<str>) -> Result<Vec<String>, Error> {
-    let (prefix, namespace) = (prefix.as_ref(), namespace.as_ref());
+    of_tenant(prefix.as_ref(), namespace.as_ref(), ALONE)
+}
+
+/// As [`tenant_rules`], for the servers of a Redis Cluster.
+///
+/// # Errors
+/// As [`tenant_rules`].
+///
+/// ```
+/// let rules = tenure::control::acl::cluster_tenant_rules("tenure", "team-a")?;
+/// assert!(rules.contains(&"+ssubscribe".to_owned()));
+/// # Ok::<(), tenure::Error>(())
+/// ```
+pub fn cluster_tenant_rules(
+    prefix: impl AsRef<str>,
+    namespace: impl AsRef<str>,
+) -> Result<Vec<String>, Error> {
+    of_tenant(prefix.as_ref(), namespace.as_ref(), IN_CLUSTER)
+}
+
+fn of_tenant(prefix: &str, namespace: &str, topology: &'static str) -> Result<Vec<String>, Error> {
     check_prefix(prefix)?;
     check_namespace(namespace)?;
     let patterns = ["~", "&"].map(|kind| format!("{kind}{prefix}:{{{namespace}/*"));
-    Ok(patterns.into_iter().chain(allowed(TENANT)).collect())
+    Ok(patterns
+        .into_iter()
+        .chain(allowed(topology))
+        .chain(allowed(TENANT))
+        .collect())
 }
 
-/// Returns the rules of the controller's Redis user: all that it needs for the objects of all namespaces.
+/// Returns the rules of the controller's Redis user: all that it needs for the objects of all namespaces. They are those for a
+/// single server, also behind Sentinels; a cluster has [`cluster_controller_rules`].
 ///
 /// # Errors
 /// [`Error::InvalidInput`] on `key_prefix`.
@@ -62,11 +93,36 @@ pub fn tenant_rules(prefix: impl AsRef<str>, namespace: impl AsRef<str>) -> Resu
 /// ```
 pub fn controller_rules(prefix: impl AsRef<str>) -> Result<Vec<String>, Error> {
     let prefix = prefix.as_ref();
-    check_prefix(prefix)?;
-    let mut rules: Vec<String> = ["~", "&"].map(|kind| format!("{kind}{prefix}:{{*")).into();
+    let mut rules = of_controller(prefix)?;
     rules.push(format!("&{}", channel::of_events(prefix)));
-    rules.extend(allowed(CONTROLLER));
+    rules.extend(
+        allowed(ALONE)
+            .chain(allowed("psubscribe"))
+            .chain(allowed(CONTROLLER)),
+    );
     Ok(rules)
+}
+
+/// As [`controller_rules`], for the servers of a Redis Cluster, in which subscriptions have no patterns.
+///
+/// # Errors
+/// As [`controller_rules`].
+///
+/// ```
+/// let rules = tenure::control::acl::cluster_controller_rules("tenure")?;
+/// assert!(!rules.contains(&"+psubscribe".to_owned()));
+/// # Ok::<(), tenure::Error>(())
+/// ```
+pub fn cluster_controller_rules(prefix: impl AsRef<str>) -> Result<Vec<String>, Error> {
+    let mut rules = of_controller(prefix.as_ref())?;
+    rules.extend(allowed(IN_CLUSTER).chain(allowed(CONTROLLER)));
+    Ok(rules)
+}
+
+/// The patterns for the keys and channels of all namespaces.
+fn of_controller(prefix: &str) -> Result<Vec<String>, Error> {
+    check_prefix(prefix)?;
+    Ok(["~", "&"].map(|kind| format!("{kind}{prefix}:{{*")).into())
 }
 
 fn allowed(commands: &'static str) -> impl Iterator<Item = String> {
@@ -76,7 +132,7 @@ fn allowed(commands: &'static str) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Kind, ObjectRef};
+    use crate::{Kind, ObjectRef, protocol::channel::ClientChannels};
 
     /// Redis matches a pattern without other special characters than a last `*` by its beginning.
     fn is_open(rules: &[String], kind: char, name: &str) -> bool {
@@ -90,6 +146,8 @@ mod tests {
     fn a_tenant_has_all_keys_and_channels_of_its_namespace_and_none_of_another() {
         for prefix in ["tenure", "a.b:c", "team"] {
             let rules = tenant_rules(prefix, "team").unwrap();
+            let patterns = cluster_tenant_rules(prefix, "team").unwrap();
+            assert_eq!(patterns[..2], rules[..2]);
             for (namespace, is_own) in [
                 ("team", true),
                 ("team-a", false),
@@ -103,9 +161,13 @@ mod tests {
                         assert_eq!(is_open(&rules, '~', &key), is_own, "{key}");
                     }
                 }
+                let own = ClientChannels::new(prefix, namespace, "1");
+                let pool = ObjectRef::new(Kind::Pool, namespace, "x").unwrap();
                 for channel in [
-                    channel::of_client(prefix, namespace, "1"),
+                    own.channel(None),
+                    own.channel(Some(7)),
                     channel::of_event(prefix, namespace),
+                    channel::of_object(prefix, &pool),
                 ] {
                     assert_eq!(is_open(&rules, '&', &channel), is_own, "{channel}");
                 }
@@ -118,6 +180,9 @@ mod tests {
         for bad in ["", "*", "te?m", "te[a-z]m", "te\\m", "tenure:{x", "a b", "é"] {
             let error = controller_rules(bad).unwrap_err().to_string();
             assert!(error.starts_with("key_prefix "), "{bad}: {error}");
+            assert!(cluster_controller_rules(bad).is_err(), "{bad}");
+            assert!(cluster_tenant_rules(bad, "team").is_err(), "{bad}");
+            assert!(cluster_tenant_rules("tenure", bad).is_err(), "{bad}");
             assert!(tenant_rules(bad, "team").is_err(), "{bad}");
             assert!(tenant_rules("tenure", bad).is_err(), "{bad}");
         }

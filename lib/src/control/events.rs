@@ -7,7 +7,10 @@ use tokio::sync::broadcast;
 use crate::{
     ObjectRef,
     lease::registry::LeaseRegistry,
-    protocol::{channel, message::Announcement},
+    protocol::{
+        channel::{self, ClientChannels},
+        message::Announcement,
+    },
     transport::{clock::Clock, connection::Receiver, lock},
 };
 
@@ -72,15 +75,15 @@ impl Events {
 pub(crate) struct Mailbox {
     /// The prefix of all channels.
     prefix: String,
-    /// The channel of the client's own pushes.
-    own: Arc<str>,
+    /// The channels of the client's own pushes.
+    own: ClientChannels,
     registry: Arc<LeaseRegistry>,
     /// Absent: none comes any more.
     events: Mutex<Option<broadcast::Sender<Event>>>,
 }
 
 impl Mailbox {
-    pub(crate) fn new(prefix: &str, own: Arc<str>, registry: Arc<LeaseRegistry>) -> Self {
+    pub(crate) fn new(prefix: &str, own: ClientChannels, registry: Arc<LeaseRegistry>) -> Self {
         Self {
             prefix: prefix.to_owned(),
             own,
@@ -107,7 +110,7 @@ impl Mailbox {
 
 impl Receiver for Mailbox {
     fn message(&self, clock: &Clock, on: &str, payload: &str) {
-        if on == &*self.own {
+        if self.own.has(on) {
             return self.registry.message(clock, on, payload);
         }
         let event = match Announcement::read(payload) {
@@ -117,9 +120,20 @@ impl Receiver for Mailbox {
         };
         // A tenant can publish on the channels of its own namespace, and only about the objects of that.
         if let Event::Changed(object) | Event::Missing(object) = &event
-            && *on == *channel::of_event(&self.prefix, object.namespace())
+            && (*on == *channel::of_event(&self.prefix, object.namespace())
+                || *on == *channel::of_object(&self.prefix, object))
         {
             self.send(event);
+        }
+    }
+
+    fn unsubscribed(&self, on: &str) {
+        if self.own.has(on) {
+            return self.registry.unsubscribed(on);
+        }
+        // Its object has moved, and its events are missed until it is looked at.
+        if let Some(object) = channel::object(on) {
+            self.send(Event::Changed(object));
         }
     }
 
@@ -131,5 +145,38 @@ impl Receiver for Mailbox {
     fn closed(&self) {
         self.registry.closed();
         lock(&self.events).take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Kind, transport::uptime::Uptime};
+
+    #[tokio::test]
+    async fn an_event_comes_on_a_channel_of_its_object_or_of_its_namespace() {
+        let uptime = Arc::new(Uptime::system());
+        let own = ClientChannels::new("tenure", "ml", "1");
+        let mailbox = Mailbox::new("tenure", own, Arc::new(LeaseRegistry::new(uptime.clone())));
+        let clock = Clock::of_a_connection_begun_at(uptime.now());
+        let mut events = mailbox.subscribe();
+        let object = |name| ObjectRef::new(Kind::Pool, "ml", name).unwrap();
+        for (channel, name) in [
+            ("tenure:{ml/pool/y}:events", "x"),
+            ("tenure:{other/events}", "x"),
+            ("tenure:{ml/client/2}", "x"),
+            ("tenure:{ml/pool/x}:events", "x"),
+            ("tenure:{ml/events}", "y"),
+        ] {
+            mailbox.message(&clock, channel, &format!("changed\nml/pool/{name}"));
+        }
+        // The server of an object is another one, and its events would be missed.
+        mailbox.unsubscribed("tenure:{ml/pool/z}:events");
+        mailbox.unsubscribed("tenure:{ml/client/1/abc}");
+        mailbox.closed();
+        for name in ["x", "y", "z"] {
+            assert_eq!(events.next().await, Some(Event::Changed(object(name))));
+        }
+        assert_eq!(events.next().await, None);
     }
 }

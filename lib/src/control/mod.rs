@@ -10,6 +10,7 @@ mod snapshot;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, future::ready, stream};
 use tokio::time::Instant;
 
 use crate::{
@@ -116,6 +117,8 @@ pub enum Server {
 
 /// Holders, and waiters, that one command lists, so that none keeps the server for much over a millisecond.
 const PAGE: usize = 200;
+/// Objects whose events are subscribed to at the same time.
+const LISTENED_AT_ONCE: usize = 64;
 /// Tokens that one command ends, so that none keeps the server for much over a millisecond.
 const PIECE: usize = 100;
 
@@ -208,6 +211,34 @@ impl Control {
             )
         })?;
         Ok(mailbox.subscribe())
+    }
+
+    /// Listens to the events of these objects. In a cluster a client receives the events of an object from when it has watched it
+    /// first, by [`Control::observe`] or [`Control::inspect`], until it connects again; this does the same without a look at the
+    /// object, so that [`Event::Missing`] comes, too. With a single server all events come, and it does nothing.
+    ///
+    /// # Errors
+    /// As [`Control::events`]; [`Error::Unreachable`] and [`Error::Refused`] of one of the objects, when the others have been
+    /// tried.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves open for which objects it is done; it may be repeated.
+    ///
+    /// ```no_run
+    /// # async fn run(client: tenure::Client, seats: tenure::ObjectRef) -> Result<(), tenure::Error> {
+    /// let control = client.control();
+    /// control.listen(&[seats]).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn listen(&self, objects: &[ObjectRef]) -> Result<(), Error> {
+        self.events()?;
+        let keys: Vec<_> = objects.iter().map(|object| self.session.keys(object)).collect();
+        let listened =
+            stream::iter(keys).map(|keys| async move { self.session.link.listen(&keys, self.soon()).await });
+        listened
+            .buffer_unordered(LISTENED_AT_ONCE)
+            .fold(Ok(()), |all, one| ready(all.and(one)))
+            .await
     }
 
     /// The server's time, in microseconds since 1970: the first floor of an object's fencing tokens.

@@ -8,7 +8,7 @@
 //! A token is entered before its request is sent, because its push may arrive before the reply has been looked at.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -38,7 +38,7 @@ use crate::{
         calls::Renewed,
         message::{self, End, Push},
         secret::Token,
-        unusable,
+        slot, unusable,
     },
     transport::{
         clock::{self, Clock, Sample},
@@ -62,6 +62,13 @@ enum Entry {
 }
 
 impl Entry {
+    fn target(&self) -> &Arc<ObjectKeys> {
+        match self {
+            Self::Waiting { target, .. } => target,
+            Self::Held { hold } => &hold.target,
+        }
+    }
+
     fn class(&self) -> Class {
         match self {
             Self::Held { .. } => Class::Lease,
@@ -112,6 +119,8 @@ struct Entries {
     schedule: Schedule,
     /// Until when the renewal sleeps; it is woken only for what comes due before.
     asleep_until: Option<Instant>,
+    /// Slots whose server has changed, so that pushes are missed until their entries are renewed.
+    moved: HashSet<u16>,
     /// For how long the machine was suspended when that was last looked at.
     suspended: Duration,
 }
@@ -120,6 +129,20 @@ impl Entries {
     fn remove(&mut self, token: &Token) {
         self.schedule.unset(token);
         self.by_token.remove(token);
+    }
+
+    /// Makes the entries due whose slots have moved.
+    fn hurry_moved(&mut self, now: Instant) {
+        let moved = std::mem::take(&mut self.moved);
+        if moved.is_empty() {
+            return;
+        }
+        for (token, entry) in &self.by_token {
+            let key = entry.target().keys.first();
+            if key.is_some_and(|key| moved.contains(&slot::of(key))) {
+                self.schedule.set(token, entry.class(), now);
+            }
+        }
     }
 
     fn holds(&self) -> Vec<Arc<Hold>> {
@@ -278,6 +301,7 @@ impl LeaseRegistry {
 
     fn take_due(&self, now: Instant) -> Result<Vec<Item>, Option<Instant>> {
         let mut entries = lock(&self.entries);
+        entries.hurry_moved(now);
         let next = entries.schedule.next(now);
         if next.is_none_or(|at| at > now) {
             // While there are leases, a suspend of the machine is looked for now and then.
@@ -446,6 +470,11 @@ impl Receiver for LeaseRegistry {
             Push::Again => self.on_queue_entry(token, queue_entry::Event::Unfinished),
             Push::Lost(end) => self.ended(token, end),
         }
+    }
+
+    fn unsubscribed(&self, channel: &str) {
+        lock(&self.entries).moved.insert(slot::of(channel));
+        self.changed.notify_one();
     }
 
     fn closed(&self) {

@@ -70,7 +70,8 @@ impl Request {
 /// The server's side.
 pub(super) struct Peer {
     process: Arc<str>,
-    channels: Channels,
+    own: Arc<str>,
+    events: Option<Arc<str>>,
     deliveries: mpsc::UnboundedSender<(Instant, Delivery)>,
     /// When the last thing on its way arrives: what follows it does not overtake.
     last_up: Instant,
@@ -89,7 +90,8 @@ impl Peer {
         let now = Instant::now();
         Self {
             process,
-            channels,
+            own: channels.own.channel(None),
+            events: channels.events,
             deliveries,
             last_up: now,
             last_down: now,
@@ -101,12 +103,11 @@ impl Peer {
 
 impl Peer {
     fn hears(&self, channel: &str) -> bool {
-        let Channels { own, events } = &self.channels;
         let is_event = |pattern: &Arc<str>| {
             let (start, end) = pattern.split_once('*').unwrap_or((pattern, ""));
             channel.starts_with(start) && channel.ends_with(end)
         };
-        channel == &**own || events.as_ref().is_some_and(is_event)
+        channel == &*self.own || self.events.as_ref().is_some_and(is_event)
     }
 }
 
@@ -132,10 +133,7 @@ impl State {
 
     fn add(&mut self, peer: Peer) -> u64 {
         let mut database = lock(&self.database);
-        *database
-            .listeners
-            .entry(peer.channels.own.to_string())
-            .or_default() += 1;
+        *database.listeners.entry(peer.own.to_string()).or_default() += 1;
         self.connections += 1;
         self.peers.insert(self.connections, peer);
         self.connections
@@ -144,7 +142,7 @@ impl State {
     fn remove(&mut self, id: u64) -> Option<Peer> {
         let peer = self.peers.remove(&id)?;
         let mut database = lock(&self.database);
-        let own = &*peer.channels.own;
+        let own = &*peer.own;
         if let Some(count) = database.listeners.get_mut(own) {
             *count -= 1;
             if *count == 0 {

@@ -8,6 +8,7 @@
 //! | [`script`] | the texts of the scripts, and their hashes |
 //! | [`calls`] | the arguments and the reply of each script, as types |
 //! | [`channel`] | the names of channels |
+//! | [`slot`] | the slots of a cluster, and names that lie in them |
 //! | [`message`] | grants and pushes, as types |
 //! | [`refusal`] | the named errors of the scripts |
 //! | [`selector`] | the selector of a pool request |
@@ -24,4 +25,5 @@ pub(crate) mod refusal;
 pub(crate) mod script;
 pub(crate) mod secret;
 pub(crate) mod selector;
+pub(crate) mod slot;
 pub(crate) mod unusable;

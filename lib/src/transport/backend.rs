@@ -7,7 +7,7 @@ use redis::{RedisError, Value};
 
 use crate::{
     Error,
-    protocol::script::Script,
+    protocol::{channel::ClientChannels, script::Script},
     transport::uptime::{Moment, Uptime},
 };
 
@@ -36,8 +36,8 @@ pub(crate) trait ScriptConnection: Send + Sync {
 #[derive(Debug, Clone)]
 pub(crate) struct Channels {
     /// Its own.
-    pub(crate) own: Arc<str>,
-    /// The pattern of the channels of events; only a controller listens to them.
+    pub(crate) own: ClientChannels,
+    /// The pattern of the channels of events with a single server; only a controller listens to them.
     pub(crate) events: Option<Arc<str>>,
 }
 

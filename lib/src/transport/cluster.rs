@@ -2,33 +2,21 @@
 //!
 //! All keys of an object share one hash tag, so that an object lies in one slot, and a slot on one master. There is a
 //! connection to each master. The map of the slots is requested again when a server does not answer, or replies that a
-//! slot has moved (MOVED). Pushes use ordinary publishing, which a cluster passes on to all of its servers, and not
-//! sharded channels: those would cost a subscription for each object, and end when a slot moves.
+//! slot has moved (MOVED). Pushes come on sharded channels: see [`subscriptions`](crate::transport::subscriptions).
 
 use std::{collections::HashMap, sync::Arc};
 
-use redis::{Value, aio::MultiplexedConnection};
+use redis::Value;
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 use tracing::info;
 
 use crate::Error;
+use crate::protocol::slot::SLOTS;
 use crate::transport::{
-    connection::{ConnectionConfig, Endpoint, ServerConnection, State, StateChanged},
+    connection::{ConnectionConfig, Endpoint, ServerConnection, Session, State, StateChanged},
     endpoint::{self, Access},
     unreachable,
 };
-
-const SLOTS: u16 = 16384;
-/// Returns the slot of a key, by its hash tag: CRC-16/XMODEM, as in the cluster specification.
-pub(crate) fn slot(key: &str) -> u16 {
-    const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
-    let tag = key
-        .split_once('{')
-        .and_then(|(_, rest)| rest.split_once('}'))
-        .map(|(tag, _)| tag)
-        .filter(|tag| !tag.is_empty());
-    CRC.checksum(tag.unwrap_or(key).as_bytes()) % SLOTS
-}
 
 /// The settings for the servers of a cluster.
 pub(crate) struct ClusterSeeds {
@@ -208,11 +196,7 @@ impl Cluster {
         let mut closed = Vec::new();
         for (address, member) in &self.members {
             match member.node.state() {
-                State::Up(session) => open.extend(
-                    session
-                        .redis()
-                        .map(|connection| Candidate::Open(address.clone(), connection)),
-                ),
+                State::Up(session) => open.push(Candidate::Open(address.clone(), session)),
                 State::Down { .. } => closed.push(address),
             }
         }
@@ -230,7 +214,7 @@ impl Cluster {
 }
 
 pub(super) enum Candidate {
-    Open(String, MultiplexedConnection),
+    Open(String, Session),
     Closed(redis::Client),
 }
 
@@ -277,16 +261,6 @@ impl SlotMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slots_are_those_of_the_specification() {
-        assert_eq!(slot("123456789"), 0x31C3);
-        assert_eq!(slot("foo"), 12182);
-        assert_eq!(slot("tenure:{foo}:obj"), 12182);
-        assert_eq!(slot("{foo}{bar}"), 12182);
-        // An empty tag is none.
-        assert_eq!(slot("foo{}{bar}"), 8363);
-    }
 
     #[test]
     fn a_map_names_masters_and_replicas_and_takes_the_asked_host_for_a_missing_one() {

@@ -75,8 +75,17 @@ async fn ask_some(candidates: Vec<Candidate>, seeds: &ClusterSeeds) -> Result<Sl
 
 /// Returns the health of the cluster and the addresses of its slots, as seen by one server.
 async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMap), Error> {
-    let (address, connection) = match candidate {
-        Candidate::Open(address, connection) => (address, Ok(connection)),
+    // Not together: the driver keeps no detail of the error of a command among several, such as the right that is missing.
+    let [info, slots] = ["INFO", "SLOTS"].map(|about| {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg(about);
+        command
+    });
+    let (address, answer) = match candidate {
+        Candidate::Open(address, session) => {
+            let answer = async { Ok((session.ask(&info).await?, session.ask(&slots).await?)) };
+            (address, answer.await)
+        }
         Candidate::Closed(client) => {
             let timeout = Some(seeds.config.response_timeout);
             let config = AsyncConnectionConfig::new()
@@ -84,22 +93,17 @@ async fn ask(candidate: Candidate, seeds: &ClusterSeeds) -> Result<(bool, SlotMa
                 .set_response_timeout(timeout);
             let patience = seeds.config.response_timeout;
             let (client, _) = seeds.access.current(&client, patience).await?;
-            let connection = client.get_multiplexed_async_connection_with_config(&config);
-            (endpoint::of(&client), connection.await)
+            let answer = async {
+                let mut connection = client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await?;
+                let health = info.query_async(&mut connection).await?;
+                Ok((health, slots.query_async(&mut connection).await?))
+            };
+            (endpoint::of(&client), answer.await)
         }
     };
-    let answer = async {
-        let mut connection = connection?;
-        let (info, slots): (String, Value) = redis::pipe()
-            .cmd("CLUSTER")
-            .arg("INFO")
-            .cmd("CLUSTER")
-            .arg("SLOTS")
-            .query_async(&mut connection)
-            .await?;
-        Ok::<_, RedisError>((info, slots))
-    };
-    let (info, slots) = answer.await.map_err(|error| {
+    let (info, slots): (String, Value) = answer.map_err(|error: RedisError| {
         let seed = seeds.seeds.first().map(redis::Client::get_connection_info);
         explain_at(
             address.clone(),

@@ -17,7 +17,7 @@ use tokio::{
 pub(crate) use self::driver::ConnectionDriver;
 use crate::{
     Credentials, Error,
-    protocol::script::Script,
+    protocol::{script::Script, slot},
     transport::{
         admission::Admission,
         backend::{Channels, LocalServer, ScriptCall, ScriptConnection},
@@ -26,6 +26,7 @@ use crate::{
         lock,
         own_connection::OwnConnection,
         sentinel::Sentinels,
+        subscriptions::{Subscriptions, subscribe},
         unreachable,
         uptime::{Moment, Uptime},
     },
@@ -73,6 +74,8 @@ pub(crate) trait Receiver: Send + Sync + 'static {
     fn message(&self, clock: &Clock, channel: &str, payload: &str);
     /// A new connection: messages may have been missed before it.
     fn connected(&self);
+    /// The server has ended a sharded subscription, because it has the slot of the channel no longer.
+    fn unsubscribed(&self, channel: &str);
     /// No message comes any more.
     fn closed(&self);
 }
@@ -84,6 +87,8 @@ pub(crate) struct Session {
     connection: Arc<dyn ScriptConnection>,
     /// The same, for questions about the server itself; a local server has none.
     redis: Option<MultiplexedConnection>,
+    /// Absent: the server is none of a cluster.
+    subscriptions: Option<Arc<Subscriptions>>,
     /// For writes that wait for replicas; the twin has none.
     pub(crate) own_connection: Option<Arc<OwnConnection>>,
     pub(crate) clock: Arc<Clock>,
@@ -306,7 +311,40 @@ impl Session {
             sent,
             uptime,
         };
-        self.connection.call(call).await
+        self.reply(self.connection.call(call)).await
+    }
+
+    /// Waits for a reply. Each request over the shared connection does: see [`Subscriptions`].
+    async fn reply<T>(&self, reply: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+        match &self.subscriptions {
+            Some(subscriptions) => subscriptions.reply(reply).await,
+            None => reply.await,
+        }
+    }
+
+    /// The slot of an object, if the server is one of a cluster.
+    pub(crate) fn slot(&self, keys: &[Arc<str>]) -> Option<u16> {
+        self.subscriptions.as_ref()?;
+        keys.first().map(|key| slot::of(key))
+    }
+
+    /// Returns whether there is a subscription to a sharded channel.
+    pub(crate) fn listens(&self, channel: &Arc<str>) -> bool {
+        let subscriptions = self.subscriptions.as_ref();
+        subscriptions.is_some_and(|subscriptions| subscriptions.of(channel).initialized())
+    }
+
+    /// Subscribes to a sharded channel, unless that is done. `asking`: at a server that is about to take its slot over.
+    pub(crate) async fn listen(&self, channel: &Arc<str>, asking: bool) -> Result<(), RedisError> {
+        let (Some(subscriptions), Some(connection)) = (&self.subscriptions, &self.redis) else {
+            return Ok(());
+        };
+        let subscription = subscriptions.of(channel);
+        let made = || {
+            let made = self.reply(subscribe(connection.clone(), channel, asking));
+            self.answer(made)
+        };
+        subscription.get_or_try_init(made).await.map(drop)
     }
 
     /// The same server, over another connection.
@@ -314,6 +352,8 @@ impl Session {
         Self {
             redis: Some(connection.clone()),
             connection: Arc::new(connection),
+            // Nothing is subscribed to over that one.
+            subscriptions: None,
             ..self.clone()
         }
     }
@@ -325,13 +365,16 @@ impl Session {
 
     /// As `time`, with as much patience after a silence as at any other time.
     async fn ask_time(&self) -> Result<u64, RedisError> {
-        let (seconds, micros) = self.connection.time().await?;
+        let (seconds, micros) = self.reply(self.connection.time()).await?;
         Ok(seconds * 1_000_000 + micros)
     }
 
-    /// For questions about the server itself.
-    pub(crate) fn redis(&self) -> Option<MultiplexedConnection> {
-        self.redis.clone()
+    /// Sends a command about the server itself, which a local server does not take.
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisError> {
+        let Some(mut connection) = self.redis.clone() else {
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
+        };
+        self.reply(command.query_async(&mut connection)).await
     }
 }
 

@@ -15,6 +15,7 @@
 //! | [`cluster`] | the map from slots to the servers of a cluster |
 //! | [`cluster_map`] | follows that map |
 //! | [`routing_table`] | the server of each object |
+//! | [`subscriptions`] | the sharded channels of a connection to a server of a cluster |
 //! | [`admission`] | bounds the calls in flight, and backs off while a server refuses them |
 //! | [`backoff`] | the delay between two tries |
 //! | [`retry`] | the reaction to each error |
@@ -51,6 +52,7 @@ pub(crate) mod router;
 mod routing_table;
 pub(crate) mod sentinel;
 mod server_info;
+mod subscriptions;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod uptime;

@@ -18,7 +18,7 @@ impl ScriptConnection for MultiplexedConnection {
                 command.arg(&**key);
             }
             command.arg(call.version_and_run).arg(call.args);
-            match evaluate(&mut connection, &command, call.asking).await {
+            match send(&mut connection, &command, call.asking).await {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                     redis::cmd("SCRIPT")
                         .arg("LOAD")
@@ -26,7 +26,7 @@ impl ScriptConnection for MultiplexedConnection {
                         .exec_async(&mut connection)
                         .await?;
                     *call.sent = call.uptime.now();
-                    evaluate(&mut connection, &command, call.asking).await
+                    send(&mut connection, &command, call.asking).await
                 }
                 result => result,
             }
@@ -51,7 +51,8 @@ fn room_for(call: &ScriptCall<'_>) -> redis::Cmd {
     redis::Cmd::with_capacity(4 + call.keys.len() + call.args.len(), size)
 }
 
-async fn evaluate(
+/// Sends a command. `asking`: to a server that is about to take the slot of its keys over.
+pub(crate) async fn send(
     connection: &mut MultiplexedConnection,
     command: &redis::Cmd,
     asking: bool,

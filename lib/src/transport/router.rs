@@ -13,15 +13,16 @@ use tracing::debug;
 use crate::Error;
 use crate::{
     protocol::{
-        calls::{self, Call},
+        calls::{self, Arguments, Call, Hears},
+        channel,
         script::Script,
-        unusable,
+        slot, unusable,
     },
     transport::{
         admission::{self, Class, Ticket},
         backoff::Backoff,
         clock::SentAt,
-        cluster::{self, Cluster, ClusterSeeds},
+        cluster::{Cluster, ClusterSeeds},
         cluster_map,
         connection::{ConnectionConfig, Endpoint, Receiver, ServerConnection, State, StateChanged},
         error_text, later, replicated,
@@ -104,6 +105,16 @@ impl From<Failed> for Error {
     }
 }
 
+/// A call of a script, or a subscription alone.
+struct Request<'a> {
+    script: Option<&'static Script>,
+    keys: &'a [Arc<str>],
+    objects: usize,
+    /// The arguments, with the ending of the client's name in a cluster.
+    arguments: &'a (dyn Fn(Option<&str>) -> Arguments<'a> + Send + Sync),
+    hears: Hears,
+}
+
 impl Router {
     /// Starts the task that connects. It ends when the last clone of the link is dropped. `seeds`: the settings
     /// for the servers of a cluster, which apply when the server turns out to be one of them.
@@ -150,7 +161,7 @@ impl Router {
     pub(crate) fn slot(&self, keys: &[Arc<str>]) -> Option<u16> {
         self.0
             .routes
-            .cluster(|_| keys.first().map(|key| cluster::slot(key)))
+            .cluster(|_| keys.first().map(|key| slot::of(key)))
             .flatten()
     }
 
@@ -259,36 +270,56 @@ impl Router {
         until: Instant,
     ) -> Result<Reply<C::Reply>, Failed> {
         let mut repeated = false;
-        let arguments = call.arguments();
-        let arguments = calls::borrowed(&arguments);
-        let keys = (keys, call.objects());
-        let answered = self
-            .attempts(C::script(), keys, &arguments, until, &mut repeated)
-            .await;
+        let request = Request {
+            script: Some(C::script()),
+            keys,
+            objects: call.objects(),
+            arguments: &|ending| call.arguments_in(ending),
+            hears: call.hears(),
+        };
+        let answered = self.attempts(&request, until, &mut repeated).await;
         answered
             .and_then(|reply| reply.read(call))
             .map_err(|error| Failed { error, repeated })
     }
 
+    /// Subscribes to the events of an object in a cluster. With a single server all events come on one pattern.
+    pub(crate) async fn listen(&self, keys: &[Arc<str>], until: Instant) -> Result<(), Error> {
+        let request = Request {
+            script: None,
+            keys,
+            objects: 1,
+            arguments: &|_| Arguments::new(),
+            hears: Hears::Events,
+        };
+        match tokio::time::timeout_at(until, self.attempts(&request, until, &mut false)).await {
+            Ok(listens) => listens.map(drop),
+            Err(_elapsed) => Err(self.no_answer(keys)),
+        }
+    }
+
     /// The attempts of [`Router::repeat`]. `repeated` becomes true when one of them may have reached the server without an answer.
     async fn attempts(
         &self,
-        script: &'static Script,
-        (keys, objects): (&[Arc<str>], usize),
-        args: &[&str],
+        request: &Request<'_>,
         until: Instant,
         repeated: &mut bool,
     ) -> Result<Reply<Value>, Error> {
         let routes = &self.0.routes;
+        let keys = request.keys;
+        let class = request.script.map_or(Class::Other, Class::of);
+        let name = request.script.map_or("no script", |script| script.name);
         // A lease that is not given back now delays the next holder by a whole lease.
-        let gives_back = Class::of(script) == Class::Release;
+        let gives_back = class == Class::Release;
+        // The arguments of a call differ between a single server and a cluster, which the server may turn out to be.
+        let mut arguments: Option<(Option<u16>, Arguments<'_>)> = None;
         let (mut redirected, mut backoff) = (0, Backoff::default());
         let mut via: Option<String> = None;
         loop {
             let (node, _) = self
                 .wait(until, gives_back, || routes.find(keys, via.as_deref()))
                 .await?;
-            let Some(ticket) = admitted(&node, Class::of(script), keys, until).await? else {
+            let Some(ticket) = admitted(&node, class, keys, until).await? else {
                 continue;
             };
             // Another one by now, perhaps, than when the call began to wait for its turn.
@@ -296,21 +327,37 @@ impl Router {
                 continue;
             };
             let asking = via.take().is_some();
+            let slot = session.slot(keys);
+            if arguments.as_ref().is_none_or(|(known, _)| *known != slot) {
+                let ending = slot.map(|slot| self.0.config.channels.own.ending(slot));
+                arguments = Some((slot, (request.arguments)(ending)));
+            }
+            let listens = match self.channel(request, slot) {
+                // On the heap, because it is rare, and each acquisition's future would hold it.
+                Some(channel) if !session.listens(&channel) => {
+                    Box::pin(session.listen(&channel, asking)).await
+                }
+                _ => Ok(()),
+            };
             let uptime = &self.0.config.uptime;
             let mut sent = uptime.now();
-            let answered = session
-                .send(
-                    script,
-                    self.sent_keys(keys, objects),
-                    args,
-                    asking,
-                    (&mut sent, uptime),
-                )
-                .await;
+            let answered = match (listens, request.script, &arguments) {
+                (Ok(()), Some(script), Some((_, arguments))) => {
+                    let arguments = calls::borrowed(arguments);
+                    let keys = sent_keys(keys, request.objects, slot);
+                    session
+                        .send(script, keys, &arguments, asking, (&mut sent, uptime))
+                        .await
+                }
+                (listens, ..) => listens.map(|()| Value::Nil),
+            };
             let error = match answered {
                 Ok(value) => {
                     ticket.answered();
-                    session.clock.answered(sent);
+                    // A subscription may have been there already, without a request.
+                    if request.script.is_some() {
+                        session.clock.answered(sent);
+                    }
                     let reply = Reply {
                         value,
                         asked: SentAt { sent },
@@ -329,12 +376,12 @@ impl Router {
             }
             match action {
                 RetryAction::Wait => {
-                    debug!(script = script.name, %error, "the server takes no calls, and this one is repeated");
+                    debug!(script = name, %error, "the server takes no calls, and this one is repeated");
                     // The error may be about its cluster, of which another node has newer information.
                     routes.cluster(|cluster| cluster.look_again());
                 }
                 RetryAction::Reconnect => {
-                    debug!(script = script.name, %error, "the connection broke, and the call is repeated");
+                    debug!(script = name, %error, "the connection broke, and the call is repeated");
                     *repeated = true;
                     node.give_up(&session);
                 }
@@ -363,14 +410,15 @@ impl Router {
         }
     }
 
-    /// The keys of a call, of which those of its objects stand first. The script finds the others by them, so that they cost
-    /// nothing. A cluster has to know all of them: it then refuses a call while its keys are on their way to another server,
-    /// before the script has begun.
-    fn sent_keys<'a>(&self, keys: &'a [Arc<str>], objects: usize) -> &'a [Arc<str>] {
-        if self.slot(keys).is_some() {
-            keys
-        } else {
-            &keys[..objects]
+    /// The sharded channel that the client has to be subscribed to before a call.
+    fn channel(&self, request: &Request<'_>, slot: Option<u16>) -> Option<Arc<str>> {
+        let slot = slot?;
+        let channels = &self.0.config.channels;
+        match request.hears {
+            Hears::Nothing => None,
+            Hears::Pushes => Some(channels.own.channel(Some(slot))),
+            Hears::Events if channels.events.is_none() => None,
+            Hears::Events => request.keys.first().and_then(|key| channel::of_key(key)),
         }
     }
 
@@ -403,7 +451,7 @@ impl Router {
                 own,
                 &session,
                 C::script(),
-                self.sent_keys(keys, call.objects()),
+                sent_keys(keys, call.objects(), session.slot(keys)),
                 &arguments,
                 (replicas, until),
                 (&mut sent, uptime),
@@ -443,6 +491,13 @@ impl Router {
         self.0.routes.cluster(|cluster| cluster.moved(slot, &address));
         None
     }
+}
+
+/// The keys of a call, of which those of its objects stand first. The script finds the others by them, so that they cost
+/// nothing. A cluster has to know all of them: it then refuses a call while its keys are on their way to another server,
+/// before the script has begun.
+fn sent_keys(keys: &[Arc<str>], objects: usize, slot: Option<u16>) -> &[Arc<str>] {
+    if slot.is_some() { keys } else { &keys[..objects] }
 }
 
 /// Waits for the call's turn; `None`: the connection has gone meanwhile.

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use crate::Error;
+use crate::protocol::slot;
 use crate::transport::{
-    cluster::{self, Cluster},
+    cluster::Cluster,
     connection::{ServerConnection, Session, State, StateChanged},
     lock,
 };
@@ -64,7 +65,7 @@ impl RoutingTable {
             Map::One(node) => node.clone(),
             Map::Cluster(cluster) => match via {
                 Some(address) => cluster.at(address)?,
-                None => cluster.master(keys.first().map_or(0, |key| cluster::slot(key)))?,
+                None => cluster.master(keys.first().map_or(0, |key| slot::of(key)))?,
             },
             Map::Closed => return Err(Error::Closed),
         };

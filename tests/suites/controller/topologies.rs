@@ -98,6 +98,32 @@ async fn a_master_of_a_cluster_that_dies_is_followed_by_its_replica() -> Result 
     .await
 }
 
+/// No connection breaks, so that the controller learns of the loss by the event of the client alone, which is published on the sharded
+/// channel of the object.
+#[tokio::test]
+async fn an_object_that_a_cluster_has_lost_is_declared_when_a_client_asks_for_it() -> Result {
+    let cluster = Cluster::builder().no_replicas().start().await?;
+    let url = cluster.url();
+    let world = World::at("lost-objects", cluster, url, &[]).await?;
+    let names = ["one", "two", "three", "four"];
+    for name in names {
+        world.semaphore(name, 1, "leaseDurationSeconds: 2").await?;
+    }
+    let client = world.client("first").await?;
+    for name in names {
+        client.semaphore(name)?.acquire().await?.release().await?;
+    }
+    for node in world.redis.nodes() {
+        node.cli(&["FLUSHALL"]).await?;
+    }
+    for name in names {
+        let lease = client.semaphore(name)?.acquire_timeout(SOON).await?;
+        let lease = lease.with_context(|| format!("{name} is not declared again"))?;
+        lease.release().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_master_behind_sentinels_that_dies_is_followed_by_its_replica() -> Result {
     let sentinel = Sentinel::builder()

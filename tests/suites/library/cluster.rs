@@ -18,6 +18,7 @@ use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
 use super::support::{SOON, World, got};
 
+mod channels;
 mod failures;
 mod moves;
 mod nodes;

@@ -7,7 +7,7 @@ use tenure::{
     control::{Capacity, Order, Resource, Withdrawal, acl},
 };
 use tenure_tests::{
-    Context, Redis, Result, bail, ensure, eventually,
+    Cluster, Context, Redis, Result, bail, ensure, eventually,
     tls::{self, Authority},
 };
 
@@ -179,11 +179,17 @@ async fn a_cluster_and_sentinels_are_spoken_to_over_tls_wherever_they_point_to()
     Ok(())
 }
 
-/// Gives a user these rules and no others.
-async fn set_user(redis: &Redis, user: &str, rules: &[impl AsRef<str>]) -> Result {
+/// Gives a user these rules and no others, at each of these servers.
+async fn set_user(servers: &[Redis], user: &str, rules: &[impl AsRef<str>]) -> Result {
     let mut command = vec!["ACL", "SETUSER", user, "reset", "on", ">secret"];
     command.extend(rules.iter().map(AsRef::as_ref));
-    redis.cli(&command).await?;
+    on_all(servers, &command).await
+}
+
+async fn on_all(servers: &[Redis], command: &[&str]) -> Result {
+    for redis in servers {
+        redis.cli(command).await?;
+    }
     Ok(())
 }
 
@@ -376,18 +382,19 @@ async fn controller_works(world: &World, user: &str) -> Result {
 
 /// The keys, channels and commands that Redis has refused, without the commands that only end a broken connection. Scripts do without some of their rights, and
 /// are slower, or publish nothing: so the operations alone do not show every refusal.
-async fn refused(redis: &Redis) -> Result<Vec<String>> {
-    let log = redis.cli(&["ACL", "LOG"]).await?;
-    let lines: Vec<&str> = log.lines().collect();
-    let refused = lines
-        .windows(2)
-        .filter(|pair| pair[0] == "object")
-        .map(|pair| pair[1]);
-    let is_optional = |object: &&str| object.starts_with("client|");
-    Ok(refused
-        .filter(|object| !is_optional(object))
-        .map(str::to_owned)
-        .collect())
+async fn refused(servers: &[Redis]) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for redis in servers {
+        let log = redis.cli(&["ACL", "LOG"]).await?;
+        let lines: Vec<&str> = log.lines().collect();
+        let refused = lines
+            .windows(2)
+            .filter(|pair| pair[0] == "object")
+            .map(|pair| pair[1]);
+        let is_optional = |object: &&str| object.starts_with("client|");
+        all.extend(refused.filter(|object| !is_optional(object)).map(str::to_owned));
+    }
+    Ok(all)
 }
 
 /// The rules but for one.
@@ -395,51 +402,117 @@ fn without(rules: &[String], i: usize) -> Vec<String> {
     [&rules[..i], &rules[i + 1..]].concat()
 }
 
+/// The rules of a tenant and of a controller, for servers of one topology.
+struct Rules {
+    tenant: Vec<String>,
+    controller: Vec<String>,
+}
+
+impl Rules {
+    /// Checks that these rules suffice for `works`, and that it does not work without any one of them.
+    async fn check(&self, servers: &[Redis], works: impl AsyncFn() -> Result) -> Result {
+        let everything = ["~*", "&*", "+@all"].map(str::to_owned);
+        set_user(servers, "setup", &everything).await?;
+        let run = async |tenant: &[String], controller: &[String]| -> Result {
+            on_all(servers, &["FLUSHALL"]).await?;
+            on_all(servers, &["ACL", "LOG", "RESET"]).await?;
+            set_user(servers, "pod", tenant).await?;
+            set_user(servers, "controller", controller).await?;
+            works().await?;
+            let refused = refused(servers).await?;
+            ensure!(refused.is_empty(), "Redis has refused {refused:?}");
+            Ok(())
+        };
+        run(&self.tenant, &self.controller).await?;
+        let mut needless = Vec::new();
+        for (i, rule) in self.tenant.iter().enumerate() {
+            if run(&without(&self.tenant, i), &self.controller).await.is_ok() {
+                needless.push(format!("the tenant's {rule}"));
+            }
+        }
+        for (i, rule) in self.controller.iter().enumerate() {
+            if run(&everything, &without(&self.controller, i)).await.is_ok() {
+                needless.push(format!("the controller's {rule}"));
+            }
+        }
+        if !needless.is_empty() {
+            bail!("it works without: {}", needless.join(", "));
+        }
+        Ok(())
+    }
+}
+
 #[tokio::test]
 async fn the_rules_of_tenant_and_controller_suffice_and_each_of_them_is_needed() -> Result {
-    let redis = Redis::start().await?;
-    let world = World::on(&redis, "rights");
-    let tenant = acl::tenant_rules("tenure", &world.namespace)?;
-    let controller = acl::controller_rules("tenure")?;
-    let everything = ["~*", "&*", "+@all"].map(str::to_owned);
-    set_user(&redis, "setup", &everything).await?;
-    let run = async |tenant: &[String], controller: &[String]| -> Result {
-        redis.cli(&["FLUSHALL"]).await?;
-        redis.cli(&["ACL", "LOG", "RESET"]).await?;
-        set_user(&redis, "pod", tenant).await?;
-        set_user(&redis, "controller", controller).await?;
-        redis.cli(&["SCRIPT", "FLUSH"]).await?;
+    let redis = [Redis::start().await?];
+    let world = World::on(&redis[0], "rights");
+    let rules = Rules {
+        tenant: acl::tenant_rules("tenure", &world.namespace)?,
+        controller: acl::controller_rules("tenure")?,
+    };
+    let works = async || -> Result {
+        on_all(&redis, &["SCRIPT", "FLUSH"]).await?;
         controller_works(&world, "controller")
             .await
             .context("the controller")?;
-        redis.cli(&["SCRIPT", "FLUSH"]).await?;
+        on_all(&redis, &["SCRIPT", "FLUSH"]).await?;
+        pod_works(&world).await.context("a tenant")
+    };
+    rules.check(&redis, works).await
+}
+
+#[tokio::test]
+async fn the_rules_for_a_cluster_suffice_and_each_of_them_is_needed() -> Result {
+    let cluster = Cluster::builder().no_replicas().start().await?;
+    let world = World::at(cluster.url(), "rights");
+    let rules = Rules {
+        tenant: acl::cluster_tenant_rules("tenure", &world.namespace)?,
+        controller: acl::cluster_controller_rules("tenure")?,
+    };
+    let works = async || -> Result {
+        on_all(cluster.nodes(), &["SCRIPT", "FLUSH"]).await?;
+        controller_works(&world, "controller")
+            .await
+            .context("the controller")?;
+        on_all(cluster.nodes(), &["SCRIPT", "FLUSH"]).await?;
         pod_works(&world).await.context("a tenant")?;
-        let refused = refused(&redis).await?;
-        ensure!(refused.is_empty(), "Redis has refused {refused:?}");
+        both_ask(&cluster, &world).await
+    };
+    rules.check(cluster.nodes(), works).await
+}
+
+/// Lets both users look at an object whose keys are on their way to another server.
+async fn both_ask(cluster: &Cluster, world: &World) -> Result {
+    let (holder, waiter) = (connect(world, "setup").await?, connect(world, "setup").await?);
+    let object = world.declare_semaphore(&holder, "moving", 1).await?;
+    let lease = holder.semaphore("moving")?.acquire().await?;
+    let waits = waiter.semaphore("moving")?;
+    let waits = tokio::spawn(async move { waits.acquire().await });
+    super::support::waiting(&holder, &object, 1).await?;
+    let slot = cluster.slot(&format!("{{{object}}}")).await?;
+    let to = (cluster.owner(slot).await? + 1) % 3;
+    let mut moving = cluster.begin_move(&[slot], to).await?;
+    let keys = moving.left().await?;
+    moving.carry(&keys).await?;
+    let asked = async {
+        let pod = connect(world, "pod").await?;
+        let busy = pod.semaphore("moving")?.try_acquire().await?.is_none();
+        ensure!(busy, "held by two");
+        let controller = connect(world, "controller").await?;
+        controller.control().observe(&object, 1).await?;
         Ok(())
     };
-    run(&tenant, &controller).await?;
-    let mut needless = Vec::new();
-    for (i, rule) in tenant.iter().enumerate() {
-        if run(&without(&tenant, i), &controller).await.is_ok() {
-            needless.push(format!("the tenant's {rule}"));
-        }
-    }
-    for (i, rule) in controller.iter().enumerate() {
-        if run(&everything, &without(&controller, i)).await.is_ok() {
-            needless.push(format!("the controller's {rule}"));
-        }
-    }
-    if !needless.is_empty() {
-        bail!("it works without: {}", needless.join(", "));
-    }
-    Ok(())
+    let asked = asked.await;
+    moving.finish().await?;
+    waits.abort();
+    lease.release().await?;
+    asked
 }
 
 #[tokio::test]
 async fn missing_rights_are_reported() -> Result {
-    let redis = Redis::start().await?;
-    let world = World::on(&redis, "forbidden");
+    let redis = [Redis::start().await?];
+    let world = World::on(&redis[0], "forbidden");
     set_user(&redis, "pod", &["~other:*", "&*", "+@all"]).await?;
     let client = connect(&world, "pod").await?;
     let error = client.lock("x")?.acquire().await.unwrap_err();
@@ -462,5 +535,26 @@ async fn missing_rights_are_reported() -> Result {
         error.contains("channel") && error.contains("docs/redis.md"),
         "{error}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn missing_rights_are_reported_in_a_cluster() -> Result {
+    let cluster = Cluster::builder().no_replicas().start().await?;
+    let world = World::at(cluster.url(), "forbidden");
+    for (missing, named) in [
+        ("-ssubscribe", "ssubscribe"),
+        ("-spublish", "spublish"),
+        ("resetchannels", "channel"),
+        ("-cluster|slots", "cluster|slots"),
+    ] {
+        let rules = ["~*", "&*", "+@all", missing];
+        set_user(cluster.nodes(), "pod", &rules).await?;
+        let error = connect(&world, "pod").await.unwrap_err().to_string();
+        ensure!(
+            error.contains(named) && error.contains("docs/redis.md"),
+            "{missing}: {error}"
+        );
+    }
     Ok(())
 }

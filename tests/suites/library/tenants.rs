@@ -7,7 +7,7 @@ use tenure::{
     Client, Compare, Error, Kind, Options,
     control::{Declaration, Event, Resource, Withdrawal, acl},
 };
-use tenure_tests::{Context, Redis, Result, bail, ensure};
+use tenure_tests::{Cluster, Context, Redis, Result, bail, ensure};
 use tokio::sync::mpsc;
 
 use super::support::{SOON, World, declaration, named};
@@ -476,5 +476,86 @@ async fn a_tenant_may_not_load_scripts_where_another_user_has_loaded_them() -> R
     let lease = lock.acquire().await?;
     lease.renew().await?;
     lease.release().await?;
+    Ok(())
+}
+
+/// The same in a cluster, whose channels are sharded.
+#[tokio::test]
+async fn nothing_of_another_namespace_is_reached_in_a_cluster() -> Result {
+    let cluster = Cluster::builder().no_replicas().start().await?;
+    let (a, b) = (World::at(cluster.url(), "a"), World::at(cluster.url(), "b"));
+    let rules = acl::cluster_tenant_rules("tenure", &a.namespace)?;
+    let foreign = format!("&tenure:{{{}/*", b.namespace);
+    for node in cluster.nodes() {
+        for (user, more) in [("a", None), ("with-channels", Some(&*foreign))] {
+            let mut command = vec!["ACL", "SETUSER", user, "reset", "on", ">secret"];
+            command.extend(rules.iter().map(String::as_str).chain(more));
+            node.cli(&command).await?;
+        }
+    }
+    let connect = async |user, world: &World| {
+        let builder = world.builder().username(user).password("secret");
+        builder.connect_timeout(Duration::from_secs(2)).connect().await
+    };
+    let own = connect("a", &a).await?;
+    own.lock("x")?.acquire().await?.release().await?;
+    let holder = b.client().await?;
+    let lease = holder.lock("x")?.acquire().await?;
+
+    // A client of namespace B does not even connect.
+    let error = connect("a", &b)
+        .await
+        .err()
+        .context("it is connected")?
+        .to_string();
+    let channel = format!("tenure:{{{}/client/", b.namespace);
+    for named in ["NOPERM", &channel, "docs/redis.md"] {
+        ensure!(error.contains(named), "{error}");
+    }
+    check_control(&own, &b).await?;
+    // With the channels, but without the keys.
+    let intruder = connect("with-channels", &b).await?;
+    check_handles(&intruder, &"0".repeat(32)).await?;
+    check_control(&intruder, &b).await?;
+    lease.renew().await?;
+    lease.release().await?;
+
+    // Without the library.
+    for node in cluster.nodes() {
+        let url = format!("redis://a:secret@127.0.0.1:{}", node.port());
+        let mut raw = redis::Client::open(url)?
+            .get_multiplexed_async_connection()
+            .await?;
+        let mut denied = async |command: &[&str]| -> Result {
+            let reply: redis::RedisResult<redis::Value> = redis::cmd(command[0])
+                .arg(&command[1..])
+                .query_async(&mut raw)
+                .await;
+            match reply {
+                Err(error) if is_denied(&error.to_string()) => Ok(()),
+                other => bail!("{command:?}: {other:?}"),
+            }
+        };
+        for channel in [
+            format!("tenure:{{{}/client/1/abc}}", b.namespace),
+            format!("tenure:{{{}/lock/x}}:events", b.namespace),
+            "other".to_owned(),
+        ] {
+            denied(&["SSUBSCRIBE", &channel]).await?;
+            denied(&["SPUBLISH", &channel, "x"]).await?;
+            let publish = format!("return redis.call('SPUBLISH', '{channel}', 'x')");
+            let hash = node.cli(&["SCRIPT", "LOAD", &publish]).await?;
+            denied(&["EVALSHA", hash.trim(), "0"]).await?;
+        }
+        let own = format!("tenure:{{{}/x}}", a.namespace);
+        for command in [
+            &["SUBSCRIBE", &own][..],
+            &["PSUBSCRIBE", &own],
+            &["PUBLISH", &own, "x"],
+            &["CLUSTER", "NODES"],
+        ] {
+            denied(command).await?;
+        }
+    }
     Ok(())
 }

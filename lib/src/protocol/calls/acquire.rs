@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, flag, number, texts},
+    calls::call::{Arguments, Call, Hears, client_name, flag, number, texts},
     message::Grant,
     script::{self, Script},
 };
@@ -62,11 +62,24 @@ impl Call for Acquire<'_> {
     }
 
     fn arguments(&self) -> Arguments<'_> {
+        self.arguments_in(None)
+    }
+
+    fn hears(&self) -> Hears {
+        Hears::Pushes
+    }
+
+    fn arguments_in(&self, ending: Option<&str>) -> Arguments<'_> {
         let mut arguments = vec![
             self.token.into(),
             format!(
                 "{} {} {} {} {} {}",
-                self.lease_ms, self.permits, self.first_limit, self.entry_ms, self.client, self.holder
+                self.lease_ms,
+                self.permits,
+                self.first_limit,
+                self.entry_ms,
+                client_name(self.client, ending),
+                self.holder
             )
             .into(),
         ];
@@ -186,6 +199,9 @@ mod tests {
             ..ordinary()
         };
         assert_eq!(seen.arguments(), [&short[..], &["9"]].concat());
+        // In a cluster the name of the client has an ending.
+        let in_cluster = ["token", "3 2 5 6 client/x {}"];
+        assert_eq!(ordinary().arguments_in(Some("x")), in_cluster);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, texts},
+    calls::call::{Arguments, Call, Hears, client_name, texts},
     message::Grant,
     script::{self, Script},
 };
@@ -37,9 +37,21 @@ impl Call for Adopt<'_> {
     }
 
     fn arguments(&self) -> Arguments<'_> {
-        [self.secret, self.token, self.client, self.holder, self.why]
-            .map(Into::into)
-            .to_vec()
+        self.arguments_in(None)
+    }
+
+    fn hears(&self) -> Hears {
+        Hears::Pushes
+    }
+
+    fn arguments_in(&self, ending: Option<&str>) -> Arguments<'_> {
+        vec![
+            self.secret.into(),
+            self.token.into(),
+            client_name(self.client, ending),
+            self.holder.into(),
+            self.why.into(),
+        ]
     }
 
     fn read(&self, reply: &Value) -> Option<Self::Reply> {

@@ -9,6 +9,16 @@ use crate::{Error, protocol::script::Script};
 /// The arguments of a script, behind the version and the run id.
 pub(crate) type Arguments<'a> = Vec<Cow<'a, str>>;
 
+/// The messages that may follow a call, for which its client has to be subscribed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hears {
+    Nothing,
+    /// Pushes about a lease or a queue entry.
+    Pushes,
+    /// Events of the object, if the client listens to events.
+    Events,
+}
+
 /// A call of a script.
 pub(crate) trait Call: Sync {
     /// The reply.
@@ -17,6 +27,15 @@ pub(crate) trait Call: Sync {
     fn script() -> &'static Script;
 
     fn arguments(&self) -> Arguments<'_>;
+
+    /// The same in a cluster, where the name of the client has an ending.
+    fn arguments_in(&self, _ending: Option<&str>) -> Arguments<'_> {
+        self.arguments()
+    }
+
+    fn hears(&self) -> Hears {
+        Hears::Nothing
+    }
 
     /// The number of objects of the call, whose first keys begin its list of keys. A script finds the other keys by these.
     fn objects(&self) -> usize {
@@ -38,6 +57,14 @@ pub(crate) fn read<C: Call>(call: &C, reply: &Value) -> Result<C::Reply, Error> 
 /// The arguments as a driver expects them.
 pub(crate) fn borrowed<'a>(arguments: &'a Arguments<'_>) -> Vec<&'a str> {
     arguments.iter().map(AsRef::as_ref).collect()
+}
+
+/// The name of a client as an argument: in a cluster with an ending, by which its channel lies in the slot of the object.
+pub(super) fn client_name<'a>(client: &'a str, ending: Option<&str>) -> Cow<'a, str> {
+    match ending {
+        None => Cow::Borrowed(client),
+        Some(ending) => Cow::Owned(format!("{client}/{ending}")),
+    }
 }
 
 /// A number as an argument.

@@ -21,7 +21,7 @@ mod withdraw;
 pub(crate) use self::{
     acquire::{Acquire, Acquired},
     adopt::{Adopt, Adopted},
-    call::{Call, borrowed, read},
+    call::{Arguments, Call, Hears, borrowed, read},
     declare::{Declare, Pool},
     downgrade::Downgrade,
     list::{Entry, List},

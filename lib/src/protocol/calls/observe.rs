@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, flag, number, value},
+    calls::call::{Arguments, Call, Hears, flag, number, value},
     script::{self, Script},
 };
 
@@ -85,6 +85,10 @@ impl Call for Observe {
         vec![number(self.count), flag(self.watch), number(self.skip)]
     }
 
+    fn hears(&self) -> Hears {
+        if self.watch { Hears::Events } else { Hears::Nothing }
+    }
+
     fn read(&self, reply: &Value) -> Option<Self::Reply> {
         match reply {
             Value::Nil => Some(None),
@@ -108,6 +112,10 @@ impl Call for Inspect {
             flag(true),
             number(self.floor),
         ]
+    }
+
+    fn hears(&self) -> Hears {
+        Hears::Events
     }
 
     fn read(&self, reply: &Value) -> Option<Inspected> {

@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, number, texts},
+    calls::call::{Arguments, Call, Hears, client_name, number, texts},
     script::{self, Script},
 };
 
@@ -38,6 +38,14 @@ impl Call for Readmit<'_> {
     }
 
     fn arguments(&self) -> Arguments<'_> {
+        self.arguments_in(None)
+    }
+
+    fn hears(&self) -> Hears {
+        Hears::Pushes
+    }
+
+    fn arguments_in(&self, ending: Option<&str>) -> Arguments<'_> {
         let resources = if self.resources.is_empty() {
             "-".to_owned()
         } else {
@@ -50,7 +58,7 @@ impl Call for Readmit<'_> {
             number(self.lease_ms),
             number(self.max_hold_ms),
             number(self.since_ms),
-            self.client.into(),
+            client_name(self.client, ending),
             resources.into(),
             self.holder.into(),
             number(self.grace_ms),

@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, value},
+    calls::call::{Arguments, Call, Hears, value},
     script::{self, Script},
 };
 
@@ -30,6 +30,10 @@ impl Call for Rejoin<'_> {
 
     fn arguments(&self) -> Arguments<'_> {
         vec![self.token.into()]
+    }
+
+    fn hears(&self) -> Hears {
+        Hears::Pushes
     }
 
     fn read(&self, reply: &Value) -> Option<Rejoined> {

@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, value},
+    calls::call::{Arguments, Call, Hears, value},
     script::{self, Script},
 };
 
@@ -68,6 +68,10 @@ impl<'a> Call for Renew<'a> {
 
     fn objects(&self) -> usize {
         self.objects.len()
+    }
+
+    fn hears(&self) -> Hears {
+        Hears::Pushes
     }
 
     fn read(&self, reply: &Value) -> Option<Renewals> {

@@ -6,7 +6,7 @@ use crate::protocol::{
     calls::{
         acquire::Acquired,
         acquire::acquired,
-        call::{Arguments, Call, number},
+        call::{Arguments, Call, Hears, client_name, number},
     },
     script::{self, Script},
 };
@@ -38,6 +38,14 @@ impl Call for Wait<'_> {
     }
 
     fn arguments(&self) -> Arguments<'_> {
+        self.arguments_in(None)
+    }
+
+    fn hears(&self) -> Hears {
+        Hears::Pushes
+    }
+
+    fn arguments_in(&self, ending: Option<&str>) -> Arguments<'_> {
         vec![
             self.lease.into(),
             self.token.into(),
@@ -45,7 +53,7 @@ impl Call for Wait<'_> {
             number(self.lease_ms),
             number(self.max_hold_ms),
             number(self.entry_ms),
-            self.client.into(),
+            client_name(self.client, ending),
             self.holder.into(),
             number(self.grace_ms),
             number(self.priority),

@@ -33,6 +33,7 @@ use crate::{
         explain::{explain, explain_channel, greet},
         own_connection::OwnConnection,
         server_info::ServerInfo,
+        subscriptions::Subscriptions,
         unreachable,
         uptime::Uptime,
     },
@@ -130,6 +131,7 @@ impl ConnectionDriver {
         let broken = self.node.broken.clone();
         let here: Arc<OnceLock<Arc<str>>> = Arc::default();
         let heard: Arc<LastAnswer> = Arc::default();
+        let subscriptions: Arc<Subscriptions> = Arc::default();
         let on_message = {
             let (here, newest) = (here.clone(), self.newest.clone());
             let (clock, heard) = (clock.clone(), heard.clone());
@@ -176,6 +178,7 @@ impl ConnectionDriver {
                     id: Some(connected.id),
                     connection: connected.connection,
                     redis: None,
+                    subscriptions: None,
                     own_connection: None,
                     version_and_run: version_and_run(&connected.run_id),
                     run_id: connected.run_id,
@@ -188,12 +191,18 @@ impl ConnectionDriver {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout))
-            .set_push_sender(on_push(broken, number, on_message));
-        let refused = |error: &RedisError| explain(&client, error);
+            .set_push_sender(on_push(
+                broken,
+                number,
+                on_message,
+                self.on_unsubscribed(number, subscriptions.clone()),
+            ));
         let mut connection = greet(&client, &config, timeout, self.greeted).await?;
         self.greeted = true;
         let asked = Instant::now();
-        let text = ask_info(&mut connection).await.map_err(|e| refused(&e))?;
+        let text = ask_info(&mut connection)
+            .await
+            .map_err(|e| explain(&client, &e))?;
         heard.answer_to(asked);
         let about = ServerInfo::read(&text, &address)?;
         if about.is_cluster && !in_cluster {
@@ -201,7 +210,7 @@ impl ConnectionDriver {
         }
         // Not set before, as nothing is subscribed to yet.
         let _ = here.set(about.run_id.clone());
-        open_channels(&self.config.channels, &client, &mut connection).await?;
+        open_channels(&self.config.channels, about.is_cluster, &client, &mut connection).await?;
         let id = self.end_last(&mut connection, &about.run_id).await;
         Ok(Some(Session {
             number,
@@ -211,12 +220,31 @@ impl ConnectionDriver {
             heard,
             redis: Some(connection.clone()),
             connection: Arc::new(connection),
+            subscriptions: about.is_cluster.then_some(subscriptions),
             own_connection: Some(Arc::new(OwnConnection::new(client, timeout))),
             version_and_run: version_and_run(&about.run_id),
             run_id: about.run_id,
             version: about.version,
             id,
         }))
+    }
+
+    /// The callback for the end of a sharded subscription.
+    fn on_unsubscribed(
+        &self,
+        number: u64,
+        subscriptions: Arc<Subscriptions>,
+    ) -> impl Fn(&str) + Send + Sync + use<> {
+        let (receiver, newest) = (self.config.receiver.clone(), self.newest.clone());
+        let broken = self.node.broken.clone();
+        move |channel: &str| {
+            if !subscriptions.ended(channel) {
+                report_broken(&broken, number);
+            }
+            if newest.load(Ordering::Relaxed) == number {
+                receiver.unsubscribed(channel);
+            }
+        }
     }
 
     /// Calls that were sent over the last connection and have not arrived yet must not arrive any more: the same calls
@@ -264,21 +292,51 @@ async fn ask_info(connection: &mut MultiplexedConnection) -> Result<String, Redi
 /// missing, but then no waiter would hear of its grant in time.
 async fn open_channels(
     channels: &Channels,
+    in_cluster: bool,
     client: &redis::Client,
     connection: &mut MultiplexedConnection,
 ) -> Result<(), Error> {
-    let Channels { own, events } = channels;
+    if in_cluster {
+        return check_channels(channels, client, connection).await;
+    }
+    let own = channels.own.channel(None);
     let refused = |channel: &str, error: &RedisError| explain_channel(client, channel, error);
-    connection.subscribe(&**own).await.map_err(|e| refused(own, &e))?;
-    if let Some(events) = events {
+    connection.subscribe(&*own).await.map_err(|e| refused(&own, &e))?;
+    if let Some(events) = &channels.events {
         connection
             .psubscribe(&**events)
             .await
             .map_err(|e| refused(events, &e))?;
     }
     let mut publish = redis::cmd("PUBLISH");
-    publish.arg(&**own).arg("");
-    publish.exec_async(connection).await.map_err(|e| refused(own, &e))
+    publish.arg(&*own).arg("");
+    publish
+        .exec_async(connection)
+        .await
+        .map_err(|e| refused(&own, &e))
+}
+
+/// Checks the rights to subscribe and to publish in a cluster, where subscriptions follow with the calls that need them. A server
+/// refuses to subscribe to channels of two slots at once, whichever it has, but checks the rights before.
+async fn check_channels(
+    channels: &Channels,
+    client: &redis::Client,
+    connection: &mut MultiplexedConnection,
+) -> Result<(), Error> {
+    let [one, other] = [0, 1].map(|slot| channels.own.channel(Some(slot)));
+    let mut subscribe = redis::cmd("SSUBSCRIBE");
+    subscribe.arg(&*one).arg(&*other);
+    let mut publish = redis::cmd("SPUBLISH");
+    publish.arg(&*one).arg("");
+    let of_the_slot =
+        |error: &RedisError| matches!(error.code(), Some("CROSSSLOT" | "MOVED" | "CLUSTERDOWN"));
+    for command in [subscribe, publish] {
+        match command.exec_async(connection).await {
+            Err(error) if !of_the_slot(&error) => return Err(explain_channel(client, &one, &error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Waits until a server that has been silent for so long does not answer with its time either.
@@ -319,13 +377,11 @@ async fn authenticated(session: &Session, endpoint: &Endpoint, config: &Connecti
                 continue;
             }
         };
-        let Some((credentials, mut connection)) = changed.zip(session.redis()) else {
-            continue;
-        };
+        let Some(credentials) = changed else { continue };
         let mut auth = redis::cmd("AUTH");
         auth.arg(credentials.username.as_deref().unwrap_or("default"))
             .arg(&credentials.password);
-        match auth.exec_async(&mut connection).await {
+        match session.ask::<()>(&auth).await {
             Ok(()) => {
                 info!(address, "authenticated with changed credentials");
                 current = Some(credentials);
@@ -343,22 +399,30 @@ fn version_and_run(run_id: &str) -> Arc<str> {
     format!("{PROTOCOL} {run_id}").into()
 }
 
-/// The callbacks of the driver for a message without a request, and for the end of the connection.
+/// The callbacks of the driver for a message without a request, for the end of a subscription, and for that of the connection.
 fn on_push(
     broken: mpsc::UnboundedSender<u64>,
     number: u64,
     on_message: impl Fn(&str, &str) + Send + Sync + 'static,
+    on_unsubscribed: impl Fn(&str) + Send + Sync + 'static,
 ) -> impl Fn(redis::PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |info| {
         match info.kind {
             PushKind::Disconnection => report_broken(&broken, number),
-            PushKind::Message | PushKind::PMessage => {
+            PushKind::Message | PushKind::PMessage | PushKind::SMessage => {
                 // Before the channel of a message for a pattern stands the pattern.
                 if let [.., Value::BulkString(channel), Value::BulkString(payload)] = &info.data[..]
                     && let (Ok(channel), Ok(payload)) =
                         (std::str::from_utf8(channel), std::str::from_utf8(payload))
                 {
                     on_message(channel, payload);
+                }
+            }
+            PushKind::SUnsubscribe => {
+                if let Some(Value::BulkString(channel)) = info.data.first()
+                    && let Ok(channel) = std::str::from_utf8(channel)
+                {
+                    on_unsubscribed(channel);
                 }
             }
             _ => {}

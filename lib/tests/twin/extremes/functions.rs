@@ -532,6 +532,12 @@ table! {
         world.client.control().observe(&at("s")?, head).await?;
         Ok(())
     };
+    "control::listen", [0, 1, 10_000], async |world: World, count: usize| {
+        // This client was built without events.
+        let refused = world.client.control().listen(&vec![at("s")?; count]).await;
+        assert!(matches!(refused, Err(Error::InvalidInput { .. })), "{refused:?}");
+        Ok(())
+    };
     "control::withdraw", durations(), async |world: World, keep: Duration| {
         let _lease = world.client.semaphore("s")?.acquire().await?;
         let control = world.client.control();

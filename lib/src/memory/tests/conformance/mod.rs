@@ -24,7 +24,7 @@ use crate::memory::tests::{
 };
 use crate::{
     protocol::{
-        channel,
+        channel::ClientChannels,
         script::{self, PROTOCOL, Script},
     },
     transport::lock,
@@ -48,7 +48,7 @@ impl Stage {
     fn new(number: u32, start_us: i64, pace_us: i64) -> Self {
         let (side, namespace) = (Side::new(), format!("space-{number}"));
         for client in CLIENTS {
-            let channel = channel::of_client("tenure", &namespace, client);
+            let channel = ClientChannels::new("tenure", &namespace, client).channel(None);
             lock(&side.database).listeners.insert(channel.to_string(), 1);
         }
         Self {
