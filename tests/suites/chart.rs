@@ -93,6 +93,21 @@ async fn the_api_server_warns_of_a_pod_that_may_do_too_much() -> Result {
     Ok(())
 }
 
+#[tokio::test]
+async fn only_a_spread_constraint_without_a_selector_gets_the_one_of_the_controller() -> Result {
+    let objects = objects(&render(&mode_file("every-value"), &[]).await?)?;
+    let deployment = objects.iter().find(|object| object["kind"] == "Deployment");
+    let deployment = deployment.context("no Deployment")?;
+    let spread = &deployment["spec"]["template"]["spec"]["topologySpreadConstraints"];
+    let selector = |at: usize| &spread[at]["labelSelector"];
+    assert_eq!(selector(0), &deployment["spec"]["selector"]);
+    assert_eq!(
+        selector(1),
+        &serde_json::json!({"matchLabels": {"team": "platform"}})
+    );
+    Ok(())
+}
+
 /// With `controller.listenAddress=[::]`.
 #[tokio::test]
 async fn the_address_for_ipv6_serves_ipv4_as_well() -> Result {

@@ -61,6 +61,14 @@ async fn a_typo_is_refused_with_a_message_that_names_it() -> Result {
         ),
         ("controller.extraEnv[0].value=x", "missing property 'name'"),
         (
+            "controller.topologySpreadConstraints[0].topologyKey=x",
+            "missing properties 'maxSkew', 'whenUnsatisfiable'",
+        ),
+        (
+            "controller.networkPolicy.scrapers[0].namespace=x",
+            "additional properties 'namespace' not allowed",
+        ),
+        (
             "redis.topologySpreadConstraints[0].maxSkew=1",
             "additional properties 'topologySpreadConstraints' not allowed",
         ),
@@ -81,6 +89,10 @@ async fn a_value_of_another_type_is_refused_with_a_message_that_names_both() -> 
         (
             "controller.drainTimeout=300",
             "at '/controller/drainTimeout': got number, want string",
+        ),
+        (
+            "controller.replicas=two",
+            "at '/controller/replicas': got string, want integer",
         ),
         (
             "redis.appendFsync=never",
@@ -123,6 +135,10 @@ async fn a_bad_text_is_refused_with_a_message_that_names_it_and_the_fix() -> Res
         (
             "controller.listenAddress=300.0.0.0",
             "controller.listenAddress is \"300.0.0.0\"",
+        ),
+        (
+            "controller.podDisruptionBudget.maxUnavailable=half",
+            "maxUnavailable is \"half\": write a number of pods, or a part of them, such as 50%",
         ),
         (
             "controller.podLabels.app\\.kubernetes\\.io/name=x",
