@@ -125,6 +125,10 @@ async fn a_bad_text_is_refused_with_a_message_that_names_it_and_the_fix() -> Res
             "controller.drainTimeout is \"0s\": write a number above zero",
         ),
         (
+            "metrics.serviceMonitor.interval=1d",
+            "metrics.serviceMonitor.interval is \"1d\": write a number above zero",
+        ),
+        (
             "controller.logLevel=loud",
             "controller.logLevel is \"loud\": write error, warn, info, debug or trace",
         ),
@@ -193,6 +197,10 @@ async fn a_bad_text_is_refused_with_a_message_that_names_it_and_the_fix() -> Res
             "redis.image.tag=",
             "redis.image has neither a tag nor a digest: set redis.image.tag",
         ),
+        (
+            "metrics.prometheusRule.runbookUrl=runbooks",
+            "runbookUrl is \"runbooks\": write an address that begins with https://",
+        ),
     ] {
         let error = refusal(set).await?;
         ensure!(error.contains(message), "{set}: {error}");
@@ -219,6 +227,18 @@ async fn values_that_do_not_go_together_are_refused() -> Result {
         (
             "externalRedis.tls.certKey=",
             "a certificate and its private key go together",
+        ),
+        (
+            "metrics.serviceMonitor.enabled=true",
+            "controller.networkPolicy admits no scraper: name the pods of Prometheus",
+        ),
+        (
+            "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true",
+            "each pod would be scraped twice: enable one of them",
+        ),
+        (
+            "metrics.serviceMonitor.enabled=true,metrics.service.enabled=false",
+            "metrics.service.enabled is false: enable the Service",
         ),
     ] {
         let error = refusal(set).await?;
