@@ -15,6 +15,7 @@ use tenure_tests::{
 };
 use tokio::task::spawn_blocking;
 
+mod metadata;
 mod monitoring;
 mod probes;
 mod refusals;
