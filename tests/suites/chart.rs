@@ -19,6 +19,7 @@ mod metadata;
 mod monitoring;
 mod probes;
 mod refusals;
+mod scopes;
 mod values;
 
 const RELEASE: &str = "tenure";

@@ -14,6 +14,11 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The service account of the controller. */}}
+{{- define "tenure.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (printf "%s-controller" (include "tenure.name" .)) -}}
+{{- end -}}
+
 {{/* Labels that tell the pods of a component: (list . "redis") */}}
 {{- define "tenure.selector" -}}
 {{- $root := index . 0 -}}

@@ -117,6 +117,10 @@ async fn a_value_of_another_type_is_refused_with_a_message_that_names_both() -> 
 async fn a_bad_text_is_refused_with_a_message_that_names_it_and_the_fix() -> Result {
     for (set, message) in [
         (
+            "watchNamespaces[0]=Ml",
+            "watchNamespaces[0] is \"Ml\": write the name of a namespace",
+        ),
+        (
             "controller.cleanupTimeout=soon",
             "controller.cleanupTimeout is \"soon\": write a number above zero and a unit, such as 90s, 5m or 1h30m",
         ),
@@ -227,6 +231,14 @@ async fn values_that_do_not_go_together_are_refused() -> Result {
         (
             "externalRedis.tls.certKey=",
             "a certificate and its private key go together",
+        ),
+        (
+            "serviceAccount.create=false",
+            "serviceAccount.name is empty: name an account, or let the chart create one",
+        ),
+        (
+            "serviceAccount.create=false,serviceAccount.name=mine,serviceAccount.annotations.a=b",
+            "annotate the account of yours instead",
         ),
         (
             "metrics.serviceMonitor.enabled=true",
