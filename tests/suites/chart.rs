@@ -111,6 +111,45 @@ async fn only_a_spread_constraint_without_a_selector_gets_the_one_of_the_control
     Ok(())
 }
 
+#[tokio::test]
+async fn the_test_runs_under_a_quota_for_cpu() -> Result {
+    let plane = ControlPlane::shared().await?;
+    let namespace = plane.namespace("chart-quota").await?;
+    let kubectl = async |args: &[&str]| {
+        plane
+            .kubectl(&[&["--namespace", &namespace], args].concat())
+            .await
+    };
+    kubectl(&["create", "quota", "cpu", "--hard=limits.cpu=1,limits.memory=1Gi"]).await?;
+    // A controller that is not part of this control plane does this.
+    let counted = r#"{"status": {"hard": {"limits.cpu": "1", "limits.memory": "1Gi"}, "used": {"limits.cpu": "0", "limits.memory": "0"}}}"#;
+    kubectl(&[
+        "patch",
+        "quota",
+        "cpu",
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        counted,
+    ])
+    .await?;
+    let objects = objects(&render(&mode_file("default"), &["--namespace", &namespace]).await?)?;
+    let pod = objects.iter().find(|object| object["kind"] == "Pod");
+    let mut pod = pod.context("no Pod")?.clone();
+    dry_run(plane, &pod.to_string()).await?;
+    let limits = pod["spec"]["containers"][0]["resources"]["limits"].as_object_mut();
+    limits.context("no limits")?.remove("cpu");
+    let error = dry_run(plane, &pod.to_string())
+        .await
+        .err()
+        .context("no quota is in force")?;
+    ensure!(
+        format!("{error:#}").contains("must specify limits.cpu"),
+        "{error:#}"
+    );
+    Ok(())
+}
+
 /// With `controller.listenAddress=[::]`.
 #[tokio::test]
 async fn the_address_for_ipv6_serves_ipv4_as_well() -> Result {
