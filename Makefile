@@ -7,7 +7,7 @@ export RUST_LIB_BACKTRACE ?= 0
 
 # The programs of other projects that the demo runs, and those that the suites run besides.
 DEMO_ASSETS := redis-server etcd kube-apiserver kubectl
-ASSETS := $(DEMO_ASSETS) valkey-server faketime helm
+ASSETS := $(DEMO_ASSETS) valkey-server faketime helm promtool monitoring-decode
 
 # Runs a command and prints one line for it. `make V=1 ...` shows its output.
 STEP := .ci/step

@@ -48,6 +48,8 @@ enum Source {
         go_mod: &'static str,
         module: &'static str,
         package: &'static str,
+        /// Build tags, separated by commas.
+        tags: &'static str,
         /// Settings for the linker, with `VERSION`, `MAJOR` and `MINOR` to be filled in.
         ldflags: &'static str,
     },
@@ -58,7 +60,7 @@ const KUBERNETES_VERSION: &str = "-X k8s.io/component-base/version.gitVersion=vV
     -X k8s.io/component-base/version.gitMajor=MAJOR -X k8s.io/component-base/version.gitMinor=MINOR";
 
 /// All programs.
-pub const ASSETS: [Asset; 7] = [
+pub const ASSETS: [Asset; 9] = [
     Asset {
         name: "redis-server",
         minimum: (7, 0),
@@ -91,6 +93,7 @@ pub const ASSETS: [Asset; 7] = [
             go_mod: include_str!("../assets/etcd/go.mod"),
             module: "go.etcd.io/etcd/server/v3",
             package: ".",
+            tags: "",
             ldflags: "",
         },
     },
@@ -103,6 +106,7 @@ pub const ASSETS: [Asset; 7] = [
             go_mod: KUBERNETES,
             module: "k8s.io/kubernetes",
             package: "k8s.io/kubernetes/cmd/kube-apiserver",
+            tags: "",
             ldflags: KUBERNETES_VERSION,
         },
     },
@@ -115,6 +119,7 @@ pub const ASSETS: [Asset; 7] = [
             go_mod: KUBERNETES,
             module: "k8s.io/kubernetes",
             package: "k8s.io/kubernetes/cmd/kubectl",
+            tags: "",
             ldflags: KUBERNETES_VERSION,
         },
     },
@@ -127,7 +132,35 @@ pub const ASSETS: [Asset; 7] = [
             go_mod: include_str!("../assets/helm/go.mod"),
             module: "helm.sh/helm/v4",
             package: "helm.sh/helm/v4/cmd/helm",
+            tags: "",
             ldflags: "-X helm.sh/helm/v4/internal/version.version=vVERSION",
+        },
+    },
+    Asset {
+        name: "promtool",
+        minimum: (0, 300),
+        version: &["--version"],
+        source: Source::Go {
+            folder: "prometheus",
+            go_mod: include_str!("../assets/prometheus/go.mod"),
+            module: "github.com/prometheus/prometheus",
+            package: "github.com/prometheus/prometheus/cmd/promtool",
+            // Discovery of targets needs the libraries of all clouds, and tests of rules need none.
+            tags: "remove_all_sd",
+            ldflags: "-X github.com/prometheus/common/version.Version=VERSION",
+        },
+    },
+    Asset {
+        name: "monitoring-decode",
+        minimum: (0, 90),
+        version: &["--version"],
+        source: Source::Go {
+            folder: "monitoring",
+            go_mod: include_str!("../assets/monitoring/go.mod"),
+            module: "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring",
+            package: ".",
+            tags: "",
+            ldflags: "-X main.version=VERSION",
         },
     },
 ];

@@ -1,5 +1,6 @@
 //! `make e2e`: the chart on a real cluster, from `helm install` to the end of the definitions. The steps are in this file;
-//! [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be.
+//! [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be, [`upgrades`] has
+//! the steps that end in failures, or need a hand.
 //!
 //! The cluster is the one that KUBECONFIG names; it must not have Tenure, and the images must be there. On kind:
 //!
@@ -32,6 +33,7 @@ use crate::{
 mod cluster;
 mod guard;
 mod objects;
+mod upgrades;
 
 /// Timeout of short steps.
 const SOON: Duration = Duration::from_secs(60);
@@ -109,7 +111,10 @@ impl E2e {
         self.declare().await?;
         let first = self.contend().await?;
         let second = self.kill(&first).await?;
+        let second = self.lose_a_controller(&second).await?;
         self.upgrade(&second).await?;
+        self.upgrade_wrongly(&second).await?;
+        self.change_the_volume(&second).await?;
         let third = self.restart_redis(&second).await?;
         self.uninstall_in_use(&third).await?;
         let fourth = self.install_again(&third).await?;
@@ -252,7 +257,7 @@ impl E2e {
     }
 
     async fn upgrade(&self, held: &Holder) -> Result {
-        say("5. `helm upgrade` with a changed value, while the licence is held.");
+        say("6. `helm upgrade` with a changed value, while the licence is held.");
         let before = (self.cluster.password().await?, self.uid("tenure-redis-0").await?);
         let args = [
             "upgrade",
@@ -292,7 +297,7 @@ impl E2e {
     }
 
     async fn restart_redis(&self, held: &Holder) -> Result<Holder> {
-        say("6. The pod of Redis is deleted. Its file is on a volume, so leases survive.");
+        say("9. The pod of Redis is deleted. Its file is on a volume, so leases survive.");
         let token = [
             "get",
             "lockpool",
@@ -355,7 +360,7 @@ impl E2e {
     }
 
     async fn uninstall_in_use(&self, held: &Holder) -> Result {
-        say("7. `helm uninstall` with live objects, of which one is held.");
+        say("10. `helm uninstall` with live objects, of which one is held.");
         self.still(held).await?;
         let objects = ["get", "lockpools,semaphores", "-o", "name"];
         let before = self.cluster.kubectl(&objects).await?;
@@ -376,7 +381,7 @@ impl E2e {
     }
 
     async fn install_again(&self, before: &Holder) -> Result<Holder> {
-        say("8. `helm install` again adopts them.");
+        say("11. `helm install` again adopts them.");
         self.install().await?;
         self.ready().await?;
         self.cluster.apply(&objects::job("job-c", &LICENCE)).await?;
@@ -395,7 +400,7 @@ impl E2e {
     }
 
     async fn delete_definitions(&self, held: &Holder) -> Result {
-        say("9. The definitions are deleted, while the licence is held and the controller runs.");
+        say("12. The definitions are deleted, while the licence is held and the controller runs.");
         self.still(held).await?;
         let started = Instant::now();
         self.remove_definitions().await?;
@@ -437,7 +442,7 @@ impl E2e {
 
     /// The other way to have a Redis.
     async fn use_another_redis(&self) -> Result {
-        say("10. Install with a Redis that is there already, and test.");
+        say("13. Install with a Redis that is there already, and test.");
         let ours = ["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"];
         self.cluster
             .apply(&objects::other_redis(&self.other_image().await?))

@@ -61,6 +61,7 @@ impl Asset {
         let Source::Go {
             folder: module,
             package,
+            tags,
             ldflags,
             ..
         } = self.source
@@ -86,6 +87,8 @@ impl Asset {
                 "build",
                 "-v",
                 "-trimpath",
+                "-tags",
+                tags,
                 "-ldflags",
                 &format!("-s -w {ldflags}"),
                 "-o",

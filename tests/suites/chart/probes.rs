@@ -80,6 +80,34 @@ async fn a_redis_that_is_kept_busy_by_a_script_is_alive_and_not_ready() -> Resul
 }
 
 #[tokio::test]
+async fn a_redis_that_cannot_write_to_its_disk_is_alive_and_not_ready() -> Result {
+    let redis = Redis::builder()
+        .password(PASSWORD)
+        .persistence(Persistence::Rdb)
+        .start()
+        .await?;
+    // A snapshot cannot take the place of a folder.
+    fs::create_dir(redis.data().join("dump.rdb"))?;
+    redis.cli(&["BGSAVE"]).await?;
+    let pod = Pod::rendered(redis.port()).await?;
+    eventually("the probes to see it refuse writes", SOON, async || {
+        let refusal = pod.readiness().await?.err().context("it is ready")?;
+        ensure!(refusal.starts_with("MISCONF"), "{refusal}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(pod.liveness().await?, Ok(()));
+    // The disk has space again.
+    fs::remove_dir(redis.data().join("dump.rdb"))?;
+    redis.cli(&["BGSAVE"]).await?;
+    eventually("the probes to see it write", SOON, async || {
+        ensure!(pod.readiness().await? == Ok(()), "it is not ready");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_redis_that_is_not_there_or_hangs_is_neither_alive_nor_ready() -> Result {
     let nowhere = Pod::rendered(free_port()?).await?;
     for answer in [nowhere.liveness().await?, nowhere.readiness().await?] {
