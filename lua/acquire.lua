@@ -33,7 +33,7 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local is_lock = kind == 'lock'
   local is_pool = not (is_lock or kind == 'semaphore' or kind == 'rwlock')
   local first, rest = string.match(request, '^([1-9]%d*) 1 [1-9]%d* %d+ ()%S')
-  if first and not ARGV[4] and not is_pool and string.find(request, ' ', rest, true) then
+  if first and #first < 14 and not ARGV[4] and not is_pool and string.find(request, ' ', rest, true) then
     local time = clock[1] .. ' ' .. clock[2]
     if redis.call('SET', obj, 'v2 ' .. token .. ' ' .. time .. ' ' .. request, 'NX', 'PX', first) then
       return 'granted ' .. time
@@ -70,6 +70,8 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
     if span > length then
       span, ttl = length, lease
     end
+    -- Room with a queue is room for its head: after a recovery, the first call grants it.
+    if plain and wanted > room and room > 0 then plain = redis.pcall('ZCARD', stem .. 'queue') == 0 end
     if plain and wanted > room and span == 0 then
       -- An end that lies too far ahead is of before the server's clock was set back: the slow way cuts it.
       local latest = redis.pcall('ZRANGE', stem .. 'expiry', -1, -1, 'WITHSCORES')[2]
@@ -79,6 +81,8 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
         and latest + 0 <= now + longest + 1000
         and type(redis.pcall('ZCARD', stem .. 'holders')) == 'number'
       then
+        -- A write without an effect: a server that has been demoted refuses it, and the client leaves that server.
+        redis.call('HDEL', obj, field)
         return { 'busy', now, declared and newest or 0 }
       end
     elseif plain then
@@ -210,6 +214,8 @@ else
   local got
   if is_first and not recovering(object) and fits(object, entry, {}) then
     got = grant(object, token, entry, lease_end(entry))
+    -- The takeover may leave room for those that wait.
+    if takeover then advance(object) end
   else
     -- The search may have found a resource that cannot be read.
     refused = object.unreadable and refusal(object, permits, selector)

@@ -33,7 +33,7 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
     local stem, left = string.sub(obj, 1, -4), held - permits
     local holders, queue, expiry = stem .. 'holders', stem .. 'queue', stem .. 'expiry'
     -- The entry at the head leaves the queue, and is put back where it gets no lease here. A queue that was empty in between has lost
-    -- its end.
+    -- its end, and no key of an object may outlive obj: the end of the queue stands for that of all of them.
     local popped = plain and redis.pcall('ZPOPMIN', queue) or { err = '' }
     local head, place = popped[1], popped[2]
     -- The last lease of an undeclared object ends the object.
@@ -68,7 +68,8 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
     if head and not (gone and grants) then
       if grants then redis.pcall('ZREM', holders, head) end
       redis.call('ZADD', queue, place, head)
-      if not declared then redis.call('PEXPIRE', queue, longest * 2 + 1000) end
+      local ends_at = declared and 0 or redis.call('PEXPIRETIME', obj)
+      if ends_at > 0 then redis.call('PEXPIREAT', queue, ends_at) end
     end
     if gone then
       redis.call('HDEL', obj, field)

@@ -40,8 +40,8 @@ local function renew_in_hash(obj, seen, token, at)
   local got, stem = ask('HMGET', obj, 'state', 't:' .. token), string.sub(obj, 1, -4)
   local limit, held, last, ticket, longest, soonest, marks, bound, recover, run =
     string.match(got and got[1] or '', '^2 (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ([-dw]+) (%d+) %d+ (%d+) (.+)$')
-  local permits, lease, ttl, max_hold, since, names =
-    string.match(got and got[2] or '', '^(%d+) (%d+) (%d+) (%d+) %d+ (%d+) %S+ (%S+) ')
+  local permits, lease, ttl, max_hold, grace, since, names =
+    string.match(got and got[2] or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) %S+ (%S+) ')
   -- A longer number is no number of ours: the slow way names it.
   local short = run and permits and #limit < 17 and #held < 17 and #last < 17 and #ticket < 17 and #longest < 17
   if not short or #soonest > 16 or #bound > 16 or #recover > 16 then return nil end
@@ -55,7 +55,8 @@ local function renew_in_hash(obj, seen, token, at)
     if since + 0 > at or held + 0 < limit + 0 and ask('ZCARD', queue) ~= 0 then return nil end
     if declared and bound ~= '0' and bound + 0 < lease + 0 then lease = bound end
     local ends = at + lease
-    if lease == '0' or ends < first_end then return nil end
+    -- The grace of an undeclared lease moves the end of its keys.
+    if lease == '0' or ends < first_end or grace ~= '0' and not declared then return nil end
     if not declared and (ask('PTTL', obj) or 0) <= longest + 0 then return nil end
     if not ask('ZADD', expiry, string.format('%d', ends), token) then return nil end
     return declared and { 'held', ends, 0, last + 0 } or ends
@@ -116,6 +117,7 @@ local function renew(obj, seen, tokens)
         entry.lease = bounded(object, entry.lease, 0)
         local ends = lease_end(entry)
         set_end(object, token, ends)
+        object.graced = object.graced or entry.grace > 0
         local unheard, set_back = string.sub(entry.names, 1, 1) == '@', entry.since > now
         if unheard then entry.names = '-' end -- its client has woken up: the notification was received
         if set_back then entry.since = now end -- the server's clock was: the longest hold counts from here

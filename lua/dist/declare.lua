@@ -1121,7 +1121,7 @@ local function close(object)
       call('PEXPIREAT', key, int(object.retained))
     end
   elseif not (object.declared or object.kept) then
-    if object.changed or call('PTTL', object.obj) <= object.ttl then
+    if object.changed or object.graced or call('PTTL', object.obj) <= object.ttl then
       local ttl = int(object.ttl * 2 + 1000)
       call('PEXPIRE', object.obj, ttl)
       call('PEXPIRE', object.holders, ttl)
@@ -1129,6 +1129,7 @@ local function close(object)
       if object.ticket > 0 then
         call('PEXPIRE', object.queue, ttl)
         if object.waits then call('PEXPIRE', object.waits, ttl) end
+        if object.pool then call('PEXPIRE', object.selectors, ttl) end
       end
     end
   end

@@ -33,7 +33,7 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
     local stem, left = string.sub(obj, 1, -4), held - permits
     local holders, queue, expiry = stem .. 'holders', stem .. 'queue', stem .. 'expiry'
     -- The entry at the head leaves the queue, and is put back where it gets no lease here. A queue that was empty in between has lost
-    -- its end.
+    -- its end, and no key of an object may outlive obj: the end of the queue stands for that of all of them.
     local popped = plain and redis.pcall('ZPOPMIN', queue) or { err = '' }
     local head, place = popped[1], popped[2]
     -- The last lease of an undeclared object ends the object.
@@ -68,7 +68,8 @@ if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
     if head and not (gone and grants) then
       if grants then redis.pcall('ZREM', holders, head) end
       redis.call('ZADD', queue, place, head)
-      if not declared then redis.call('PEXPIRE', queue, longest * 2 + 1000) end
+      local ends_at = declared and 0 or redis.call('PEXPIRETIME', obj)
+      if ends_at > 0 then redis.call('PEXPIREAT', queue, ends_at) end
     end
     if gone then
       redis.call('HDEL', obj, field)
@@ -1195,7 +1196,7 @@ local function close(object)
       call('PEXPIREAT', key, int(object.retained))
     end
   elseif not (object.declared or object.kept) then
-    if object.changed or call('PTTL', object.obj) <= object.ttl then
+    if object.changed or object.graced or call('PTTL', object.obj) <= object.ttl then
       local ttl = int(object.ttl * 2 + 1000)
       call('PEXPIRE', object.obj, ttl)
       call('PEXPIRE', object.holders, ttl)
@@ -1203,6 +1204,7 @@ local function close(object)
       if object.ticket > 0 then
         call('PEXPIRE', object.queue, ttl)
         if object.waits then call('PEXPIRE', object.waits, ttl) end
+        if object.pool then call('PEXPIRE', object.selectors, ttl) end
       end
     end
   end

@@ -51,8 +51,9 @@ local function close(object)
     end
   elseif not (object.declared or object.kept) then
     -- The keys of an object that no client touches again must end, as its leases do. If nothing was added, and they
-    -- live for longer than the longest lease, they outlive all leases already.
-    if object.changed or call('PTTL', object.obj) <= object.ttl then
+    -- live for longer than the longest lease, they outlive all leases already; but not the grace behind a lease that was
+    -- renewed (`graced`).
+    if object.changed or object.graced or call('PTTL', object.obj) <= object.ttl then
       local ttl = int(object.ttl * 2 + 1000)
       call('PEXPIRE', object.obj, ttl)
       call('PEXPIRE', object.holders, ttl)
@@ -60,6 +61,7 @@ local function close(object)
       if object.ticket > 0 then
         call('PEXPIRE', object.queue, ttl)
         if object.waits then call('PEXPIRE', object.waits, ttl) end
+        if object.pool then call('PEXPIRE', object.selectors, ttl) end
       end
     end
   end

@@ -28,6 +28,13 @@ impl Case {
         texts(&self.side.run(script, &call, self.now_us).0)
     }
 
+    /// The messages that a call publishes.
+    fn pushes(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
+        let call = Call::new(script, &self.keys, "run", args);
+        let (_, published) = self.side.run(script, &call, self.now_us);
+        published.into_iter().map(|(_, message)| message).collect()
+    }
+
     fn after(&mut self, ms: u64) -> &mut Self {
         self.now_us += ms * 1000;
         self
@@ -154,4 +161,122 @@ fn an_object_of_no_kind_is_refused_by_each_call_and_leaves_no_key() {
         );
     }
     assert!(lock(&case.side.database).store.dump().is_empty());
+}
+
+fn keys_of(object: &str, parts: &[&str]) -> Keys {
+    let key = |part: &&str| format!("tenure:{{a/{object}}}:{part}");
+    parts.iter().map(key).collect()
+}
+
+/// The head goes back into a queue that was empty in between: the queue does not outlive the object for that.
+#[test]
+fn a_writer_that_waited_behind_many_readers_keeps_the_next_one_out_until_its_lease_ends() {
+    let mut case = Case::on(keys_of("rwlock/x", &["obj", "holders", "queue", "expiry"]));
+    for (token, permits) in [("a", "1"), ("b", "1"), ("h", "9")] {
+        case.call(
+            &script::ACQUIRE,
+            &[token, &format!("30000 {permits} 9 30000 c {{}}")],
+        );
+    }
+    for _ in 0..3 {
+        case.after(9900);
+        for token in ["a", "b", "h"] {
+            case.call(&script::RENEW, &[token]);
+        }
+    }
+    case.after(1200);
+    for token in ["b", "h"] {
+        case.call(&script::RENEW, &[token]);
+    }
+    assert_eq!(case.call(&script::RELEASE, &["a"]), ["released"]);
+    case.after(18_600);
+    assert_eq!(
+        case.call(&script::ACQUIRE, &["n", "30000 9 9 30000 c {}"])[0],
+        "queued"
+    );
+    assert_eq!(case.call(&script::RELEASE, &["b"]), ["released"]);
+    assert_eq!(case.call(&script::RELEASE, &["h"]), ["released"]);
+    // It holds for the rest of its entry's life.
+    case.after(29_000);
+    assert_eq!(case.call(&script::ACQUIRE, &["z", "30000 1 9 0 c {}"])[0], "busy");
+}
+
+#[test]
+fn a_grace_keeps_others_out_for_its_whole_length_after_renewals() {
+    let [keys, _] = objects();
+    let mut case = Case::on(keys);
+    case.call(
+        &script::ACQUIRE,
+        &["a", "30000 1 1 0 c {}", "0", "0", "30000", "0", "-", "0", ""],
+    );
+    for _ in 0..3 {
+        case.after(10_000).call(&script::RENEW, &["a"]);
+    }
+    case.after(31_001);
+    let attempt = ["b", "30000 1 1 0 c {}"];
+    assert_eq!(case.call(&script::ACQUIRE, &attempt)[0], "busy");
+    assert_eq!(case.after(28_900).call(&script::ACQUIRE, &attempt)[0], "busy");
+    assert_eq!(case.after(1200).call(&script::ACQUIRE, &attempt)[0], "granted");
+}
+
+#[test]
+fn each_key_of_an_undeclared_pool_ends() {
+    let parts = [
+        "obj",
+        "holders",
+        "queue",
+        "expiry",
+        "resources",
+        "free",
+        "selectors",
+    ];
+    let mut case = Case::on(keys_of("pool/x", &parts));
+    assert_eq!(
+        case.call(&script::ACQUIRE, &["a", "1000 1 1 1000 c {}"])[0],
+        "queued"
+    );
+    let mut database = lock(&case.side.database);
+    for key in &case.keys {
+        let ends = database.store.end_of(key.as_bytes());
+        assert!(!database.store.has(key.as_bytes()) || ends.is_some(), "{key}");
+    }
+    database.store.expire(case.now_us / 1000 + 3_600_000);
+    assert!(database.store.dump().is_empty());
+}
+
+#[test]
+fn what_a_takeover_leaves_is_granted_to_those_that_wait() {
+    let mut case = Case::on(keys_of("rwlock/x", &["obj", "holders", "queue", "expiry"]));
+    case.call(&script::ACQUIRE, &["w", "30000 9 9 10000 c {}"]);
+    for reader in ["r1", "r2"] {
+        let request = [reader, "30000 1 9 10000 c {}"];
+        assert_eq!(case.call(&script::ACQUIRE, &request)[0], "queued");
+    }
+    let takeover = ["t", "30000 1 9 0 c {}", "0", "0", "0", "0", "-", "1", "it hangs"];
+    let pushes = case.pushes(&script::ACQUIRE, &takeover);
+    assert_eq!(pushes.len(), 3, "the loss and two grants: {pushes:?}");
+}
+
+#[test]
+fn the_first_call_after_a_recovery_grants_the_head_of_the_queue() {
+    let mut case = Case::on(keys_of("semaphore/x", &["obj", "holders", "queue", "expiry"]));
+    let declare = |recovery| ["digest", "1000", recovery, "2000", "0", "3"];
+    case.call(&script::DECLARE, &declare("0"));
+    case.call(&script::ACQUIRE, &["a", "0 1 0 0 c {}"]);
+    let lost = Call::new(&script::DECLARE, &case.keys, "another", &declare("5000"));
+    case.side.run(&script::DECLARE, &lost, case.now_us);
+    case.call(&script::RENEW, &["a"]);
+    case.call(&script::DECLARE, &declare("5000"));
+    assert_eq!(
+        case.call(&script::ACQUIRE, &["h", "0 1 0 2000 c {}"])[0],
+        "queued"
+    );
+    for _ in 0..8 {
+        assert_eq!(case.after(600).call(&script::RENEW, &["a h"])[5], "waiting");
+    }
+    let pushes = case.after(300).pushes(&script::ACQUIRE, &["n", "0 3 0 0 c {}"]);
+    assert!(
+        pushes.len() == 1 && pushes[0].contains("\nh\n"),
+        "no grant: {pushes:?}"
+    );
 }
