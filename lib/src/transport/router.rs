@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{RedisError, Value};
+use redis::{Cmd, RedisError, Value};
 use tokio::{task::AbortHandle, time::Instant};
 use tracing::debug;
 
@@ -19,6 +19,7 @@ use crate::{
     },
     transport::{
         admission::{self, Class, Ticket},
+        all_servers::{AllServers, ServerAnswer},
         backoff::Backoff,
         clock::SentAt,
         cluster::{self, Cluster, ClusterSeeds},
@@ -58,6 +59,7 @@ pub(crate) struct Router(Arc<Inner>);
 struct Inner {
     routes: Arc<RoutingTable>,
     config: Arc<ConnectionConfig>,
+    all_servers: AllServers,
     /// Keeps the connections.
     keeper: AbortHandle,
 }
@@ -114,6 +116,7 @@ impl Router {
         seeds: Option<ClusterSeeds>,
     ) -> Self {
         let state_changed: Arc<StateChanged> = Arc::default();
+        let all_servers = AllServers::new(&endpoint, config.response_timeout);
         let (node, keeper) = ServerConnection::new(address, endpoint, config.clone(), state_changed.clone());
         let routes = Arc::new(RoutingTable::to(node, state_changed.clone()));
         let closing = Closing {
@@ -134,6 +137,7 @@ impl Router {
         Self(Arc::new(Inner {
             routes,
             config,
+            all_servers,
             keeper: keeper.abort_handle(),
         }))
     }
@@ -187,6 +191,11 @@ impl Router {
             Ok(answer) => answer.map_err(|error| unreachable("a server", error)),
             Err(_elapsed) => Err(unreachable("a server", "no answer in time")),
         }
+    }
+
+    /// Sends a command about the servers themselves to each master and each replica.
+    pub(crate) async fn send_to_all(&self, command: &Cmd) -> Result<Vec<ServerAnswer>, Error> {
+        self.0.all_servers.send(&self.0.routes, command).await
     }
 
     /// Waits for what is not there yet. With `patient`, also until an operator has mended what refuses connections.

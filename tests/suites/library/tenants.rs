@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::support::{SOON, World, declaration, named};
 
 mod raw;
+mod users;
 
 const LONG: Duration = Duration::from_secs(3600);
 const LONG_MS: &str = "3600000";
