@@ -27,6 +27,9 @@ const CONTROLLER: &str = "info subscribe psubscribe publish time evalsha script|
                           zadd zrem zscore zrange zcard zpopmin zpopmax zrandmember \
                           exists persist pexpireat unlink del";
 
+/// What clients of a Redis Cluster need besides.
+const CLUSTER: &str = "cluster|info cluster|slots asking";
+
 /// What a controller needs besides where it makes the users of namespaces.
 const ACCESS: &str = "acl|list acl|setuser acl|deluser";
 
@@ -88,6 +91,16 @@ pub fn controller_rules(prefix: impl AsRef<str>) -> Result<Vec<String>, Error> {
     rules.push(format!("&{}", channel::of_events(prefix)));
     rules.extend(allowed(CONTROLLER));
     Ok(rules)
+}
+
+/// Returns the rules that each client needs in addition on a Redis Cluster.
+///
+/// ```
+/// assert!(tenure::control::acl::cluster_rules().contains(&"+cluster|slots".to_owned()));
+/// ```
+#[must_use]
+pub fn cluster_rules() -> Vec<String> {
+    allowed(CLUSTER).collect()
 }
 
 /// Returns the rules that a controller needs in addition where it makes the users of namespaces (`--access`). With them it can give

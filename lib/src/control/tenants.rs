@@ -66,6 +66,7 @@ impl Control {
     pub async fn tenants(&self) -> Result<Vec<ServerTenants>, Error> {
         let prefix = &self.session.prefix;
         let answers = self.session.link.send_to_all(&command(["LIST"])).await?;
+        let more = self.more_rules();
         let read = |answer: ServerAnswer| {
             let lines = answer
                 .reply
@@ -73,13 +74,18 @@ impl Control {
             ServerTenants {
                 server: answer.server,
                 is_replica: answer.is_replica,
-                users: lines.map(|lines| lines.iter().filter_map(|line| user_in(prefix, line)).collect()),
+                users: lines.map(|lines| {
+                    lines
+                        .iter()
+                        .filter_map(|line| user_in(prefix, &more, line))
+                        .collect()
+                }),
             }
         };
         Ok(answers.into_iter().map(read).collect())
     }
 
-    /// Makes the user of a namespace, [`acl::tenant_user`], or changes it to the rules of [`acl::tenant_rules`] and to these passwords,
+    /// Makes the user of a namespace, [`acl::tenant_user`], or changes it to the rules of [`acl::tenant_rules`] (on a cluster also [`acl::cluster_rules`]) and to these passwords,
     /// each of which is given by its SHA-256 in hexadecimal digits. Connections of the user stay. One command a server.
     ///
     /// # Errors
@@ -115,6 +121,7 @@ impl Control {
             words.push(format!("#{password}"));
         }
         words.extend(acl::tenant_rules(prefix, namespace)?);
+        words.extend(self.more_rules());
         self.change_users(&command(words)).await
     }
 
@@ -134,6 +141,19 @@ impl Control {
     pub async fn remove_tenant(&self, namespace: &str) -> Result<(), Error> {
         let user = acl::tenant_user(&self.session.prefix, namespace)?;
         self.change_users(&command(["DELUSER", &user])).await
+    }
+
+    /// The rules that the servers and the URL make necessary.
+    fn more_rules(&self) -> Vec<String> {
+        let link = &self.session.link;
+        let mut rules = Vec::new();
+        if link.is_cluster() {
+            rules.extend(acl::cluster_rules());
+        }
+        if link.database() != 0 {
+            rules.push("+select".to_owned());
+        }
+        rules
     }
 
     async fn change_users(&self, command: &Cmd) -> Result<(), Error> {
@@ -159,7 +179,7 @@ fn is_sha256(text: &str) -> bool {
 }
 
 /// Reads a line of `ACL LIST`. `None`: the user is not one of a namespace under the prefix.
-fn user_in(prefix: &str, line: &str) -> Option<(String, TenantUser)> {
+fn user_in(prefix: &str, more_rules: &[String], line: &str) -> Option<(String, TenantUser)> {
     let mut words = line.split_whitespace();
     let ("user", name) = (words.next()?, words.next()?) else {
         return None;
@@ -172,7 +192,12 @@ fn user_in(prefix: &str, line: &str) -> Option<(String, TenantUser)> {
         .into_iter()
         .filter(|word| !NEUTRAL.contains(word))
         .collect();
-    let wanted: BTreeSet<&str> = rules.iter().map(String::as_str).chain(["on"]).collect();
+    let wanted: BTreeSet<&str> = rules
+        .iter()
+        .chain(more_rules)
+        .map(String::as_str)
+        .chain(["on"])
+        .collect();
     let user = TenantUser {
         passwords,
         has_rules: others == wanted,
@@ -200,7 +225,7 @@ mod tests {
         let hashes = [format!("#{one}"), format!("#{two}")];
         let neutral = "sanitize-payload resetchannels -@all";
         let usual = line("tenure.team-a", &["on", &hashes[0], &hashes[1], neutral]);
-        let (namespace, user) = user_in("tenure", &usual).unwrap();
+        let (namespace, user) = user_in("tenure", &[], &usual).unwrap();
         assert_eq!(namespace, "team-a");
         assert_eq!(user.passwords, BTreeSet::from([one, two]));
         assert!(user.has_rules);
@@ -212,7 +237,10 @@ mod tests {
             line("tenure.team-a", &["on", "(~x", "+get)"]),
             usual.replace(" +hget ", " "),
         ] {
-            assert!(!user_in("tenure", &changed).unwrap().1.has_rules, "{changed}");
+            assert!(
+                !user_in("tenure", &[], &changed).unwrap().1.has_rules,
+                "{changed}"
+            );
         }
     }
 
@@ -227,8 +255,8 @@ mod tests {
             "tenure.Team",
             "x.team-a",
         ] {
-            assert_eq!(user_in("tenure", &line(name, &["on"])), None, "{name}");
+            assert_eq!(user_in("tenure", &[], &line(name, &["on"])), None, "{name}");
         }
-        assert_eq!(user_in("tenure", ""), None);
+        assert_eq!(user_in("tenure", &[], ""), None);
     }
 }

@@ -52,6 +52,11 @@ impl AllServers {
         }
     }
 
+    /// The number of the database in the URL.
+    pub(crate) fn database(&self) -> i64 {
+        self.access.as_ref().map_or(0, |access| access.database())
+    }
+
     /// Sends a command to each server, to all at once.
     pub(crate) async fn send(
         &self,

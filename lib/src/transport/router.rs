@@ -193,6 +193,16 @@ impl Router {
         }
     }
 
+    /// Returns whether the servers are those of a Redis Cluster, as far as is known.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.0.routes.cluster(|_| ()).is_some()
+    }
+
+    /// The number of the database in the URL.
+    pub(crate) fn database(&self) -> i64 {
+        self.0.all_servers.database()
+    }
+
     /// Sends a command about the servers themselves to each master and each replica.
     pub(crate) async fn send_to_all(&self, command: &Cmd) -> Result<Vec<ServerAnswer>, Error> {
         self.0.all_servers.send(&self.0.routes, command).await
