@@ -9,6 +9,7 @@
 //! | [`ending`] | the end of the permission ends users, connections and Secrets within five seconds |
 //! | [`losing`] | users that Redis has lost are made again, and leases stay |
 //! | [`rotating`] | passwords change under held leases |
+//! | [`pods`] | programs that have nothing but the Secret |
 //! | [`together`] | two controllers agree on one password |
 //! | [`everywhere`] | each server of a cluster, and behind Sentinels, has the users |
 
@@ -25,6 +26,7 @@ mod ending;
 mod everywhere;
 mod granting;
 mod losing;
+mod pods;
 mod rotating;
 mod together;
 
