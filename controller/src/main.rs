@@ -43,7 +43,7 @@
 //! | group | resources | verbs |
 //! |---|---|---|
 //! | core | `namespaces` | `list`, `watch` |
-//! | core | `secrets`, of the name `tenure-access` | `list`, `watch`, `create`, `patch`, `delete` |
+//! | core | `secrets`, of the name tenure-access | `list`, `watch`, `create`, `patch`, `delete` |
 //!
 //! In Redis: the commands of the scripts in `lua/`, on keys and channels that begin with the key prefix, and `INFO`; with
 //! `--access` also `ACL LIST`, `ACL SETUSER` and `ACL DELUSER`.

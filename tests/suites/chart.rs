@@ -15,6 +15,7 @@ use tenure_tests::{
 };
 use tokio::task::spawn_blocking;
 
+mod access;
 mod probes;
 
 const RELEASE: &str = "tenure";
@@ -176,12 +177,18 @@ async fn a_typo_or_a_bad_value_is_refused_with_a_message_that_names_it() -> Resu
             "at '/externalRedis/tls': additional properties 'key' not allowed",
         ),
     ] {
-        let error = match helm(&["template", RELEASE, &chart(), "--set", set]).await {
-            Ok(_) => bail!("{set} is taken"),
-            Err(error) => format!("{error:#}"),
-        };
-        ensure!(error.contains(message), "{set}: {error}");
+        is_refused(set, message).await?;
     }
+    Ok(())
+}
+
+/// Checks that Helm refuses a value with this message.
+async fn is_refused(set: &str, message: &str) -> Result {
+    let error = match helm(&["template", RELEASE, &chart(), "--set", set]).await {
+        Ok(_) => bail!("{set} is taken"),
+        Err(error) => format!("{error:#}"),
+    };
+    ensure!(error.contains(message), "{set}: {error}");
     Ok(())
 }
 
@@ -287,12 +294,16 @@ async fn the_controllers_role_is_the_documented_one() -> Result {
     let objects = objects(&render(&mode_file("default"), &[]).await?)?;
     let roles = objects.iter().filter(|object| {
         let is_role = object["kind"] == "ClusterRole" || object["kind"] == "Role";
-        is_role && object["metadata"]["name"] == "tenure-controller"
+        let name = &object["metadata"]["name"];
+        is_role && (name == "tenure-controller" || name == "tenure-access")
     });
     let mut granted = BTreeSet::new();
     for rule in roles.flat_map(|role| role["rules"].as_array().into_iter().flatten()) {
         if rule["resources"][0] == "configmaps" {
             assert_eq!(rule["resourceNames"], serde_json::json!(["tenure-epoch"]));
+        }
+        if rule["resources"][0] == "secrets" {
+            assert_eq!(rule["resourceNames"], serde_json::json!(["tenure-access"]));
         }
         let list = |key: &str| -> Vec<String> {
             let items = rule[key].as_array().into_iter().flatten();
