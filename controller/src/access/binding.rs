@@ -88,7 +88,7 @@ impl Binding {
     }
 }
 
-/// What stands between `://` and the path or query.
+/// The part of a URL between `://` and the path or query.
 fn authority(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     // A password may have a slash or a question mark that is not escaped.

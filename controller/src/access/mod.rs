@@ -71,7 +71,7 @@ struct Access {
     drafts: BTreeMap<String, Password>,
     /// Namespaces with a Secret that is not the controller's, of which an event was published.
     foreign: BTreeSet<String>,
-    /// What the log has of servers and of the file with the authorities.
+    /// The problems of replicas and of the file with the authorities that the log has.
     reported: BTreeMap<String, String>,
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Ages {
     pub(crate) overlap: Duration,
 }
 
-/// What is known of one namespace.
+/// The state of one namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) namespace: &'a str,
@@ -48,7 +48,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) binding: &'a Binding,
 }
 
-/// What has to become of one namespace.
+/// The target of one namespace.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Decision {
     /// The SHA-256 of the passwords that are valid now. `None`: the namespace has no user.
@@ -180,7 +180,7 @@ fn is_due(found: &Credentials, request: Option<&str>, ages: Ages, now: Timestamp
 
 /// The previous passwords that are still valid.
 fn kept(credentials: &Credentials, ages: Ages, now: Timestamp) -> Vec<Previous> {
-    // None is valid for longer than the overlap allows, whoever has written the annotation.
+    // The overlap bounds each of them, because other users may write the annotation.
     let latest = credentials
         .since
         .saturating_add(signed(ages.overlap))
@@ -240,7 +240,7 @@ impl Surplus {
         now: Instant,
     ) -> Users {
         let (mut users, mut seen) = (Users::default(), HashMap::new());
-        // What other controllers may just have made stays when a user is written.
+        // A password that another controller may just have made stays when a user is written.
         let mut fresh: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         let mut written = BTreeSet::new();
         for found in servers.iter().filter_map(|server| server.users.as_ref().ok()) {

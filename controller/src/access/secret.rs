@@ -148,7 +148,7 @@ pub(crate) fn render(namespace: &str, user: &str, credentials: &Credentials, bin
     }
 }
 
-/// Returns whether a Secret differs from the rendered one in a field that belongs to the controller. What others have added stays.
+/// Returns whether a Secret differs from the rendered one in a field that belongs to the controller. Fields of other programs stay.
 pub(crate) fn differs(found: &Secret, rendered: &Secret) -> bool {
     let same = |key: &str| {
         let value = |secret: &Secret| secret.data.as_ref().and_then(|data| data.get(key).cloned());

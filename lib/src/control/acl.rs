@@ -27,10 +27,10 @@ const CONTROLLER: &str = "info subscribe psubscribe publish time evalsha script|
                           zadd zrem zscore zrange zcard zpopmin zpopmax zrandmember \
                           exists persist pexpireat unlink del";
 
-/// What clients of a Redis Cluster need besides.
+/// The commands that clients of a Redis Cluster send besides.
 const CLUSTER: &str = "cluster|info cluster|slots asking";
 
-/// What a controller needs besides where it makes the users of namespaces.
+/// The commands that a controller sends besides where it makes the users of namespaces.
 const ACCESS: &str = "acl|list acl|setuser acl|deluser";
 
 /// Returns the name of the Redis user of a Kubernetes namespace. The users whose names begin with the key prefix and a dot belong to

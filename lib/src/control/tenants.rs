@@ -45,7 +45,7 @@ pub struct TenantUser {
     pub has_rules: bool,
 }
 
-/// The words in a line of `ACL LIST` that give and take no right of Tenure's users.
+/// The parts of a line of `ACL LIST` that neither give nor take a right of Tenure's users.
 const NEUTRAL: [&str; 4] = ["sanitize-payload", "resetchannels", "-@all", "alldbs"];
 
 impl Control {

@@ -5,7 +5,7 @@
 //!
 //! | module | what it shows |
 //! |---|---|
-//! | [`granting`] | who gets access, to what, and what the Secret has |
+//! | [`granting`] | the namespaces that get access, its extent, and the contents of the Secret |
 //! | [`ending`] | the end of the permission ends users, connections and Secrets within five seconds |
 //! | [`losing`] | users that Redis has lost are made again, and leases stay |
 //! | [`rotating`] | passwords change under held leases |

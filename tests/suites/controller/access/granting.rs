@@ -1,4 +1,4 @@
-//! Who gets access, to what, and what the Secret has.
+//! The namespaces that get access, its extent, and the contents of the Secret.
 
 use std::time::Duration;
 
@@ -243,7 +243,7 @@ async fn a_secret_that_was_changed_or_deleted_is_mended() -> Result {
         "{:?}",
         mended.keys()
     );
-    // What is deleted gets another password, and the old one ends.
+    // A Secret that was deleted gets another password, and the old one ends.
     world
         .plane
         .kubectl(&["-n", namespace, "delete", "secret", NAME])
