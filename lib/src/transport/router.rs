@@ -219,7 +219,7 @@ impl Router {
             Err(Error::Closed) => Some(Err(Error::Closed)),
             Err(error) if patient || error.is_unreachable() => None,
             // The provider is asked again, and may know others by then; or the server does.
-            Err(Error::Authentication { .. }) if self.0.config.credentials_change => None,
+            Err(Error::Authentication { .. }) if self.0.config.may_be_accepted() => None,
             found => Some(found),
         };
         // Mostly it is there, and needs no timer.

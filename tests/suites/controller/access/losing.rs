@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use tenure::{Options, control::acl};
-use tenure_tests::{Redis, Result, ensure, eventually, redis::Persistence};
+use tenure::{
+    Options,
+    control::{Server, acl},
+};
+use tenure_tests::{Context, Redis, Result, ensure, eventually, redis::Persistence};
 use tokio::time::Instant;
 
 use super::{World, client, redis, url_of_controller};
@@ -57,6 +60,43 @@ async fn after_a_restart_of_redis_the_users_are_back_before_leases_end() -> Resu
         world.secret(&namespace).await? == secret,
         "the Secret has changed"
     );
+    Ok(())
+}
+
+/// A client with credentials that do not change waits for its user, as for a Redis that is not there yet.
+#[tokio::test]
+async fn a_request_outlasts_the_time_without_users() -> Result {
+    let redis = redis()?.persistence(Persistence::Aof).start().await?;
+    let url = url_of_controller(&redis);
+    let mut world = World::at("access-waits", redis, url, 1, &[]).await?;
+    let namespace = world.namespaces[0].clone();
+    let secret = world.grant(&namespace).await?;
+    let (holder, waiter) = (client(&secret).await?, client(&secret).await?);
+    let lease = holder.lock("x")?.acquire().await?;
+    let lock = waiter.lock("x")?;
+    let waits = tokio::spawn(async move { lock.acquire().await });
+    eventually("a waiter", SOON, async || {
+        let seen = holder.control().look(lease.object(), 1).await?;
+        ensure!(seen.is_some_and(|seen| seen.waiting == 1), "not yet");
+        Ok(())
+    })
+    .await?;
+    world.controller.kill9()?;
+    world.redis.kill9()?;
+    world.redis.start_again().await?;
+    let denied = |server: &Server| matches!(server, Server::Disconnected { transient: false, .. });
+    eventually("Redis to deny the credentials", SOON, async || {
+        let server = waiter.control().server();
+        ensure!(denied(&server), "{server:?}");
+        Ok(())
+    })
+    .await?;
+    let lock = waiter.lock("y")?;
+    let asks = tokio::spawn(async move { lock.try_acquire().await });
+    world.controller = world.another_controller().await?;
+    asks.await??.context("busy")?.release().await?;
+    lease.release().await?;
+    waits.await??.release().await?;
     Ok(())
 }
 
