@@ -97,7 +97,11 @@ impl Cluster {
         let status = process.wait(LIMIT).await.with_context(|| what.clone())?;
         let (output, log) = (process.output()?, process.log()?);
         ensure!(status.success(), "{what}: {status}\n{output}{log}");
-        let is_warning = |line: &&str| line.contains("Warning:") || line.contains("level=WARN");
+        // helm logs this when it ends its own watches at the end of a wait.
+        let of_a_watch =
+            |line: &str| line.contains("watch ended with error") && line.contains("context canceled");
+        let is_warning =
+            |line: &&str| (line.contains("Warning:") && !of_a_watch(line)) || line.contains("level=WARN");
         if let Some(warning) = log.lines().find(is_warning) {
             bail!("{what}: {warning}");
         }
