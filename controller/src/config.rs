@@ -85,6 +85,34 @@ pub(crate) struct Config {
     #[arg(long, env = "TENURE_EPOCH_RECORD", value_name = "NAMESPACE/NAME", value_parser = config_map)]
     pub(crate) epoch_record: Option<(String, String)>,
 
+    /// Give each allowed namespace a Redis user that reaches its objects alone, and keep the user's credentials in a Secret
+    /// tenure-access of the namespace. A namespace is allowed by the label tenure.dev/access: "true", or by --access-namespaces.
+    /// The controller's own Redis user needs the rights that docs/redis.md lists for this
+    #[arg(long, env = "TENURE_ACCESS")]
+    pub(crate) access: bool,
+
+    /// Namespaces that are allowed without the label, separated by commas
+    #[arg(long, env = "TENURE_ACCESS_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACES", value_parser = namespace)]
+    pub(crate) access_namespaces: Vec<String>,
+
+    /// The URL of Redis in the Secrets, without credentials; that of --redis-url without its credentials if absent
+    #[arg(
+        long,
+        env = "TENURE_ACCESS_REDIS_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(crate) access_redis_url: Option<String>,
+
+    /// The age at which a password is replaced, such as 720h; 0s: never
+    #[arg(long, env = "TENURE_ACCESS_MAX_AGE", default_value = "720h", value_name = "DURATION", value_parser = duration_or_zero)]
+    pub(crate) access_max_age: Duration,
+
+    /// The time for which a password that was replaced stays valid; pods that got it as an environment variable must have
+    /// been restarted by then
+    #[arg(long, env = "TENURE_ACCESS_OVERLAP", default_value = "24h", value_name = "DURATION", value_parser = duration)]
+    pub(crate) access_overlap: Duration,
+
     /// The address for /livez, /readyz and /metrics, by default of this machine alone; 0.0.0.0 serves other machines, as probes
     /// of a cluster need, and port 0 takes a free port, which the log shows
     #[arg(long, env = "TENURE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", value_parser = address)]
@@ -129,6 +157,8 @@ pub(crate) enum ConfigError {
         flag: &'static str,
         source: tenure::Error,
     },
+    #[error("{flag} {problem}")]
+    Access { flag: &'static str, problem: String },
 }
 
 impl Config {
@@ -188,14 +218,21 @@ impl Config {
     }
 }
 
+const DURATION_FIX: &str = "write a number and a unit, such as 90s, 5m or 1h";
+
 fn duration(text: &str) -> Result<Duration, String> {
-    let fix = "write a number and a unit, such as 90s, 5m or 1h";
-    let signed: SignedDuration = text.parse().map_err(|_| format!("it is not a duration: {fix}"))?;
-    let duration = Duration::try_from(signed).map_err(|_| format!("it is negative: {fix}"))?;
+    let duration = duration_or_zero(text)?;
     if duration.is_zero() {
-        return Err(format!("it is zero: {fix}"));
+        return Err(format!("it is zero: {DURATION_FIX}"));
     }
     Ok(duration)
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    let signed: SignedDuration = text
+        .parse()
+        .map_err(|_| format!("it is not a duration: {DURATION_FIX}"))?;
+    Duration::try_from(signed).map_err(|_| format!("it is negative: {DURATION_FIX}"))
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -278,6 +315,9 @@ mod tests {
             (["--epoch-record", "/tenure-epoch"], "such as tenure/tenure-epoch"),
             (["--epoch-record", "tenure/a/b"], "such as tenure/tenure-epoch"),
             (["--watch-namespaces", "Ml"], "separated by commas"),
+            (["--access-namespaces", "Ml"], "separated by commas"),
+            (["--access-max-age", "-1h"], "such as 90s"),
+            (["--access-overlap", "0s"], "such as 90s"),
             (["--log-format", "xml"], "[possible values: human, json]"),
             (["--log-level", "kube=loud"], "error, warn, info, debug or trace"),
         ] {

@@ -28,6 +28,16 @@ pub(crate) enum ObjectEvent {
     CleanupSkipped { command: String },
     /// The object needs an action.
     Stalled { message: String },
+    /// A namespace has got a Redis user of its own.
+    AccessGranted,
+    /// The password of that user was replaced.
+    AccessRotated,
+    /// The namespace is not allowed any more.
+    AccessRemoved,
+    /// The namespace has a Secret of the same name that is not the controller's.
+    AccessForeign,
+    /// The Secret cannot be written.
+    AccessFailed { error: String },
 }
 
 impl ObjectEvent {
@@ -68,6 +78,39 @@ impl ObjectEvent {
                 format!("Redis is out of reach, so its keys of this object were left behind; remove them with: {command}"),
             ),
             Self::Stalled { message } => (Warning, "Stalled", "Declare", message.clone()),
+            Self::AccessGranted => (
+                Normal,
+                "AccessGranted",
+                "Access",
+                "the namespace has a Redis user of its own; this Secret has its credentials".to_owned(),
+            ),
+            Self::AccessRotated => (
+                Normal,
+                "AccessRotated",
+                "Access",
+                "the password is replaced; the one before it stays valid until the time in the annotation \
+                 tenure.dev/previous-passwords"
+                    .to_owned(),
+            ),
+            Self::AccessRemoved => (
+                Normal,
+                "AccessRemoved",
+                "Access",
+                "the namespace is not allowed any more: its Redis user is removed, and its connections are ended".to_owned(),
+            ),
+            Self::AccessForeign => (
+                Warning,
+                "AccessForeign",
+                "Access",
+                "this Secret was not made by Tenure, and is left alone, so the namespace gets no access: delete or rename it"
+                    .to_owned(),
+            ),
+            Self::AccessFailed { error } => (
+                Warning,
+                "AccessFailed",
+                "Access",
+                format!("the Secret cannot be written, and is tried again: {error}"),
+            ),
         };
         Event {
             type_,
@@ -111,6 +154,13 @@ mod tests {
             },
             ObjectEvent::Stalled {
                 message: "m".repeat(2000),
+            },
+            ObjectEvent::AccessGranted,
+            ObjectEvent::AccessRotated,
+            ObjectEvent::AccessRemoved,
+            ObjectEvent::AccessForeign,
+            ObjectEvent::AccessFailed {
+                error: "e".repeat(2000),
             },
         ];
         for object_event in events {

@@ -18,6 +18,10 @@ pub(crate) enum Failure {
     Redis(#[from] tenure::Error),
     #[error("the object vanished from Redis just after it was declared")]
     Vanished,
+    #[error(
+        "another program has set the same fields: remove its field managers, or delete the object, and it is made again"
+    )]
+    NotTaken,
     #[error("the reconciliation did not finish within {} s", RECONCILE_LIMIT.as_secs())]
     Timeout,
 }
@@ -37,6 +41,7 @@ impl Failure {
             Self::Redis(error) if error.is_unreachable() => "redis_unreachable",
             Self::Redis(_) => "redis_refused",
             Self::Vanished => "vanished",
+            Self::NotTaken => "not_taken",
             Self::Timeout => "timeout",
         }
     }
@@ -53,6 +58,12 @@ impl Failure {
     /// Returns whether the API server does not allow it.
     pub(crate) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.code == 403))
+    }
+
+    /// Returns whether the controller lacks a permission. A quota, and a namespace that is being deleted, forbid as well.
+    pub(crate) fn lacks_permission(&self) -> bool {
+        let says = |message: &str| message.contains(" cannot ") && message.contains(" resource \"");
+        matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.code == 403 && says(&status.message)))
     }
 
     /// Returns whether the custom resource is gone.

@@ -12,6 +12,7 @@
 //! | [`apply`] | its I/O: executes one step of a plan |
 //! | [`epochs`] | the record that backs the fencing floors of all objects after a loss of data |
 //! | [`asked_for`] | objects that clients ask for are reconciled before the others |
+//! | [`access`] | a Redis user for each namespace that is allowed, with its credentials in a Secret |
 //! | [`kinds`] | what it must know of a custom resource |
 //! | [`ended_pods`] | which pods have ended |
 //! | [`tracker`] | how often an object is looked at, and what was seen of it before |
@@ -37,12 +38,21 @@
 //! |---|---|---|
 //! | core | `configmaps`, of that name | `get`, `patch` |
 //!
-//! In Redis: the commands of the scripts in `lua/`, on keys and channels that begin with the key prefix, and `INFO`.
+//! With `--access`, in every namespace that it watches, also:
+//!
+//! | group | resources | verbs |
+//! |---|---|---|
+//! | core | `namespaces` | `list`, `watch` |
+//! | core | `secrets`, of the name tenure-access | `list`, `watch`, `create`, `patch`, `delete` |
+//!
+//! In Redis: the commands of the scripts in `lua/`, on keys and channels that begin with the key prefix, and `INFO`; with
+//! `--access` also `ACL LIST`, `ACL SETUSER` and `ACL DELUSER`.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+mod access;
 mod apply;
 mod asked_for;
 mod config;

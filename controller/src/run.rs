@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use crate::{
-    asked_for,
+    access, asked_for,
     config::{Config, ConfigError},
     ended_pods::{self, EndedPods},
     epochs::EpochRecord,
@@ -48,7 +48,7 @@ use crate::{
 };
 
 /// A watch without an event for this long is made anew: load balancers drop silent connections without a notice.
-const WATCH_SECONDS: u32 = 200;
+pub(crate) const WATCH_SECONDS: u32 = 200;
 /// Turns of one kind that run at the same time.
 const CONCURRENCY: u16 = 16;
 /// The time that running reconciliations have to finish when the controller stops.
@@ -138,6 +138,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
             watchers.spawn(part.clone().watch_ended_pods(phase, pods_ended.clone()));
         }
     }
+    access::start(&config, (&context, &health), &stop, (&mut parts, &mut watchers))?;
     registry.register_collector(Box::new(objects));
     watchers.spawn(follow_redis(control, health.clone(), metrics));
     let epochs = context.clone();
@@ -418,7 +419,7 @@ fn stop_on_signals() -> Result<watch::Receiver<bool>, RunError> {
     Ok(stopping)
 }
 
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that the task which waits for signals is gone, and with it the runtime.
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -45,6 +45,11 @@ pub(crate) struct Metrics {
     pub(crate) epoch_writes: Counter,
     pub(crate) reclaimed: Family<OfKind, Counter>,
     pub(crate) redis_connected: Gauge,
+    pub(crate) access_tenants: Gauge,
+    pub(crate) access_user_writes: Counter,
+    pub(crate) access_secret_writes: Counter,
+    pub(crate) access_rotations: Counter,
+    pub(crate) access_failures: Family<OfAccess, Counter>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -56,6 +61,12 @@ pub(crate) struct OfKind {
 pub(crate) struct OfFailure {
     kind: &'static str,
     class: &'static str,
+}
+
+/// A failure of the access of namespaces.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub(crate) struct OfAccess {
+    pub(crate) class: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
@@ -98,6 +109,11 @@ impl Metrics {
             epoch_writes: Counter::default(),
             reclaimed: Family::default(),
             redis_connected: Gauge::default(),
+            access_tenants: Gauge::default(),
+            access_user_writes: Counter::default(),
+            access_secret_writes: Counter::default(),
+            access_rotations: Counter::default(),
+            access_failures: Family::default(),
         };
         registry.register(
             "reconciles",
@@ -138,6 +154,31 @@ impl Metrics {
             "redis_connected",
             "1 if Redis answers, of a Redis Cluster each master; 0 otherwise. The controller stays ready while one master answers",
             metrics.redis_connected.clone(),
+        );
+        registry.register(
+            "access_tenants",
+            "Namespaces that have a Redis user of their own, or are to have one",
+            metrics.access_tenants.clone(),
+        );
+        registry.register(
+            "access_user_writes",
+            "Redis users of namespaces that were made, changed or removed",
+            metrics.access_user_writes.clone(),
+        );
+        registry.register(
+            "access_secret_writes",
+            "Secrets with the credentials of a namespace that were written or deleted",
+            metrics.access_secret_writes.clone(),
+        );
+        registry.register(
+            "access_rotations",
+            "Passwords of namespaces that were replaced",
+            metrics.access_rotations.clone(),
+        );
+        registry.register(
+            "access_failures",
+            "Calls of Redis and of the API server for the access of namespaces that failed",
+            metrics.access_failures.clone(),
         );
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of the controller", version);

@@ -1,5 +1,6 @@
 //! The settings of a client.
 
+mod binding;
 mod connect;
 mod env;
 
@@ -141,7 +142,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Whose namespace the objects are in. Default: `POD_NAMESPACE`, else `default`.
+    /// Whose namespace the objects are in. Default: `POD_NAMESPACE`, else `default`; [`Client::builder_from_env`] reads
+    /// `TENURE_NAMESPACE` before that.
     ///
     /// It is checked by [`ClientBuilder::connect`].
     ///
@@ -300,7 +302,8 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// Connects with the settings of the environment: see [`Client::builder_from_env`].
+    /// Connects with the settings of the environment: see [`Client::builder_from_env`]. In a pod with the Secret `tenure-access`, no
+    /// other setting is needed.
     ///
     /// # Errors
     /// As [`Client::builder_from_env`] and [`ClientBuilder::connect`].

@@ -131,6 +131,11 @@ fn the_page_on_redis_shows_the_rules_of_each_user() {
             "docs/redis.md differs from lib/src/control/acl.rs; it should have:\n{block}"
         );
     }
+    let more = acl::access_rules().join(" ");
+    assert!(
+        page.contains(&format!("`{more}`")),
+        "docs/redis.md does not have `{more}`"
+    );
 }
 
 /// Fields that a script reads and writes in the hash `obj`: the quoted strings after it, but for `t:<token>`.

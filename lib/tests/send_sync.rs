@@ -97,7 +97,9 @@ const _: () = {
     handle::<control::Raised>();
     handle::<control::Resource>();
     handle::<control::Server>();
+    handle::<control::ServerTenants>();
     handle::<control::Snapshot>();
+    handle::<control::TenantUser>();
     handle::<control::WaiterView>();
     handle::<control::Withdrawal>();
 };
@@ -247,5 +249,8 @@ fn of_the_controller(
         "control::observe" => control.observe(object, 1),
         "control::withdraw" => control.withdraw(object, control::Withdrawal::Drain),
         "control::reclaim" => control.reclaim(object, &[], "x"),
+        "tenants::tenants" => control.tenants(),
+        "tenants::set_tenant" => control.set_tenant("x", [""]),
+        "tenants::remove_tenant" => control.remove_tenant("x"),
     ];
 }

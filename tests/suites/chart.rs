@@ -15,6 +15,7 @@ use tenure_tests::{
 };
 use tokio::task::spawn_blocking;
 
+mod access;
 mod metadata;
 mod monitoring;
 mod probes;
@@ -236,12 +237,16 @@ async fn the_controllers_role_is_the_documented_one() -> Result {
     let objects = objects(&render(&mode_file("default"), &[]).await?)?;
     let roles = objects.iter().filter(|object| {
         let is_role = object["kind"] == "ClusterRole" || object["kind"] == "Role";
-        is_role && object["metadata"]["name"] == "tenure-controller"
+        let name = &object["metadata"]["name"];
+        is_role && (name == "tenure-controller" || name == "tenure-access")
     });
     let mut granted = BTreeSet::new();
     for rule in roles.flat_map(|role| role["rules"].as_array().into_iter().flatten()) {
         if rule["resources"][0] == "configmaps" {
             assert_eq!(rule["resourceNames"], serde_json::json!(["tenure-epoch"]));
+        }
+        if rule["resources"][0] == "secrets" {
+            assert_eq!(rule["resourceNames"], serde_json::json!(["tenure-access"]));
         }
         let list = |key: &str| -> Vec<String> {
             let items = rule[key].as_array().into_iter().flatten();

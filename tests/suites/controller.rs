@@ -2,6 +2,7 @@
 //!
 //! | module | what it shows |
 //! |---|---|
+//! | [`access`] | a Redis user and a Secret for each namespace that is allowed |
 //! | [`reporting`] | what is declared can be held, and what is held is seen within a second; quiet otherwise |
 //! | [`deleting`] | each deletion policy, and deletions that cannot be carried out |
 //! | [`outages`] | Redis away, emptied, or refusing; the controller killed: no lease changes |
@@ -13,6 +14,7 @@
 //! | [`serving`] | probes, metrics, flags, signals |
 //! | [`together`] | two controllers at once |
 
+mod access;
 mod deleting;
 mod outages;
 mod permissions;

@@ -11,11 +11,24 @@
     "write a name of lower-case letters, digits, '-' and '.', of at most 253 characters, that begins and ends with a letter or a digit") }}
 {{- end -}}
 
-{{/* Refuses what is no duration above zero. The units have the order that the controller asks for. */}}
+{{/* Refuses what is no duration. The units have the order that the controller asks for. */}}
+{{- define "tenure.match.anyDuration" -}}
+{{- $advice := index . 2 | default "write a number and a unit, such as 0s, 90s, 5m or 1h30m" }}
+{{- include "tenure.match" (list (index . 0) (index . 1) "^([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?([0-9]{1,9}ms)?$" $advice) }}
+{{- include "tenure.match" (list (index . 0) (index . 1) "." $advice) }}
+{{- end -}}
+
+{{/* Refuses what is no duration above zero. */}}
 {{- define "tenure.match.duration" -}}
 {{- $advice := "write a number above zero and a unit, such as 90s, 5m or 1h30m" }}
-{{- include "tenure.match" (list (index . 0) (index . 1) "^([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?([0-9]{1,9}ms)?$" $advice) }}
+{{- include "tenure.match.anyDuration" (list (index . 0) (index . 1) $advice) }}
 {{- include "tenure.match" (list (index . 0) (index . 1) "[1-9]" $advice) }}
+{{- end -}}
+
+{{/* Refuses what is not the name of a namespace: (list "watchNamespaces[0]" value) */}}
+{{- define "tenure.match.namespace" -}}
+{{- include "tenure.match" (list (index . 0) (index . 1) "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+    "write the name of a namespace, of lower-case letters, digits and '-', of at most 63 characters") }}
 {{- end -}}
 
 {{/* Refuses an image that cannot be written as one reference: (list "image" .Values.image) */}}

@@ -1,6 +1,6 @@
 //! Connecting: from the settings to a client.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use redis::RedisConnectionInfo;
 use tokio::sync::mpsc;
@@ -98,6 +98,7 @@ impl ClientBuilder {
             response_timeout: self.response_timeout,
             receiver: registry.clone(),
             credentials_change: self.provider.is_some() || self.sentinel_provider.is_some(),
+            accepted: Mutex::default(),
             uptime,
             draw,
         };

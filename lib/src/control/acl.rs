@@ -33,6 +33,27 @@ const CONTROLLER: &str = "info time evalsha script|load \
                           zadd zrem zscore zrange zcard zpopmin zpopmax zrandmember \
                           exists persist pexpireat unlink del";
 
+/// The commands that a controller sends besides where it makes the users of namespaces.
+const ACCESS: &str = "acl|list acl|setuser acl|deluser";
+
+/// Returns the name of the Redis user of a Kubernetes namespace. The users whose names begin with the key prefix and a dot belong to
+/// the controller.
+///
+/// # Errors
+/// As [`tenant_rules`].
+///
+/// ```
+/// assert_eq!(tenure::control::acl::tenant_user("tenure", "team-a")?, "tenure.team-a");
+/// # Ok::<(), tenure::Error>(())
+/// ```
+pub fn tenant_user(prefix: impl AsRef<str>, namespace: impl AsRef<str>) -> Result<String, Error> {
+    let (prefix, namespace) = (prefix.as_ref(), namespace.as_ref());
+    check_prefix(prefix)?;
+    check_namespace(namespace)?;
+    // A namespace has no dot, so that each name has one reading.
+    Ok(format!("{prefix}.{namespace}"))
+}
+
 /// Returns the rules of the Redis user of a Kubernetes namespace: all that the library needs for the objects of this namespace,
 /// and nothing of another one. They are those for a single server, also behind Sentinels; a cluster has [`cluster_tenant_rules`].
 ///
@@ -123,6 +144,17 @@ pub fn cluster_controller_rules(prefix: impl AsRef<str>) -> Result<Vec<String>, 
 fn of_controller(prefix: &str) -> Result<Vec<String>, Error> {
     check_prefix(prefix)?;
     Ok(["~", "&"].map(|kind| format!("{kind}{prefix}:{{*")).into())
+}
+
+/// Returns the rules that a controller needs in addition where it makes the users of namespaces (`--access`). With them it can give
+/// any user any right, as Redis has no smaller ones.
+///
+/// ```
+/// assert!(tenure::control::acl::access_rules().contains(&"+acl|setuser".to_owned()));
+/// ```
+#[must_use]
+pub fn access_rules() -> Vec<String> {
+    allowed(ACCESS).collect()
 }
 
 fn allowed(commands: &'static str) -> impl Iterator<Item = String> {

@@ -7,6 +7,7 @@ mod events;
 mod observation;
 mod plan;
 mod snapshot;
+mod tenants;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -33,6 +34,7 @@ pub use events::{Event, Events};
 pub use observation::{Life, Observation};
 pub use plan::{Kept, Plan, plan};
 pub use snapshot::{HolderView, Snapshot, WaiterView};
+pub use tenants::{ServerTenants, TenantUser};
 
 /// Declares, observes and reclaims. Made by [`Client::control`](crate::Client::control).
 ///

@@ -171,6 +171,19 @@ impl Cluster {
         nodes.find(|node| matches!(node.state(), State::Up(_))).cloned()
     }
 
+    /// All masters of the map.
+    pub(crate) fn masters(&self) -> Result<Vec<Arc<ServerConnection>>, Error> {
+        match &self.problem {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(self.members.values().map(|member| member.node.clone()).collect()),
+        }
+    }
+
+    /// The addresses of the replicas in the map.
+    pub(crate) fn replicas(&self) -> &[String] {
+        &self.replicas
+    }
+
     pub(super) fn adopt(&mut self, map: &SlotMap) {
         let before = self.members.len();
         let mut slots = vec![None; SLOTS.into()];

@@ -33,6 +33,8 @@ use crate::{
 };
 
 const LOST: &str = "the connection is lost";
+/// A server that was restarted may get its users a moment later, from an administrator or from the controller.
+const USERS_RETURN: Duration = Duration::from_secs(10);
 
 /// The settings that all servers of a client share.
 pub(crate) struct ConnectionConfig {
@@ -41,12 +43,21 @@ pub(crate) struct ConnectionConfig {
     pub(crate) receiver: Arc<dyn Receiver>,
     /// Commands that a server denies now it may accept later.
     pub(crate) credentials_change: bool,
+    /// When a server was connected last, and so had accepted them.
+    pub(crate) accepted: Mutex<Option<Instant>>,
     pub(crate) uptime: Arc<Uptime>,
     /// Draws a token. No other token is the same.
     pub(crate) draw: Box<dyn Fn() -> uuid::Uuid + Send + Sync>,
 }
 
 impl ConnectionConfig {
+    /// Returns whether a server that denies the credentials now may accept them soon: because they change, or because they were
+    /// accepted until a moment ago.
+    pub(crate) fn may_be_accepted(&self) -> bool {
+        let accepted = *lock(&self.accepted);
+        self.credentials_change || accepted.is_some_and(|at| at.elapsed() < USERS_RETURN)
+    }
+
     pub(crate) fn draw(&self) -> uuid::Uuid {
         (self.draw)()
     }

@@ -99,6 +99,11 @@ impl Access {
         })
     }
 
+    /// The number of the database.
+    pub(crate) fn database(&self) -> i64 {
+        self.settings.db()
+    }
+
     /// The credentials to use now, if they change; the settings have them otherwise.
     pub(crate) async fn credentials(&self, patience: Duration) -> Result<Option<Credentials>, Error> {
         let Some(provider) = &self.provider else {

@@ -19,6 +19,7 @@
 //! | [`admission`] | bounds the calls in flight, and backs off while a server refuses them |
 //! | [`backoff`] | the delay between two tries |
 //! | [`retry`] | the reaction to each error |
+//! | [`all_servers`] | sends commands about the servers themselves to each of them |
 //! | [`router`] | calls scripts at the servers of their objects, and repeats calls safely |
 //! | [`replicated`] | calls that wait for replicas, over a connection of their own |
 //! | [`own_connection`] | the connection of the calls that wait for replicas |
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 use crate::Error;
 
 pub(crate) mod admission;
+pub(crate) mod all_servers;
 pub(crate) mod backend;
 mod backoff;
 pub(crate) mod clock;

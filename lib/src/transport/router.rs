@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{RedisError, Value};
+use redis::{Cmd, RedisError, Value};
 use tokio::{task::AbortHandle, time::Instant};
 use tracing::debug;
 
@@ -20,6 +20,7 @@ use crate::{
     },
     transport::{
         admission::{self, Class, Ticket},
+        all_servers::{AllServers, ServerAnswer},
         backoff::Backoff,
         clock::SentAt,
         cluster::{Cluster, ClusterSeeds},
@@ -59,6 +60,7 @@ pub(crate) struct Router(Arc<Inner>);
 struct Inner {
     routes: Arc<RoutingTable>,
     config: Arc<ConnectionConfig>,
+    all_servers: AllServers,
     /// Keeps the connections.
     keeper: AbortHandle,
 }
@@ -125,6 +127,7 @@ impl Router {
         seeds: Option<ClusterSeeds>,
     ) -> Self {
         let state_changed: Arc<StateChanged> = Arc::default();
+        let all_servers = AllServers::new(&endpoint, config.response_timeout);
         let (node, keeper) = ServerConnection::new(address, endpoint, config.clone(), state_changed.clone());
         let routes = Arc::new(RoutingTable::to(node, state_changed.clone()));
         let closing = Closing {
@@ -145,6 +148,7 @@ impl Router {
         Self(Arc::new(Inner {
             routes,
             config,
+            all_servers,
             keeper: keeper.abort_handle(),
         }))
     }
@@ -200,6 +204,21 @@ impl Router {
         }
     }
 
+    /// Returns whether the servers are those of a Redis Cluster, as far as is known.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.0.routes.cluster(|_| ()).is_some()
+    }
+
+    /// The number of the database in the URL.
+    pub(crate) fn database(&self) -> i64 {
+        self.0.all_servers.database()
+    }
+
+    /// Sends a command about the servers themselves to each master and each replica.
+    pub(crate) async fn send_to_all(&self, command: &Cmd) -> Result<Vec<ServerAnswer>, Error> {
+        self.0.all_servers.send(&self.0.routes, command).await
+    }
+
     /// Waits for what is not there yet. With `patient`, also until an operator has mended what refuses connections.
     async fn wait<T>(
         &self,
@@ -211,7 +230,7 @@ impl Router {
             Err(Error::Closed) => Some(Err(Error::Closed)),
             Err(error) if patient || error.is_unreachable() => None,
             // The provider is asked again, and may know others by then; or the server does.
-            Err(Error::Authentication { .. }) if self.0.config.credentials_change => None,
+            Err(Error::Authentication { .. }) if self.0.config.may_be_accepted() => None,
             found => Some(found),
         };
         // Mostly it is there, and needs no timer.

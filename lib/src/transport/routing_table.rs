@@ -75,6 +75,15 @@ impl RoutingTable {
         }
     }
 
+    /// All masters that are known, connected or not.
+    pub(crate) fn masters(&self) -> Result<Vec<Arc<ServerConnection>>, Error> {
+        match &*lock(&self.map) {
+            Map::One(node) => Ok(vec![node.clone()]),
+            Map::Cluster(cluster) => cluster.masters(),
+            Map::Closed => Err(Error::Closed),
+        }
+    }
+
     /// Any server that answers.
     pub(crate) fn any(&self) -> Result<Session, Error> {
         let node = match &*lock(&self.map) {

@@ -58,10 +58,8 @@ pub(crate) fn job(name: &str, what: &[&str]) -> Value {
             "spec": restricted(65532, &json!({
                 "name": "worker", "image": concat!("tenure-worker:", env!("CARGO_PKG_VERSION")),
                 "command": command,
+                "envFrom": [{"secretRef": {"name": "tenure-access"}}],
                 "env": [
-                    {"name": "TENURE_REDIS_URL", "value": format!("redis://tenure-redis.{NAMESPACE}.svc:6379")},
-                    {"name": "TENURE_REDIS_PASSWORD",
-                     "valueFrom": {"secretKeyRef": {"name": "tenure-redis", "key": "password"}}},
                     field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"),
                     field("POD_UID", "metadata.uid"),
                 ],

@@ -1,7 +1,11 @@
 //! The chart's rendered probes of Redis against a real Redis in each of its states.
 
-use std::{ffi::OsString, fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet, ffi::OsString, fs, os::unix::fs::PermissionsExt, path::Path, process::Command,
+    time::Duration,
+};
 
+use tenure::control::acl;
 use tenure_tests::{
     Context, Process, Redis, Result, assets, ensure, eventually,
     process::{folder, free_port},
@@ -14,9 +18,21 @@ use super::{mode_file, objects, render};
 const PASSWORD: &str = "sesame";
 const SOON: Duration = Duration::from_secs(20);
 
+/// A Redis with the user as which the probes ask.
+fn redis() -> tenure_tests::redis::Builder {
+    let user = [
+        "--user",
+        "tenure-controller",
+        "on",
+        &format!(">{PASSWORD}"),
+        "+ping",
+    ];
+    Redis::builder().password(PASSWORD).args(&user)
+}
+
 #[tokio::test]
 async fn a_redis_that_answers_is_alive_and_ready() -> Result {
-    let redis = Redis::builder().password(PASSWORD).start().await?;
+    let redis = redis().start().await?;
     let pod = Pod::rendered(redis.port()).await?;
     assert_eq!(pod.liveness().await?, Ok(()));
     assert_eq!(pod.readiness().await?, Ok(()));
@@ -25,8 +41,7 @@ async fn a_redis_that_answers_is_alive_and_ready() -> Result {
 
 #[tokio::test]
 async fn a_redis_that_loads_its_file_is_alive_and_not_ready() -> Result {
-    let mut redis = Redis::builder()
-        .password(PASSWORD)
+    let mut redis = redis()
         .persistence(Persistence::Rdb)
         // A tenth of a second a key, and an ear for others after each.
         .args(&[
@@ -57,11 +72,7 @@ async fn a_redis_that_loads_its_file_is_alive_and_not_ready() -> Result {
 
 #[tokio::test]
 async fn a_redis_that_is_kept_busy_by_a_script_is_alive_and_not_ready() -> Result {
-    let redis = Redis::builder()
-        .password(PASSWORD)
-        .args(&["--busy-reply-threshold", "50"])
-        .start()
-        .await?;
+    let redis = redis().args(&["--busy-reply-threshold", "50"]).start().await?;
     let pod = Pod::rendered(redis.port()).await?;
     let mut connection = redis.connection().await?;
     let mut eval = redis::cmd("EVAL");
@@ -81,11 +92,7 @@ async fn a_redis_that_is_kept_busy_by_a_script_is_alive_and_not_ready() -> Resul
 
 #[tokio::test]
 async fn a_redis_that_cannot_write_to_its_disk_is_alive_and_not_ready() -> Result {
-    let redis = Redis::builder()
-        .password(PASSWORD)
-        .persistence(Persistence::Rdb)
-        .start()
-        .await?;
+    let redis = redis().persistence(Persistence::Rdb).start().await?;
     // A snapshot cannot take the place of a folder.
     fs::create_dir(redis.data().join("dump.rdb"))?;
     redis.cli(&["BGSAVE"]).await?;
@@ -114,7 +121,7 @@ async fn a_redis_that_is_not_there_or_hangs_is_neither_alive_nor_ready() -> Resu
         let refusal = answer.err().context("the probe succeeds")?;
         ensure!(refusal.contains("Connection refused"), "{refusal}");
     }
-    let redis = Redis::builder().password(PASSWORD).start().await?;
+    let redis = redis().start().await?;
     let pod = Pod::rendered(redis.port()).await?;
     redis.pause()?;
     // The kubelet ends a probe that does not end, and takes it as failed.
@@ -143,6 +150,117 @@ async fn a_password_that_its_configuration_could_not_hold_is_refused() -> Result
         );
     }
     Ok(())
+}
+
+/// Starts Redis as the pod does, at this port.
+async fn start(mode: &str, port: u16) -> Result<Process> {
+    let objects = objects(&render(&mode_file(mode), &[]).await?)?;
+    let of_redis = |kind: &str| {
+        let named = objects
+            .iter()
+            .find(|object| object["kind"] == kind && object["metadata"]["name"] == "tenure-redis");
+        named.with_context(|| format!("no {kind}"))
+    };
+    let conf = of_redis("ConfigMap")?["data"]["redis.conf"]
+        .as_str()
+        .context("no redis.conf")?;
+    let folder = folder("pod")?;
+    let (data, path) = (folder.join("data"), folder.join("redis.conf"));
+    fs::create_dir(&data)?;
+    fs::write(
+        &path,
+        conf.replace("dir /data", &format!("dir {}", data.display())),
+    )?;
+    let server = spawn_blocking(|| assets::path("redis-server")).await??;
+    let wrapper = folder.join("redis-server");
+    let script = format!(
+        "#!/bin/sh\nexec {} --bind 127.0.0.1 --port {port} \"$@\"\n",
+        server.display()
+    );
+    fs::write(&wrapper, script)?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    let container = &of_redis("StatefulSet")?["spec"]["template"]["spec"]["containers"][0];
+    let words: Vec<String> = serde_json::from_value(container["command"].clone())?;
+    let script = words[2].replace("/etc/redis/redis.conf", &path.display().to_string());
+    let mut command = Command::new(&words[0]);
+    command
+        .args([&words[1], &script])
+        .env(
+            "PATH",
+            std::env::join_paths([&*folder, Path::new("/usr/bin"), Path::new("/bin")])?,
+        )
+        .env("REDISCLI_AUTH", PASSWORD);
+    Process::spawn("redis-server", &folder, &command)
+}
+
+#[tokio::test]
+async fn the_default_user_is_off_and_the_controller_has_the_rights_that_it_needs() -> Result {
+    let port = free_port()?;
+    let redis = start("default", port).await?;
+    let pod = Pod::rendered(port).await?;
+    eventually("the probes to pass", SOON, async || {
+        ensure!(
+            pod.liveness().await? == Ok(()) && pod.readiness().await? == Ok(()),
+            "{}",
+            redis.tail()
+        );
+        Ok(())
+    })
+    .await?;
+    for credentials in ["", ":sesame@", "default:sesame@", "tenure-controller:other@"] {
+        let url = format!("redis://{credentials}127.0.0.1:{port}");
+        let Ok(mut connection) = redis::Client::open(url)?.get_multiplexed_async_connection().await else {
+            continue;
+        };
+        let ping = redis::cmd("PING").exec_async(&mut connection).await;
+        ensure!(ping.is_err(), "{credentials:?} is let in");
+    }
+    let url = format!("redis://tenure-controller:sesame@127.0.0.1:{port}");
+    let mut connection = redis::Client::open(url)?
+        .get_multiplexed_async_connection()
+        .await?;
+    let users: Vec<String> = redis::cmd("ACL").arg("LIST").query_async(&mut connection).await?;
+    let of = |name: &str| {
+        let start = format!("user {name} ");
+        users
+            .iter()
+            .find(|user| user.starts_with(&start))
+            .cloned()
+            .context("no such user")
+    };
+    ensure!(
+        of("default")?.contains(" off ") && !of("default")?.contains("nopass"),
+        "{users:?}"
+    );
+    let rules = [acl::controller_rules("tenure")?, acl::access_rules()].concat();
+    let more = ["+client|id", "+client|kill", "+ping"].map(str::to_owned);
+    let rules: BTreeSet<String> = rules.into_iter().chain(more).collect();
+    let line = of("tenure-controller")?;
+    let has = line.split(' ').filter(|word| word.starts_with(['~', '&', '+']));
+    let has: BTreeSet<String> = has.map(str::to_owned).collect();
+    let want: Vec<&str> = rules.iter().map(String::as_str).collect();
+    ensure!(
+        has == rules,
+        "charts/tenure/templates/access.yaml differs from lib/src/control/acl.rs; it should give {}",
+        want.join(" ")
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_access_the_password_is_that_of_the_default_user() -> Result {
+    let port = free_port()?;
+    let redis = start("no-access", port).await?;
+    eventually("Redis", SOON, async || {
+        let url = format!("redis://:{PASSWORD}@127.0.0.1:{port}");
+        let mut connection = redis::Client::open(url)?
+            .get_multiplexed_async_connection()
+            .await?;
+        redis::cmd("PING").exec_async(&mut connection).await?;
+        Ok(())
+    })
+    .await
+    .with_context(|| redis.tail())
 }
 
 /// The container of Redis, with its commands.

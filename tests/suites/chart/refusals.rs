@@ -14,6 +14,13 @@ async fn refusal(set: &str) -> Result<String> {
     }
 }
 
+/// Checks that Helm refuses a value with this message.
+pub(super) async fn is_refused(set: &str, message: &str) -> Result {
+    let error = refusal(set).await?;
+    ensure!(error.contains(message), "{set}: {error}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_typo_is_refused_with_a_message_that_names_it() -> Result {
     for (set, message) in [
@@ -73,8 +80,7 @@ async fn a_typo_is_refused_with_a_message_that_names_it() -> Result {
             "additional properties 'topologySpreadConstraints' not allowed",
         ),
     ] {
-        let error = refusal(set).await?;
-        ensure!(error.contains(message), "{set}: {error}");
+        is_refused(set, message).await?;
     }
     Ok(())
 }
@@ -107,8 +113,7 @@ async fn a_value_of_another_type_is_refused_with_a_message_that_names_both() -> 
             "at '/redis/enabled': got string, want boolean",
         ),
     ] {
-        let error = refusal(set).await?;
-        ensure!(error.contains(message), "{set}: {error}");
+        is_refused(set, message).await?;
     }
     Ok(())
 }
@@ -253,8 +258,7 @@ async fn values_that_do_not_go_together_are_refused() -> Result {
             "metrics.service.enabled is false: enable the Service",
         ),
     ] {
-        let error = refusal(set).await?;
-        ensure!(error.contains(message), "{set}: {error}");
+        is_refused(set, message).await?;
     }
     Ok(())
 }

@@ -39,6 +39,187 @@ metadata: {name: calls, namespace: NAMESPACE}
 spec: {permits: 3, leaseDurationSeconds: 1}
 ";
 
+/// The rows of the same table that `--access` adds. The names stand in the requests, so that they may stand in the rules.
+const ACCESS_ROLE: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: USER}
+rules:
+- {apiGroups: [''], resources: [namespaces], resourceNames: [NAMESPACE], verbs: [list, watch]}
+- {apiGroups: [''], resources: [secrets], resourceNames: [tenure-access], verbs: [list, watch, create, patch, delete]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: USER}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: USER}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}]
+";
+
+/// A namespace, and a user with the permissions.
+struct Access {
+    plane: &'static ControlPlane,
+    namespace: String,
+    user: String,
+    redis: Redis,
+}
+
+impl Access {
+    async fn prepare() -> Result<Self> {
+        let plane = ControlPlane::shared().await?;
+        let access = Self {
+            plane,
+            namespace: plane.namespace("permissions-access").await?,
+            user: unique("user"),
+            redis: Redis::start().await?,
+        };
+        access.apply(&format!("{ROLE}---{ACCESS_ROLE}")).await?;
+        Ok(access)
+    }
+
+    async fn apply(&self, roles: &str) -> Result {
+        let roles = roles
+            .replace("NAMESPACE", &self.namespace)
+            .replace("USER", &self.user);
+        self.plane.apply(&roles).await.map(drop)
+    }
+
+    fn start(&self) -> Result<Process> {
+        start(
+            self.plane,
+            &self.user,
+            &self.redis,
+            &self.namespace,
+            &["--access"],
+        )
+    }
+
+    async fn label(&self, label: &str) -> Result {
+        let args = ["label", "namespace", &self.namespace, "--overwrite", label];
+        self.plane.kubectl(&args).await.map(drop)
+    }
+
+    async fn kubectl_secret(&self, verb: &str, args: &[&str]) -> Result<String> {
+        let start = ["-n", &self.namespace, verb, "secret", "tenure-access"];
+        self.plane.kubectl(&[&start[..], args].concat()).await
+    }
+
+    /// Waits until the Secret is there, or is not.
+    async fn until_secret(&self, there: bool) -> Result {
+        eventually("the Secret to come or go", SOON, async || {
+            let name = self
+                .kubectl_secret("get", &["--ignore-not-found", "-o", "name"])
+                .await?;
+            ensure!(name.trim().is_empty() != there, "not yet");
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn access_takes_no_more_than_the_listed_permissions() -> Result {
+    let access = Access::prepare().await?;
+    let controller = access.start()?;
+    access.label("tenure.dev/access=true").await?;
+    access
+        .until_secret(true)
+        .await
+        .with_context(|| controller.tail())?;
+    access
+        .kubectl_secret("annotate", &["tenure.dev/rotate=now"])
+        .await?;
+    eventually("the rotation", SOON, async || {
+        let path = "jsonpath={.metadata.annotations.tenure\\.dev/rotated-for}";
+        let answered = access.kubectl_secret("get", &["-o", path]).await?;
+        ensure!(answered.trim() == "now", "not yet");
+        Ok(())
+    })
+    .await
+    .with_context(|| controller.tail())?;
+    access.label("tenure.dev/access-").await?;
+    access
+        .until_secret(false)
+        .await
+        .with_context(|| controller.tail())?;
+    let log = controller.log()?;
+    ensure!(
+        !log.contains("forbidden") && !log.contains("\"WARN\"") && !log.contains("\"ERROR\""),
+        "{log}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_permission_of_access_is_needed_and_named_when_it_is_missing() -> Result {
+    let access = Access::prepare().await?;
+    for (verb, resource) in [
+        ("list", "namespaces"),
+        ("watch", "namespaces"),
+        ("list", "secrets"),
+        ("watch", "secrets"),
+        ("create", "secrets"),
+        ("patch", "secrets"),
+        ("delete", "secrets"),
+    ] {
+        let role = ACCESS_ROLE.split("---").next().context("no role")?;
+        let without = |line: &str| {
+            let line = line.replace(&format!("{verb}, "), "");
+            line.replace(&format!(", {verb}]"), "]")
+        };
+        let fewer: Vec<String> = role
+            .lines()
+            .map(|line| {
+                let is_it = line.contains(&format!("[{resource}]"));
+                if is_it { without(line) } else { line.to_owned() }
+            })
+            .collect();
+        access.apply(&fewer.join("\n")).await?;
+        access.kubectl_secret("delete", &["--ignore-not-found"]).await?;
+        access.label("tenure.dev/access=true").await?;
+        let controller = access.start()?;
+        if verb == "delete" {
+            access
+                .until_secret(true)
+                .await
+                .with_context(|| controller.tail())?;
+            access.label("tenure.dev/access-").await?;
+        }
+        let what = format!("{verb} of {resource} to be missed");
+        eventually(&what, SOON, async || {
+            let log = controller.log()?;
+            let missed = format!("cannot {verb} resource \\\"{resource}\\\"");
+            ensure!(log.contains(&missed), "{log}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Starts a controller as a user of Kubernetes.
+fn start(plane: &ControlPlane, user: &str, redis: &Redis, namespace: &str, args: &[&str]) -> Result<Process> {
+    let mut config = Kubeconfig::read_from(plane.kubeconfig())?;
+    for auth in config
+        .auth_infos
+        .iter_mut()
+        .filter_map(|named| named.auth_info.as_mut())
+    {
+        auth.impersonate = Some(user.to_owned());
+    }
+    let folder = folder("permissions")?;
+    let kubeconfig = folder.join("kubeconfig");
+    fs::write(&kubeconfig, serde_json::to_string(&config)?)?;
+    let mut command = Command::new(binaries::find("tenure-controller")?);
+    command
+        .env("KUBECONFIG", kubeconfig)
+        .args(["--listen", "127.0.0.1:0", "--log-format", "json"]);
+    command.args(["--redis-url", &redis.url(), "--watch-namespaces", namespace]);
+    command
+        .args(["--epoch-record", &format!("{namespace}/epoch")])
+        .args(args);
+    Process::spawn("tenure-controller", &folder, &command)
+}
+
 #[tokio::test]
 async fn a_whole_life_of_an_object_takes_no_more_than_the_listed_permissions() -> Result {
     let plane = ControlPlane::shared().await?;
@@ -51,24 +232,7 @@ async fn a_whole_life_of_an_object_takes_no_more_than_the_listed_permissions() -
         .apply(&ROLE.replace("NAMESPACE", &namespace).replace("USER", &user))
         .await?;
 
-    let mut config = Kubeconfig::read_from(plane.kubeconfig())?;
-    for auth in config
-        .auth_infos
-        .iter_mut()
-        .filter_map(|named| named.auth_info.as_mut())
-    {
-        auth.impersonate = Some(user.clone());
-    }
-    let folder = folder("permissions")?;
-    let kubeconfig = folder.join("kubeconfig");
-    fs::write(&kubeconfig, serde_json::to_string(&config)?)?;
-    let mut command = Command::new(binaries::find("tenure-controller")?);
-    command
-        .env("KUBECONFIG", kubeconfig)
-        .args(["--listen", "127.0.0.1:0", "--log-format", "json"]);
-    command.args(["--redis-url", &redis.url(), "--watch-namespaces", &namespace]);
-    command.args(["--epoch-record", &format!("{namespace}/epoch")]);
-    let controller = Process::spawn("tenure-controller", &folder, &command)?;
+    let controller = start(plane, &user, &redis, &namespace, &[])?;
 
     let api = kube::Api::<Semaphore>::namespaced(plane.client().await?, &namespace);
     let ready = eventually("the semaphore to be ready", SOON, async || {

@@ -83,6 +83,6 @@ mod servers;
 mod session;
 mod silence;
 mod support;
-mod tenants;
+pub(crate) mod tenants;
 mod versions;
 mod visibility;

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use super::support::{SOON, World, declaration, named};
 
-mod raw;
+pub(crate) mod raw;
+mod users;
 
 const LONG: Duration = Duration::from_secs(3600);
 const LONG_MS: &str = "3600000";
@@ -179,7 +180,7 @@ fn check_denied<T>(operation: &str, outcome: std::result::Result<T, Error>) -> R
 }
 
 /// All operations on the objects of the client's namespace that need no lease.
-async fn check_handles(client: &Client, secret: &str) -> Result {
+pub(crate) async fn check_handles(client: &Client, secret: &str) -> Result {
     macro_rules! denied {
         ($($operation:expr),* $(,)?) => {
             $(check_denied(stringify!($operation), $operation.await)?;)*

@@ -31,6 +31,7 @@ use crate::{
         clock::Clock,
         endpoint,
         explain::{explain, explain_channel, greet},
+        lock,
         own_connection::OwnConnection,
         server_info::ServerInfo,
         subscriptions::Subscriptions,
@@ -78,6 +79,7 @@ impl ConnectionDriver {
                     self.node.set(State::Up(session.clone()));
                     self.config.receiver.connected();
                     self.keep(&session).await;
+                    *lock(&self.config.accepted) = Some(Instant::now());
                     warn!(address, "the connection to Redis is lost");
                     let error = unreachable(&address, LOST);
                     self.node.set(State::Down { error });

@@ -576,6 +576,15 @@ table! {
         assert_eq!(seat.properties(), &BTreeMap::from([(text.clone(), text)]), "cut");
         Ok(())
     };
+    "tenants::set_tenant", texts(), async |world: World, text: String| {
+        world.client.control().set_tenant(&text, ["0".repeat(64)]).await
+    };
+    "tenants::set_tenant password", texts(), async |world: World, text: String| {
+        world.client.control().set_tenant("team-a", [text]).await
+    };
+    "tenants::remove_tenant", texts(), async |world: World, text: String| {
+        world.client.control().remove_tenant(&text).await
+    };
     "memory::seeded", numbers(), async |_: World, seed: u64| {
         connects(Memory::seeded(seed).client()).await
     };

@@ -7,7 +7,7 @@ use tenure_tests::{Context, Result, bail, ensure};
 use super::{SCRIPTS, Tenants, is_denied, key, loaded};
 
 /// The commands that a user may have, on a key, with another key that is the user's own.
-fn on_key<'a>(key: &'a str, own: &'a str) -> Vec<Vec<&'a str>> {
+pub(crate) fn on_key<'a>(key: &'a str, own: &'a str) -> Vec<Vec<&'a str>> {
     let with = |words: &'a str| -> Vec<&'a str> {
         let words = words.split(' ');
         words
@@ -27,7 +27,7 @@ fn on_key<'a>(key: &'a str, own: &'a str) -> Vec<Vec<&'a str>> {
 }
 
 /// Of the server, and of all namespaces. A tenant has none of them.
-const SERVER: &str = "KEYS *,SCAN 0,RANDOMKEY,DBSIZE,FLUSHALL,FLUSHDB,SWAPDB 0 1,SELECT 1,MULTI,PING,ECHO x,EVAL return 0,\
+pub(crate) const SERVER: &str = "KEYS *,SCAN 0,RANDOMKEY,DBSIZE,FLUSHALL,FLUSHDB,SWAPDB 0 1,SELECT 1,MULTI,PING,ECHO x,EVAL return 0,\
     EVAL_RO return 0,FUNCTION LIST,FUNCTION FLUSH,FCALL f 0,SCRIPT FLUSH,SCRIPT KILL,SCRIPT EXISTS x,CONFIG GET *,CONFIG SET save x,\
     ACL LIST,ACL WHOAMI,ACL SETUSER a allkeys,ACL LOG,CLIENT LIST,CLIENT ID,CLIENT KILL ID 1,CLIENT PAUSE 1,CLIENT NO-EVICT on,\
     MONITOR,SAVE,BGSAVE,LASTSAVE,SHUTDOWN NOSAVE,REPLICAOF NO ONE,PSYNC x 1,ROLE,PUBSUB CHANNELS,SLOWLOG GET,\
@@ -40,6 +40,14 @@ async fn send(connection: &mut MultiplexedConnection, command: &[&str]) -> redis
         .await
 }
 
+/// Checks that Redis refuses a command because of the user's rights.
+pub(crate) async fn check_denied(connection: &mut MultiplexedConnection, command: &[&str]) -> Result {
+    match send(connection, command).await {
+        Err(error) if is_denied(&error.to_string()) => Ok(()),
+        other => bail!("{command:?}: {other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn no_command_and_no_script_reaches_a_key_or_a_channel_of_another_namespace() -> Result {
     let tenants = Tenants::start().await?;
@@ -48,12 +56,7 @@ async fn no_command_and_no_script_reaches_a_key_or_a_channel_of_another_namespac
     // Five keys of the lock, four of the read-write lock and of the semaphore, seven of the pool, two of the register.
     ensure!(before.len() == 22, "not all keys are there: {:?}", before.keys());
     let (mut a, mut loads) = (tenants.raw("a").await?, tenants.raw("a").await?);
-    let mut denied = async |command: &[&str]| -> Result {
-        match send(&mut a, command).await {
-            Err(error) if is_denied(&error.to_string()) => Ok(()),
-            other => bail!("{command:?}: {other:?}"),
-        }
-    };
+    let mut denied = async |command: &[&str]| check_denied(&mut a, command).await;
     let own = key(&tenants.a, "lock/x", "obj");
 
     // Of what the user has, everything that takes a key is tried.

@@ -1,0 +1,73 @@
+//! Each server of a cluster, and behind Sentinels, has the users.
+
+use std::time::Duration;
+
+use tenure::Options;
+use tenure_tests::{Cluster, Redis, Result, Sentinel, ensure, eventually};
+
+use super::{Credentials, World, client};
+use crate::controller::support::SOON;
+
+/// Each of these servers lets the user of the Secret in.
+async fn all_have_it<'a>(secret: &Credentials, servers: impl IntoIterator<Item = &'a Redis>) -> Result {
+    let servers: Vec<&Redis> = servers.into_iter().collect();
+    eventually("each server to have the user", SOON, async || {
+        for server in &servers {
+            let mut connection = server.connection().await?;
+            let mut auth = redis::cmd("AUTH");
+            auth.arg(&secret["username"]).arg(&secret["password"]);
+            let answer = auth.exec_async(&mut connection).await;
+            ensure!(answer.is_ok(), "port {}: {answer:?}", server.port());
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_node_of_a_cluster_has_the_users_also_after_its_restart() -> Result {
+    let cluster = Cluster::start().await?;
+    let url = cluster.url_of_all();
+    let mut world = World::at("access-cluster", cluster, url, 1, &[]).await?;
+    let namespace = world.namespaces[0].clone();
+    let secret = world.grant(&namespace).await?;
+    all_have_it(&secret, world.redis.nodes()).await?;
+    // Locks on each of the masters, for which a client asks for the map of the slots.
+    let holder = client(&secret).await?;
+    for number in 0..20 {
+        holder
+            .lock(format!("x{number}"))?
+            .acquire()
+            .await?
+            .release()
+            .await?;
+    }
+    let replica = world.redis.replica_of(0).await?;
+    world.redis.kill9(replica)?;
+    world.redis.start_again(replica).await?;
+    all_have_it(&secret, world.redis.nodes()).await
+}
+
+#[tokio::test]
+async fn a_replica_that_is_promoted_lets_the_holders_of_a_namespace_in() -> Result {
+    let builder = Sentinel::builder().down_after(Duration::from_millis(500));
+    let sentinel = builder.start().await?;
+    let url = sentinel.url();
+    let mut world = World::at("access-sentinels", sentinel, url, 1, &[]).await?;
+    let namespace = world.namespaces[0].clone();
+    let secret = world.grant(&namespace).await?;
+    all_have_it(&secret, [world.redis.server(0), world.redis.server(1)]).await?;
+    let holder = client(&secret).await?;
+    let keep = Options::new().lease(Duration::from_secs(30));
+    let lease = holder.lock("x")?.with(keep).acquire().await?;
+    let master = world.redis.master().await?;
+    world.redis.replicated().await?;
+    world.redis.kill9(master)?;
+    world.redis.promoted(master).await?;
+    eventually("a renewal at the new master", SOON, async || {
+        Ok(lease.renew().await?)
+    })
+    .await?;
+    lease.release().await?;
+    Ok(())
+}
