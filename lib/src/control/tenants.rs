@@ -50,7 +50,7 @@ const NEUTRAL: [&str; 4] = ["sanitize-payload", "resetchannels", "-@all", "alldb
 
 impl Control {
     /// Returns the users of namespaces under the client's key prefix, of each server: of a cluster all masters and replicas, else the
-    /// master and the replicas that it names. One command a server.
+    /// master and the replicas that it names. Two commands a master, and one a replica.
     ///
     /// # Errors
     /// [`Error::Unreachable`] when the servers are not known. The error of one server is in its entry.
@@ -85,8 +85,9 @@ impl Control {
         Ok(answers.into_iter().map(read).collect())
     }
 
-    /// Makes the user of a namespace, [`acl::tenant_user`], or changes it to the rules of [`acl::tenant_rules`] (on a cluster also [`acl::cluster_rules`]) and to these passwords,
-    /// each of which is given by its SHA-256 in hexadecimal digits. Connections of the user stay. One command a server.
+    /// Makes the user of a namespace, [`acl::tenant_user`], or changes it to the rules of [`acl::tenant_rules`] and to these passwords,
+    /// each of which is given by its SHA-256 in hexadecimal digits. On a cluster the user also has [`acl::cluster_rules`]. Connections
+    /// of the user stay. Two commands a master, and one a replica.
     ///
     /// # Errors
     /// [`Error::InvalidInput`]; else the error of the first master that has not done it. A replica that has not is in
@@ -125,7 +126,8 @@ impl Control {
         self.change_users(&command(words)).await
     }
 
-    /// Removes the user of a namespace. Redis ends the connections of the user. One command a server.
+    /// Removes the user of a namespace. Redis ends the connections of the user. Two commands a master, and one a
+    /// replica.
     ///
     /// # Errors
     /// As [`Control::set_tenant`].
