@@ -155,7 +155,11 @@ impl Access {
             Ok(decisions) => decisions,
             Err(error) => {
                 // Without a decision, a namespace would lose its user.
-                self.report_health(Some(error.to_string()));
+                let message = error.to_string();
+                self.report_health(Some(Problem {
+                    message,
+                    is_away: false,
+                }));
                 return pass;
             }
         };
@@ -228,7 +232,7 @@ impl Access {
         &mut self,
         decisions: &BTreeMap<String, Decision>,
         pass: &mut Pass,
-    ) -> Option<String> {
+    ) -> Option<Problem> {
         let context = self.context.clone();
         let mut wanted = BTreeMap::new();
         for (namespace, decision) in decisions {
@@ -268,25 +272,36 @@ impl Access {
         let outcomes = calls::change_users(&context.control, users).await;
         context.metrics.access_user_writes.inc_by(outcomes.len() as u64);
         self.report_servers(&servers);
-        let masters = servers.into_iter().filter(|server| !server.is_replica);
-        let listed = masters.filter_map(|server| server.users.err());
-        let failed = listed.chain(outcomes.into_iter().filter_map(Result::err)).next();
-        failed.map(|error| self.failed_at_redis(&error))
+        let (answered, failed): (Vec<_>, Vec<_>) = servers
+            .into_iter()
+            .filter(|server| !server.is_replica)
+            .partition(|server| server.users.is_ok());
+        let listed = failed.into_iter().filter_map(|server| server.users.err());
+        let failed = listed.chain(outcomes.into_iter().filter_map(Result::err));
+        // A refusal needs an action, and comes first.
+        let error = failed.min_by_key(tenure::Error::is_unreachable)?;
+        let problem = self.failed_at_redis(&error);
+        Some(Problem {
+            is_away: problem.is_away && !answered.is_empty(),
+            ..problem
+        })
     }
 
-    fn failed_at_redis(&self, error: &tenure::Error) -> String {
-        self.count(if error.is_unreachable() {
+    fn failed_at_redis(&self, error: &tenure::Error) -> Problem {
+        let is_away = error.is_unreachable();
+        self.count(if is_away {
             "redis_unreachable"
         } else {
             "redis_refused"
         });
-        match error {
+        let message = match error {
             tenure::Error::Refused { reason } => format!(
                 "Redis refuses what gives namespaces their users: {reason}; the rights for --access are \
                  +acl|list +acl|setuser +acl|deluser"
             ),
             other => other.to_string(),
-        }
+        };
+        Problem { message, is_away }
     }
 
     /// Logs what a replica answers, when that changes: it needs the users only once it is promoted.
@@ -393,14 +408,25 @@ impl Access {
         }
     }
 
-    fn report_health(&self, problem: Option<String>) {
-        let (problem, remark) = match self.attempts.failing() {
-            Some(failing) if failing.lacks_permission => (problem.or(Some(failing.message)), String::new()),
+    fn report_health(&self, problem: Option<Problem>) {
+        let mut remark = String::new();
+        let mut bad = None;
+        if let Some(failing) = self.attempts.failing() {
             // Such as the quota of one namespace: the others have their access.
-            Some(failing) => (problem, failing.message),
-            None => (problem, String::new()),
-        };
-        let Some(problem) = problem else {
+            let message = if failing.lacks_permission {
+                bad.insert(String::new())
+            } else {
+                &mut remark
+            };
+            *message = failing.message;
+        }
+        match problem {
+            // Such as one shard of a cluster: the others are served.
+            Some(problem) if problem.is_away => remark = problem.message,
+            Some(problem) => bad = Some(problem.message),
+            None => {}
+        }
+        let Some(problem) = bad else {
             return self.health.well(CHECK, &remark);
         };
         if self.health.bad(CHECK, &problem) {
@@ -430,6 +456,13 @@ fn draft(drafts: &mut BTreeMap<String, Password>, namespace: &str) -> Result<Pas
     let password = Password::random()?;
     drafts.insert(namespace.to_owned(), password.clone());
     Ok(password)
+}
+
+/// Why a master does not have its users.
+struct Problem {
+    message: String,
+    /// The master does not answer, and others do.
+    is_away: bool,
 }
 
 impl Pass {

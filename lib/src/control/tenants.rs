@@ -50,7 +50,7 @@ const NEUTRAL: [&str; 4] = ["sanitize-payload", "resetchannels", "-@all", "alldb
 
 impl Control {
     /// Returns the users of namespaces under the client's key prefix, of each server: of a cluster all masters and replicas, else the
-    /// master and the replicas that it names. One command a server.
+    /// master and the replicas that it names. Two commands a master, and one a replica.
     ///
     /// # Errors
     /// [`Error::Unreachable`] when the servers are not known. The error of one server is in its entry.
@@ -85,7 +85,8 @@ impl Control {
     }
 
     /// Makes the user of a namespace, [`acl::tenant_user`], or changes it to the rules of [`acl::tenant_rules`] (in a cluster of
-    /// [`acl::cluster_tenant_rules`]) and to these passwords, each of which is given by its SHA-256 in hexadecimal digits. Connections of the user stay. One command a server.
+    /// [`acl::cluster_tenant_rules`]) and to these passwords, each of which is given by its SHA-256 in hexadecimal digits. Connections
+    /// of the user stay. Two commands a master, and one a replica.
     ///
     /// # Errors
     /// [`Error::InvalidInput`]; else the error of the first master that has not done it. A replica that has not is in
@@ -123,7 +124,8 @@ impl Control {
         self.change_users(&command(words)).await
     }
 
-    /// Removes the user of a namespace. Redis ends the connections of the user. One command a server.
+    /// Removes the user of a namespace. Redis ends the connections of the user. Two commands a master, and one a
+    /// replica.
     ///
     /// # Errors
     /// As [`Control::set_tenant`].

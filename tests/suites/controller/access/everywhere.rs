@@ -71,3 +71,39 @@ async fn a_replica_that_is_promoted_lets_the_holders_of_a_namespace_in() -> Resu
     lease.release().await?;
     Ok(())
 }
+
+/// The dead shard shows as a remark, and the others have the users.
+#[tokio::test]
+async fn a_dead_shard_does_not_make_the_controller_unready() -> Result {
+    let builder = Cluster::builder().no_replicas().partial_coverage();
+    let cluster = builder.start().await?;
+    let url = cluster.url_of_all();
+    let mut world = World::at("access-shard", cluster, url, 2, &[]).await?;
+    let (ends, namespace) = (world.namespaces[0].clone(), world.namespaces[1].clone());
+    let ended = world.grant(&ends).await?;
+    let secret = world.grant(&namespace).await?;
+    world.redis.kill9(0)?;
+    world.label(&ends, None).await?;
+    world.no_secret(&ends, SOON).await?;
+    eventually("the end of the user where Redis answers", SOON, async || {
+        for server in &world.redis.nodes()[1..] {
+            let users = server.cli(&["ACL", "USERS"]).await?;
+            ensure!(
+                !users.contains(&ended["username"]) && users.contains(&secret["username"]),
+                "{users}"
+            );
+        }
+        Ok(())
+    })
+    .await?;
+    let (code, text) = world.controller.get("/readyz?verbose").await?;
+    ensure!(
+        code == 200 && text.contains("\"access\":{\"ok\":true,\"message\":"),
+        "{text}"
+    );
+    world.redis.start_again(0).await?;
+    all_have_it(&secret, world.redis.nodes()).await?;
+    let (_, text) = world.controller.get("/readyz?verbose").await?;
+    ensure!(text.contains("\"access\":{"), "{text}");
+    Ok(())
+}
