@@ -1,7 +1,12 @@
 //! The chart's rendered probes of Redis against a real Redis in each of its states.
 
 use std::{
-    collections::BTreeSet, ffi::OsString, fs, os::unix::fs::PermissionsExt, path::Path, process::Command,
+    collections::BTreeSet,
+    ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -154,6 +159,12 @@ async fn a_password_that_its_configuration_could_not_hold_is_refused() -> Result
 
 /// Starts Redis as the pod does, at this port.
 async fn start(mode: &str, port: u16) -> Result<Process> {
+    let (folder, command) = command(mode, port).await?;
+    Process::spawn("redis-server", &folder, &command)
+}
+
+/// The command of the pod, and the folder that stands for its volumes.
+async fn command(mode: &str, port: u16) -> Result<(PathBuf, Command)> {
     let objects = objects(&render(&mode_file(mode), &[]).await?)?;
     let of_redis = |kind: &str| {
         let named = objects
@@ -190,7 +201,33 @@ async fn start(mode: &str, port: u16) -> Result<Process> {
             std::env::join_paths([&*folder, Path::new("/usr/bin"), Path::new("/bin")])?,
         )
         .env("REDISCLI_AUTH", PASSWORD);
-    Process::spawn("redis-server", &folder, &command)
+    Ok((folder, command))
+}
+
+/// Redis reads its file as the user default: it leaves out transactions, such as those of scripts, that this user may not do.
+#[tokio::test]
+async fn a_restart_finds_what_scripts_have_written() -> Result {
+    let port = free_port()?;
+    let (folder, command) = command("default", port).await?;
+    let mut redis = Process::spawn("redis-server", &folder, &command)?;
+    let url = format!("redis://tenure-controller:{PASSWORD}@127.0.0.1:{port}");
+    let client = tenure::Client::builder(&url).namespace("ml").connect_lazily()?;
+    let lock = tenure::ObjectRef::new(tenure::Kind::Lock, "ml", "x")?;
+    let declaration = tenure::control::Declaration::new(tenure::control::Capacity::Permits(1));
+    eventually("the declaration", SOON, async || {
+        client.control().declare(&lock, &declaration).await?;
+        Ok(())
+    })
+    .await
+    .with_context(|| redis.tail())?;
+    redis.kill9()?;
+    let redis = Process::spawn("redis-server", &folder, &command)?;
+    eventually("Redis to be back", SOON, async || {
+        let seen = client.control().observe(&lock, 1).await?;
+        ensure!(seen.is_some(), "the declaration is lost: {}", redis.tail());
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

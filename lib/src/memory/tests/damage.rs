@@ -193,3 +193,16 @@ fn a_lease_whose_holders_were_evicted_keeps_others_out_for_no_longer_than_it_wou
     trial.now_us += 31_000_000;
     assert_eq!(trial.call(&script::OBSERVE, &["0", "0"]), ["nil"]);
 }
+
+#[test]
+fn what_is_held_without_a_holder_keeps_no_withdrawal_waiting() {
+    let [_, keys] = objects();
+    let mut trial = Trial::on(keys);
+    trial.call(&script::DECLARE, &["digest", "1000", "0", "30000", "0", "2"]);
+    assert_eq!(trial.acquire("a", "0"), "granted");
+    let args = [trial.keys[1].clone().into_bytes(), b"a".to_vec()];
+    lock(&trial.side.database).execute("ZREM", &args).unwrap();
+    trial.remove_value("a");
+    assert_eq!(trial.call(&script::WITHDRAW, &["drain", "0"]), ["nil"]);
+    assert!(!trial.has("semaphore"));
+}
