@@ -1192,6 +1192,10 @@ local function end_expired(object)
       if ends and ends <= now then finish(object, token, 'expired') end
     end
   end
+  if object.held > 0 and call('ZCARD', object.holders) == 0 then
+    object.changed = true
+    recount(object)
+  end
   local soonest = call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2]
   object.next, object.unsaved = tonumber(soonest or NEVER), true
 end

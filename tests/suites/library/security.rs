@@ -418,7 +418,10 @@ impl Rules {
             on_all(servers, &["ACL", "LOG", "RESET"]).await?;
             set_user(servers, "pod", tenant).await?;
             set_user(servers, "controller", controller).await?;
-            works().await?;
+            // A script that ends half-way for want of a right may leave a waiter waiting.
+            tokio::time::timeout(Duration::from_secs(30), works())
+                .await
+                .context("it hangs")??;
             let refused = refused(servers).await?;
             ensure!(refused.is_empty(), "Redis has refused {refused:?}");
             Ok(())

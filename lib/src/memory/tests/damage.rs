@@ -206,3 +206,21 @@ fn what_is_held_without_a_holder_keeps_no_withdrawal_waiting() {
     assert_eq!(trial.call(&script::WITHDRAW, &["drain", "0"]), ["nil"]);
     assert!(!trial.has("semaphore"));
 }
+
+#[test]
+fn what_is_held_without_a_holder_keeps_a_waiter_for_one_life_of_its_entry() {
+    let [_, keys] = objects();
+    let mut trial = Trial::on(keys);
+    assert_eq!(trial.acquire("a", "1"), "granted");
+    assert_eq!(trial.acquire("b", "1"), "queued");
+    for key in [1, 3] {
+        let args = [trial.keys[key].clone().into_bytes(), b"a".to_vec()];
+        lock(&trial.side.database).execute("ZREM", &args).unwrap();
+    }
+    trial.remove_value("a");
+    for _ in 0..3 {
+        assert_eq!(trial.call(&script::RENEW, &["b"])[1], "waiting");
+        trial.now_us += 3_500_000;
+    }
+    assert_eq!(trial.acquire("b", "1"), "granted");
+}
