@@ -36,8 +36,8 @@ for _, key in ipairs({ object.queue, how == 'delete' and object.holders or nil }
   end
   left = left + call('ZCARD', key)
 end
--- Without a holder nothing is held: the counter is wrong where data was lost in part.
-if left == 0 and (object.held == 0 or call('ZCARD', object.holders) == 0) then
+correct_held(object)
+if object.held == 0 and left == 0 then
   call('UNLINK', unpack(keys_of(object)))
   return false
 end

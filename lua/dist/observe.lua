@@ -946,6 +946,12 @@ local function recount(object)
   object.held = held
   if object.pool then pool().find_unheld(object) end
 end
+local function correct_held(object)
+  if object.held > 0 and call('ZCARD', object.holders) == 0 then
+    object.changed = true
+    recount(object)
+  end
+end
 local function finish(object, token, how, why)
   local entry = find_entry(object, token)
   budget = budget - 1
@@ -1076,10 +1082,7 @@ local function end_expired(object)
       if ends and ends <= now then finish(object, token, 'expired') end
     end
   end
-  if object.held > 0 and call('ZCARD', object.holders) == 0 then
-    object.changed = true
-    recount(object)
-  end
+  correct_held(object)
   local soonest = call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2]
   object.next, object.unsaved = tonumber(soonest or NEVER), true
 end

@@ -939,6 +939,12 @@ local function recount(object)
   object.held = held
   if object.pool then pool().find_unheld(object) end
 end
+local function correct_held(object)
+  if object.held > 0 and call('ZCARD', object.holders) == 0 then
+    object.changed = true
+    recount(object)
+  end
+end
 local function finish(object, token, how, why)
   local entry = find_entry(object, token)
   budget = budget - 1
@@ -1069,10 +1075,7 @@ local function end_expired(object)
       if ends and ends <= now then finish(object, token, 'expired') end
     end
   end
-  if object.held > 0 and call('ZCARD', object.holders) == 0 then
-    object.changed = true
-    recount(object)
-  end
+  correct_held(object)
   local soonest = call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2]
   object.next, object.unsaved = tonumber(soonest or NEVER), true
 end
@@ -1159,8 +1162,8 @@ for _, key in ipairs({ object.queue, how == 'delete' and object.holders or nil }
   end
   left = left + call('ZCARD', key)
 end
--- Without a holder nothing is held: the counter is wrong where data was lost in part.
-if left == 0 and (object.held == 0 or call('ZCARD', object.holders) == 0) then
+correct_held(object)
+if object.held == 0 and left == 0 then
   call('UNLINK', unpack(keys_of(object)))
   return false
 end

@@ -17,6 +17,15 @@ local function recount(object)
   if object.pool then pool().find_unheld(object) end
 end
 
+-- Counts again where permits are held without a holder: a script that has ended half-way, for want of memory or of a right, may
+-- have left the counter as it was, and so may a loss of part of the data.
+local function correct_held(object)
+  if object.held > 0 and call('ZCARD', object.holders) == 0 then
+    object.changed = true
+    recount(object)
+  end
+end
+
 -- Ends a lease or a queue entry. `how` is one of the protocol's causes: nil if its owner ends it, "dropped" if its
 -- client does because no caller takes it up, and else the cause that is published to its client: "expired",
 -- "withdrawn", "superseded", "reclaimed", "taken" or "refused". `why` is free text, which is passed on; with

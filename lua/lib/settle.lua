@@ -89,11 +89,7 @@ local function end_expired(object)
       if ends and ends <= now then finish(object, token, 'expired') end
     end
   end
-  -- A script that has ended half-way, for want of memory or of a right, may have left the counter as it was.
-  if object.held > 0 and call('ZCARD', object.holders) == 0 then
-    object.changed = true
-    recount(object)
-  end
+  correct_held(object)
   local soonest = call('ZRANGE', object.expiry, 0, 0, 'WITHSCORES')[2]
   object.next, object.unsaved = tonumber(soonest or NEVER), true
 end
