@@ -16,6 +16,7 @@ use crate::{
         error_text,
         explain::explain_at,
         lock,
+        redis_connection::send,
         routing_table::RoutingTable,
         unreachable,
     },
@@ -114,7 +115,7 @@ impl AllServers {
                 Some(connection) => connection,
                 None => self.connect(&server).await?,
             };
-            let reply = self.answer(&mut connection, command).await;
+            let reply = send(&mut connection, command, false).await;
             if reply.as_ref().is_err_and(|error| error.code().is_none()) {
                 lock(&self.replicas).remove(&server);
             }
@@ -145,17 +146,6 @@ impl AllServers {
             .map_err(|error| explain(address, &error))?;
         lock(&self.replicas).insert(address.to_owned(), connection.clone());
         Ok(connection)
-    }
-
-    async fn answer(
-        &self,
-        connection: &mut MultiplexedConnection,
-        command: &Cmd,
-    ) -> Result<Value, RedisError> {
-        connection
-            .send_packed_command(command)
-            .await
-            .and_then(Value::extract_error)
     }
 }
 
