@@ -25,7 +25,7 @@ use crate::{
     telemetry::OfKind,
 };
 
-const FIELD_MANAGER: &str = "tenure-controller";
+pub(crate) const FIELD_MANAGER: &str = "tenure-controller";
 
 /// Executes the steps of one reconciliation.
 pub(crate) struct Applier<'a, K> {

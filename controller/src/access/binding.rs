@@ -1,10 +1,19 @@
 //! Binding: the way of pods to Redis, which each Secret has beside the credentials.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use crate::access::password::Password;
 
 /// The default ports of Redis and of Sentinels.
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
+
+/// All but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// The parts of a URL without credentials, and what else pods need.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,16 +64,13 @@ impl Binding {
         })
     }
 
-    /// The URL with the credentials of a user. Neither has a character that a URL would have to escape, but for the colon.
+    /// The URL with the credentials of a user.
     pub(crate) fn url(&self, user: &str, password: &Password) -> String {
         let Self {
             scheme, hosts, rest, ..
         } = self;
-        format!(
-            "{scheme}://{}:{}@{hosts}{rest}",
-            escaped(user),
-            escaped(&password.0)
-        )
+        let [user, password] = [user, &password.0].map(|text| utf8_percent_encode(text, RESERVED));
+        format!("{scheme}://{user}:{password}@{hosts}{rest}")
     }
 
     /// The first host and its port.
@@ -95,21 +101,6 @@ fn authority(url: &str) -> Option<&str> {
     let from = rest.rfind('@').map_or(0, |at| at + 1);
     let end = rest[from..].find(['/', '?']).map_or(rest.len(), |end| from + end);
     Some(&rest[..end])
-}
-
-/// A text in the user information of a URL.
-fn escaped(text: &str) -> String {
-    use std::fmt::Write;
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            // A text takes any text.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

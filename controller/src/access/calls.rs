@@ -19,10 +19,10 @@ use crate::{
         plan::{Users, Write},
         secret,
     },
+    apply::FIELD_MANAGER,
     failure::{Failure, bounded},
 };
 
-const FIELD_MANAGER: &str = "tenure-controller";
 /// Namespaces whose Secrets are written, or whose users are changed, at the same time.
 const CONCURRENCY: usize = 8;
 
