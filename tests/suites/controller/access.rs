@@ -153,6 +153,21 @@ impl<R> World<R> {
         self.plane.kubectl(&args).await.map(drop)
     }
 
+    /// Asks for a rotation by a new value of the annotation.
+    async fn rotate(&self, namespace: &str, value: &str) -> Result {
+        let annotation = format!("tenure.dev/rotate={value}");
+        let args = [
+            "-n",
+            namespace,
+            "annotate",
+            "secret",
+            NAME,
+            "--overwrite",
+            &annotation,
+        ];
+        self.plane.kubectl(&args).await.map(drop)
+    }
+
     async fn found(&self, namespace: &str) -> Result<Option<Secret>> {
         Ok(Api::<Secret>::namespaced(self.kube.clone(), namespace)
             .get_opt(NAME)
@@ -244,4 +259,16 @@ async fn client(secret: &Credentials) -> Result<tenure::Client> {
         .key_prefix(&secret["TENURE_REDIS_KEY_PREFIX"])
         .namespace(&secret["TENURE_NAMESPACE"]);
     Ok(builder.connect().await?)
+}
+
+/// A pod with the values of the Secret holds a lock, and releases it.
+async fn holds(secret: &Credentials, lock: &str) -> Result {
+    client(secret)
+        .await?
+        .lock(lock)?
+        .acquire()
+        .await?
+        .release()
+        .await?;
+    Ok(())
 }

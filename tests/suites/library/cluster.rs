@@ -13,7 +13,10 @@ use std::{
 };
 
 use tenure::{Client, Kind, ObjectRef};
-use tenure_tests::{Cluster, Result, ensure};
+use tenure_tests::{
+    Cluster, Result, ensure,
+    sent::{Counter, Sent},
+};
 use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
 use super::support::{SOON, World, got};
@@ -26,6 +29,31 @@ mod primitives;
 
 /// Time limit: longer than it takes to find out that a master is dead, to agree on another, and to be informed of it.
 const FAILED_OVER: Duration = Duration::from_secs(60);
+
+/// Counts the commands that clients send to all nodes.
+struct Counters<'a>(Vec<Counter<'a>>);
+
+impl<'a> Counters<'a> {
+    async fn start(cluster: &'a Cluster) -> Result<Self> {
+        let mut counters = Vec::new();
+        for node in cluster.nodes() {
+            counters.push(Counter::start(node).await?);
+        }
+        Ok(Self(counters))
+    }
+
+    /// The commands since the start or the last call, without questions about the cluster.
+    async fn take(&mut self) -> Result<Sent> {
+        let mut all = Sent::new();
+        for counter in &mut self.0 {
+            for (name, count) in counter.take().await? {
+                *all.entry(name).or_default() += count;
+            }
+        }
+        all.retain(|name, _| name != "cluster");
+        Ok(all)
+    }
+}
 
 /// The object's slot.
 async fn slot(cluster: &Cluster, object: &ObjectRef) -> Result<u16> {

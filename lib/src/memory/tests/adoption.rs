@@ -3,8 +3,9 @@
 
 use redis::Value;
 
-use crate::memory::tests::{Call, Keys, Side};
+use crate::memory::tests::{Call, Keys, Side, keys};
 use crate::{
+    Kind,
     protocol::{
         calls,
         script::{self, Script},
@@ -23,23 +24,10 @@ struct Object {
 }
 
 impl Object {
-    fn new(kind: &str) -> Self {
-        let parts: &[&str] = match kind {
-            "pool" => &[
-                "obj",
-                "holders",
-                "queue",
-                "expiry",
-                "resources",
-                "free",
-                "selectors",
-            ],
-            _ => &["obj", "holders", "queue", "expiry"],
-        };
-        let keys = parts.iter().map(|part| format!("tenure:{{a/{kind}/x}}:{part}"));
+    fn new(kind: Kind) -> Self {
         Self {
             side: Side::new(),
-            keys: keys.collect(),
+            keys: keys(kind, "x"),
             now_us: START_US,
             run: "first",
         }
@@ -84,7 +72,7 @@ fn secret(number: u128) -> Secret {
 
 #[test]
 fn an_adopter_takes_the_place_of_the_lease_that_an_old_snapshot_has() {
-    for kind in ["semaphore", "pool"] {
+    for kind in [Kind::Semaphore, Kind::Pool] {
         let mut object = Object::new(kind);
         object.declare("0");
         let (first, second, third) = (secret(1), secret(2), secret(3));
@@ -138,7 +126,7 @@ fn an_adopter_takes_the_place_of_the_lease_that_an_old_snapshot_has() {
 
 #[test]
 fn a_holder_takes_the_place_of_its_own_grace() {
-    for kind in ["semaphore", "pool"] {
+    for kind in [Kind::Semaphore, Kind::Pool] {
         let mut object = Object::new(kind);
         object.declare("0");
         let token = secret(1).token();

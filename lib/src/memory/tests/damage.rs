@@ -2,38 +2,10 @@
 
 use redis::Value;
 
-use crate::memory::tests::{Call, Keys, Side, objects, texts};
-use crate::{
-    protocol::script::{self, Script},
-    transport::lock,
-};
-
-const START: u64 = 1_763_717_000_000_000;
-
-struct Trial {
-    side: Side,
-    keys: Keys,
-    run: &'static str,
-    now_us: u64,
-}
+use crate::memory::tests::{Trial, keys, objects};
+use crate::{Kind, protocol::script, transport::lock};
 
 impl Trial {
-    fn on(keys: Keys) -> Self {
-        Self {
-            side: Side::new(),
-            keys,
-            run: "run",
-            now_us: START,
-        }
-    }
-
-    /// The reply, each value of it as text.
-    fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
-        let call = Call::new(script, &self.keys, self.run, args);
-        let (reply, _) = self.side.run(script, &call, self.now_us);
-        texts(&reply)
-    }
-
     /// Takes a lease of thirty seconds, or a queue entry of ten.
     fn acquire(&mut self, token: &str, limit: &str) -> String {
         let request = format!("30000 1 {limit} 10000 c1 {{}}");
@@ -56,20 +28,6 @@ impl Trial {
     }
 }
 
-fn pool() -> Keys {
-    [
-        "obj",
-        "holders",
-        "queue",
-        "expiry",
-        "resources",
-        "free",
-        "selectors",
-    ]
-    .map(|part| format!("tenure:{{a/pool/x}}:{part}"))
-    .to_vec()
-}
-
 #[test]
 fn a_notification_passes_over_a_waiter_whose_value_is_gone() {
     let [keys, _] = objects();
@@ -90,7 +48,7 @@ fn a_notification_passes_over_a_waiter_whose_value_is_gone() {
 
 #[test]
 fn a_pool_is_declared_and_its_holders_let_in_beside_a_lease_whose_value_is_gone() {
-    let mut trial = Trial::on(pool());
+    let mut trial = Trial::on(keys(Kind::Pool, "x"));
     let declare = |trial: &mut Trial, floor: &str| {
         let resources = [
             "",

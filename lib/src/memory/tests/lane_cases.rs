@@ -1,50 +1,16 @@
 //! Cases of the fast lanes that random calls hardly meet: long holds, a clock that was set back, and errors.
 
-use crate::memory::tests::{Call, Keys, Side, objects, texts};
+use crate::memory::tests::{Call, START_US, Trial, keys, objects};
 use crate::{
+    Kind,
     protocol::script::{self, Script},
     transport::lock,
 };
 
-const START: u64 = 1_763_717_000_000_000;
-
-struct Case {
-    side: Side,
-    keys: Keys,
-    now_us: u64,
-}
-
-impl Case {
-    fn on(keys: Keys) -> Self {
-        Self {
-            side: Side::new(),
-            keys,
-            now_us: START,
-        }
-    }
-
-    fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
-        let call = Call::new(script, &self.keys, "run", args);
-        texts(&self.side.run(script, &call, self.now_us).0)
-    }
-
-    /// The messages that a call publishes.
-    fn pushes(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
-        let call = Call::new(script, &self.keys, "run", args);
-        let (_, published) = self.side.run(script, &call, self.now_us);
-        published.into_iter().map(|(_, message)| message).collect()
-    }
-
-    fn after(&mut self, ms: u64) -> &mut Self {
-        self.now_us += ms * 1000;
-        self
-    }
-}
-
 #[test]
 fn a_waiter_for_a_condition_is_notified_after_a_hold_that_is_longer_than_its_lease() {
     let [keys, _] = objects();
-    let mut case = Case::on(keys);
+    let mut case = Trial::on(keys);
     case.call(&script::ACQUIRE, &["a", "1000 1 1 0 c {}"]);
     let wait = ["a", "w", "@full", "1000", "0", "1000", "c", "{}", "0"];
     assert_eq!(case.call(&script::WAIT, &wait)[0], "queued");
@@ -59,11 +25,11 @@ fn a_waiter_for_a_condition_is_notified_after_a_hold_that_is_longer_than_its_lea
 #[test]
 fn a_lease_that_a_clock_set_back_has_lengthened_is_cut_for_one_that_does_not_wait() {
     let [keys, _] = objects();
-    let mut case = Case::on(keys);
+    let mut case = Trial::on(keys);
     case.call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
     let attempt = ["b", "2000 1 1 0 c {}"];
     assert_eq!(case.call(&script::ACQUIRE, &attempt)[0], "busy");
-    let an_hour_later = (START / 1000 + 3_600_000).to_string();
+    let an_hour_later = (START_US / 1000 + 3_600_000).to_string();
     let args = [case.keys[3].as_str(), &an_hour_later, "a"].map(|arg| arg.as_bytes().to_vec());
     lock(&case.side.database).execute("ZADD", &args).unwrap();
     assert_eq!(case.call(&script::ACQUIRE, &attempt)[0], "busy");
@@ -82,7 +48,7 @@ fn an_error_about_a_lease_that_lies_alone_leaves_no_key_without_an_end() {
     ];
     for (script, args, error) in calls {
         let [_, keys] = objects();
-        let mut case = Case::on(keys);
+        let mut case = Trial::on(keys);
         case.call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
         let reply = case.call(script, args);
         assert!(reply[0].contains(error), "{reply:?}");
@@ -93,8 +59,8 @@ fn an_error_about_a_lease_that_lies_alone_leaves_no_key_without_an_end() {
 #[test]
 fn a_lease_is_handed_off_for_no_longer_than_the_declaration_allows_now() {
     let [_, keys] = objects();
-    let mut case = Case::on(keys);
-    let declare = |case: &mut Case, lease: &str| {
+    let mut case = Trial::on(keys);
+    let declare = |case: &mut Trial, lease: &str| {
         case.call(&script::DECLARE, &["digest", "1000", "0", lease, "0", "1"]);
     };
     declare(&mut case, "30000");
@@ -117,7 +83,7 @@ fn a_request_that_cannot_be_read_takes_no_lease() {
         "30000 1 1 0 c",
     ] {
         let [keys, _] = objects();
-        let mut case = Case::on(keys);
+        let mut case = Trial::on(keys);
         let reply = case.call(&script::ACQUIRE, &["a", request]);
         assert_ne!(reply[0], "granted", "{request}");
         let reply = case.call(&script::ACQUIRE, &["b", "30000 1 1 0 c {}"]);
@@ -129,7 +95,7 @@ fn a_request_that_cannot_be_read_takes_no_lease() {
 fn a_name_may_contain_the_name_of_a_kind() {
     for name in ["x/register/y", "x/pool/y", "x/lock/y"] {
         let keys = vec![format!("tenure:{{a/semaphore/{name}}}:obj")];
-        let mut case = Case::on(keys);
+        let mut case = Trial::on(keys);
         case.call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
         let queued = case.call(&script::ACQUIRE, &["b", "2000 1 1 1000 c {}"]);
         assert_eq!(queued[0], "queued", "{name}");
@@ -140,13 +106,13 @@ fn a_name_may_contain_the_name_of_a_kind() {
 #[test]
 fn a_pool_is_not_granted_before_it_has_resources() {
     let keys = vec!["tenure:{a/pool/x}:obj".to_owned()];
-    let reply = Case::on(keys).call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
+    let reply = Trial::on(keys).call(&script::ACQUIRE, &["a", "2000 1 1 0 c {}"]);
     assert_eq!(reply[0], "busy");
 }
 
 #[test]
 fn an_object_of_no_kind_is_refused_by_each_call_and_leaves_no_key() {
-    let mut case = Case::on(vec!["tenure:{a/nokind/x}:obj".to_owned()]);
+    let mut case = Trial::on(vec!["tenure:{a/nokind/x}:obj".to_owned()]);
     let request = ["a", "1000 1 1 0 c {}"];
     for (script, args) in [
         (&script::ACQUIRE, &request[..]),
@@ -163,15 +129,10 @@ fn an_object_of_no_kind_is_refused_by_each_call_and_leaves_no_key() {
     assert!(lock(&case.side.database).store.dump().is_empty());
 }
 
-fn keys_of(object: &str, parts: &[&str]) -> Keys {
-    let key = |part: &&str| format!("tenure:{{a/{object}}}:{part}");
-    parts.iter().map(key).collect()
-}
-
 /// The head goes back into a queue that was empty in between: the queue does not outlive the object for that.
 #[test]
 fn a_writer_that_waited_behind_many_readers_keeps_the_next_one_out_until_its_lease_ends() {
-    let mut case = Case::on(keys_of("rwlock/x", &["obj", "holders", "queue", "expiry"]));
+    let mut case = Trial::on(keys(Kind::RwLock, "x"));
     for (token, permits) in [("a", "1"), ("b", "1"), ("h", "9")] {
         case.call(
             &script::ACQUIRE,
@@ -204,7 +165,7 @@ fn a_writer_that_waited_behind_many_readers_keeps_the_next_one_out_until_its_lea
 #[test]
 fn a_grace_keeps_others_out_for_its_whole_length_after_renewals() {
     let [keys, _] = objects();
-    let mut case = Case::on(keys);
+    let mut case = Trial::on(keys);
     case.call(
         &script::ACQUIRE,
         &["a", "30000 1 1 0 c {}", "0", "0", "30000", "0", "-", "0", ""],
@@ -221,16 +182,7 @@ fn a_grace_keeps_others_out_for_its_whole_length_after_renewals() {
 
 #[test]
 fn each_key_of_an_undeclared_pool_ends() {
-    let parts = [
-        "obj",
-        "holders",
-        "queue",
-        "expiry",
-        "resources",
-        "free",
-        "selectors",
-    ];
-    let mut case = Case::on(keys_of("pool/x", &parts));
+    let mut case = Trial::on(keys(Kind::Pool, "x"));
     assert_eq!(
         case.call(&script::ACQUIRE, &["a", "1000 1 1 1000 c {}"])[0],
         "queued"
@@ -246,7 +198,7 @@ fn each_key_of_an_undeclared_pool_ends() {
 
 #[test]
 fn what_a_takeover_leaves_is_granted_to_those_that_wait() {
-    let mut case = Case::on(keys_of("rwlock/x", &["obj", "holders", "queue", "expiry"]));
+    let mut case = Trial::on(keys(Kind::RwLock, "x"));
     case.call(&script::ACQUIRE, &["w", "30000 9 9 10000 c {}"]);
     for reader in ["r1", "r2"] {
         let request = [reader, "30000 1 9 10000 c {}"];
@@ -259,7 +211,7 @@ fn what_a_takeover_leaves_is_granted_to_those_that_wait() {
 
 #[test]
 fn the_first_call_after_a_recovery_grants_the_head_of_the_queue() {
-    let mut case = Case::on(keys_of("semaphore/x", &["obj", "holders", "queue", "expiry"]));
+    let mut case = Trial::on(keys(Kind::Semaphore, "x"));
     let declare = |recovery| ["digest", "1000", recovery, "2000", "0", "3"];
     case.call(&script::DECLARE, &declare("0"));
     case.call(&script::ACQUIRE, &["a", "0 1 0 0 c {}"]);

@@ -22,6 +22,7 @@ use crate::memory::{
     store::{Hash, SortedSet, Store},
 };
 use crate::{
+    Kind, ObjectRef,
     protocol::script::{self, PROTOCOL, Script},
     transport::lock,
 };
@@ -164,16 +165,56 @@ fn texts(reply: &Value) -> Vec<String> {
     }
 }
 
+/// The keys of an object.
+fn keys(kind: Kind, name: &str) -> Keys {
+    let object = ObjectRef::new(kind, "a", name).unwrap();
+    object.keys("tenure").iter().map(ToString::to_string).collect()
+}
+
 /// A lock, and a semaphore that its first user makes.
 fn objects() -> [Keys; 2] {
-    let keys = |object: &str, parts: &[&str]| -> Keys {
-        parts
-            .iter()
-            .map(|part| format!("tenure:{{a/{object}}}:{part}"))
-            .collect()
-    };
-    [
-        keys("lock/x", &["obj", "holders", "queue", "expiry", "waits"]),
-        keys("semaphore/x", &["obj", "holders", "queue", "expiry"]),
-    ]
+    [keys(Kind::Lock, "x"), keys(Kind::Semaphore, "x")]
+}
+
+const START_US: u64 = 1_763_717_000_000_000;
+
+/// One object, called at times that the test chooses.
+struct Trial {
+    side: Side,
+    keys: Keys,
+    run: &'static str,
+    now_us: u64,
+}
+
+impl Trial {
+    fn on(keys: Keys) -> Self {
+        Self {
+            side: Side::new(),
+            keys,
+            run: "run",
+            now_us: START_US,
+        }
+    }
+
+    fn after(&mut self, ms: u64) -> &mut Self {
+        self.now_us += ms * 1000;
+        self
+    }
+
+    /// The reply, each value of it as text.
+    fn call(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
+        self.reply_and_pushes(script, args).0
+    }
+
+    /// The messages that a call publishes.
+    fn pushes(&mut self, script: &'static Script, args: &[&str]) -> Vec<String> {
+        self.reply_and_pushes(script, args).1
+    }
+
+    fn reply_and_pushes(&mut self, script: &'static Script, args: &[&str]) -> (Vec<String>, Vec<String>) {
+        let call = Call::new(script, &self.keys, self.run, args);
+        let (reply, published) = self.side.run(script, &call, self.now_us);
+        let messages = published.into_iter().map(|(_, message)| message);
+        (texts(&reply), messages.collect())
+    }
 }

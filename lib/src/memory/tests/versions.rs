@@ -121,6 +121,27 @@ fn a_call_of_another_version_is_refused_by_name() {
     }
 }
 
+/// Writes an object with one lease in the form of before there were versions.
+fn held_before_versions(side: &Side, keys: &Keys, ends: &str, ticket: &str) {
+    let fields = [
+        "limit",
+        "1",
+        "held",
+        "1",
+        "last",
+        "1763716990000000",
+        "ticket",
+        ticket,
+        "ttl",
+        "30000",
+        "t:a",
+        "1 30000 10000 0 0 1763716990000 c1 - {}",
+    ];
+    by_hand(side, "HSET", &[&[keys[0].as_str()], &fields[..]].concat());
+    by_hand(side, "ZADD", &[&keys[1], "1763716990000000", "a"]);
+    by_hand(side, "ZADD", &[&keys[3], ends, "a"]);
+}
+
 #[test]
 fn what_was_written_before_there_were_versions_goes_on() {
     let (mut side, [lone, hash]) = (Side::new(), objects());
@@ -132,23 +153,7 @@ fn what_was_written_before_there_were_versions_goes_on() {
     let ends = (NOW / 1000 + 20_000).to_string();
     let alone = format!("{ends} 1763716990000000 a 1 30000 0 1 10000 c1 {{}}");
     by_hand(&side, "SET", &[&lone[0], &alone]);
-    let fields = [
-        "limit",
-        "1",
-        "held",
-        "1",
-        "last",
-        "1763716990000000",
-        "ticket",
-        "0",
-        "ttl",
-        "30000",
-        "t:a",
-        "1 30000 10000 0 0 1763716990000 c1 - {}",
-    ];
-    by_hand(&side, "HSET", &[&[hash[0].as_str()], &fields[..]].concat());
-    by_hand(&side, "ZADD", &[&hash[1], "1763716990000000", "a"]);
-    by_hand(&side, "ZADD", &[&hash[3], &ends, "a"]);
+    held_before_versions(&side, &hash, &ends, "0");
     for keys in [&lone, &hash] {
         let reply = call(&mut side, &script::ACQUIRE, keys, PROTOCOL, &acquire("b"));
         assert!(reply.starts_with("queued"), "{reply}");
@@ -166,25 +171,12 @@ fn who_waited_for_a_condition_before_there_were_versions_is_notified() {
     let (mut side, [keys, _]) = (Side::new(), objects());
     lock(&side.database).keys = keys.iter().map(|key| key.clone().into_bytes()).collect();
     let ends = (NOW / 1000 + 10_000).to_string();
-    let fields = [
-        "limit",
-        "1",
-        "held",
-        "1",
-        "last",
-        "1763716990000000",
-        "ticket",
-        "3",
-        "ttl",
-        "30000",
-        "t:a",
-        "1 30000 10000 0 0 1763716990000 c1 - {}",
-        "t:w",
-        "1 30000 10000 0 0 1763716990000 c1 @full {}",
-    ];
-    by_hand(&side, "HSET", &[&[keys[0].as_str()], &fields[..]].concat());
-    by_hand(&side, "ZADD", &[&keys[1], "1763716990000000", "a"]);
-    by_hand(&side, "ZADD", &[&keys[3], &ends, "a"]);
+    held_before_versions(&side, &keys, &ends, "3");
+    by_hand(
+        &side,
+        "HSET",
+        &[&keys[0], "t:w", "1 30000 10000 0 0 1763716990000 c1 @full {}"],
+    );
     by_hand(&side, "ZADD", &[&keys[4], "3", "w"]);
     by_hand(&side, "ZADD", &[&keys[3], &ends, "w"]);
     let notified = call(

@@ -6,7 +6,7 @@ use tenure::control::acl;
 use tenure_tests::{Result, ensure, eventually};
 use tokio::time::Instant;
 
-use super::{Credentials, END, World, client};
+use super::{Credentials, END, World, client, holds};
 use crate::controller::support::SOON;
 
 /// Checks that the namespace of a Secret has nothing any more.
@@ -53,13 +53,7 @@ async fn without_the_label_connections_end_and_the_secret_goes() -> Result {
     // It may come again, with another password.
     let again = world.grant(ends).await?;
     ensure!(again["password"] != secret["password"], "the old password");
-    client(&again)
-        .await?
-        .lock("y")?
-        .acquire()
-        .await?
-        .release()
-        .await?;
+    holds(&again, "y").await?;
     world.is_refused(&secret).await
 }
 

@@ -6,7 +6,7 @@ use tenure::{Options, control::acl};
 use tenure_tests::{Context, Result, bail, ensure, eventually};
 use tokio::time::Instant;
 
-use super::{NAME, World, client, redis, url_of_controller};
+use super::{NAME, World, client, holds, redis, url_of_controller};
 use crate::{controller::support::SOON, library::tenants};
 
 #[tokio::test]
@@ -206,13 +206,7 @@ async fn a_secret_of_another_program_is_left_alone() -> Result {
         ensure!(secret.len() == 10, "still theirs");
         Ok(())
     });
-    client(&own.await?)
-        .await?
-        .lock("x")?
-        .acquire()
-        .await?
-        .release()
-        .await?;
+    holds(&own.await?, "x").await?;
     Ok(())
 }
 
@@ -252,13 +246,7 @@ async fn a_secret_that_was_changed_or_deleted_is_mended() -> Result {
         ensure!(secret["password"] != first["password"], "the old one");
         Ok(())
     });
-    client(&next.await?)
-        .await?
-        .lock("x")?
-        .acquire()
-        .await?
-        .release()
-        .await?;
+    holds(&next.await?, "x").await?;
     eventually("the old password to end", SOON, async || {
         world.is_refused(&first).await
     })
@@ -290,12 +278,6 @@ async fn a_right_that_the_controller_lacks_is_named() -> Result {
     );
     world.acl(&["SETUSER", "controller", "+acl|setuser"]).await?;
     let secret = world.secret(namespace).await?;
-    client(&secret)
-        .await?
-        .lock("x")?
-        .acquire()
-        .await?
-        .release()
-        .await?;
+    holds(&secret, "x").await?;
     world.ready().await
 }

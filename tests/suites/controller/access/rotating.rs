@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use tenure::{FileCredentials, Lease, Options, control::acl};
 use tenure_tests::{Context, Result, ensure, eventually};
 
-use super::{Credentials, NAME, World, client};
+use super::{Credentials, World, client};
 use crate::controller::support::SOON;
 
 const OVERLAP: &str = "--access-overlap=12s";
@@ -16,20 +16,6 @@ fn mount(folder: &Path, secret: &Credentials) -> Result {
         std::fs::write(folder.join(key), value)?;
     }
     Ok(())
-}
-
-async fn request(world: &World, namespace: &str, value: &str) -> Result {
-    let annotation = format!("tenure.dev/rotate={value}");
-    let args = [
-        "-n",
-        namespace,
-        "annotate",
-        "secret",
-        NAME,
-        "--overwrite",
-        &annotation,
-    ];
-    world.plane.kubectl(&args).await.map(drop)
 }
 
 /// Ends all connections of the namespace, and waits until the leases were renewed over other ones.
@@ -61,7 +47,7 @@ async fn no_lease_is_lost_over_a_rotation_and_the_old_password_ends() -> Result 
     let by_files = with_files.lock("b")?.with(keep()).acquire().await?;
     let both = [&by_environment, &by_files];
 
-    request(&world, namespace, "one").await?;
+    world.rotate(namespace, "one").await?;
     let second = world.secret_that(namespace, |secret| {
         ensure!(secret["password"] != first["password"], "not yet");
         Ok(())
@@ -120,7 +106,7 @@ async fn several_rotations_within_one_overlap_keep_each_password_for_its_time() 
     let namespace = &world.namespaces[0];
     let mut secrets = vec![world.grant(namespace).await?];
     for value in ["one", "two", "three"] {
-        request(&world, namespace, value).await?;
+        world.rotate(namespace, value).await?;
         let next = world.secret_that(namespace, |secret| {
             ensure!(
                 secrets
@@ -136,7 +122,7 @@ async fn several_rotations_within_one_overlap_keep_each_password_for_its_time() 
         world.connection(secret).await?;
     }
     // The same request is answered once.
-    request(&world, namespace, "three").await?;
+    world.rotate(namespace, "three").await?;
     ensure!(
         world.secret(namespace).await?["password"] == secrets[3]["password"],
         "rotated again"

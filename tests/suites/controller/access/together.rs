@@ -2,7 +2,7 @@
 
 use tenure_tests::{Result, ensure, eventually};
 
-use super::{NAME, World, client, metric};
+use super::{World, holds, metric};
 use crate::controller::support::SOON;
 
 #[tokio::test]
@@ -27,13 +27,7 @@ async fn two_controllers_agree_on_each_password() -> Result {
         secrets.push(world.secret(namespace).await?);
     }
     for secret in &secrets {
-        client(secret)
-            .await?
-            .lock("x")?
-            .acquire()
-            .await?
-            .release()
-            .await?;
+        holds(secret, "x").await?;
     }
     ensure!(
         writes(&world).await? == 6,
@@ -41,15 +35,7 @@ async fn two_controllers_agree_on_each_password() -> Result {
         writes(&world).await?
     );
     for namespace in &world.namespaces {
-        let args = [
-            "-n",
-            namespace,
-            "annotate",
-            "secret",
-            NAME,
-            "tenure.dev/rotate=now",
-        ];
-        world.plane.kubectl(&args).await?;
+        world.rotate(namespace, "now").await?;
     }
     let mut rotated = Vec::new();
     for (namespace, first) in world.namespaces.iter().zip(&secrets) {

@@ -4,10 +4,7 @@
 use std::collections::BTreeMap;
 
 use tenure::{Options, RegisterValue, control::Event};
-use tenure_tests::{
-    Redis, bail, eventually,
-    sent::{Counter, Sent, total},
-};
+use tenure_tests::{Redis, bail, eventually, sent::total};
 
 use super::*;
 use crate::library::support::{handed_over, waiting};
@@ -15,31 +12,6 @@ use crate::library::support::{handed_over, waiting};
 /// Shorter than the time to the first renewal of a lease or queue entry of the library's usual length: what is known within this time
 /// was pushed.
 const PUSHED: Duration = Duration::from_secs(2);
-
-/// Counts the commands that clients send to all nodes.
-struct Counters<'a>(Vec<Counter<'a>>);
-
-impl<'a> Counters<'a> {
-    async fn start(cluster: &'a Cluster) -> Result<Self> {
-        let mut counters = Vec::new();
-        for node in cluster.nodes() {
-            counters.push(Counter::start(node).await?);
-        }
-        Ok(Self(counters))
-    }
-
-    /// The commands since the start or the last call, without questions about the cluster.
-    async fn take(&mut self) -> Result<Sent> {
-        let mut all = Sent::new();
-        for counter in &mut self.0 {
-            for (name, count) in counter.take().await? {
-                *all.entry(name).or_default() += count;
-            }
-        }
-        all.retain(|name, _| name != "cluster");
-        Ok(all)
-    }
-}
 
 /// The calls of a command at a node, also in scripts.
 async fn calls(node: &Redis, command: &str) -> Result<u64> {
