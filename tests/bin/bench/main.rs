@@ -2,7 +2,7 @@
 //!
 //! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken in
 //! turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also has
-//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `load`, `instructions`) as
+//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `killed`, `load`, `instructions`) as
 //! arguments, only those run, and the file stays as it is.
 //!
 //! | module | figures |
@@ -10,6 +10,7 @@
 //! | [`uncontended`] | acquire and release without other clients, one by one and 64 at once; small and large pools |
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
 //! | [`instructions`] | only by its name: instructions of the server, counted by callgrind |
+//! | [`killed`] | only by its name: a controller that is killed every five seconds under a hundred clients |
 //! | [`load`] | only by its name: 100,000 leases held and as many waited for, for five minutes |
 //! | [`many`] | ten thousand locks of one client: renewal, connections |
 //! | [`twin`] | the in-memory twin |
@@ -18,6 +19,8 @@
 
 mod contended;
 mod instructions;
+#[cfg(feature = "kubernetes")]
+mod killed;
 mod load;
 mod many;
 mod raw;
@@ -58,6 +61,10 @@ async fn main() -> Result {
     }
     if wanted("twin") {
         twin::pairs(&mut report).await?;
+    }
+    #[cfg(feature = "kubernetes")]
+    if only.iter().any(|only| only == "killed") {
+        killed::every_five_seconds(&mut report).await?;
     }
     if only.iter().any(|only| only == "load") {
         load::held_and_waited_for(&mut report).await?;
