@@ -140,10 +140,14 @@ impl ObjectRef {
             ],
             Kind::Register => &["value", "done"],
         };
-        parts
-            .iter()
-            .map(|part| format!("{prefix}:{{{self}}}:{part}").into())
-            .collect()
+        let mut key = format!("{prefix}:{{{self}}}:");
+        let stem = key.len();
+        let keys = parts.iter().map(|part| {
+            key.truncate(stem);
+            key.push_str(part);
+            Arc::from(key.as_str())
+        });
+        keys.collect()
     }
 }
 
