@@ -48,6 +48,9 @@ pub(super) fn steps(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> {
     report.common.fencing_floor = Some(plan.floor);
     report.common.fencing_floor_time = Some(whole_seconds(facts.started));
     report.common.lease_duration_seconds = Some(longest_lease);
+    if let Some(own) = &facts.installation {
+        report.common.controller = Some(own.clone());
+    }
     let declaration = Declaration {
         floor: plan.floor,
         recovery: plan
