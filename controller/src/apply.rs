@@ -55,6 +55,8 @@ impl<'a, K: Declared> Applier<'a, K> {
     pub(crate) async fn apply(&mut self, step: Step, facts: &mut Facts) -> Result<(), Failure> {
         let (context, control) = (self.context, &self.context.control);
         match step {
+            Step::FindOwner(other) => facts.owner = Some(context.installations.find(&other).await),
+            Step::LeaveAlone { event } => self.leave_alone(facts, &event).await,
             Step::Observe => self.observe(facts).await?,
             Step::List(head) => {
                 self.reachable()?;
@@ -142,13 +144,28 @@ impl<'a, K: Declared> Applier<'a, K> {
 
     /// Writes a status, and notes it as the one that the object has.
     async fn report(&mut self, report: StatusDraft, facts: &mut Facts) -> Result<(), Failure> {
+        let names_installation = report.common.controller.is_some();
         facts.report = self.write_status(report).await?;
+        if names_installation {
+            let recorded = facts.report.common.controller.as_deref();
+            self.context.installations.recorded(recorded);
+            facts.installation = self.context.installations.own().map(str::to_owned);
+        }
         let floor = facts.report.common.fencing_floor;
         self.context.epochs.written(&self.name, floor);
         self.look_ahead(facts);
         // The declaration that may follow is noted as a new one.
         self.context.tracker.raised(&self.name, floor);
         Ok(())
+    }
+
+    /// Reports once that the object is left alone.
+    async fn leave_alone(&self, facts: &Facts, event: &ObjectEvent) {
+        let other = facts.report.common.controller.as_deref().unwrap_or_default();
+        self.context.installations.log_once(other);
+        if self.context.tracker.left_to(&self.name, other) {
+            self.publish(event).await;
+        }
     }
 
     /// Looks up the state of the object beyond its status.
@@ -282,7 +299,11 @@ impl<'a, K: Declared> Applier<'a, K> {
         let patch = json!({
             "metadata": { "finalizers": finalizers, "resourceVersion": self.resource_version },
         });
-        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(&patch);
         bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
         Ok(())
     }

@@ -85,6 +85,13 @@ pub(crate) struct Config {
     #[arg(long, env = "TENURE_EPOCH_RECORD", value_name = "NAMESPACE/NAME", value_parser = config_map)]
     pub(crate) epoch_record: Option<(String, String)>,
 
+    /// The identity of this installation, as NAMESPACE/NAME of a Lease, by default of the name of --epoch-record; controllers of
+    /// the same objects must share it. It is recorded in the status of each object, and an installation leaves the objects of
+    /// another one alone while the Lease of that one exists. The Lease is made if it is missing and that is allowed. If absent,
+    /// nothing is recorded, and the objects of other installations are left alone
+    #[arg(long, env = "TENURE_INSTALLATION", value_name = "NAMESPACE/NAME", value_parser = lease)]
+    pub(crate) installation: Option<(String, String)>,
+
     /// Give each allowed namespace a Redis user that reaches its objects alone, and keep the user's credentials in a Secret
     /// tenure-access of the namespace. A namespace is allowed by the label tenure.dev/access: "true", or by --access-namespaces.
     /// The controller's own Redis user needs the rights that docs/redis.md lists for this
@@ -202,6 +209,11 @@ impl Config {
         })
     }
 
+    /// The namespace and the name of the Lease that identifies the installation.
+    pub(crate) fn installation(&self) -> Option<&(String, String)> {
+        self.installation.as_ref().or(self.epoch_record.as_ref())
+    }
+
     /// The scopes to watch: each namespace, or everything.
     pub(crate) fn scopes(&self) -> Vec<Option<String>> {
         let named = self
@@ -253,7 +265,14 @@ fn namespace(text: &str) -> Result<String, String> {
 }
 
 fn config_map(text: &str) -> Result<(String, String), String> {
-    let fix = "write the namespace and the name of a ConfigMap, such as tenure/tenure-epoch";
+    reference(text, "ConfigMap", "tenure/tenure-epoch")
+}
+
+fn lease(text: &str) -> Result<(String, String), String> {
+    reference(text, "Lease", "tenure/tenure")
+}
+
+fn reference(text: &str, kind: &str, example: &str) -> Result<(String, String), String> {
     let name = |name: &str| {
         let ends = !name.starts_with(['-', '.']) && !name.ends_with(['-', '.']);
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
@@ -263,7 +282,9 @@ fn config_map(text: &str) -> Result<(String, String), String> {
         Some((space, own)) if !space.is_empty() && namespace(space).is_ok() && name(own) => {
             Ok((space.to_owned(), own.to_owned()))
         }
-        _ => Err(format!("it is not a ConfigMap: {fix}")),
+        _ => Err(format!(
+            "it is not a {kind}: write the namespace and the name of a {kind}, such as {example}"
+        )),
     }
 }
 
@@ -305,6 +326,16 @@ mod tests {
     }
 
     #[test]
+    fn the_installation_is_that_of_the_record_of_epochs_unless_it_is_named() {
+        let named = |name: &str| Some(("tenure".to_owned(), name.to_owned()));
+        assert_eq!(parse(&[]).unwrap().installation(), None);
+        let mut args = vec!["--epoch-record=tenure/epoch"];
+        assert_eq!(parse(&args).unwrap().installation().cloned(), named("epoch"));
+        args.push("--installation=tenure/main");
+        assert_eq!(parse(&args).unwrap().installation().cloned(), named("main"));
+    }
+
+    #[test]
     fn a_bad_flag_is_named_together_with_the_fix() {
         for (args, fix) in [
             (["--drain-timeout", "soon"], "such as 90s"),
@@ -314,6 +345,7 @@ mod tests {
             (["--epoch-record", "tenure-epoch"], "such as tenure/tenure-epoch"),
             (["--epoch-record", "/tenure-epoch"], "such as tenure/tenure-epoch"),
             (["--epoch-record", "tenure/a/b"], "such as tenure/tenure-epoch"),
+            (["--installation", "tenure"], "such as tenure/tenure"),
             (["--watch-namespaces", "Ml"], "separated by commas"),
             (["--access-namespaces", "Ml"], "separated by commas"),
             (["--access-max-age", "-1h"], "such as 90s"),

@@ -8,9 +8,10 @@
 //! | [`run`] | starts the parts and stops them |
 //! | [`triggers`] | the reasons to look at an object |
 //! | [`reconcile`] | one reconciliation of one object: plan, apply, until done |
-//! | [`plan`] | its decisions, as pure functions: finalizer, declaration, reclaim, withdrawal, status, failure |
+//! | [`plan`] | its decisions, as pure functions: ownership, finalizer, declaration, reclaim, withdrawal, status, failure |
 //! | [`apply`] | its I/O: executes one step of a plan |
 //! | [`epochs`] | the record that backs the fencing floors of all objects after a loss of data |
+//! | [`installations`] | which installation manages an object, if several watch the same namespaces |
 //! | [`asked_for`] | objects that clients ask for are reconciled before the others |
 //! | [`access`] | a Redis user for each namespace that is allowed, with its credentials in a Secret |
 //! | [`kinds`] | what it must know of a custom resource |
@@ -31,12 +32,15 @@
 //! | `tenure.dev` | `lockpools/status`, `semaphores/status` | `patch` |
 //! | core | `pods` | `list`, `watch` |
 //! | `events.k8s.io` | `events` | `create`, `patch` |
+//! | `coordination.k8s.io` | `leases` | `get` (those that identify installations) |
 //!
 //! And of the one ConfigMap of `--epoch-record`, in its namespace:
 //!
 //! | group | resources | verbs |
 //! |---|---|---|
 //! | core | `configmaps`, of that name | `get`, `patch` |
+//!
+//! Of the Lease of `--installation`, in its namespace, `get`, and `create` if nothing else makes it.
 //!
 //! With `--access`, in every namespace that it watches, also:
 //!
@@ -63,6 +67,7 @@ mod failure;
 #[cfg(test)]
 mod fixtures;
 mod http;
+mod installations;
 mod kinds;
 mod lock;
 mod plan;

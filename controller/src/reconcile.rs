@@ -16,6 +16,7 @@ use crate::{
     ended_pods::EndedPods,
     epochs::EpochRecord,
     failure::{Failure, RECONCILE_LIMIT},
+    installations::Installations,
     kinds::Declared,
     plan::{
         self, Facts, finalizer,
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) tracker: ObjectTracker,
     pub(crate) epochs: EpochRecord,
+    pub(crate) installations: Installations,
     pub(crate) ended: EndedPods,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
@@ -78,6 +80,7 @@ async fn reconcile_now<K: Declared>(
         Timestamp::now(),
     );
     facts.asked_for = asked_for;
+    facts.installation = context.installations.own().map(str::to_owned);
     let mut applier = Applier::new(&context, &*object, &name);
     context.epochs.written(&name, facts.report.common.fencing_floor);
     applier.look_ahead(&mut facts);

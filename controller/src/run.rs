@@ -39,6 +39,7 @@ use crate::{
     ended_pods::{self, EndedPods},
     epochs::EpochRecord,
     http::{self, Health},
+    installations::Installations,
     kinds::Declared,
     plan::withdrawal::Limits,
     reconcile::{self, Context},
@@ -100,22 +101,9 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let mut registry = Registry::with_prefix("tenure");
     let metrics = Metrics::new(&mut registry);
     let health = Arc::new(Health::default());
-    let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
-        client: client.clone(),
-        control: control.clone(),
-        tracker: ObjectTracker::default(),
-        epochs: EpochRecord::new(&client, config.epoch_record.as_ref(), metrics.clone()),
-        ended: EndedPods::default(),
-        metrics: metrics.clone(),
-        limits: Limits {
-            drain: config.drain_timeout,
-            cleanup: config.cleanup_timeout,
-        },
-        key_prefix: config.redis_key_prefix.clone(),
-    });
+    let context = context(&config, &client, &control, &metrics);
 
-    let mut objects = Objects::new();
+    let mut objects = Objects::new(&context);
     let (pods_ended, pods_ended_out) = watch::channel(());
     let mut parts = JoinSet::new();
     let mut watchers = JoinSet::new();
@@ -182,6 +170,29 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     Ok(())
 }
 
+fn context(config: &Config, client: &Client, control: &tenure::Control, metrics: &Metrics) -> Arc<Context> {
+    Arc::new(Context {
+        recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
+        client: client.clone(),
+        control: control.clone(),
+        tracker: ObjectTracker::default(),
+        epochs: EpochRecord::new(
+            client,
+            config.epoch_record.as_ref(),
+            config.installation(),
+            metrics.clone(),
+        ),
+        installations: Installations::new(client, config.installation()),
+        ended: EndedPods::default(),
+        metrics: metrics.clone(),
+        limits: Limits {
+            drain: config.drain_timeout,
+            cleanup: config.cleanup_timeout,
+        },
+        key_prefix: config.redis_key_prefix.clone(),
+    })
+}
+
 /// The tasks of one scope: a namespace, or all of them.
 #[derive(Clone)]
 struct Part {
@@ -223,6 +234,10 @@ impl Part {
             tokio::select! {
                 () = stopped(&mut stop) => return K::CRD_KIND,
                 () = self.context.epochs.start() => {}
+            }
+            tokio::select! {
+                () = stopped(&mut stop) => return K::CRD_KIND,
+                () = self.context.installations.start() => {}
             }
             let asked_for = asked_for::reconcile(store.clone(), self.context.clone(), asked_for);
             let asked_for = async {

@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::LogFormat, kinds::Declared};
+use crate::{config::LogFormat, kinds::Declared, reconcile::Context};
 
 /// Begins the log, on standard error.
 pub(crate) fn start_log(format: LogFormat, level: &str) {
@@ -193,12 +193,13 @@ impl Metrics {
     }
 }
 
-/// Reads total, held, free and waiting of every object in a store.
-type ReadStore = dyn Fn() -> Vec<(OfObject, [u32; 4])> + Send + Sync;
+/// Reads total, held, free and waiting of every object in a store, and whether another installation manages it.
+type ReadStore = dyn Fn() -> Vec<(OfObject, [u32; 4], bool)> + Send + Sync;
 
 /// The values in the statuses of a store, read at each scrape, so that an object's values vanish with it.
 pub(crate) struct Objects {
     read: Vec<Box<ReadStore>>,
+    context: Arc<Context>,
 }
 
 impl Objects {
@@ -212,20 +213,26 @@ impl Objects {
         ("waiting", "Requests in the queue, as last reported"),
     ];
 
-    pub(crate) fn new() -> Self {
-        Self { read: Vec::new() }
+    pub(crate) fn new(context: &Arc<Context>) -> Self {
+        Self {
+            read: Vec::new(),
+            context: context.clone(),
+        }
     }
 
     pub(crate) fn add<K: Declared>(&mut self, store: Store<K>) {
+        let context = self.context.clone();
         self.read.push(Box::new(move || {
             let line = |object: &Arc<K>| {
                 let common = object.report().common;
+                let is_of_another = context.installations.is_another(common.controller.as_deref());
                 let of = OfObject {
                     kind: kind_label::<K>(),
                     namespace: object.meta().namespace.clone().unwrap_or_default(),
                     name: object.meta().name.clone().unwrap_or_default(),
                 };
-                (of, [common.total, common.held, common.free, common.waiting])
+                let numbers = [common.total, common.held, common.free, common.waiting];
+                (of, numbers, is_of_another)
             };
             store.state().iter().map(line).collect()
         }));
@@ -236,7 +243,7 @@ impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Objects")
             .field("stores", &self.read.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -246,10 +253,14 @@ impl Collector for Objects {
         for (index, (name, help)) in Self::GAUGES.into_iter().enumerate() {
             let gauge = ConstGauge::new(0_u64);
             let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-            for (of, numbers) in &lines {
+            for (of, numbers, _) in &lines {
                 ConstGauge::new(u64::from(numbers[index])).encode(family.encode_family(of)?)?;
             }
         }
+        let of_others = lines.iter().filter(|(_, _, is_of_another)| *is_of_another);
+        let gauge = ConstGauge::new(of_others.count() as u64);
+        let help = "Objects in the watched namespaces that another installation manages, and that this one leaves alone";
+        gauge.encode(encoder.encode_descriptor("objects_of_others", help, None, gauge.metric_type())?)?;
         Ok(())
     }
 }

@@ -48,6 +48,8 @@ struct Entry {
     /// The object had no holder and no waiter at the last observation; a later one causes another observation.
     idle: bool,
     pod_ended: bool,
+    /// The installation that the object was left to, of which an event was published.
+    left_to: Option<String>,
 }
 
 /// Identifies a declaration: its digest, and the floor that was written for it. A controller that declares the same spec
@@ -65,6 +67,7 @@ impl Default for Entry {
             lost_since: None,
             idle: false,
             pod_ended: true,
+            left_to: None,
         }
     }
 }
@@ -164,6 +167,14 @@ impl ObjectTracker {
     /// Notes whether the object has holders or waiters. Must be noted before the ended pods are looked up.
     pub(crate) fn looked(&self, object: &ObjectRef, idle: bool) {
         lock(&self.0).entry(object.clone()).or_default().idle = idle;
+    }
+
+    /// Notes that the object is left to another installation; returns whether that is news.
+    pub(crate) fn left_to(&self, object: &ObjectRef, other: &str) -> bool {
+        let mut entries = lock(&self.0);
+        let entry = entries.entry(object.clone()).or_default();
+        let before = entry.left_to.replace(other.to_owned());
+        before.as_deref() != Some(other)
     }
 
     /// Notes that a pod has ended; returns whether the object must be reconciled for that.
@@ -312,6 +323,13 @@ mod tests {
             let in_force_for = tracker.in_force_for(&object(), Some(digest), Some(floor), later);
             assert_eq!(in_force_for, Duration::ZERO, "{case}");
         }
+    }
+
+    #[test]
+    fn an_object_is_left_to_an_installation_once() {
+        let tracker = ObjectTracker::default();
+        let news = ["a/a", "a/a", "b/b", "a/a"].map(|other| tracker.left_to(&object(), other));
+        assert_eq!(news, [true, false, true, true]);
     }
 
     #[test]

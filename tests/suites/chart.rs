@@ -20,6 +20,7 @@ mod metadata;
 mod monitoring;
 mod probes;
 mod refusals;
+mod releases;
 mod scopes;
 mod values;
 

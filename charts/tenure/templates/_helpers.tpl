@@ -14,6 +14,11 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The Lease that identifies the installation. */}}
+{{- define "tenure.installation" -}}
+{{ .Release.Namespace }}/{{ include "tenure.name" . }}
+{{- end -}}
+
 {{/* The service account of the controller. */}}
 {{- define "tenure.serviceAccount" -}}
 {{- .Values.serviceAccount.name | default (printf "%s-controller" (include "tenure.name" .)) -}}

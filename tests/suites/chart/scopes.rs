@@ -60,7 +60,7 @@ async fn the_controller_works_in_the_watched_namespaces_with_the_rights_of_the_c
     let args = ["--namespace", &home, "--set", &watch];
     let rendered = objects(&render(&mode_file("watched"), &args).await?)?;
     for object in &rendered {
-        if ["Role", "RoleBinding", "ConfigMap"]
+        if ["Role", "RoleBinding", "ConfigMap", "Lease"]
             .iter()
             .any(|kind| object["kind"] == **kind)
         {

@@ -21,6 +21,7 @@ rules:
 - {apiGroups: [tenure.dev], resources: [lockpools/status, semaphores/status], verbs: [patch]}
 - {apiGroups: [''], resources: [pods], verbs: [list, watch]}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get]}
 - {apiGroups: [''], resources: [configmaps], resourceNames: [epoch], verbs: [get, patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -31,6 +32,10 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}]
 ---
 apiVersion: v1
 kind: ConfigMap
+metadata: {name: epoch, namespace: NAMESPACE}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
 metadata: {name: epoch, namespace: NAMESPACE}
 ---
 apiVersion: tenure.dev/v1alpha1
