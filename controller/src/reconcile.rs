@@ -78,6 +78,8 @@ async fn reconcile_now<K: Declared>(
         Timestamp::now(),
     );
     facts.asked_for = asked_for;
+    let version = object.meta().resource_version.clone();
+    facts.status_waits = context.tracker.status_waits(&name, version, started);
     let mut applier = Applier::new(&context, &*object, &name);
     context.epochs.written(&name, facts.report.common.fencing_floor);
     applier.look_ahead(&mut facts);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tenure::ObjectRef;
 use tokio::time::Instant;
 
-use crate::lock::lock;
+use crate::{lock::lock, writes::StatusWrites};
 
 /// At most four looks a second at one object, however often it changes; the first change is looked at at once.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
@@ -48,6 +48,7 @@ struct Entry {
     /// The object had no holder and no waiter at the last observation; a later one causes another observation.
     idle: bool,
     pod_ended: bool,
+    writes: StatusWrites,
 }
 
 /// Identifies a declaration: its digest, and the floor that was written for it. A controller that declares the same spec
@@ -65,6 +66,7 @@ impl Default for Entry {
             lost_since: None,
             idle: false,
             pod_ended: true,
+            writes: StatusWrites::default(),
         }
     }
 }
@@ -121,6 +123,27 @@ impl ObjectTracker {
     /// Since when every try has failed.
     pub(crate) fn failing_since(&self, object: &ObjectRef) -> Option<Timestamp> {
         lock(&self.0).get(object).and_then(|entry| entry.failing_since)
+    }
+
+    /// Notes the version of the custom resource that is reconciled, and returns the time until a status is written in which only
+    /// holders and waiters have changed; `None`: now.
+    pub(crate) fn status_waits(
+        &self,
+        object: &ObjectRef,
+        version: Option<String>,
+        now: Instant,
+    ) -> Option<Duration> {
+        let mut entries = lock(&self.0);
+        let writes = &mut entries.entry(object.clone()).or_default().writes;
+        writes.seen(version, now);
+        writes.wait(now)
+    }
+
+    /// Notes that this process has written the custom resource; `is_counted`: only holders and waiters have changed.
+    pub(crate) fn wrote(&self, object: &ObjectRef, version: Option<String>, is_counted: bool) {
+        if let Some(entry) = lock(&self.0).get_mut(object) {
+            entry.writes.wrote(version, is_counted, Instant::now());
+        }
     }
 
     /// Notes that Redis has a new declaration.

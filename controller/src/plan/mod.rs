@@ -11,7 +11,7 @@
 //! | Redis does not have the declaration | write its floor to the status, then declare it | [`declaration`] |
 //! | Redis has lost it | declare it under the epoch, and write the status later | [`declaration`] |
 //! | ended pods hold leases, or wait | reclaim from them | [`reclaim`] |
-//! | all of this is done | write the status if it has changed | [`status`] |
+//! | all of this is done | write the status if it has changed, and not too often | [`status`] |
 //! | the custom resource is being deleted | withdraw the object, reclaim from ended pods, remove the finalizer | [`withdrawal`] |
 //! | a step has failed | report the failure in the status, or give up the deletion | [`failure`] |
 //!
@@ -60,6 +60,8 @@ pub(crate) struct Facts {
     pub(crate) key_prefix: String,
     /// The time of the first failure since the last success.
     pub(crate) failing_since: Option<Timestamp>,
+    /// The time until a status is written in which only holders and waiters have changed; absent: now.
+    pub(crate) status_waits: Option<Duration>,
     /// The state of the object as far as it differs from its status.
     pub(crate) ahead: Ahead,
     /// The beginning of the reconciliation, before Redis was asked for anything.
@@ -170,6 +172,7 @@ impl Facts {
             limits,
             key_prefix: key_prefix.to_owned(),
             failing_since,
+            status_waits: None,
             ahead: Ahead::default(),
             started,
             now: started,
