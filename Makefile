@@ -84,6 +84,11 @@ e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see 
 bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts; BENCH_ARGS=load or instructions
 	cargo run --release --package tenure-tests --no-default-features --bin bench -- $(BENCH_ARGS)
 
+bench-controller: cargo ## Measure the controller with many objects, or, with BENCH_ARGS=killed, its clients while it is killed; settings: see the head of tests/bin/bench/controller.rs
+	@$(STEP) 'building the controller' cargo build --release --package tenure-controller --package tenure-tests --bin tenure-controller --bin assets --bin bench
+	@cargo run --quiet --release --bin assets -- redis-server etcd kube-apiserver kubectl
+	@cargo run --quiet --release --package tenure-tests --bin bench -- $(or $(BENCH_ARGS),controller)
+
 check: format lint features drift deny docs scripts spelling ## All checks that need no server
 
 build: cargo ## Build all programs
@@ -164,5 +169,5 @@ $(STYLUA): | cargo
 cargo:
 	@command -v cargo >/dev/null || { echo 'cargo is not in PATH: install Rust, https://rustup.rs' >&2; exit 1; }
 
-.PHONY: help demo servers test matrix chart-test image e2e bench conformance check build setup generate format lint features msrv \
+.PHONY: help demo servers test matrix chart-test image e2e bench bench-controller conformance check build setup generate format lint features msrv \
 	scripts spelling markdown drift deny docs cargo

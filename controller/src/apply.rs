@@ -20,7 +20,7 @@ use crate::{
     events::{self, ObjectEvent},
     failure::{Failure, bounded},
     kinds::{Declared, StatusDraft},
-    plan::{Facts, Listing, Step, declaration, finalizer::FINALIZER, withdrawal},
+    plan::{Facts, Listing, Step, declaration, finalizer::FINALIZER, status, withdrawal},
     reconcile::Context,
     telemetry::OfKind,
 };
@@ -145,7 +145,10 @@ impl<'a, K: Declared> Applier<'a, K> {
     /// Writes a status, and notes it as the one that the object has.
     async fn report(&mut self, report: StatusDraft, facts: &mut Facts) -> Result<(), Failure> {
         let names_installation = report.common.controller.is_some();
+        let is_counted = status::is_churn(&facts.report, &report);
         facts.report = self.write_status(report).await?;
+        let version = self.resource_version.clone();
+        self.context.tracker.wrote(&self.name, version, is_counted);
         if names_installation {
             let recorded = facts.report.common.controller.as_deref();
             self.context.installations.recorded(recorded);
@@ -304,7 +307,9 @@ impl<'a, K: Declared> Applier<'a, K> {
             ..PatchParams::default()
         };
         let patch = Patch::Merge(&patch);
-        bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
+        let written = bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
+        let version = written.resource_version();
+        self.context.tracker.wrote(&self.name, version, false);
         Ok(())
     }
 

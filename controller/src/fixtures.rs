@@ -50,6 +50,7 @@ pub(crate) fn holder(number: u64, resources: &[&str], expires: i64) -> HolderVie
         resources: resources.iter().map(|&name| name.to_owned()).collect(),
         since: at(START),
         expires: at(expires),
+        renewable_until: None,
         holder: identity(Some(&format!("worker-{number}")), "ml"),
         reason: "training".to_owned(),
     }

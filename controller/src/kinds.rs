@@ -288,7 +288,7 @@ mod tests {
     fn a_status_comes_back_from_the_report_as_it_was() {
         let holder = serde_json::json!({
             "token": "t", "pod": "p", "fencingToken": 7,
-            "acquiredAt": "2026-11-21T09:00:00Z", "expiresAt": "2026-11-21T09:00:30Z",
+            "acquiredAt": "2026-11-21T09:00:00Z", "renewableUntil": "2026-11-21T09:00:30Z",
         });
         let mut held = holder.clone();
         held["resource"] = "a".into();

@@ -76,6 +76,7 @@ mod run;
 mod telemetry;
 mod tracker;
 mod triggers;
+mod writes;
 
 // The host may have a hundred cores of which the container gets one; two threads are plenty.
 #[tokio::main(worker_threads = 2)]

@@ -81,6 +81,8 @@ async fn reconcile_now<K: Declared>(
     );
     facts.asked_for = asked_for;
     facts.installation = context.installations.own().map(str::to_owned);
+    let version = object.meta().resource_version.clone();
+    facts.status_waits = context.tracker.status_waits(&name, version, started);
     let mut applier = Applier::new(&context, &*object, &name);
     context.epochs.written(&name, facts.report.common.fencing_floor);
     applier.look_ahead(&mut facts);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tenure::ObjectRef;
 use tokio::time::Instant;
 
-use crate::lock::lock;
+use crate::{lock::lock, writes::StatusWrites};
 
 /// At most four looks a second at one object, however often it changes; the first change is looked at at once.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
@@ -50,6 +50,7 @@ struct Entry {
     pod_ended: bool,
     /// The installation that the object was left to, of which an event was published.
     left_to: Option<String>,
+    writes: StatusWrites,
 }
 
 /// Identifies a declaration: its digest, and the floor that was written for it. A controller that declares the same spec
@@ -68,6 +69,7 @@ impl Default for Entry {
             idle: false,
             pod_ended: true,
             left_to: None,
+            writes: StatusWrites::default(),
         }
     }
 }
@@ -124,6 +126,27 @@ impl ObjectTracker {
     /// Since when every try has failed.
     pub(crate) fn failing_since(&self, object: &ObjectRef) -> Option<Timestamp> {
         lock(&self.0).get(object).and_then(|entry| entry.failing_since)
+    }
+
+    /// Notes the version of the custom resource that is reconciled, and returns the time until a status is written in which only
+    /// holders and waiters have changed; `None`: now.
+    pub(crate) fn status_waits(
+        &self,
+        object: &ObjectRef,
+        version: Option<String>,
+        now: Instant,
+    ) -> Option<Duration> {
+        let mut entries = lock(&self.0);
+        let writes = &mut entries.entry(object.clone()).or_default().writes;
+        writes.seen(version, now);
+        writes.wait(now)
+    }
+
+    /// Notes that this process has written the custom resource; `is_counted`: only holders and waiters have changed.
+    pub(crate) fn wrote(&self, object: &ObjectRef, version: Option<String>, is_counted: bool) {
+        if let Some(entry) = lock(&self.0).get_mut(object) {
+            entry.writes.wrote(version, is_counted, Instant::now());
+        }
     }
 
     /// Notes that Redis has a new declaration.

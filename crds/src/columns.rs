@@ -59,8 +59,8 @@ fn with(
         column(
             "Until",
             "string",
-            ".status.holders[0].expiresAt",
-            "Time at which the lease of the longest hold ends unless it is renewed",
+            ".status.holders[0].renewableUntil",
+            "Time beyond which the longest hold is not renewed; empty if its renewals have no end",
         ),
         column(
             "Ready",

@@ -110,7 +110,7 @@ pub struct LockPoolStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),
-        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["resource"])
+        extend("x-kubernetes-list-type" = "atomic")
     )]
     pub holders: Vec<ResourceHolder>,
 }

@@ -1,6 +1,6 @@
 //! The status of an object: counts that are always exact, and the heads of its two lists.
 //!
-//! Nothing here moves while nothing happens: no current time, no remaining time, no age.
+//! Nothing here moves while nothing happens: no current time, no remaining time, no age, and no expiry of a lease that is renewed.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -44,7 +44,8 @@ pub struct CommonStatus {
     #[schemars(range(max = 1_000_000))]
     pub total: u32,
 
-    /// Resources or permits that are held; more than `total` while a smaller spec drains.
+    /// Resources or permits that are held; more than `total` while a smaller spec drains. This count and the others follow a
+    /// change at once, and the last of many changes within 8 seconds.
     pub held: u32,
 
     /// Resources or permits that can be granted now.
@@ -113,8 +114,11 @@ pub struct Holder {
     /// Time of the grant, by the clock of Redis.
     pub acquired_at: Time,
 
-    /// Earliest time at which the lease ends, by the clock of Redis; a renewal moves it, and may be shown later.
-    pub expires_at: Time,
+    /// End of the longest hold, by the clock of Redis: no renewal extends the lease beyond it. Absent where renewals have no end.
+    /// The expiry of the lease is not shown, because every renewal moves it: after the last renewal the lease runs for at most
+    /// `leaseDurationSeconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewable_until: Option<Time>,
 }
 
 /// A request that waits to be granted.

@@ -30,6 +30,7 @@ pub struct ControlPlane {
     kubeconfig: PathBuf,
     kubectl: PathBuf,
     etcd: Process,
+    etcd_url: String,
     apiserver: Process,
 }
 
@@ -108,6 +109,7 @@ impl ControlPlane {
             kubeconfig,
             kubectl,
             etcd,
+            etcd_url,
             apiserver,
         };
         plane.ready().await?;
@@ -154,6 +156,12 @@ impl ControlPlane {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         Ok(Client::try_from(config)?)
+    }
+
+    /// The metrics of etcd, as text.
+    pub async fn etcd_metrics(&self) -> Result<String> {
+        let response = reqwest::get(format!("{}/metrics", self.etcd_url)).await?;
+        Ok(response.text().await?)
     }
 
     /// The 30 of Kubernetes 1.30: some messages of the API server differ between versions.

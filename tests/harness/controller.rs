@@ -71,6 +71,12 @@ impl Controller {
         Ok((response.status().as_u16(), response.text().await?))
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Kills it.
     pub fn kill9(&mut self) -> Result<()> {
         self.process.kill9()

@@ -228,7 +228,7 @@ mod tests {
                     reason: String::new(),
                     fencing_token: *fence,
                     acquired_at: whole_seconds(Timestamp::UNIX_EPOCH),
-                    expires_at: whole_seconds(Timestamp::UNIX_EPOCH),
+                    renewable_until: None,
                 },
             })
             .collect();

@@ -34,7 +34,7 @@ pub(crate) fn plan(facts: &Facts, failure: &Failure) -> Plan {
         return Plan::last(steps, Action::await_change());
     }
     let problem = BackendProblem::from(error);
-    let (steps, _) = status::steps(facts, Outcome::BackendProblem(&problem), facts.now);
+    let steps = status::steps(facts, Outcome::BackendProblem(&problem));
     Plan::unfinished(steps)
 }
 

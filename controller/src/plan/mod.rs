@@ -12,7 +12,7 @@
 //! | Redis does not have the declaration | write its floor to the status, then declare it | [`declaration`] |
 //! | Redis has lost it | declare it under the epoch, and write the status later | [`declaration`] |
 //! | ended pods hold leases, or wait | reclaim from them | [`reclaim`] |
-//! | all of this is done | write the status if it has changed | [`status`] |
+//! | all of this is done | write the status if it has changed, and not too often | [`status`] |
 //! | the custom resource is being deleted | withdraw the object, reclaim from ended pods, remove the finalizer | [`withdrawal`] |
 //! | a step has failed | report the failure in the status, or give up the deletion | [`failure`] |
 //!
@@ -67,6 +67,8 @@ pub(crate) struct Facts {
     pub(crate) owner: Option<Owner>,
     /// The time of the first failure since the last success.
     pub(crate) failing_since: Option<Timestamp>,
+    /// The time until a status is written in which only holders and waiters have changed; absent: now.
+    pub(crate) status_waits: Option<Duration>,
     /// The state of the object as far as it differs from its status.
     pub(crate) ahead: Ahead,
     /// The beginning of the reconciliation, before Redis was asked for anything.
@@ -183,6 +185,7 @@ impl Facts {
             installation: None,
             owner: None,
             failing_since,
+            status_waits: None,
             ahead: Ahead::default(),
             started,
             now: started,

@@ -76,8 +76,8 @@ fn drain(facts: &Facts, deleted_at: Timestamp) -> Plan {
     }
     let until = drained_by(deleted_at, facts.limits);
     let outcome = Outcome::Deleting { snapshot, until };
-    let (steps, shown) = status::steps(facts, outcome, status::timestamp(snapshot.now));
-    let wait = status::requeue_after(&shown, snapshot, facts.desired.lease.lease_duration());
+    let steps = status::steps(facts, outcome);
+    let wait = status::requeue_after(snapshot);
     Plan::last(steps, Action::requeue(wait.min(left(facts, deleted_at))))
 }
 

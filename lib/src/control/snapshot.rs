@@ -106,6 +106,8 @@ pub struct HolderView {
     pub since: SystemTime,
     /// When it runs out unless renewed.
     pub expires: SystemTime,
+    /// The end of the longest hold, beyond which no renewal extends the lease; absent where renewals have no end.
+    pub renewable_until: Option<SystemTime>,
     /// The identity of the holder.
     pub holder: Identity,
     /// The reason that the holder has given.
@@ -148,6 +150,7 @@ fn holder_view(lease: Lease) -> HolderView {
         resources: entry.resources,
         since: time(entry.since),
         expires: time(lease.expires),
+        renewable_until: (entry.max_hold > 0).then(|| time(entry.since.saturating_add(entry.max_hold))),
         holder: entry.holder.identity,
         reason: entry.holder.reason,
     }
@@ -167,6 +170,7 @@ fn waiter_view(waiter: Waiter) -> WaiterView {
 /// The value of a token: see the head of `lua/lib/object.lua`.
 struct Entry {
     permits: u64,
+    max_hold: u64,
     since: u64,
     resources: Vec<String>,
     holder: Holder,
@@ -177,6 +181,7 @@ impl Entry {
     fn unreadable() -> Self {
         Self {
             permits: 1,
+            max_hold: 0,
             since: 0,
             resources: Vec::new(),
             holder: Holder {
@@ -189,7 +194,8 @@ impl Entry {
     fn read(entry: &str) -> Option<Self> {
         let mut parts = entry.splitn(9, ' ');
         let permits = parts.next()?.parse().ok()?;
-        let since = parts.nth(4)?.parse().ok()?;
+        let max_hold = parts.nth(2)?.parse().ok()?;
+        let since = parts.nth(1)?.parse().ok()?;
         let names = parts.nth(1)?;
         let resources = if names == "-" || names.starts_with('@') {
             Vec::new()
@@ -203,6 +209,7 @@ impl Entry {
             .unwrap_or_default();
         Some(Self {
             permits,
+            max_hold,
             since,
             resources,
             holder,
@@ -217,12 +224,12 @@ mod tests {
     #[test]
     fn an_entry_reads_with_spaces_in_the_holder_and_without_a_known_holder() {
         let entry = Entry::read(
-            r#"2 30000 10000 0 0 17 chan a,b {"process":"h/1","namespace":"x","reason":"two words"}"#,
+            r#"2 30000 10000 90000 0 17 chan a,b {"process":"h/1","namespace":"x","reason":"two words"}"#,
         );
         let entry = entry.unwrap();
         assert_eq!(
-            (entry.permits, entry.since, entry.resources),
-            (2, 17, vec!["a".to_owned(), "b".to_owned()])
+            (entry.permits, entry.max_hold, entry.since, entry.resources),
+            (2, 90_000, 17, vec!["a".to_owned(), "b".to_owned()])
         );
         assert_eq!(
             (

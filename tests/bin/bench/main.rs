@@ -2,15 +2,16 @@
 //!
 //! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken in
 //! turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also has
-//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `killed`, `load`, `instructions`) as
+//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `killed`, `load`, `instructions`, `controller`) as
 //! arguments, only those run, and the file stays as it is.
 //!
 //! | module | figures |
 //! |---|---|
 //! | [`uncontended`] | acquire and release without other clients, one by one and 64 at once; small and large pools |
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
+//! | [`controller`] | only by its name, with the feature `kubernetes`: the controller with many objects |
 //! | [`instructions`] | only by its name: instructions of the server, counted by callgrind |
-//! | [`killed`] | only by its name: a controller that is killed every five seconds under a hundred clients |
+//! | [`killed`] | only by its name, with the feature `kubernetes`: a controller that is killed every five seconds under a hundred clients |
 //! | [`load`] | only by its name: 100,000 leases held and as many waited for, for five minutes |
 //! | [`many`] | ten thousand locks of one client: renewal, connections |
 //! | [`twin`] | the in-memory twin |
@@ -18,6 +19,8 @@
 //! | [`report`] | the table and the file |
 
 mod contended;
+#[cfg(feature = "kubernetes")]
+mod controller;
 mod instructions;
 #[cfg(feature = "kubernetes")]
 mod killed;
@@ -71,6 +74,10 @@ async fn main() -> Result {
     }
     if only.iter().any(|only| only == "instructions") {
         instructions::of_the_server(&mut report).await?;
+    }
+    #[cfg(feature = "kubernetes")]
+    if only.iter().any(|only| only == "controller") {
+        controller::at_scale(&mut report).await?;
     }
     if only.is_empty() {
         report.write()?;

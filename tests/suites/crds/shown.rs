@@ -56,7 +56,7 @@ async fn the_samples_apply_and_get_the_defaults() -> Result {
 }
 
 const ACQUIRED: Timestamp = Timestamp::constant(1_767_323_045, 0); // 2026-01-02T03:04:05Z
-const EXPIRES: Timestamp = Timestamp::constant(1_767_323_075, 0); // 2026-01-02T03:04:35Z
+const RENEWABLE_UNTIL: Timestamp = Timestamp::constant(1_767_323_075, 0); // 2026-01-02T03:04:35Z
 
 fn conditions(message: &str) -> Vec<Condition> {
     let found = ConditionType::ALL.map(|type_| Assessment {
@@ -79,7 +79,7 @@ fn holder(token: usize, pod: &str, reason: &str) -> Holder {
         reason: reason.to_owned(),
         fencing_token: 1_795_251_942_000_001,
         acquired_at: Time(ACQUIRED),
-        expires_at: Time(EXPIRES),
+        renewable_until: Some(Time(RENEWABLE_UNTIL)),
     }
 }
 

@@ -49,7 +49,7 @@ fn hold_lines(namespace: &str, view: &HolderView) -> Vec<Hold> {
         reason: bounded(&view.reason, MAX_REASON),
         fencing_token: view.fence,
         acquired_at: whole_seconds(timestamp(view.since)),
-        expires_at: whole_seconds(timestamp(view.expires)),
+        renewable_until: view.renewable_until.map(|until| whole_seconds(timestamp(until))),
     };
     if view.resources.is_empty() {
         return vec![Hold {

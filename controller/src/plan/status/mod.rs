@@ -1,19 +1,20 @@
 //! Status: what is reported of an object, computed from what Redis shows and from what was reported before.
 //!
 //! Pure, so that nothing is written while nothing changes. The one thing in Redis that moves while nothing happens is
-//! the end of a lease that is renewed; [`to_write`] lets it lie until the end that is shown has passed.
+//! the expiry of a lease that is renewed, and no status has it. While holders and waiters keep changing, a status is written
+//! only when [`StatusWrites`](crate::writes::StatusWrites) allows it. A change of anything else is written at once.
 
 use std::time::{Duration, SystemTime};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use tenure::control::Snapshot;
-use tenure_crds::{ConditionReason, ConditionType, merge};
+use tenure_crds::{CommonStatus, ConditionReason, ConditionType, merge};
 
 use crate::{
     epochs::Ahead,
     events::ObjectEvent,
-    kinds::{Hold, StatusDraft},
+    kinds::StatusDraft,
     plan::{Facts, Plan, Step, declaration},
 };
 
@@ -23,8 +24,6 @@ mod lists;
 use conditions::has_reason;
 pub(super) use conditions::{BackendProblem, Outcome};
 
-/// The ends of renewed leases that are shown are brought up to date this often at most.
-const RENEWALS_SHOWN_EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// An object is looked at this often at most because of time alone.
 const SHORTEST_REQUEUE: Duration = Duration::from_secs(1);
 /// An object is looked at this often at least.
@@ -40,14 +39,18 @@ pub(super) fn plan(facts: &Facts, snapshot: &Snapshot) -> Plan {
         total: facts.desired.total,
         longest_lease: declaration::longest_lease(facts, snapshot),
     };
-    let (steps, shown) = steps(facts, outcome, timestamp(snapshot.now));
-    let wait = requeue_after(&shown, snapshot, lease.lease_duration());
-    Plan::last(steps, Action::requeue(wait))
+    let requeue = requeue_after(snapshot);
+    let steps = steps(facts, outcome);
+    match (&steps[..], facts.status_waits) {
+        ([Step::WriteStatus(news)], Some(wait)) if is_churn(&facts.report, news) => {
+            Plan::last(Vec::new(), Action::requeue(wait.min(requeue)))
+        }
+        _ => Plan::last(steps, Action::requeue(requeue)),
+    }
 }
 
-/// Returns the steps that bring the status up to date, and the status after them. `redis_now` is the time of the
-/// observation, by the clock of Redis.
-pub(super) fn steps(facts: &Facts, outcome: Outcome<'_>, redis_now: Timestamp) -> (Vec<Step>, StatusDraft) {
+/// Returns the steps that bring the status up to date.
+pub(super) fn steps(facts: &Facts, outcome: Outcome<'_>) -> Vec<Step> {
     let (previous, desired) = (&facts.report, &facts.desired);
     let namespace = desired.name.namespace();
     let fresh = report(
@@ -58,10 +61,11 @@ pub(super) fn steps(facts: &Facts, outcome: Outcome<'_>, redis_now: Timestamp) -
         outcome,
         facts.now,
     );
-    let Some(news) = to_write(previous, fresh, desired.lease.lease_duration(), redis_now) else {
-        return (Vec::new(), previous.clone());
-    };
-    let mut steps = vec![Step::WriteStatus(Box::new(news.clone()))];
+    if fresh == *previous {
+        return Vec::new();
+    }
+    let event = event(previous, &fresh);
+    let mut steps = vec![Step::WriteStatus(Box::new(fresh))];
     if facts
         .ahead
         .unreported
@@ -69,8 +73,22 @@ pub(super) fn steps(facts: &Facts, outcome: Outcome<'_>, redis_now: Timestamp) -
     {
         steps.push(Step::Publish(ObjectEvent::Recovering));
     }
-    steps.extend(event(previous, &news).map(Step::Publish));
-    (steps, news)
+    steps.extend(event.map(Step::Publish));
+    steps
+}
+
+/// Returns whether two statuses differ in holders and waiters alone.
+pub(crate) fn is_churn(previous: &StatusDraft, next: &StatusDraft) -> bool {
+    let common = CommonStatus {
+        held: next.common.held,
+        free: next.common.free,
+        waiting: next.common.waiting,
+        held_by: next.common.held_by.clone(),
+        waiters: next.common.waiters.clone(),
+        truncated: next.common.truncated,
+        ..previous.common.clone()
+    };
+    common == next.common && previous != next
 }
 
 /// Returns the event of a change of the status.
@@ -126,60 +144,20 @@ fn report(
     report
 }
 
-/// Returns the part of `fresh` that must be written, if any: leases that were merely renewed are no change until the
-/// shown expiries have passed.
-fn to_write(
-    previous: &StatusDraft,
-    fresh: StatusDraft,
-    lease: Duration,
-    now: Timestamp,
-) -> Option<StatusDraft> {
-    let mut unrenewed = fresh.clone();
-    for hold in &mut unrenewed.holds {
-        let shown = previous
-            .holds
-            .iter()
-            .find(|shown| shown.holder.token == hold.holder.token && shown.resource == hold.resource);
-        if let Some(shown) = shown
-            && now < refresh_at(shown, lease)
-        {
-            hold.holder.expires_at = shown.holder.expires_at.clone();
-        }
-    }
-    (unrenewed != *previous).then_some(fresh)
-}
-
-/// Returns the time until the next reconciliation without an event: until time itself changes the holders, or a shown
-/// expiry has passed.
-pub(super) fn requeue_after(shown: &StatusDraft, snapshot: &Snapshot, lease: Duration) -> Duration {
-    let now = timestamp(snapshot.now);
-    let refresh = shown.holds.iter().map(|hold| refresh_at(hold, lease)).min();
-    let next = [snapshot.next_change.map(timestamp), refresh]
-        .into_iter()
-        .flatten()
-        .min();
-    let Some(next) = next else { return LONGEST_REQUEUE };
+/// Returns the time until the next reconciliation without an event: until time itself changes the holders.
+pub(super) fn requeue_after(snapshot: &Snapshot) -> Duration {
+    let (Some(next), now) = (snapshot.next_change, timestamp(snapshot.now)) else {
+        return LONGEST_REQUEUE;
+    };
     // Redis counts in milliseconds: a little later is surely after.
-    let wait = Duration::try_from(next.duration_since(now)).unwrap_or_default() + Duration::from_millis(20);
+    let wait = Duration::try_from(timestamp(next).duration_since(now)).unwrap_or_default()
+        + Duration::from_millis(20);
     wait.clamp(SHORTEST_REQUEUE, LONGEST_REQUEUE)
 }
 
 /// The time of a `SystemTime`, which the servers that are talked to never have outside of jiff's range.
 pub(crate) fn timestamp(at: SystemTime) -> Timestamp {
     Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-fn refresh_at(shown: &Hold, lease: Duration) -> Timestamp {
-    let lease = SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX);
-    let grace = RENEWALS_SHOWN_EVERY
-        .saturating_sub(lease)
-        .max(SignedDuration::ZERO);
-    shown
-        .holder
-        .expires_at
-        .0
-        .saturating_add(grace)
-        .unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ fn holders_and_waiters_are_listed() {
         ("worker-1", "training", 101)
     );
     assert_eq!(
-        (first.acquired_at.0, first.expires_at.0),
-        (time(START), time(START + 30))
+        (first.acquired_at.0, first.renewable_until.clone()),
+        (time(START), None)
     );
     let queue: Vec<_> = common
         .waiters
@@ -39,6 +39,15 @@ fn holders_and_waiters_are_listed() {
         .map(|w| (w.position, w.pod.as_str()))
         .collect();
     assert_eq!(queue, [(1, "waiter-8"), (2, "waiter-9")]);
+}
+
+#[test]
+fn the_end_of_the_longest_hold_is_shown() {
+    let mut bounded = holder(1, &[], START + 30);
+    bounded.renewable_until = Some(at(START + 600));
+    let report = declared(&StatusDraft::default(), &snapshot(START, vec![bounded], vec![]));
+    let shown = report.holds[0].holder.renewable_until.clone();
+    assert_eq!(shown, Some(whole_seconds(time(START + 600))));
 }
 
 #[test]

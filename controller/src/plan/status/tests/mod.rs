@@ -1,7 +1,7 @@
 use tenure_crds::{LeasePolicy, whole_seconds};
 
 use super::*;
-use crate::fixtures::{LEASE, START, at, holder, snapshot, time, waiter};
+use crate::fixtures::{START, at, facts, holder, snapshot, time, waiter};
 
 mod conditions;
 mod events;
@@ -54,54 +54,56 @@ fn nothing_is_written_while_nothing_changes() {
         },
         time(START + 77),
     );
-    assert_eq!(to_write(&before, later, LEASE, time(START + 7)), None);
+    assert_eq!(later, before);
 }
 
 #[test]
-fn a_renewal_alone_is_written_only_after_the_shown_end_has_passed() {
+fn a_renewal_is_no_change() {
     let shown = declared(
         &StatusDraft::default(),
         &snapshot(START, vec![holder(1, &["a"], START + 30)], vec![]),
     );
-    let renewed = |now: i64| {
-        let snapshot = snapshot(now, vec![holder(1, &["a"], now + 30)], vec![]);
-        to_write(&shown, declared(&shown, &snapshot), LEASE, time(now))
-    };
-    for now in [START + 10, START + 20, START + 29] {
-        assert_eq!(renewed(now), None, "at {now}");
+    for now in [START + 10, START + 30, START + 300] {
+        let renewed = snapshot(now, vec![holder(1, &["a"], now + 30)], vec![]);
+        assert_eq!(declared(&shown, &renewed), shown, "at {now}");
     }
-    let written = renewed(START + 30).unwrap();
-    assert_eq!(written.holds[0].holder.expires_at.0, time(START + 60));
 }
 
 #[test]
-fn short_leases_are_brought_up_to_date_every_ten_seconds() {
-    let short = Duration::from_secs(2);
-    let shown = declared(
-        &StatusDraft::default(),
-        &snapshot(START, vec![holder(1, &[], START + 2)], vec![]),
-    );
-    let renewed = |now: i64| {
-        let snapshot = snapshot(now, vec![holder(1, &[], now + 2)], vec![]);
-        to_write(&shown, declared(&shown, &snapshot), short, time(now)).is_some()
+fn changed_holders_and_waiters_wait_while_changes_go_on_and_all_else_is_written_at_once() {
+    let wait = Duration::from_secs(5);
+    let shown = declared(&StatusDraft::default(), &snapshot(START, vec![], vec![]));
+    let planned = |snapshot: &Snapshot, status_waits| {
+        let mut facts = facts(Some(100));
+        facts.report = shown.clone();
+        facts.status_waits = status_waits;
+        let plan = plan(&facts, snapshot);
+        let written = plan.steps.iter().any(|step| matches!(step, Step::WriteStatus(_)));
+        (written, plan.done)
     };
-    assert_eq!(
-        [2, 5, 9, 10].map(|after| renewed(START + after)),
-        [false, false, false, true]
-    );
+    let requeue = |seconds| Some(Action::requeue(Duration::from_secs(seconds)));
+    let soon = Some(Action::requeue(
+        Duration::from_secs(30) + Duration::from_millis(20),
+    ));
+    let held = snapshot(START, vec![holder(1, &[], START + 30)], vec![waiter(2)]);
+    assert_eq!(planned(&held, None), (true, soon.clone()));
+    assert_eq!(planned(&held, Some(wait)), (false, requeue(5)));
+    let mut recovering = held.clone();
+    recovering.recovering_until = Some(at(START + 12));
+    assert_eq!(planned(&recovering, Some(wait)), (true, soon));
+    let unchanged = snapshot(START, vec![], vec![]);
+    assert_eq!(planned(&unchanged, Some(wait)), (false, requeue(300)));
 }
 
 #[test]
-fn any_other_change_is_written_at_once_and_brings_all_renewals_with_it() {
-    let shown = declared(
-        &StatusDraft::default(),
-        &snapshot(START, vec![holder(1, &["a"], START + 30)], vec![]),
-    );
-    let holders = vec![holder(1, &["a"], START + 40), holder(2, &["b"], START + 41)];
-    let snapshot = snapshot(START + 11, holders, vec![]);
-    let written = to_write(&shown, declared(&shown, &snapshot), LEASE, time(START + 11)).unwrap();
-    let ends: Vec<_> = written.holds.iter().map(|h| h.holder.expires_at.0).collect();
-    assert_eq!(ends, [time(START + 40), time(START + 41)]);
+fn a_change_of_a_count_or_a_list_is_churn_and_one_of_anything_else_is_none() {
+    let shown = declared(&StatusDraft::default(), &snapshot(START, vec![], vec![]));
+    let held = snapshot(START, vec![holder(1, &["a"], START + 30)], vec![waiter(2)]);
+    let mut held = declared(&shown, &held);
+    assert!(is_churn(&shown, &held));
+    assert!(!is_churn(&held, &held), "nothing has changed");
+    held.common.fencing_floor = Some(7);
+    assert!(!is_churn(&shown, &held));
 }
 
 #[test]
@@ -111,7 +113,7 @@ fn a_resource_that_goes_to_another_lease_is_news_even_if_nothing_else_changed() 
         &snapshot(START, vec![holder(1, &["a"], START + 30)], vec![]),
     );
     let handed_on = snapshot(START + 1, vec![holder(2, &["a"], START + 30)], vec![]);
-    assert!(to_write(&shown, declared(&shown, &handed_on), LEASE, time(START + 1)).is_some());
+    assert_ne!(declared(&shown, &handed_on), shown);
 }
 
 #[test]
@@ -129,38 +131,17 @@ fn the_floor_of_fencing_tokens_stays_in_every_view() {
 
 #[test]
 fn it_is_looked_at_when_time_alone_changes_something() {
-    let seconds_until_requeued = |snapshot: &Snapshot, lease| {
-        let shown = declared(&StatusDraft::default(), snapshot);
-        requeue_after(&shown, snapshot, lease).as_secs()
-    };
+    let seconds_until_requeued = |snapshot: &Snapshot| requeue_after(snapshot).as_secs();
     assert_eq!(
-        seconds_until_requeued(&snapshot(START, vec![], vec![]), LEASE),
+        seconds_until_requeued(&snapshot(START, vec![], vec![])),
         300,
         "nothing to wait for"
     );
     let held = snapshot(START, vec![holder(1, &[], START + 30)], vec![]);
-    assert_eq!(seconds_until_requeued(&held, LEASE), 30, "the end of the lease");
+    assert_eq!(seconds_until_requeued(&held), 30, "the end of the lease");
     let mut recovering = snapshot(START, vec![], vec![]);
     recovering.next_change = Some(at(START + 12));
-    assert_eq!(
-        seconds_until_requeued(&recovering, LEASE),
-        12,
-        "the end of the recovery"
-    );
+    assert_eq!(seconds_until_requeued(&recovering), 12, "the end of the recovery");
     let overdue = snapshot(START, vec![holder(1, &[], START)], vec![]);
-    assert_eq!(
-        seconds_until_requeued(&overdue, LEASE),
-        1,
-        "not more often than that"
-    );
-}
-
-#[test]
-fn a_shown_end_that_passes_before_the_real_one_wakes_too() {
-    let shown = declared(
-        &StatusDraft::default(),
-        &snapshot(START, vec![holder(1, &[], START + 30)], vec![]),
-    );
-    let renewed = snapshot(START + 20, vec![holder(1, &[], START + 50)], vec![]);
-    assert_eq!(requeue_after(&shown, &renewed, LEASE).as_secs(), 10);
+    assert_eq!(seconds_until_requeued(&overdue), 1, "not more often than that");
 }
