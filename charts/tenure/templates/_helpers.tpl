@@ -96,6 +96,12 @@ redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
 {{ .Values.redis.auth.existingSecret | default (include "tenure.redis.name" .) }}
 {{- end -}}
 
+{{/* An object that outlives the release: Helm, and Argo CD, leave it. */}}
+{{- define "tenure.keep" -}}
+helm.sh/resource-policy: keep
+argocd.argoproj.io/sync-options: Delete=false,Prune=false
+{{- end -}}
+
 {{/* How a program that uses the library finds Redis. */}}
 {{- define "tenure.redis.env" -}}
 {{- if .Values.redis.enabled -}}
