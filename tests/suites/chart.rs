@@ -21,6 +21,7 @@ mod monitoring;
 mod probes;
 mod refusals;
 mod scopes;
+mod tls;
 mod values;
 
 const RELEASE: &str = "tenure";
@@ -54,8 +55,8 @@ async fn the_api_server_takes_each_mode_without_a_warning() -> Result {
     plane.kubectl(&label).await?;
     for (mode, values) in modes()? {
         let manifest = render(&values, &["--namespace", &namespace]).await?;
-        // Their definitions are not installed: `monitoring` decodes them.
-        let (manifest, _) = without_monitoring(&manifest);
+        // Their definitions are not installed: `monitoring` decodes those of the Prometheus Operator.
+        let (manifest, _) = without_operators(&manifest);
         let said = dry_run(plane, &manifest).await.context(mode.clone())?;
         ensure!(said.stderr.is_empty(), "{mode}: {}", said.stderr);
         let deployment = said
@@ -330,11 +331,14 @@ fn comparable(manifest: &str) -> String {
     text
 }
 
-/// A manifest without the objects of the Prometheus Operator, and these objects.
-fn without_monitoring(manifest: &str) -> (String, String) {
-    let (theirs, ours): (Vec<&str>, Vec<&str>) = manifest
-        .split("---\n")
-        .partition(|document| document.contains("\napiVersion: monitoring.coreos.com/v1\n"));
+/// A manifest without the objects of the Prometheus Operator and of cert-manager, and these objects.
+fn without_operators(manifest: &str) -> (String, String) {
+    let is_theirs = |document: &&str| {
+        ["monitoring.coreos.com", "cert-manager.io"]
+            .iter()
+            .any(|group| document.contains(&format!("\napiVersion: {group}/v1\n")))
+    };
+    let (theirs, ours): (Vec<&str>, Vec<&str>) = manifest.split("---\n").partition(is_theirs);
     (ours.join("---\n"), theirs.join("---\n"))
 }
 

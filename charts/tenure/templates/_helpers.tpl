@@ -88,7 +88,7 @@ capabilities:
 {{- end -}}
 
 {{- define "tenure.redis.url" -}}
-redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
+{{ ternary "rediss" "redis" .Values.redis.tls.enabled }}://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
 {{- end -}}
 
 {{/* The Secret with the key `password`. */}}
@@ -112,6 +112,13 @@ argocd.argoproj.io/sync-options: Delete=false,Prune=false
     secretKeyRef:
       name: {{ include "tenure.redis.secret" . }}
       key: password
+{{- if .Values.redis.tls.enabled }}
+- name: TENURE_REDIS_CA
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "tenure.redis.certificate" . }}
+      key: ca.crt
+{{- end }}
 {{- else -}}
 - name: TENURE_REDIS_URL
   valueFrom:

@@ -258,9 +258,9 @@ async fn without_access_the_password_is_that_of_the_default_user() -> Result {
 }
 
 /// The container of Redis, with its commands, and the folder that stands for its volumes.
-struct Pod {
+pub(super) struct Pod {
     container: serde_json::Value,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     path: OsString,
 }
 
@@ -271,7 +271,7 @@ impl Pod {
 
     /// In a pod, Redis listens where redis-cli looks for it; here it listens at `port`. The probes log in with [`PASSWORD`] to a Redis
     /// that the pod has not started.
-    async fn of_mode(mode: &str, port: u16) -> Result<Self> {
+    pub(super) async fn of_mode(mode: &str, port: u16) -> Result<Self> {
         let objects = objects(&render(&mode_file(mode), &[]).await?)?;
         let of_redis = |kind: &str| {
             let named = objects
@@ -289,6 +289,7 @@ impl Pod {
         for file in ["password", "pod"] {
             fs::write(folder.join(file), PASSWORD)?;
         }
+        let is_secure = conf.contains("tls-port");
         let server = spawn_blocking(|| assets::path("redis-server")).await??;
         let cli = server.with_file_name("redis-cli");
         ensure!(
@@ -297,7 +298,14 @@ impl Pod {
             cli.display()
         );
         for (name, program, args) in [
-            ("redis-server", server, format!("--bind 127.0.0.1 --port {port}")),
+            (
+                "redis-server",
+                server,
+                format!(
+                    "--bind 127.0.0.1 {} {port}",
+                    if is_secure { "--tls-port" } else { "--port" }
+                ),
+            ),
             ("redis-cli", cli, format!("-p {port}")),
         ] {
             let script = format!("#!/bin/sh\nexec {} {args} \"$@\"\n", program.display());
@@ -313,17 +321,17 @@ impl Pod {
     }
 
     /// Starts Redis by the command of the container.
-    fn start(&self) -> Result<Process> {
+    pub(super) fn start(&self) -> Result<Process> {
         Process::spawn("redis-server", &self.folder, &self.command("/command")?)
     }
 
     /// `Ok` or the output of the probe.
-    async fn liveness(&self) -> Result<std::result::Result<(), String>> {
+    pub(super) async fn liveness(&self) -> Result<std::result::Result<(), String>> {
         self.run("/livenessProbe/exec/command").await
     }
 
     /// See [`Pod::liveness`].
-    async fn readiness(&self) -> Result<std::result::Result<(), String>> {
+    pub(super) async fn readiness(&self) -> Result<std::result::Result<(), String>> {
         self.run("/readinessProbe/exec/command").await
     }
 
@@ -351,10 +359,17 @@ impl Pod {
 /// A text with the paths of the pod in this folder.
 fn in_folder(text: &str, folder: &Path) -> String {
     let folder = folder.display();
-    ["/etc/redis", "/run/secrets/tenure-redis", "/run/tenure"]
-        .iter()
-        .fold(text.to_owned(), |text, path| {
-            text.replace(path, &folder.to_string())
-        })
-        .replace("dir /data", &format!("dir {folder}/data"))
+    [
+        "/etc/redis",
+        "/run/secrets/tenure-redis-tls",
+        "/run/secrets/tenure-redis",
+        "/run/tenure",
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, path| {
+        text.replace(path, &folder.to_string())
+    })
+    .replace("dir /data", &format!("dir {folder}/data"))
+    // The loop that looks for a renewed certificate.
+    .replace("sleep 30", "sleep 0.1")
 }
