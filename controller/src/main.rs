@@ -14,6 +14,8 @@
 //! | [`installations`] | which installation manages an object, if several watch the same namespaces |
 //! | [`asked_for`] | objects that clients ask for are reconciled before the others |
 //! | [`access`] | a Redis user for each namespace that is allowed, with its credentials in a Secret |
+//! | [`bundled`] | the password and the certificate of the Redis that the chart runs |
+//! | [`password`] | a password, which no log shows |
 //! | [`kinds`] | what it must know of a custom resource |
 //! | [`ended_pods`] | which pods have ended |
 //! | [`tracker`] | how often an object is looked at, and what was seen of it before |
@@ -49,8 +51,14 @@
 //! | core | `namespaces` | `list`, `watch` |
 //! | core | `secrets`, of the name tenure-access | `list`, `watch`, `create`, `patch`, `delete` |
 //!
+//! Of the Secrets of `--redis-secret` and `--redis-tls-secret`, in their namespace:
+//!
+//! | group | resources | verbs |
+//! |---|---|---|
+//! | core | `secrets`, of that name | `list`, `watch`, `patch` |
+//!
 //! In Redis: the commands of the scripts in `lua/`, on keys and channels that begin with the key prefix, and `INFO`; with
-//! `--access` also `ACL LIST`, `ACL SETUSER` and `ACL DELUSER`.
+//! `--access` or `--redis-secret` also `ACL LIST`, `ACL SETUSER` and `ACL DELUSER`.
 
 use std::process::ExitCode;
 
@@ -59,6 +67,7 @@ use clap::Parser;
 mod access;
 mod apply;
 mod asked_for;
+mod bundled;
 mod config;
 mod ended_pods;
 mod epochs;
@@ -70,6 +79,7 @@ mod http;
 mod installations;
 mod kinds;
 mod lock;
+mod password;
 mod plan;
 mod reconcile;
 mod run;

@@ -35,6 +35,7 @@ use tokio::{
 
 use crate::{
     access, asked_for,
+    bundled::Bundled,
     config::{Config, ConfigError},
     ended_pods::{self, EndedPods},
     epochs::EpochRecord,
@@ -74,6 +75,11 @@ pub(crate) enum RunError {
     KubeConfig(#[source] Box<kube::config::InferConfigError>),
     #[error("the API server's client cannot be made ({0}): check the certificates in the kubeconfig")]
     Kube(#[source] Box<kube::Error>),
+    #[error("--redis-tls-secret: {} does not get an authority from the Secret {secret}: see the log above, and check that the Secret is there and that this account may list, watch and patch it", file.display())]
+    Authority {
+        secret: String,
+        file: std::path::PathBuf,
+    },
     #[error("signals cannot be received: {0}")]
     Signals(#[source] std::io::Error),
     #[error(transparent)]
@@ -91,8 +97,6 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
             address: config.listen,
             source,
         })?;
-    let redis = config.redis().await?;
-    let control = redis.control();
     let kube_config = kube::Config::infer()
         .await
         .map_err(|error| RunError::KubeConfig(Box::new(error)))?;
@@ -101,12 +105,16 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let mut registry = Registry::with_prefix("tenure");
     let metrics = Metrics::new(&mut registry);
     let health = Arc::new(Health::default());
+    let mut watchers = JoinSet::new();
+    let bundled = Bundled::start(&config, &client, &health, &stop, &mut watchers).await?;
+    let redis = config.redis(bundled.credentials()).await?;
+    let control = redis.control();
     let context = context(&config, &client, &control, &metrics);
 
     let mut objects = Objects::new(&context);
     let (pods_ended, pods_ended_out) = watch::channel(());
     let mut parts = JoinSet::new();
-    let mut watchers = JoinSet::new();
+    bundled.keep_password(&config, &control, &health, &stop, &mut parts);
     for scope in config.scopes() {
         let part = Part {
             scope,

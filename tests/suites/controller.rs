@@ -15,6 +15,7 @@
 //! | [`together`] | two controllers at once |
 
 mod access;
+mod bundled;
 mod deleting;
 mod installations;
 mod outages;

@@ -93,12 +93,18 @@ capabilities:
 {{- end -}}
 
 {{- define "tenure.redis.url" -}}
-redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
+{{ ternary "rediss" "redis" .Values.redis.tls.enabled }}://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
 {{- end -}}
 
 {{/* The Secret with the key `password`. */}}
 {{- define "tenure.redis.secret" -}}
 {{ .Values.redis.auth.existingSecret | default (include "tenure.redis.name" .) }}
+{{- end -}}
+
+{{/* An object that outlives the release: Helm, and Argo CD, leave it. */}}
+{{- define "tenure.keep" -}}
+helm.sh/resource-policy: keep
+argocd.argoproj.io/sync-options: Delete=false,Prune=false
 {{- end -}}
 
 {{/* How a program that uses the library finds Redis. */}}
@@ -111,6 +117,13 @@ redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
     secretKeyRef:
       name: {{ include "tenure.redis.secret" . }}
       key: password
+{{- if .Values.redis.tls.enabled }}
+- name: TENURE_REDIS_CA
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "tenure.redis.certificate" . }}
+      key: ca.crt
+{{- end }}
 {{- else -}}
 - name: TENURE_REDIS_URL
   valueFrom:

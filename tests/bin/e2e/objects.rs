@@ -5,6 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 pub(crate) const NAMESPACE: &str = "tenure-e2e";
+/// The namespace of an application that is there before the installation.
+pub(crate) const APPLICATION: &str = "tenure-e2e-application";
 pub(crate) const POOL: &str = "licence";
 /// Length of a lease, and the time for which nothing new is granted after a restart of Redis.
 pub(crate) const LEASE_SECONDS: u64 = 15;
@@ -39,6 +41,23 @@ pub(crate) fn pool() -> Value {
         "apiVersion": "tenure.dev/v1alpha1", "kind": "LockPool", "metadata": {"name": POOL, "namespace": NAMESPACE},
         "spec": {"resources": [{"name": "only"}], "leaseDurationSeconds": LEASE_SECONDS},
     })
+}
+
+/// The namespace of the application.
+pub(crate) fn application_namespace() -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": APPLICATION}})
+}
+
+/// A pool and a Job that holds a seat of it, as the README of the chart shows.
+pub(crate) fn application() -> Value {
+    let metadata = json!({"name": "gpu-seats", "namespace": APPLICATION});
+    let mut job = job("train", &["pool", "gpu-seats"]);
+    job["metadata"]["namespace"] = APPLICATION.into();
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "tenure.dev/v1alpha1", "kind": "LockPool", "metadata": metadata,
+         "spec": {"resources": [{"name": "seat-a"}, {"name": "seat-b"}]}},
+        job,
+    ]})
 }
 
 /// A Job that holds what these arguments of the worker name, until it is killed.

@@ -234,6 +234,18 @@ async fn values_that_do_not_go_together_are_refused() -> Result {
             "externalRedis.tls.existingSecret is set, but redis.enabled is true",
         ),
         (
+            "redis.tls.existingSecret=mine",
+            "redis.tls names a certificate, but redis.tls.enabled is false",
+        ),
+        (
+            "redis.tls.enabled=true,redis.tls.existingSecret=a,redis.tls.certManager.issuerRef.name=b",
+            "name the Secret of yours, or the issuer that makes one",
+        ),
+        (
+            "redis.tls.enabled=true,redis.enabled=false,externalRedis.existingSecret=mine",
+            "redis.tls.enabled is true, but redis.enabled is false",
+        ),
+        (
             "externalRedis.tls.certKey=",
             "a certificate and its private key go together",
         ),

@@ -146,10 +146,8 @@ fn controller(plane: &ControlPlane, rendered: &[Value], namespace: &str, redis: 
     let args: Vec<String> = serde_json::from_value(pod["containers"][0]["args"].clone())?;
     let mut command = Command::new(binaries::find("tenure-controller")?);
     command
-        .args(
-            args.iter()
-                .filter(|arg| !arg.starts_with("--redis-password-file")),
-        )
+        // The Redis of the test has no password.
+        .args(args.iter().filter(|arg| !arg.starts_with("--redis-secret")))
         .args(["--listen=127.0.0.1:0", "--redis-url", redis])
         .env("KUBECONFIG", kubeconfig);
     Process::spawn("tenure-controller", &folder, &command)

@@ -60,6 +60,25 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: USER}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}]
 ";
 
+/// The row of the same table that `--redis-secret` adds.
+const SECRET_ROLE: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: secret, namespace: NAMESPACE}
+rules:
+- {apiGroups: [''], resources: [secrets], resourceNames: [tenure-redis], verbs: [list, watch, patch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: secret, namespace: NAMESPACE}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: secret}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: tenure-redis, namespace: NAMESPACE}
+";
+
 /// A namespace, and a user with the permissions.
 struct Access {
     plane: &'static ControlPlane,
@@ -119,6 +138,41 @@ impl Access {
         })
         .await
     }
+}
+
+#[tokio::test]
+async fn a_password_in_a_secret_takes_no_more_than_the_listed_permissions() -> Result {
+    let access = Access::prepare().await?;
+    access.apply(SECRET_ROLE).await?;
+    let secret = format!("{}/tenure-redis", access.namespace);
+    let args = ["--redis-secret", &secret];
+    let controller = start(
+        access.plane,
+        &access.user,
+        &access.redis,
+        &access.namespace,
+        &args,
+    )?;
+    eventually("the password", SOON, async || {
+        let path = "jsonpath={.data.password}";
+        let get = [
+            "-n",
+            &access.namespace,
+            "get",
+            "secret",
+            "tenure-redis",
+            "-o",
+            path,
+        ];
+        let password = access.plane.kubectl(&get).await?;
+        ensure!(!password.is_empty(), "there is none");
+        Ok(())
+    })
+    .await
+    .with_context(|| controller.tail())?;
+    let log = controller.log()?;
+    ensure!(!log.contains("forbidden"), "{log}");
+    Ok(())
 }
 
 #[tokio::test]
