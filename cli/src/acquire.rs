@@ -35,7 +35,7 @@ pub(crate) struct Request {
     pub(crate) reason: String,
 }
 
-/// What is requested of an object.
+/// The part of an object that is requested.
 #[derive(Debug, Args)]
 pub(crate) struct Amount {
     /// Only a resource of the lockpool with this property; may be repeated
@@ -134,6 +134,14 @@ impl Request {
 }
 
 impl Amount {
+    pub(crate) fn one() -> Self {
+        Self {
+            matching: Vec::new(),
+            permits: 1,
+            or_permits: None,
+        }
+    }
+
     /// Arguments that do not go with the kind of the object.
     fn check(&self, object: &Object) -> Result<(), String> {
         let only = |flag: &str, kind: &str| {

@@ -8,6 +8,7 @@ use crate::{
     connect::Connection,
     exec,
     exit::{self, Code, Failure},
+    once,
 };
 
 /// Runs commands under leases of locks, semaphores and pools, and shows who holds them and who waits.
@@ -23,6 +24,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Exec(exec::Args),
+    Once(once::Args),
 }
 
 /// Reads the arguments; or prints help, version or an error, and returns the exit code.
@@ -52,6 +54,7 @@ fn is_plugin(program: &Path) -> bool {
 pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Exec(args) => exec::run(&cli.connection, args).await,
+        Command::Once(args) => once::run(&cli.connection, args).await,
     }
 }
 

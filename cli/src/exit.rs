@@ -24,6 +24,8 @@ pub(crate) enum Code {
     Refused = 76,
     /// The arguments, or the settings in the environment, cannot be used.
     Usage = 77,
+    /// `once`: an earlier run has failed, and is not repeated.
+    FailedBefore = 78,
 }
 
 /// The table in `--help`.
@@ -37,6 +39,7 @@ Exit codes:
   75  not declared: there is no such object, or it has less than was asked for
   76  refused: Redis refuses the credentials or the operation
   77  usage: arguments or settings cannot be used
+  78  failed before: an earlier run of `tenure once --on-failure stop` has failed
  126  the command cannot be executed
  127  the command was not found
  128+n  the command, or tenure while it waited, was ended by the signal n

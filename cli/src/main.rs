@@ -7,6 +7,7 @@
 //! | [`object`], [`duration`] | the grammar of arguments |
 //! | [`acquire`] | the request for a lease that the subcommands share |
 //! | [`exec`] | runs a command under a lease |
+//! | [`once`] | runs a command once, of many who start it |
 //! | [`exit`] | exit codes |
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ mod duration;
 mod exec;
 mod exit;
 mod object;
+mod once;
 
 fn main() -> ExitCode {
     // These are started by `tenure exec` itself, before each command, so that they come before all that takes time.

@@ -37,7 +37,7 @@ impl Child {
         variables: Vec<(String, String)>,
         tied: Option<Duration>,
     ) -> io::Result<Self> {
-        // What the command leaves behind becomes a child of this process, which has to wait for it.
+        // Orphans of the command become children of this process, which has to wait for them.
         #[cfg(target_os = "linux")]
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let mut guardian = tied.map(|_| Guardian::start()).transpose()?;
@@ -67,7 +67,7 @@ impl Child {
         })
     }
 
-    /// Waits for all children that have ended, whoever has started them. Returns whether the command has ended.
+    /// Waits for all children that have ended, orphans included. Returns whether the command has ended.
     pub(crate) fn reap(&mut self) -> bool {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if pid == self.pid {

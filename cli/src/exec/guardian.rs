@@ -80,7 +80,7 @@ impl Guardian {
     }
 }
 
-/// What the guardian knows.
+/// The state of the guardian's process.
 #[derive(Debug, Default)]
 struct Watch {
     group: Option<i32>,

@@ -60,7 +60,7 @@ Examples:
 /// Runs a command under a lease: waits for the object, runs the command, renews the lease, and releases it at the end.
 ///
 /// The command runs in a process group of its own. SIGTERM, SIGINT, SIGHUP and SIGQUIT are passed on to the group, SIGUSR1 and
-/// SIGUSR2 to the command. What the command leaves behind in its group is ended before the lease is released. While it waits
+/// SIGUSR2 to the command. Processes of its group that the command leaves behind are ended before the lease is released. While it waits
 /// in the queue, tenure leaves the queue at SIGTERM or SIGINT, and does not wait for Redis at the second one.
 ///
 /// When the lease is lost, or cannot be renewed, the command gets SIGTERM, and SIGKILL before the lease's deadline
@@ -83,7 +83,7 @@ pub(crate) struct Args {
     command: Vec<OsString>,
 }
 
-/// How the command runs.
+/// The settings of the command's run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Running {
     /// Action when the lease is lost, or cannot be renewed
@@ -210,6 +210,11 @@ pub(crate) async fn finish(
         )),
         _ => Ok(code),
     }
+}
+
+/// Releases the lease. One that has no answer runs out.
+pub(crate) async fn give_back(held: Held) {
+    let _ = tokio::time::timeout(PATIENCE, held.lease.release()).await;
 }
 
 impl Running {

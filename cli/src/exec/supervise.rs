@@ -24,7 +24,7 @@ pub(crate) struct Ended {
     pub(crate) lost: Option<String>,
 }
 
-/// What is left of a group is looked at this often: a process whose parent lives is waited for by that parent.
+/// The rest of a group is looked at this often: a process whose parent lives is waited for by that parent.
 const POLL: Duration = Duration::from_millis(10);
 
 pub(crate) async fn supervise(
@@ -143,7 +143,7 @@ async fn end_the_rest(child: &mut Child, lease: &Lease, policy: Policy, signals:
         }
         tokio::select! {
             _ = signals.child.recv() => {}
-            // Whoever does not want to wait for them sends a signal.
+            // A user who does not want to wait for them sends a signal.
             _ = signals.passed_on.ending() => child.signal_group(Signal::KILL),
             () = sleep(POLL) => {}
         }

@@ -337,7 +337,7 @@ async fn the_next_one_runs_as_soon_as_the_last_has_ended() -> Result {
     Ok(())
 }
 
-/// What a command writes in the test of its streams.
+/// The size of the output in the test of the streams.
 const BYTES: usize = 100_000_000;
 
 #[tokio::test]
@@ -381,7 +381,7 @@ async fn the_command_has_the_use_of_the_terminal() -> Result {
         .collect();
     let line = line.join(std::ffi::OsStr::new(" "));
     let mut command = Command::new("script");
-    // What comes after shows that the shell has the terminal again.
+    // The rest of the line shows that the shell has the terminal again.
     let line = format!(
         "{}; echo code $?; stty -a >/dev/null && echo back",
         line.to_string_lossy()

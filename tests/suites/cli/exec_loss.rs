@@ -1,4 +1,4 @@
-//! `tenure exec`: what ends the command, and what does not.
+//! `tenure exec`: the reasons for which the command is ended.
 
 use std::{
     fs,

@@ -3,10 +3,12 @@
 //! | module | contents |
 //! |---|---|
 //! | [`exec`] | `tenure exec`: the command, its codes, environment, signals and streams |
-//! | [`exec_loss`] | `tenure exec`: what ends the command, and what does not |
+//! | [`exec_loss`] | `tenure exec`: the reasons for which the command is ended |
+//! | [`once`] | `tenure once`: one of many runs the command |
 
 mod exec;
 mod exec_loss;
+mod once;
 
 use std::{
     fs,
