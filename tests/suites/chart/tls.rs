@@ -96,8 +96,8 @@ async fn cert_manager_is_asked_for_a_certificate_that_fits() -> Result {
     let names = spec["dnsNames"].as_array().context("no names")?;
     ensure!(names.contains(&"tenure-redis.default.svc".into()), "{names:?}");
     let secrets = rendered.iter().filter(|object| object["kind"] == "Secret");
-    let named: Vec<_> = secrets.map(|secret| &secret["metadata"]["name"]).collect();
-    assert_eq!(named, ["tenure-redis"], "cert-manager makes the other one");
+    let made: Vec<_> = secrets.map(|secret| &secret["metadata"]["name"]).collect();
+    assert_eq!(made, ["tenure-redis"], "cert-manager makes the other one");
     Ok(())
 }
 
