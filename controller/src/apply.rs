@@ -187,17 +187,13 @@ impl<'a, K: Declared> Applier<'a, K> {
         before: Option<Raised>,
     ) -> Result<(), Failure> {
         let (epochs, adopts) = (&self.context.epochs, plan.adopts);
-        let unreported = |recovers| Unreported { recovers, adopts };
         // The answer of Redis may be lost.
-        epochs.report_later(&self.name, unreported(true));
-        match self.declare(facts, plan, life, declaration).await {
-            Ok(recovers) => epochs.report_later(&self.name, unreported(recovers)),
-            Err(failure) => {
-                if failure.is_outdated() {
-                    epochs.undo(&self.name, before);
-                }
-                return Err(failure);
+        epochs.report_later(&self.name, Unreported { adopts });
+        if let Err(failure) = self.declare(facts, plan, life, declaration).await {
+            if failure.is_outdated() {
+                epochs.undo(&self.name, before);
             }
+            return Err(failure);
         }
         facts.waits = Some(STATUSES_AFTER);
         Ok(())

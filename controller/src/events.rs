@@ -106,7 +106,7 @@ impl ObjectEvent {
                 Warning,
                 "CleanupSkipped",
                 "Withdraw",
-                format!("Redis is out of reach, so its keys of this object were left behind; remove them with: {command}"),
+                format!("Redis is unreachable, so the keys of this object were left behind; remove them with: {command}"),
             ),
             Self::Stalled { message } => (Warning, "Stalled", "Declare", message.clone()),
             Self::AccessGranted => (

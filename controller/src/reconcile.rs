@@ -18,10 +18,7 @@ use crate::{
     failure::{Failure, RECONCILE_LIMIT},
     installations::Installations,
     kinds::Declared,
-    plan::{
-        self, Facts, finalizer,
-        withdrawal::{self, Limits},
-    },
+    plan::{self, Facts, finalizer, withdrawal::Limits},
     telemetry::{Metrics, OfFailure},
     tracker::ObjectTracker,
 };
@@ -118,7 +115,7 @@ async fn run<K: Declared>(
             facts.now = Timestamp::now();
             let plan = plan::failure::plan(facts, &failure);
             if plan.done.is_some() {
-                let command = withdrawal::command(&facts.key_prefix, &name);
+                let command = name.removal_command(&facts.key_prefix);
                 tracing::warn!(object = %name, error = %failure, command, "deleted without removing its keys from Redis; remove them with this command");
             }
             for step in plan.steps {

@@ -115,13 +115,9 @@ pub(super) fn spec(desired: &Desired) -> Declaration {
     }
 }
 
-/// Returns the event of a declaration after which the object `recovers`, or not.
+/// Returns the event of a declaration after which the object `recovers`, or not. The status after a recovery has its own event.
 pub(crate) fn event(plan: &control::Plan, recovers: bool) -> Option<ObjectEvent> {
-    match (recovers, plan.declared_before) {
-        (true, _) => Some(ObjectEvent::Recovering),
-        (false, false) => Some(ObjectEvent::Declared),
-        (false, true) => None,
-    }
+    (!recovers && !plan.declared_before).then_some(ObjectEvent::Declared)
 }
 
 /// Returns the longest lease that may be running after a reconciliation, in seconds.
@@ -433,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_declaration_is_an_event_if_it_is_the_first_or_recovers() {
+    fn a_declaration_is_an_event_if_it_is_the_first() {
         let plan = |declared_before| control::Plan {
             floor: 1,
             current_at: SystemTime::UNIX_EPOCH,
@@ -444,7 +440,7 @@ mod tests {
         };
         let cases = [
             ("first", false, false, Some(ObjectEvent::Declared)),
-            ("after a loss", true, true, Some(ObjectEvent::Recovering)),
+            ("after a loss", true, true, None),
             ("a changed spec", true, false, None),
         ];
         for (case, declared_before, recovers, expected) in cases {
