@@ -56,6 +56,7 @@ mod access;
 mod apply;
 mod asked_for;
 mod config;
+mod data_loss;
 mod ended_pods;
 mod epochs;
 mod events;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     apply::Applier,
+    data_loss::DataLosses,
     ended_pods::EndedPods,
     epochs::EpochRecord,
     failure::{Failure, RECONCILE_LIMIT},
@@ -36,6 +37,7 @@ pub(crate) struct Context {
     pub(crate) tracker: ObjectTracker,
     pub(crate) epochs: EpochRecord,
     pub(crate) ended: EndedPods,
+    pub(crate) losses: DataLosses,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) key_prefix: String,

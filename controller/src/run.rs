@@ -36,6 +36,7 @@ use tokio::{
 use crate::{
     access, asked_for,
     config::{Config, ConfigError},
+    data_loss::DataLosses,
     ended_pods::{self, EndedPods},
     epochs::EpochRecord,
     http::{self, Health},
@@ -107,6 +108,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
         tracker: ObjectTracker::default(),
         epochs: EpochRecord::new(&client, config.epoch_record.as_ref(), metrics.clone()),
         ended: EndedPods::default(),
+        losses: DataLosses::default(),
         metrics: metrics.clone(),
         limits: Limits {
             drain: config.drain_timeout,
@@ -140,6 +142,11 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     }
     access::start(&config, (&context, &health), &stop, (&mut parts, &mut watchers))?;
     registry.register_collector(Box::new(objects));
+    let watched = context.losses.clone().watch(control.clone());
+    watchers.spawn(async move {
+        watched.await;
+        "the watch of Redis' data"
+    });
     watchers.spawn(follow_redis(control, health.clone(), metrics));
     let epochs = context.clone();
     watchers.spawn(async move {

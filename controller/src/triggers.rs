@@ -9,15 +9,15 @@ use futures_util::{
 use kube::runtime::reflector::{ObjectRef as KubeRef, Store};
 use tenure::{
     Control,
-    control::{Event, Events, Server},
+    control::{DataLoss, Event, Events, Server},
 };
 use tenure_crds::ReclaimPolicy;
-use tokio::sync::watch;
+use tokio::sync::{broadcast::error::RecvError, watch};
 
 use crate::{kinds::Declared, reconcile::Context};
 
-/// Returns the objects of `store` to reconcile: when Redis has published a change, Redis is back or gone, or a pod has
-/// ended.
+/// Returns the objects of `store` to reconcile: when Redis has published a change, Redis is back or gone, a server has lost data, or
+/// a pod has ended.
 pub(crate) fn triggers<K: Declared>(
     store: &Store<K>,
     context: &Arc<Context>,
@@ -43,7 +43,20 @@ pub(crate) fn triggers<K: Declared>(
         })
         .flat_map(move |()| stream::iter(reclaimable(&store, &context)))
     };
-    let streams: [BoxStream<'static, KubeRef<K>>; 3] = [changed.boxed(), came_or_gone.boxed(), ended.boxed()];
+    let lost = {
+        let store = store.clone();
+        stream::unfold(context.losses.subscribe(), |mut losses| async move {
+            let lost = match losses.recv().await {
+                Ok(lost) => Some(lost),
+                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Closed) => return None,
+            };
+            Some((lost, losses))
+        })
+        .flat_map(move |lost| stream::iter(lost_by(&store, lost.as_deref())))
+    };
+    let streams: [BoxStream<'static, KubeRef<K>>; 4] =
+        [changed.boxed(), came_or_gone.boxed(), ended.boxed(), lost.boxed()];
     stream::select_all(streams).boxed()
 }
 
@@ -65,6 +78,20 @@ fn all<K: Declared>(store: &Store<K>) -> Vec<KubeRef<K>> {
         .iter()
         .map(|object| KubeRef::from_obj(&**object))
         .collect()
+}
+
+/// The objects of servers that have lost data; `None`: of any.
+fn lost_by<K: Declared>(store: &Store<K>, losses: Option<&[DataLoss]>) -> Vec<KubeRef<K>> {
+    let Some(losses) = losses else {
+        return all(store);
+    };
+    let objects = store.state();
+    let lost = objects.iter().filter(|object| {
+        object
+            .declares()
+            .is_ok_and(|name| losses.iter().any(|loss| loss.concerns(&name)))
+    });
+    lost.map(|object| KubeRef::from_obj(&**object)).collect()
 }
 
 /// Those that an ended pod may hold or wait for.
