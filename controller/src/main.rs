@@ -63,6 +63,7 @@ mod events;
 mod failure;
 #[cfg(test)]
 mod fixtures;
+mod holders;
 mod http;
 mod kinds;
 mod lock;

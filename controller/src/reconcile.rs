@@ -17,6 +17,7 @@ use crate::{
     ended_pods::EndedPods,
     epochs::EpochRecord,
     failure::{Failure, RECONCILE_LIMIT},
+    holders::Holders,
     kinds::Declared,
     plan::{
         self, Facts, finalizer,
@@ -37,6 +38,7 @@ pub(crate) struct Context {
     pub(crate) tracker: ObjectTracker,
     pub(crate) epochs: EpochRecord,
     pub(crate) ended: EndedPods,
+    pub(crate) holders: Holders,
     pub(crate) losses: DataLosses,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
@@ -90,9 +92,6 @@ async fn reconcile_now<K: Declared>(
         .await
         .unwrap_or(Err(Failure::Timeout));
     context.metrics.reconciled::<K>(started.elapsed());
-    if outcome.is_err() && facts.pod_ended {
-        context.tracker.pod_ended(&name);
-    }
     outcome.or_else(|failure| plan::failure::requeue(&failure).ok_or(failure))
 }
 

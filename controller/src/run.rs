@@ -39,6 +39,7 @@ use crate::{
     data_loss::DataLosses,
     ended_pods::{self, EndedPods},
     epochs::EpochRecord,
+    holders::Holders,
     http::{self, Health},
     kinds::Declared,
     plan::withdrawal::Limits,
@@ -108,6 +109,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
         tracker: ObjectTracker::default(),
         epochs: EpochRecord::new(&client, config.epoch_record.as_ref(), metrics.clone()),
         ended: EndedPods::default(),
+        holders: Holders::default(),
         losses: DataLosses::default(),
         metrics: metrics.clone(),
         limits: Limits {

@@ -1,6 +1,6 @@
 //! Triggers: the reasons to look at an object, apart from a change of its custom resource.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{
     Stream, StreamExt,
@@ -8,7 +8,7 @@ use futures_util::{
 };
 use kube::runtime::reflector::{ObjectRef as KubeRef, Store};
 use tenure::{
-    Control,
+    Control, ObjectRef,
     control::{DataLoss, Event, Events, Server},
 };
 use tenure_crds::ReclaimPolicy;
@@ -37,11 +37,15 @@ pub(crate) fn triggers<K: Declared>(
     };
     let ended = {
         let (store, context) = (store.clone(), context.clone());
-        stream::unfold(pods_ended, |mut pods_ended| async move {
-            pods_ended.changed().await.ok()?;
-            Some(((), pods_ended))
-        })
-        .flat_map(move |()| stream::iter(reclaimable(&store, &context)))
+        stream::unfold(
+            (pods_ended, 0, context.clone()),
+            |(mut pods_ended, known, context)| async move {
+                pods_ended.changed().await.ok()?;
+                let (uids, known) = context.ended.since(known);
+                Some((uids, (pods_ended, known, context)))
+            },
+        )
+        .flat_map(move |uids| stream::iter(reclaimable(&store, context.holders.of(&uids))))
     };
     let lost = {
         let store = store.clone();
@@ -94,16 +98,15 @@ fn lost_by<K: Declared>(store: &Store<K>, losses: Option<&[DataLoss]>) -> Vec<Ku
     lost.map(|object| KubeRef::from_obj(&**object)).collect()
 }
 
-/// Those that an ended pod may hold or wait for.
-fn reclaimable<K: Declared>(store: &Store<K>, context: &Context) -> Vec<KubeRef<K>> {
-    let objects = store.state();
-    let reclaimable = objects.iter().filter(|object| {
-        object.lease().reclaim_policy == ReclaimPolicy::OnPodEnd
-            && object
-                .declares()
-                .is_ok_and(|name| context.tracker.pod_ended(&name))
-    });
-    reclaimable.map(|object| KubeRef::from_obj(&**object)).collect()
+/// Those of `objects` whose leases are reclaimed from ended pods.
+fn reclaimable<K: Declared>(store: &Store<K>, objects: HashSet<ObjectRef>) -> Vec<KubeRef<K>> {
+    let own = objects.into_iter().filter(|object| object.kind() == K::KIND);
+    own.filter_map(|object| {
+        let reference = KubeRef::new(object.name()).within(object.namespace());
+        let object = store.get(&reference)?;
+        (object.lease().reclaim_policy == ReclaimPolicy::OnPodEnd).then_some(reference)
+    })
+    .collect()
 }
 
 /// An item whenever Redis has come, gone, or changed between being away and refusing.

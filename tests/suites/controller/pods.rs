@@ -192,3 +192,56 @@ async fn nothing_is_taken_from_a_pod_never_seen_nor_from_one_whose_lease_is_to_e
     });
     expires.await.map(drop)
 }
+
+#[tokio::test]
+async fn the_end_of_a_pod_reconciles_only_the_objects_that_it_holds_or_waits_for() -> Result {
+    let world = World::new("index").await?;
+    let (one, two) = (pod(&world, "one").await?, pod(&world, "two").await?);
+    let other = world.client_of("other", Some("other".to_owned())).await?;
+    let mut others = Vec::new();
+    for number in 0..8 {
+        let name = format!("s{number}");
+        world.semaphore(&name, 2, "leaseDurationSeconds: 600").await?;
+        others.push(other.semaphore(&name)?.acquire().await?);
+    }
+    let first = world.client_of("one", Some(one)).await?;
+    let lease = first.semaphore("s3")?.acquire().await?;
+    let waits = world.client_of("two", Some(two)).await?.semaphore("s3")?;
+    let waiting = tokio::spawn(async move { waits.acquire().await });
+    for number in 0..8 {
+        let expected = if number == 3 { (2, 1) } else { (1, 0) };
+        let name = format!("s{number}");
+        let shown = world.until::<Semaphore>(&name, "shown", SOON, |s| {
+            let found = (s.common().held, s.common().waiting);
+            ensure!(found == expected, "{found:?}");
+            Ok(())
+        });
+        shown.await?;
+    }
+    let series = "tenure_reconciles_total{kind=\"Semaphore\"}";
+    let before = world.metric(series).await?.unwrap_or_default();
+    for number in 0..5 {
+        let name = format!("unrelated{number}");
+        pod(&world, &name).await?;
+        end(&world, &name).await?;
+    }
+    // Ends are heeded in their order, so that the unrelated ones are by now.
+    end(&world, "two").await?;
+    let queue = world.until::<Semaphore>("s3", "waited for by no pod", SOON, |s| {
+        ensure!(s.common().waiting == 0, "waiting");
+        Ok(())
+    });
+    queue.await?;
+    end(&world, "one").await?;
+    assert_eq!(timeout(EARLY, lease.lost()).await?, "pod one has ended");
+    let settled = world.until::<Semaphore>("s3", "held once", SOON, |s| {
+        ensure!(s.common().held == 1, "held");
+        Ok(())
+    });
+    settled.await?;
+    waiting.abort();
+    let reconciles = world.metric(series).await?.unwrap_or_default() - before;
+    // For each of the two: its end, its reclaimed lease, and the wait between two looks.
+    ensure!(reconciles <= 8.0, "{reconciles} reconciliations");
+    Ok(())
+}
