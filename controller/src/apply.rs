@@ -3,6 +3,8 @@
 //! Every write carries the resource version that it was computed from. The cache may lag behind what this very
 //! controller wrote last, and a floor of fencing tokens must never be taken from an old status.
 
+use std::collections::BTreeMap;
+
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -110,25 +112,10 @@ impl<'a, K: Declared> Applier<'a, K> {
                 }
             }
             Step::Reclaim(tokens) => {
-                self.reachable()?;
-                let mut ended = Vec::new();
-                for (pod, tokens) in tokens {
-                    let cause = format!("pod {pod} has ended");
-                    let leases = control.reclaim(&self.name, &tokens, &cause).await?;
-                    ended.push((pod, leases));
-                }
+                self.reclaim(tokens).await?;
                 facts.redis_changed();
                 (facts.pod_ended, facts.reclaimed) = (false, true);
                 context.holders.searched(&self.name, facts.ended_before);
-                for (pod, leases) in ended {
-                    tracing::info!(object = %self.name, pod, leases, "took back what an ended pod had");
-                    context
-                        .metrics
-                        .reclaimed
-                        .get_or_create(&OfKind::of::<K>())
-                        .inc_by(leases as u64);
-                    self.publish(&ObjectEvent::Reclaimed { pod, leases }).await;
-                }
             }
             Step::Withdraw(how) => {
                 self.reachable()?;
@@ -249,6 +236,33 @@ impl<'a, K: Declared> Applier<'a, K> {
         }
         facts.seen = Some(seen);
         Ok(())
+    }
+
+    /// Reclaims from pods by their names, and reports it, also if a call fails before the last one.
+    async fn reclaim(&self, tokens: BTreeMap<String, Vec<String>>) -> Result<(), Failure> {
+        self.reachable()?;
+        let (mut ended, mut outcome) = (Vec::new(), Ok(()));
+        for (pod, tokens) in tokens {
+            let cause = format!("pod {pod} has ended");
+            match self.context.control.reclaim(&self.name, &tokens, &cause).await {
+                // They have been released in the meantime.
+                Ok(0) => {}
+                Ok(leases) => {
+                    tracing::info!(object = %self.name, pod, leases, "took back what an ended pod had");
+                    let reclaimed = &self.context.metrics.reclaimed;
+                    reclaimed.get_or_create(&OfKind::of::<K>()).inc_by(leases as u64);
+                    ended.push((pod, leases));
+                }
+                Err(error) => {
+                    outcome = Err(error.into());
+                    break;
+                }
+            }
+        }
+        for event in events::reclaimed(ended) {
+            self.publish(&event).await;
+        }
+        outcome
     }
 
     /// Notes the holders and waiters of an observation, and finds the ended pods among them. `ended_before`: the number of pods that had

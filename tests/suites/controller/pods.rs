@@ -9,7 +9,7 @@ use kube::{
 };
 use serde_json::json;
 use tenure_crds::{LockPool, Semaphore};
-use tenure_tests::{Context, Result, ensure};
+use tenure_tests::{Context, Result, ensure, eventually};
 use tokio::time::timeout;
 
 use super::support::{SOON, Watched, World};
@@ -105,8 +105,16 @@ async fn a_deleted_pod_releases_its_leases_and_leaves_the_queue() -> Result {
     let granted = timeout(EARLY, last).await???;
     assert_eq!(granted.resource(), "a");
     behind.abort();
-    let note = world.event("ReclaimedFromEndedPod").await?;
-    assert!(note.contains("took back 1 leases"), "{note}");
+    // One event for both, or one for each.
+    eventually("both pods to be named", SOON, async || {
+        let notes = world.event("ReclaimedFromEndedPod").await?;
+        for pod in ["one", "two"] {
+            let named = [format!("{pod} (1)"), format!("pod {pod},")];
+            ensure!(named.iter().any(|named| notes.contains(named)), "{notes}");
+        }
+        Ok(())
+    })
+    .await?;
     assert_eq!(
         world
             .metric("tenure_reclaimed_leases_total{kind=\"LockPool\"}")
@@ -243,5 +251,48 @@ async fn the_end_of_a_pod_reconciles_only_the_objects_that_it_holds_or_waits_for
     let reconciles = world.metric(series).await?.unwrap_or_default() - before;
     // For each of the two: its end, its reclaimed lease, and the wait between two looks.
     ensure!(reconciles <= 8.0, "{reconciles} reconciliations");
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_of_many_pods_that_end_together_is_named_in_an_event() -> Result {
+    const PODS: usize = 40;
+    let mut world = World::new("named").await?;
+    world.semaphore("calls", 100, "leaseDurationSeconds: 600").await?;
+    let mut leases = Vec::new();
+    for number in 0..PODS {
+        let name = format!("gpu-training-worker-{number}");
+        let uid = pod(&world, &name).await?;
+        let client = world.client_of(&name, Some(uid)).await?;
+        leases.push(client.semaphore("calls")?.acquire().await?);
+    }
+    // The controller finds all of them ended.
+    world.controller.kill9()?;
+    for number in 0..PODS {
+        let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+        let over = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+        pods.patch_status(
+            &format!("gpu-training-worker-{number}"),
+            &PatchParams::default(),
+            &over,
+        )
+        .await?;
+    }
+    world.restart_controller().await?;
+    for lease in &leases {
+        timeout(EARLY, lease.lost()).await?;
+    }
+    let notes = eventually("each pod to be named", SOON, async || {
+        let notes = world.event("ReclaimedFromEndedPod").await?;
+        for number in 0..PODS {
+            let name = format!("gpu-training-worker-{number}");
+            let named = [format!("{name} ("), format!("{name},")];
+            ensure!(named.iter().any(|name| notes.contains(name)), "{name}: {notes}");
+        }
+        Ok(notes)
+    })
+    .await?;
+    let events = notes.matches("took back").count();
+    ensure!(events <= PODS, "{events} events for {PODS} pods: {notes}");
     Ok(())
 }
