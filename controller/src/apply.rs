@@ -3,6 +3,8 @@
 //! Every write carries the resource version that it was computed from. The cache may lag behind what this very
 //! controller wrote last, and a floor of fencing tokens must never be taken from an old status.
 
+use std::collections::BTreeMap;
+
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -10,7 +12,7 @@ use kube::{
 use serde_json::json;
 use tenure::{
     ObjectRef,
-    control::{self, Declaration, Life, Raised, Server},
+    control::{self, Declaration, Life, Raised, Server, Snapshot},
 };
 use tenure_crds::{MAX_LISTED, ReclaimPolicy};
 use tokio::time::Instant;
@@ -19,6 +21,7 @@ use crate::{
     epochs::{KeptIn, STATUSES_AFTER, Unreported, WAIT_FOR_ANOTHER},
     events::{self, ObjectEvent},
     failure::{Failure, bounded},
+    holders::lists_all,
     kinds::{Declared, StatusDraft},
     plan::{Facts, Listing, Step, declaration, finalizer::FINALIZER, status, withdrawal},
     reconcile::Context,
@@ -60,9 +63,13 @@ impl<'a, K: Declared> Applier<'a, K> {
             Step::Observe => self.observe(facts).await?,
             Step::List(head) => {
                 self.reachable()?;
+                facts.ended_before = context.ended.count();
                 let snapshot = control.look(&self.name, head).await?;
                 if let Some(snapshot) = &snapshot {
                     facts.ended.extend(context.ended.among(snapshot));
+                }
+                if facts.ended.is_empty() {
+                    context.holders.searched(&self.name, facts.ended_before);
                 }
                 facts.listing = Some(Listing(snapshot));
             }
@@ -107,26 +114,10 @@ impl<'a, K: Declared> Applier<'a, K> {
                 }
             }
             Step::Reclaim(tokens) => {
-                self.reachable()?;
-                // If a call fails, the next reconciliation looks for the rest.
-                facts.pod_ended = true;
-                let mut ended = Vec::new();
-                for (pod, tokens) in tokens {
-                    let cause = format!("pod {pod} has ended");
-                    let leases = control.reclaim(&self.name, &tokens, &cause).await?;
-                    ended.push((pod, leases));
-                }
+                self.reclaim(tokens).await?;
                 facts.redis_changed();
                 (facts.pod_ended, facts.reclaimed) = (false, true);
-                for (pod, leases) in ended {
-                    tracing::info!(object = %self.name, pod, leases, "took back what an ended pod had");
-                    context
-                        .metrics
-                        .reclaimed
-                        .get_or_create(&OfKind::of::<K>())
-                        .inc_by(leases as u64);
-                    self.publish(&ObjectEvent::Reclaimed { pod, leases }).await;
-                }
+                context.holders.searched(&self.name, facts.ended_before);
             }
             Step::Withdraw(how) => {
                 self.reachable()?;
@@ -136,6 +127,7 @@ impl<'a, K: Declared> Applier<'a, K> {
             Step::Publish(event) => self.publish(&event).await,
             Step::Forget => {
                 context.tracker.forget(&self.name);
+                context.holders.forget(&self.name);
                 context.epochs.forget(&self.name);
             }
         }
@@ -240,19 +232,15 @@ impl<'a, K: Declared> Applier<'a, K> {
         self.reachable()?;
         let (control, tracker) = (&self.context.control, &self.context.tracker);
         let floor = declaration::kept(facts).map(|kept| kept.floor);
+        let ended_before = self.context.ended.count();
         let seen = control
             .inspect(&self.name, MAX_LISTED, floor.unwrap_or(0))
             .await?;
         self.observed = Some(Instant::now());
         facts.redis_changed();
         let snapshot = seen.snapshot.as_ref();
-        let idle = snapshot.is_none_or(|snapshot| snapshot.held + snapshot.waiting == 0);
-        tracker.looked(&self.name, idle);
-        if facts.desired.lease.reclaim_policy == ReclaimPolicy::OnPodEnd && !facts.reclaimed {
-            facts.pod_ended |= tracker.take_pod_ended(&self.name);
-        }
+        self.look_for_ended_pods(facts, snapshot, ended_before);
         if let Some(snapshot) = snapshot {
-            facts.ended = self.context.ended.among(snapshot);
             let digest = snapshot.digest.as_deref();
             facts.in_force_for = tracker.in_force_for(&self.name, digest, floor, Instant::now());
         }
@@ -261,6 +249,52 @@ impl<'a, K: Declared> Applier<'a, K> {
         }
         facts.seen = Some(seen);
         Ok(())
+    }
+
+    /// Reclaims from pods by their names, and reports it, also if a call fails before the last one.
+    async fn reclaim(&self, tokens: BTreeMap<String, Vec<String>>) -> Result<(), Failure> {
+        self.reachable()?;
+        let (mut ended, mut outcome) = (Vec::new(), Ok(()));
+        for (pod, tokens) in tokens {
+            let cause = format!("pod {pod} has ended");
+            match self.context.control.reclaim(&self.name, &tokens, &cause).await {
+                // They have been released in the meantime.
+                Ok(0) => {}
+                Ok(leases) => {
+                    tracing::info!(object = %self.name, pod, leases, "took back what an ended pod had");
+                    let reclaimed = &self.context.metrics.reclaimed;
+                    reclaimed.get_or_create(&OfKind::of::<K>()).inc_by(leases as u64);
+                    ended.push((pod, leases));
+                }
+                Err(error) => {
+                    outcome = Err(error.into());
+                    break;
+                }
+            }
+        }
+        for event in events::reclaimed(ended) {
+            self.publish(&event).await;
+        }
+        outcome
+    }
+
+    /// Notes the holders and waiters of an observation, and finds the ended pods among them. `ended_before`: the number of pods that had
+    /// ended before it.
+    fn look_for_ended_pods(&self, facts: &mut Facts, snapshot: Option<&Snapshot>, ended_before: u64) {
+        let (ended, holders) = (&self.context.ended, &self.context.holders);
+        holders.observed(&self.name, snapshot);
+        let Some(snapshot) = snapshot else {
+            return;
+        };
+        facts.ended = ended.among(snapshot);
+        if facts.desired.lease.reclaim_policy != ReclaimPolicy::OnPodEnd || facts.reclaimed {
+            return;
+        }
+        facts.ended_before = ended_before;
+        if facts.ended.is_empty() && lists_all(snapshot) {
+            holders.searched(&self.name, ended_before);
+        }
+        facts.pod_ended = !holders.is_searched(&self.name, ended.count());
     }
 
     /// Fails at once while it is known that the server which has the object does not answer: a call would wait for it.

@@ -8,7 +8,7 @@
 //! of the kubelet.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use tenure::control::Snapshot;
 
-use crate::lock::lock;
+use crate::{holders::uids, lock::lock};
 
 /// The time for which the end of a pod is remembered: longer than the longest back-off of an object.
 const REMEMBER: Duration = Duration::from_secs(600);
@@ -34,27 +34,46 @@ pub(crate) fn ended(event: &Event<PartialObjectMeta<Pod>>) -> Option<String> {
 
 /// The pods that have ended of late.
 #[derive(Debug, Default)]
-pub(crate) struct EndedPods(Mutex<HashMap<String, Instant>>);
+pub(crate) struct EndedPods(Mutex<Ended>);
+
+#[derive(Debug, Default)]
+struct Ended {
+    /// The number of pods that have ended, with those that are forgotten.
+    count: u64,
+    /// By the uid of a pod: when its end was noted, and as which of them.
+    pods: HashMap<String, (Instant, u64)>,
+}
 
 impl EndedPods {
     /// Notes that a pod has ended; returns whether that is news.
     pub(crate) fn note(&self, uid: String, now: Instant) -> bool {
-        let mut ended = lock(&self.0);
-        ended.retain(|_, at| now.duration_since(*at) < REMEMBER);
-        let before = ended.len();
-        ended.entry(uid).or_insert(now);
-        ended.len() > before
+        let ended = &mut *lock(&self.0);
+        ended.pods.retain(|_, (at, _)| now.duration_since(*at) < REMEMBER);
+        let Entry::Vacant(entry) = ended.pods.entry(uid) else {
+            return false;
+        };
+        ended.count += 1;
+        entry.insert((now, ended.count));
+        true
+    }
+
+    /// Returns how many pods have ended so far.
+    pub(crate) fn count(&self) -> u64 {
+        lock(&self.0).count
+    }
+
+    /// Returns the uids of the pods that have ended since there were `count` of them, and their number now.
+    pub(crate) fn since(&self, count: u64) -> (Vec<String>, u64) {
+        let ended = lock(&self.0);
+        let new = ended.pods.iter().filter(|(_, (_, number))| *number > count);
+        (new.map(|(uid, _)| uid.clone()).collect(), ended.count)
     }
 
     /// Returns the uids of the ended pods among the holders and waiters in a snapshot.
     pub(crate) fn among(&self, snapshot: &Snapshot) -> HashSet<String> {
         let ended = lock(&self.0);
-        let holders = snapshot.holders.iter().map(|holder| &holder.holder);
-        let waiters = snapshot.waiters.iter().map(|waiter| &waiter.holder);
-        let uids = holders
-            .chain(waiters)
-            .filter_map(|identity| identity.uid.as_ref());
-        uids.filter(|uid| ended.contains_key(*uid)).cloned().collect()
+        let among = uids(snapshot).filter(|uid| ended.pods.contains_key(*uid));
+        among.cloned().collect()
     }
 }
 
@@ -109,6 +128,10 @@ mod tests {
         let (ended, start) = (EndedPods::default(), Instant::now());
         assert!(ended.note("a".to_owned(), start));
         assert!(!ended.note("a".to_owned(), start));
+        assert_eq!(ended.since(0), (vec!["a".to_owned()], 1));
+        assert!(ended.note("b".to_owned(), start));
+        assert_eq!(ended.since(1), (vec!["b".to_owned()], 2));
+        assert_eq!(ended.since(2), (vec![], 2));
         assert!(
             ended.note("a".to_owned(), start + REMEMBER),
             "it was forgotten in between"

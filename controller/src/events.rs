@@ -10,8 +10,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The API server takes no longer note, in bytes; a cut character is up to three of them.
 const MAX_NOTE: usize = 1000;
 
-/// An event of an object. The note is for people; an event of the same reason within six minutes only counts up, so
-/// that details that differ from one to the next belong in the status.
+/// An event of an object. The note is for people; an event of the same reason, and of the same related object, within six minutes only
+/// counts up, so that other details that differ from one to the next belong in the status.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum ObjectEvent {
     /// Another installation manages it: the name of its resource, and why it is not known whether that one exists.
@@ -30,8 +30,8 @@ pub(crate) enum ObjectEvent {
     Recovering,
     /// More is held than the spec has.
     Draining,
-    /// A pod ended, and what it held or waited for was taken back.
-    Reclaimed { pod: String, leases: usize },
+    /// Pods ended, and the leases and places in the queue that each of them had were taken back: see [`reclaimed`].
+    Reclaimed { pods: Vec<(String, usize)> },
     /// The time for draining is over, and holders lost their leases.
     DrainTimedOut,
     /// Redis was out of reach for so long that its keys were left behind.
@@ -90,12 +90,7 @@ impl ObjectEvent {
                 "Declare",
                 "more is held than the spec has now; holders keep it, and the excess is not granted again".to_owned(),
             ),
-            Self::Reclaimed { pod, leases } => (
-                Normal,
-                "ReclaimedFromEndedPod",
-                "Reclaim",
-                format!("took back {leases} leases or places in the queue of pod {pod}, which has ended"),
-            ),
+            Self::Reclaimed { pods } => (Normal, "ReclaimedFromEndedPod", "Reclaim", of_ended(pods)),
             Self::DrainTimedOut => (
                 Warning,
                 "DrainTimedOut",
@@ -148,9 +143,53 @@ impl ObjectEvent {
             reason: reason.to_owned(),
             note: Some(bounded(&note, MAX_NOTE)),
             action: action.to_owned(),
-            secondary: None,
+            secondary: self.related(),
         }
     }
+
+    /// The object that is related to the event. Events that are related to different ones are different events, and none of them counts
+    /// another one up.
+    fn related(&self) -> Option<ObjectReference> {
+        let Self::Reclaimed { pods } = self else {
+            return None;
+        };
+        let (first, _) = pods.first()?;
+        Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(first.clone()),
+            ..ObjectReference::default()
+        })
+    }
+}
+
+/// Returns the events about pods that have ended, with the number of leases and places in the queue that each of them had. Each pod is
+/// named, and an event names as many of them as its note takes.
+pub(crate) fn reclaimed(pods: Vec<(String, usize)>) -> Vec<ObjectEvent> {
+    let mut groups: Vec<Vec<(String, usize)>> = Vec::new();
+    for pod in pods {
+        match groups.last_mut() {
+            Some(group) if of_ended(group).len() + of_ended(std::slice::from_ref(&pod)).len() <= MAX_NOTE => {
+                group.push(pod);
+            }
+            _ => groups.push(vec![pod]),
+        }
+    }
+    let event = |pods| ObjectEvent::Reclaimed { pods };
+    groups.into_iter().map(event).collect()
+}
+
+fn of_ended(pods: &[(String, usize)]) -> String {
+    if let [(pod, leases)] = pods {
+        return format!("took back {leases} leases or places in the queue of pod {pod}, which has ended");
+    }
+    let leases: usize = pods.iter().map(|(_, leases)| leases).sum();
+    let names: Vec<_> = pods
+        .iter()
+        .map(|(pod, leases)| format!("{pod} ({leases})"))
+        .collect();
+    let names = names.join(", ");
+    format!("took back {leases} leases or places in the queue of pods that have ended: {names}")
 }
 
 fn managed_by_another(
@@ -191,7 +230,37 @@ pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, ev
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn each_pod_is_named_in_an_event_that_fits_and_no_two_events_are_one() {
+        let pods: Vec<_> = (0..40).map(|n| (format!("gpu-training-worker-{n}"), 1)).collect();
+        let many = reclaimed(pods.clone());
+        assert_eq!(many.len(), 2, "{many:?}");
+        let notes: Vec<_> = many.iter().filter_map(|event| event.to_event().note).collect();
+        for (pod, _) in &pods {
+            assert!(
+                notes.iter().any(|note| note.contains(&format!("{pod} (1)"))),
+                "{notes:?}"
+            );
+        }
+        let related: HashSet<_> = many.iter().map(|event| event.related().unwrap().name).collect();
+        assert_eq!(related.len(), many.len());
+
+        let long: Vec<_> = (0..9).map(|n| (format!("{n}{}", "p".repeat(252)), 1)).collect();
+        for event in reclaimed(long) {
+            let note = event.to_event().note.unwrap();
+            assert!(note.len() <= MAX_NOTE && !note.contains('…'), "{note}");
+        }
+        let one = reclaimed(vec![("worker".to_owned(), 2)]);
+        let note = one[0].to_event().note.unwrap();
+        assert_eq!(
+            note,
+            "took back 2 leases or places in the queue of pod worker, which has ended"
+        );
+    }
 
     #[test]
     fn an_event_fits_what_the_api_server_takes() {
@@ -210,8 +279,7 @@ mod tests {
             ObjectEvent::Recovering,
             ObjectEvent::Draining,
             ObjectEvent::Reclaimed {
-                pod: "p".repeat(253),
-                leases: 7,
+                pods: vec![("p".repeat(253), 7)],
             },
             ObjectEvent::DrainTimedOut,
             ObjectEvent::CleanupSkipped {

@@ -79,6 +79,15 @@ pub(crate) trait Declared:
     }
 }
 
+/// Removes the parts of a custom resource that the controller does not read, and that may be as large as the rest.
+pub(crate) fn strip<K: Resource>(object: &mut K) {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
 /// A custom resource without its status and its kind: the desired state of an object.
 #[derive(Clone, Debug)]
 pub(crate) struct Desired {
@@ -246,6 +255,19 @@ mod tests {
 
     fn pool(yaml: serde_json::Value) -> LockPool {
         LockPool::new("seats", serde_json::from_value(yaml).unwrap())
+    }
+
+    #[test]
+    fn a_stored_object_has_neither_managed_fields_nor_the_last_applied_configuration() {
+        let mut pool = pool(serde_json::json!({"generate": {"prefix": "s", "count": 2}}));
+        pool.metadata.managed_fields = Some(Vec::new());
+        let annotations = ["kubectl.kubernetes.io/last-applied-configuration", "other"];
+        let annotations = annotations.map(|name| (name.to_owned(), "x".to_owned()));
+        pool.metadata.annotations = Some(annotations.into());
+        strip(&mut pool);
+        assert_eq!(pool.metadata.managed_fields, None);
+        let left: Vec<_> = pool.metadata.annotations.unwrap().into_keys().collect();
+        assert_eq!(left, ["other"]);
     }
 
     #[test]

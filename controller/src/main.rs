@@ -69,12 +69,14 @@ mod apply;
 mod asked_for;
 mod bundled;
 mod config;
+mod data_loss;
 mod ended_pods;
 mod epochs;
 mod events;
 mod failure;
 #[cfg(test)]
 mod fixtures;
+mod holders;
 mod http;
 mod installations;
 mod kinds;

@@ -13,9 +13,11 @@ use tokio::time::Instant;
 
 use crate::{
     apply::Applier,
+    data_loss::DataLosses,
     ended_pods::EndedPods,
     epochs::EpochRecord,
     failure::{Failure, RECONCILE_LIMIT},
+    holders::Holders,
     installations::Installations,
     kinds::Declared,
     plan::{self, Facts, finalizer, withdrawal::Limits},
@@ -35,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) epochs: EpochRecord,
     pub(crate) installations: Installations,
     pub(crate) ended: EndedPods,
+    pub(crate) holders: Holders,
+    pub(crate) losses: DataLosses,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) key_prefix: String,
@@ -88,9 +92,6 @@ async fn reconcile_now<K: Declared>(
         .await
         .unwrap_or(Err(Failure::Timeout));
     context.metrics.reconciled::<K>(started.elapsed());
-    if outcome.is_err() && facts.pod_ended {
-        context.tracker.pod_ended(&name);
-    }
     outcome.or_else(|failure| plan::failure::requeue(&failure).ok_or(failure))
 }
 

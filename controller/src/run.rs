@@ -37,11 +37,13 @@ use crate::{
     access, asked_for,
     bundled::Bundled,
     config::{Config, ConfigError},
+    data_loss::DataLosses,
     ended_pods::{self, EndedPods},
     epochs::EpochRecord,
+    holders::Holders,
     http::{self, Health},
     installations::Installations,
-    kinds::Declared,
+    kinds::{self, Declared},
     plan::withdrawal::Limits,
     reconcile::{self, Context},
     telemetry::{Metrics, Objects},
@@ -51,6 +53,10 @@ use crate::{
 
 /// A watch without an event for this long is made anew: load balancers drop silent connections without a notice.
 pub(crate) const WATCH_SECONDS: u32 = 200;
+/// Objects of one answer of the API server, so that the memory for a list is bounded.
+const OBJECTS_A_PAGE: u32 = 200;
+/// The same of pods, whose metadata alone may have 256 KiB of annotations.
+const PODS_A_PAGE: u32 = 50;
 /// Turns of one kind that run at the same time.
 const CONCURRENCY: u16 = 16;
 /// The time that running reconciliations have to finish when the controller stops.
@@ -136,6 +142,11 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     }
     access::start(&config, (&context, &health), &stop, (&mut parts, &mut watchers))?;
     registry.register_collector(Box::new(objects));
+    let watched = context.losses.clone().watch(control.clone());
+    watchers.spawn(async move {
+        watched.await;
+        "the watch of Redis' data"
+    });
     watchers.spawn(follow_redis(control, health.clone(), metrics));
     let epochs = context.clone();
     watchers.spawn(async move {
@@ -192,6 +203,8 @@ fn context(config: &Config, client: &Client, control: &tenure::Control, metrics:
         ),
         installations: Installations::new(client, config.installation()),
         ended: EndedPods::default(),
+        holders: Holders::default(),
+        losses: DataLosses::default(),
         metrics: metrics.clone(),
         limits: Limits {
             drain: config.drain_timeout,
@@ -270,9 +283,12 @@ impl Part {
         triggers: BoxStream<'static, reflector::ObjectRef<K>>,
         check: &str,
     ) {
-        let changes = watcher(self.api::<K>(), watcher::Config::default().timeout(WATCH_SECONDS))
+        let config = watcher::Config::default()
+            .timeout(WATCH_SECONDS)
+            .page_size(OBJECTS_A_PAGE);
+        let changes = watcher(self.api::<K>(), config)
             .default_backoff()
-            .modify(|object: &mut K| object.meta_mut().managed_fields = None)
+            .modify(kinds::strip)
             .reflect(writer)
             .applied_objects()
             // A status that the controller itself has written is no reason for another reconciliation.
@@ -320,7 +336,8 @@ impl Part {
         self.health.bad(&check, "the first list has not come yet");
         let config = watcher::Config::default()
             .fields(&format!("status.phase={phase}"))
-            .timeout(WATCH_SECONDS);
+            .timeout(WATCH_SECONDS)
+            .page_size(PODS_A_PAGE);
         let mut changes = watcher(self.api::<PartialObjectMeta<Pod>>(), config)
             .default_backoff()
             .boxed();

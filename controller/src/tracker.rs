@@ -19,7 +19,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// Deletions have deadlines.
 const LONGEST_RETRY_OF_A_DELETION: Duration = Duration::from_secs(5);
 
-/// The state that the controller keeps of each object, by name: back-off, the last observation, and ended pods.
+/// The state that the controller keeps of each object, by name: back-off, the last observation, and writes.
 #[derive(Debug, Default)]
 pub(crate) struct ObjectTracker(Mutex<HashMap<ObjectRef, Entry>>, Mutex<HashSet<ObjectRef>>);
 
@@ -36,7 +36,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
     looked_at: Option<Instant>,
     failures: u32,
@@ -45,9 +45,6 @@ struct Entry {
     in_force: Option<(DeclarationId, Instant)>,
     /// When this controller first saw that Redis had lost it while it was being deleted.
     lost_since: Option<Instant>,
-    /// The object had no holder and no waiter at the last observation; a later one causes another observation.
-    idle: bool,
-    pod_ended: bool,
     /// The installation that the object was left to, of which an event was published.
     left_to: Option<String>,
     writes: StatusWrites,
@@ -56,23 +53,6 @@ struct Entry {
 /// Identifies a declaration: its digest, and the floor that was written for it. A controller that declares the same spec
 /// again, after a loss of data, writes another floor.
 type DeclarationId = (Option<String>, Option<u64>);
-
-impl Default for Entry {
-    /// Of an object that was never looked at: a pod that held it may have ended while this controller was away.
-    fn default() -> Self {
-        Self {
-            looked_at: None,
-            failures: 0,
-            failing_since: None,
-            in_force: None,
-            lost_since: None,
-            idle: false,
-            pod_ended: true,
-            left_to: None,
-            writes: StatusWrites::default(),
-        }
-    }
-}
 
 impl ObjectTracker {
     /// Takes the right to reconcile the object; `None`: it is being reconciled.
@@ -187,32 +167,12 @@ impl ObjectTracker {
         now.saturating_duration_since(*entry.lost_since.get_or_insert(now))
     }
 
-    /// Notes whether the object has holders or waiters. Must be noted before the ended pods are looked up.
-    pub(crate) fn looked(&self, object: &ObjectRef, idle: bool) {
-        lock(&self.0).entry(object.clone()).or_default().idle = idle;
-    }
-
     /// Notes that the object is left to another installation; returns whether that is news.
     pub(crate) fn left_to(&self, object: &ObjectRef, other: &str) -> bool {
         let mut entries = lock(&self.0);
         let entry = entries.entry(object.clone()).or_default();
         let before = entry.left_to.replace(other.to_owned());
         before.as_deref() != Some(other)
-    }
-
-    /// Notes that a pod has ended; returns whether the object must be reconciled for that.
-    pub(crate) fn pod_ended(&self, object: &ObjectRef) -> bool {
-        let mut entries = lock(&self.0);
-        let entry = entries.entry(object.clone()).or_default();
-        entry.pod_ended |= !entry.idle;
-        entry.pod_ended
-    }
-
-    /// Returns whether a pod has ended since the last call.
-    pub(crate) fn take_pod_ended(&self, object: &ObjectRef) -> bool {
-        lock(&self.0)
-            .get_mut(object)
-            .is_some_and(|entry| std::mem::take(&mut entry.pod_ended))
     }
 
     /// Forgets an object that is gone.
@@ -353,29 +313,5 @@ mod tests {
         let tracker = ObjectTracker::default();
         let news = ["a/a", "a/a", "b/b", "a/a"].map(|other| tracker.left_to(&object(), other));
         assert_eq!(news, [true, false, true, true]);
-    }
-
-    #[test]
-    fn the_end_of_a_pod_is_told_once() {
-        let tracker = ObjectTracker::default();
-        tracker.looked(&object(), false);
-        assert!(
-            tracker.take_pod_ended(&object()),
-            "it may have ended before the first look"
-        );
-        assert!(!tracker.take_pod_ended(&object()));
-        assert!(tracker.pod_ended(&object()));
-        assert!(tracker.take_pod_ended(&object()));
-        assert!(!tracker.take_pod_ended(&object()));
-    }
-
-    #[test]
-    fn the_end_of_a_pod_does_not_matter_to_what_nobody_holds() {
-        let tracker = ObjectTracker::default();
-        tracker.looked(&object(), true);
-        tracker.take_pod_ended(&object());
-        assert!(!tracker.pod_ended(&object()));
-        tracker.looked(&object(), false);
-        assert!(tracker.pod_ended(&object()));
     }
 }

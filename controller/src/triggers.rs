@@ -1,6 +1,6 @@
 //! Triggers: the reasons to look at an object, apart from a change of its custom resource.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{
     Stream, StreamExt,
@@ -8,16 +8,16 @@ use futures_util::{
 };
 use kube::runtime::reflector::{ObjectRef as KubeRef, Store};
 use tenure::{
-    Control,
-    control::{Event, Events, Server},
+    Control, ObjectRef,
+    control::{DataLoss, Event, Events, Server},
 };
 use tenure_crds::ReclaimPolicy;
-use tokio::sync::watch;
+use tokio::sync::{broadcast::error::RecvError, watch};
 
 use crate::{kinds::Declared, reconcile::Context};
 
-/// Returns the objects of `store` to reconcile: when Redis has published a change, Redis is back or gone, or a pod has
-/// ended.
+/// Returns the objects of `store` to reconcile: when Redis has published a change, Redis is back or gone, a server has lost data, or
+/// a pod has ended.
 pub(crate) fn triggers<K: Declared>(
     store: &Store<K>,
     context: &Arc<Context>,
@@ -37,13 +37,30 @@ pub(crate) fn triggers<K: Declared>(
     };
     let ended = {
         let (store, context) = (store.clone(), context.clone());
-        stream::unfold(pods_ended, |mut pods_ended| async move {
-            pods_ended.changed().await.ok()?;
-            Some(((), pods_ended))
-        })
-        .flat_map(move |()| stream::iter(reclaimable(&store, &context)))
+        stream::unfold(
+            (pods_ended, 0, context.clone()),
+            |(mut pods_ended, known, context)| async move {
+                pods_ended.changed().await.ok()?;
+                let (uids, known) = context.ended.since(known);
+                Some((uids, (pods_ended, known, context)))
+            },
+        )
+        .flat_map(move |uids| stream::iter(reclaimable(&store, context.holders.of(&uids))))
     };
-    let streams: [BoxStream<'static, KubeRef<K>>; 3] = [changed.boxed(), came_or_gone.boxed(), ended.boxed()];
+    let lost = {
+        let store = store.clone();
+        stream::unfold(context.losses.subscribe(), |mut losses| async move {
+            let lost = match losses.recv().await {
+                Ok(lost) => Some(lost),
+                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Closed) => return None,
+            };
+            Some((lost, losses))
+        })
+        .flat_map(move |lost| stream::iter(lost_by(&store, lost.as_deref())))
+    };
+    let streams: [BoxStream<'static, KubeRef<K>>; 4] =
+        [changed.boxed(), came_or_gone.boxed(), ended.boxed(), lost.boxed()];
     stream::select_all(streams).boxed()
 }
 
@@ -67,16 +84,29 @@ fn all<K: Declared>(store: &Store<K>) -> Vec<KubeRef<K>> {
         .collect()
 }
 
-/// Those that an ended pod may hold or wait for.
-fn reclaimable<K: Declared>(store: &Store<K>, context: &Context) -> Vec<KubeRef<K>> {
+/// The objects of servers that have lost data; `None`: of any.
+fn lost_by<K: Declared>(store: &Store<K>, losses: Option<&[DataLoss]>) -> Vec<KubeRef<K>> {
+    let Some(losses) = losses else {
+        return all(store);
+    };
     let objects = store.state();
-    let reclaimable = objects.iter().filter(|object| {
-        object.lease().reclaim_policy == ReclaimPolicy::OnPodEnd
-            && object
-                .declares()
-                .is_ok_and(|name| context.tracker.pod_ended(&name))
+    let lost = objects.iter().filter(|object| {
+        object
+            .declares()
+            .is_ok_and(|name| losses.iter().any(|loss| loss.concerns(&name)))
     });
-    reclaimable.map(|object| KubeRef::from_obj(&**object)).collect()
+    lost.map(|object| KubeRef::from_obj(&**object)).collect()
+}
+
+/// Those of `objects` whose leases are reclaimed from ended pods.
+fn reclaimable<K: Declared>(store: &Store<K>, objects: HashSet<ObjectRef>) -> Vec<KubeRef<K>> {
+    let own = objects.into_iter().filter(|object| object.kind() == K::KIND);
+    own.filter_map(|object| {
+        let reference = KubeRef::new(object.name()).within(object.namespace());
+        let object = store.get(&reference)?;
+        (object.lease().reclaim_policy == ReclaimPolicy::OnPodEnd).then_some(reference)
+    })
+    .collect()
 }
 
 /// An item whenever Redis has come, gone, or changed between being away and refusing.

@@ -46,6 +46,7 @@ const _: () = {
     value::<PoolLease>();
     value::<ReentrantLease>();
     value::<WriteLease>();
+    value::<control::DataWatch>();
     value::<control::Events>();
 };
 
@@ -93,6 +94,7 @@ const _: () = {
     handle::<control::Life>();
     handle::<control::Observation>();
     handle::<control::Order>();
+    handle::<control::DataLoss>();
     handle::<control::Plan>();
     handle::<control::Raised>();
     handle::<control::Resource>();
@@ -237,10 +239,12 @@ fn of_the_controller(
     events: &mut control::Events,
 ) {
     let server = control.server();
+    let mut watch = control.data_watch();
     futures![
         "events::next" => events.next(),
         "control::server_changed" => control.server_changed(&server),
         "control::now_micros" => control.now_micros(),
+        "data_watch::check" => watch.check(),
         "control::listen" => control.listen(std::slice::from_ref(object)),
         "control::declare" => control.declare(object, declaration),
         "control::declare_in" => control.declare_in(life, object, declaration),

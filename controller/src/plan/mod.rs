@@ -84,6 +84,8 @@ pub(crate) struct Facts {
     pub(crate) ended: HashSet<String>,
     /// A pod has ended, and the object may have leases of it that are not listed.
     pub(crate) pod_ended: bool,
+    /// The number of pods that had ended before the object was observed or listed.
+    pub(crate) ended_before: u64,
     /// The time for which the observed declaration has been in Redis.
     pub(crate) in_force_for: Duration,
     /// The time for which it has been known that Redis has lost the object while it is being deleted.
@@ -193,6 +195,7 @@ impl Facts {
             listing: None,
             ended: HashSet::new(),
             pod_ended: false,
+            ended_before: 0,
             in_force_for: Duration::ZERO,
             lost_for: None,
             declared: None,

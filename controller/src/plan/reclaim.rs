@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use tenure::control::Snapshot;
 use tenure_crds::ReclaimPolicy;
 
-use crate::plan::{Facts, Step};
+use crate::{
+    holders::lists_all,
+    plan::{Facts, Step},
+};
 
 /// The longest lists of holders and waiters that are searched for an ended pod.
 const ALL: usize = 100_000;
@@ -22,12 +25,6 @@ pub(super) fn steps(facts: &Facts, snapshot: &Snapshot) -> Option<Vec<Step>> {
     };
     let tokens = tokens(searched, &facts.ended);
     (!tokens.is_empty()).then(|| vec![Step::Reclaim(tokens)])
-}
-
-/// Returns whether all holders and waiters of the object are listed.
-fn lists_all(snapshot: &Snapshot) -> bool {
-    let listed: u64 = snapshot.holders.iter().map(|holder| holder.permits).sum();
-    listed >= snapshot.held && snapshot.waiters.len() as u64 >= snapshot.waiting
 }
 
 /// Returns the tokens of pods that have ended, by the name of the pod.

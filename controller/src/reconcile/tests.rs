@@ -1,6 +1,7 @@
 //! The reconciler against a scripted API server, and the in-memory twin of Redis.
 
 use serde_json::json;
+use tenure::Lease;
 use tokio::time::timeout;
 
 use super::*;
@@ -335,45 +336,83 @@ async fn leases_of_an_ended_pod_are_reclaimed_and_shown_to_be_free() {
     );
 }
 
+/// A world whose semaphore is held by so many leases, the last of them by the pod `last`.
+async fn held_by_last(count: usize) -> (World, tenure::Client, Vec<Lease>, Lease) {
+    let world = World::new().await;
+    world.api.change(|object| object["spec"]["permits"] = 50.into());
+    world.reconcile().await.unwrap();
+    let (client, last) = (world.user("first").await, world.user("last").await);
+    let first = client.semaphore("callers").unwrap();
+    let mut permits = Vec::new();
+    for _ in 1..count {
+        permits.push(first.acquire().await.unwrap());
+    }
+    let unlisted = last.semaphore("callers").unwrap().acquire().await.unwrap();
+    (world, last, permits, unlisted)
+}
+
+fn end(world: &World, pod: &str) {
+    let ended = &world.context.ended;
+    assert!(ended.note(pod.to_owned(), std::time::Instant::now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_long_list_is_searched_for_a_pod_that_has_ended_and_only_then() {
+    let (world, _last, _permits, unlisted) = held_by_last(40).await;
+    world.reconcile().await.unwrap();
+    assert_eq!(world.status()["held"], 40);
+    let name = world.cached().declares().unwrap();
+    let concerned = world.context.holders.of(&["last".to_owned()]);
+    assert!(concerned.contains(&name), "the last one is not listed");
+
+    end(&world, "last");
+    world.reconcile().await.unwrap();
+    timeout(SOON, unlisted.lost()).await.unwrap();
+    assert_eq!(world.status()["held"], 39);
+    world.calls();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.calls(), ["redis observe"], "no pod has ended since");
+
+    end(&world, "unrelated");
+    world.reconcile().await.unwrap();
+    assert_eq!(world.calls(), ["redis observe", "redis observe"], "a search");
+    world.reconcile().await.unwrap();
+    assert_eq!(world.calls(), ["redis observe"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_ends_while_the_observation_is_out_of_date_is_found_by_the_next_one() {
+    let (world, _last, mut permits, unlisted) = held_by_last(10).await;
+    let name = world.cached().declares().unwrap();
+    unlisted.release().await.unwrap();
+    world.reconcile().await.unwrap();
+    assert!(world.context.holders.of(&["last".to_owned()]).is_empty());
+
+    // It is granted behind more holders than a status lists, and ends before the object is observed again.
+    let first = world.user("first").await.semaphore("callers").unwrap();
+    for _ in 0..30 {
+        permits.push(first.acquire().await.unwrap());
+    }
+    let last = world.user("last").await;
+    let unlisted = last.semaphore("callers").unwrap().acquire().await.unwrap();
+    end(&world, "last");
+    assert!(!world.context.holders.of(&["last".to_owned()]).contains(&name));
+    world.reconcile().await.unwrap();
+    timeout(SOON, unlisted.lost()).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_pod_is_not_forgotten_with_a_failed_reconciliation() {
-    let world = World::declared().await;
-    let client = world.user("worker").await;
-    let _permit = client.semaphore("callers").unwrap().acquire().await.unwrap();
-    let name = world.cached().declares().unwrap();
+    let (world, _last, _permits, unlisted) = held_by_last(40).await;
     world.reconcile().await.unwrap();
-    assert!(!world.context.tracker.take_pod_ended(&name));
-    world.context.tracker.pod_ended(&name);
-    world.api.change(|object| object["spec"]["permits"] = 9.into());
+    end(&world, "last");
+    world.api.change(|object| object["spec"]["permits"] = 60.into());
     world
         .api
         .script(Call::WriteStatus, Answer::Error(500, "InternalError"));
     world.reconcile().await.unwrap_err();
-    assert!(world.context.tracker.take_pod_ended(&name));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_rest_of_a_long_list_is_searched_for_a_pod_that_has_ended() {
-    let world = World::new().await;
-    world.api.change(|object| object["spec"]["permits"] = 40.into());
-    world.reconcile().await.unwrap();
-    let (first, last) = (world.user("first").await, world.user("last").await);
-    let first = first.semaphore("callers").unwrap();
-    let mut permits = Vec::new();
-    for _ in 0..39 {
-        permits.push(first.acquire().await.unwrap());
-    }
-    let unlisted = last.semaphore("callers").unwrap().acquire().await.unwrap();
-    world.reconcile().await.unwrap();
-    assert_eq!(world.status()["held"], 40);
-
-    let ended = &world.context.ended;
-    ended.note("last".to_owned(), std::time::Instant::now());
-    let name = world.cached().declares().unwrap();
-    world.context.tracker.pod_ended(&name);
     world.reconcile().await.unwrap();
     timeout(SOON, unlisted.lost()).await.unwrap();
-    assert_eq!(world.status()["held"], 39);
 }
 
 #[tokio::test(start_paused = true)]

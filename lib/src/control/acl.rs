@@ -216,6 +216,8 @@ mod tests {
             assert!(cluster_tenant_rules(bad, "team").is_err(), "{bad}");
             assert!(cluster_tenant_rules("tenure", bad).is_err(), "{bad}");
             assert!(tenant_rules(bad, "team").is_err(), "{bad}");
+            // The key of `DataWatch` is in no namespace.
+            assert!(tenant_rules("tenure", "_data").is_err());
             assert!(tenant_rules("tenure", bad).is_err(), "{bad}");
         }
     }

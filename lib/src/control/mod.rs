@@ -1,6 +1,7 @@
 //! The controller's side: declare objects, look at them, take back what ended pods held. It never grants.
 
 pub mod acl;
+mod data_watch;
 mod declaration;
 mod epoch;
 mod events;
@@ -25,6 +26,7 @@ use crate::{
     transport::later,
 };
 
+pub use data_watch::{DataLoss, DataWatch};
 use declaration::check_floor;
 pub(crate) use declaration::check_resource;
 pub use declaration::{Capacity, DIGEST_SCHEME, Declaration, Order, Resource};

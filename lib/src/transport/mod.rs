@@ -51,7 +51,7 @@ mod redis_connection;
 mod replicated;
 mod retry;
 pub(crate) mod router;
-mod routing_table;
+pub(crate) mod routing_table;
 pub(crate) mod sentinel;
 mod server_info;
 mod subscriptions;

@@ -28,7 +28,7 @@ use crate::{
         connection::{ConnectionConfig, Endpoint, Receiver, ServerConnection, State, StateChanged},
         error_text, later, replicated,
         retry::{RetryAction, retry_action},
-        routing_table::RoutingTable,
+        routing_table::{RoutingTable, Shard},
         unreachable,
     },
 };
@@ -212,6 +212,16 @@ impl Router {
     /// The number of the database in the URL.
     pub(crate) fn database(&self) -> i64 {
         self.0.all_servers.database()
+    }
+
+    /// The masters, each with the first of its slots in a cluster.
+    pub(crate) fn shards(&self) -> Result<Vec<Shard>, Error> {
+        self.0.routes.shards()
+    }
+
+    /// The slots that a master has, in order; `None`: it is not one of a cluster.
+    pub(crate) fn slots_of(&self, shard: &Shard) -> Option<Vec<u16>> {
+        self.0.routes.cluster(|cluster| cluster.slots_of(&shard.node))
     }
 
     /// Sends a command about the servers themselves to each master and each replica.

@@ -7,13 +7,41 @@ use crate::protocol::slot;
 use crate::transport::{
     cluster::Cluster,
     connection::{ServerConnection, Session, State, StateChanged},
-    lock,
+    error_text, lock,
 };
 
 /// Shared by callers and by the tasks that keep the connections.
 pub(crate) struct RoutingTable {
     map: Mutex<Map>,
     pub(crate) state_changed: Arc<StateChanged>,
+}
+
+/// A master.
+pub(crate) struct Shard {
+    pub(crate) node: Arc<ServerConnection>,
+    /// The first of its slots, where it is one of a cluster.
+    pub(crate) first_slot: Option<u16>,
+}
+
+impl Shard {
+    /// Host and port; behind Sentinels, the name of their service.
+    pub(crate) fn address(&self) -> &str {
+        &self.node.address
+    }
+
+    /// Sends a command for a key of this server. `None`: the server does not answer now, or has no such commands.
+    pub(crate) async fn ask(&self, command: &redis::Cmd) -> Result<Option<redis::Value>, Error> {
+        let State::Up(session) = self.node.state() else {
+            return Ok(None);
+        };
+        match session.ask(command).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.code().is_none() => Ok(None),
+            Err(error) => Err(Error::Refused {
+                reason: format!("{}: {}", self.address(), error_text(&error)),
+            }),
+        }
+    }
 }
 
 enum Map {
@@ -80,6 +108,25 @@ impl RoutingTable {
         match &*lock(&self.map) {
             Map::One(node) => Ok(vec![node.clone()]),
             Map::Cluster(cluster) => cluster.masters(),
+            Map::Closed => Err(Error::Closed),
+        }
+    }
+
+    /// All masters that have slots of a cluster, or the one server.
+    pub(crate) fn shards(&self) -> Result<Vec<Shard>, Error> {
+        match &*lock(&self.map) {
+            Map::One(node) => Ok(vec![Shard {
+                node: node.clone(),
+                first_slot: None,
+            }]),
+            Map::Cluster(cluster) => {
+                let first = |node: Arc<ServerConnection>| {
+                    let slot = cluster.slots_of(&node).first().copied()?;
+                    let first_slot = Some(slot);
+                    Some(Shard { node, first_slot })
+                };
+                Ok(cluster.masters()?.into_iter().filter_map(first).collect())
+            }
             Map::Closed => Err(Error::Closed),
         }
     }

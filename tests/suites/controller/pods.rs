@@ -9,7 +9,7 @@ use kube::{
 };
 use serde_json::json;
 use tenure_crds::{LockPool, Semaphore};
-use tenure_tests::{Context, Result, ensure};
+use tenure_tests::{Context, Result, ensure, eventually};
 use tokio::time::timeout;
 
 use super::support::{SOON, Watched, World};
@@ -105,8 +105,16 @@ async fn a_deleted_pod_releases_its_leases_and_leaves_the_queue() -> Result {
     let granted = timeout(EARLY, last).await???;
     assert_eq!(granted.resource(), "a");
     behind.abort();
-    let note = world.event("ReclaimedFromEndedPod").await?;
-    assert!(note.contains("took back 1 leases"), "{note}");
+    // One event for both, or one for each.
+    eventually("both pods to be named", SOON, async || {
+        let notes = world.event("ReclaimedFromEndedPod").await?;
+        for pod in ["one", "two"] {
+            let named = [format!("{pod} (1)"), format!("pod {pod},")];
+            ensure!(named.iter().any(|named| notes.contains(named)), "{notes}");
+        }
+        Ok(())
+    })
+    .await?;
     assert_eq!(
         world
             .metric("tenure_reclaimed_leases_total{kind=\"LockPool\"}")
@@ -191,4 +199,100 @@ async fn nothing_is_taken_from_a_pod_never_seen_nor_from_one_whose_lease_is_to_e
         Ok(())
     });
     expires.await.map(drop)
+}
+
+#[tokio::test]
+async fn the_end_of_a_pod_reconciles_only_the_objects_that_it_holds_or_waits_for() -> Result {
+    let world = World::new("index").await?;
+    let (one, two) = (pod(&world, "one").await?, pod(&world, "two").await?);
+    let other = world.client_of("other", Some("other".to_owned())).await?;
+    let mut others = Vec::new();
+    for number in 0..8 {
+        let name = format!("s{number}");
+        world.semaphore(&name, 2, "leaseDurationSeconds: 600").await?;
+        others.push(other.semaphore(&name)?.acquire().await?);
+    }
+    let first = world.client_of("one", Some(one)).await?;
+    let lease = first.semaphore("s3")?.acquire().await?;
+    let waits = world.client_of("two", Some(two)).await?.semaphore("s3")?;
+    let waiting = tokio::spawn(async move { waits.acquire().await });
+    for number in 0..8 {
+        let expected = if number == 3 { (2, 1) } else { (1, 0) };
+        let name = format!("s{number}");
+        let shown = world.until::<Semaphore>(&name, "shown", SOON, |s| {
+            let found = (s.common().held, s.common().waiting);
+            ensure!(found == expected, "{found:?}");
+            Ok(())
+        });
+        shown.await?;
+    }
+    let series = "tenure_reconciles_total{kind=\"Semaphore\"}";
+    let before = world.metric(series).await?.unwrap_or_default();
+    for number in 0..5 {
+        let name = format!("unrelated{number}");
+        pod(&world, &name).await?;
+        end(&world, &name).await?;
+    }
+    // Ends are heeded in their order, so that the unrelated ones are by now.
+    end(&world, "two").await?;
+    let queue = world.until::<Semaphore>("s3", "waited for by no pod", SOON, |s| {
+        ensure!(s.common().waiting == 0, "waiting");
+        Ok(())
+    });
+    queue.await?;
+    end(&world, "one").await?;
+    assert_eq!(timeout(EARLY, lease.lost()).await?, "pod one has ended");
+    let settled = world.until::<Semaphore>("s3", "held once", SOON, |s| {
+        ensure!(s.common().held == 1, "held");
+        Ok(())
+    });
+    settled.await?;
+    waiting.abort();
+    let reconciles = world.metric(series).await?.unwrap_or_default() - before;
+    // For each of the two: its end, its reclaimed lease, and the wait between two looks.
+    ensure!(reconciles <= 8.0, "{reconciles} reconciliations");
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_of_many_pods_that_end_together_is_named_in_an_event() -> Result {
+    const PODS: usize = 40;
+    let mut world = World::new("named").await?;
+    world.semaphore("calls", 100, "leaseDurationSeconds: 600").await?;
+    let mut leases = Vec::new();
+    for number in 0..PODS {
+        let name = format!("gpu-training-worker-{number}");
+        let uid = pod(&world, &name).await?;
+        let client = world.client_of(&name, Some(uid)).await?;
+        leases.push(client.semaphore("calls")?.acquire().await?);
+    }
+    // The controller finds all of them ended.
+    world.controller.kill9()?;
+    for number in 0..PODS {
+        let pods = Api::<Pod>::namespaced(world.kube.clone(), &world.namespace);
+        let over = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+        pods.patch_status(
+            &format!("gpu-training-worker-{number}"),
+            &PatchParams::default(),
+            &over,
+        )
+        .await?;
+    }
+    world.restart_controller().await?;
+    for lease in &leases {
+        timeout(EARLY, lease.lost()).await?;
+    }
+    let notes = eventually("each pod to be named", SOON, async || {
+        let notes = world.event("ReclaimedFromEndedPod").await?;
+        for number in 0..PODS {
+            let name = format!("gpu-training-worker-{number}");
+            let named = [format!("{name} ("), format!("{name},")];
+            ensure!(named.iter().any(|name| notes.contains(name)), "{name}: {notes}");
+        }
+        Ok(notes)
+    })
+    .await?;
+    let events = notes.matches("took back").count();
+    ensure!(events <= PODS, "{events} events for {PODS} pods: {notes}");
+    Ok(())
 }

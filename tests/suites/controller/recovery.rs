@@ -14,7 +14,7 @@ use kube::{
 };
 use tenure::{Kind, ObjectRef};
 use tenure_crds::Semaphore;
-use tenure_tests::{Context, Result, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, ensure, eventually, redis::Persistence};
 use tokio::task::JoinSet;
 
 use super::support::{SOON, Watched, World, expect, version};
@@ -215,4 +215,79 @@ async fn a_controller_that_is_killed_during_a_recovery_leaves_no_object_behind()
     }
     until_ready(&world).await?;
     Ok(())
+}
+
+/// No connection breaks, and no client calls.
+#[tokio::test]
+async fn a_loss_of_data_is_noticed_for_objects_that_no_client_touches() -> Result {
+    let world = World::new("untouched").await?;
+    for name in ["one", "two"] {
+        world.semaphore(name, 1, "leaseDurationSeconds: 10").await?;
+    }
+    for _ in 0..2 {
+        // The marker of the data is as old as the controller, or as the last loss.
+        eventually("the data to be watched", SOON, async || {
+            let marker = world.redis.cli(&["EXISTS", "tenure:{_data}"]).await?;
+            ensure!(marker.trim() == "1", "there is no marker");
+            Ok(())
+        })
+        .await?;
+        let lost = Instant::now();
+        world.redis.cli(&["FLUSHALL"]).await?;
+        for name in ["one", "two"] {
+            let recovering = world.until::<Semaphore>(name, "recovering", SOON, |object| {
+                expect(object, "Ready", "False", "Recovering")
+            });
+            recovering.await?;
+        }
+        // Noticed within two seconds, and shown a second after the last declaration.
+        let took = lost.elapsed();
+        ensure!(took < Duration::from_secs(6), "shown after {took:?}");
+        until_ready(&world).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn data_that_is_replaced_in_place_is_noticed() -> Result {
+    let redis = Redis::builder()
+        .persistence(Persistence::Rdb)
+        .args(&["--enable-debug-command", "yes"])
+        .start()
+        .await?;
+    let world = World::with("replaced", redis, &[]).await?;
+    world.semaphore("old", 1, "leaseDurationSeconds: 2").await?;
+    let moved = async || {
+        let moved = world.redis.cli(&["HGET", "tenure:{_data}", "moved"]).await?;
+        Result::Ok(moved.trim().parse::<u64>().unwrap_or(0))
+    };
+    let saved = eventually("the data to be watched", SOON, async || {
+        let moved = moved().await?;
+        ensure!(moved > 0, "there is no marker");
+        Ok(moved)
+    })
+    .await?;
+    world.redis.cli(&["SAVE"]).await?;
+    world.semaphore("new", 1, "leaseDurationSeconds: 2").await?;
+    eventually("the marker to move on", SOON, async || {
+        let moved = moved().await?;
+        ensure!(moved > saved + 6_000, "{moved}");
+        Ok(())
+    })
+    .await?;
+    let object = ObjectRef::new(Kind::Semaphore, &world.namespace, "new")?;
+    let client = world.client("reader").await?;
+    world.redis.cli(&["DEBUG", "RELOAD", "NOSAVE"]).await?;
+    eventually(
+        "the object to be declared again",
+        Duration::from_secs(4),
+        async || {
+            let seen = client.control().look(&object, 0).await?;
+            ensure!(seen.is_some_and(|seen| seen.digest.is_some()), "it is not");
+            Ok(())
+        },
+    )
+    .await
+    .with_context(|| world.controller.logs().unwrap_or_default())?;
+    until_ready(&world).await
 }

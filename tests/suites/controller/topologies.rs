@@ -124,6 +124,53 @@ async fn an_object_that_a_cluster_has_lost_is_declared_when_a_client_asks_for_it
     Ok(())
 }
 
+/// Each master has a marker of its data, so that only the objects of the one that has lost them are observed.
+#[tokio::test]
+async fn a_loss_of_one_master_of_a_cluster_is_noticed_for_its_objects() -> Result {
+    let cluster = Cluster::builder().no_replicas().start().await?;
+    let url = cluster.url();
+    let world = World::at("lost-shard", cluster, url, &[]).await?;
+    let mut lost = 0.0;
+    for number in 0..12 {
+        let name = format!("s{number}");
+        let key = format!("tenure:{{{}/semaphore/{name}}}:obj", world.namespace);
+        if world.redis.owner_of(&key).await? == 1 {
+            lost += 1.0;
+        }
+        world.semaphore(&name, 1, "leaseDurationSeconds: 2").await?;
+    }
+    let markers = async || {
+        let mut markers = Vec::new();
+        for node in world.redis.nodes() {
+            let keys = node.cli(&["KEYS", "tenure:{_data*"]).await?;
+            markers.push(keys.lines().filter(|key| !key.is_empty()).count());
+        }
+        Result::Ok(markers)
+    };
+    eventually("a marker at each master", SOON, async || {
+        let markers = markers().await?;
+        ensure!(markers == [1, 1, 1], "{markers:?}");
+        Ok(())
+    })
+    .await?;
+    let series = "tenure_declarations_total{kind=\"Semaphore\"}";
+    let before = world.metric(series).await?.unwrap_or_default();
+    world.redis.node(1).cli(&["FLUSHALL"]).await?;
+    let found = world.until_metric(series, before + lost);
+    found
+        .await
+        .with_context(|| world.controller.logs().unwrap_or_default())?;
+    // The next checks find nothing more.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let after = world.metric(series).await?.unwrap_or_default();
+    ensure!(
+        after == before + lost,
+        "{after} declarations after {before}, and {lost} lost"
+    );
+    ensure!(markers().await? == [1, 1, 1], "the marker is not made again");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_master_behind_sentinels_that_dies_is_followed_by_its_replica() -> Result {
     let sentinel = Sentinel::builder()

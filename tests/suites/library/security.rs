@@ -295,6 +295,11 @@ async fn controller_works(world: &World, user: &str) -> Result {
     let client = connect(world, user).await?;
     let control = client.control();
     control.now_micros().await?;
+    let mut watch = control.data_watch();
+    for _ in 0..2 {
+        let losses = watch.check().await?;
+        ensure!(losses.is_empty(), "{losses:?}");
+    }
     let object = world.object(Kind::Semaphore, "x")?;
     control
         .declare(&object, &declaration(Capacity::Permits(2)))

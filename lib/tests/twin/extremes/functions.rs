@@ -700,6 +700,7 @@ const SAME: &[&str] = &[
     "compare::ne",
     "control::declare_in",
     "control::server_changed",
+    "data_watch::concerns",
     "credentials::new",
     "credentials::refresh_after",
     "credentials::username",
