@@ -246,7 +246,7 @@ async fn values_that_do_not_go_together_are_refused() -> Result {
             "redis.tls.enabled is true, but redis.enabled is false",
         ),
         (
-            "externalRedis.tls.certKey=",
+            "externalRedis.tls.certKey=tls.crt",
             "a certificate and its private key go together",
         ),
         (
