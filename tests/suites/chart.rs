@@ -19,6 +19,7 @@ mod access;
 mod cluster;
 mod metadata;
 mod monitoring;
+mod notes;
 mod probes;
 mod refusals;
 mod scopes;

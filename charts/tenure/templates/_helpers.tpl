@@ -105,13 +105,13 @@ argocd.argoproj.io/sync-options: Delete=false,Prune=false
 {{/* How a program that uses the library finds Redis. */}}
 {{- define "tenure.redis.env" -}}
 {{- if .Values.redis.enabled -}}
-- name: TENURE_REDIS_URL
-  value: {{ include "tenure.redis.url" . }}
-- name: TENURE_REDIS_PASSWORD
+- name: REDIS_PASSWORD
   valueFrom:
     secretKeyRef:
       name: {{ include "tenure.redis.secret" . }}
       key: password
+- name: TENURE_REDIS_URL
+  value: {{ include "tenure.redis.url" . | replace "://" "://:$(REDIS_PASSWORD)@" }}
 {{- if .Values.redis.tls.enabled }}
 - name: TENURE_REDIS_CA
   valueFrom:
