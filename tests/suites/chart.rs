@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 
 mod access;
 mod cluster;
+mod gitops;
 mod metadata;
 mod monitoring;
 mod notes;

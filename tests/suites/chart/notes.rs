@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::{RELEASE, chart, helm_with, mode_file};
 
-/// What Helm prints after an installation of a mode.
+/// Renders NOTES.txt for a mode.
 async fn notes(plane: &ControlPlane, namespace: &str, mode: &str) -> Result<String> {
     let (chart, file) = (chart(), mode_file(mode));
     let values = file.to_str().context("an odd folder")?;
