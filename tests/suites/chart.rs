@@ -16,6 +16,7 @@ use tenure_tests::{
 use tokio::task::spawn_blocking;
 
 mod access;
+mod backup;
 mod cluster;
 mod gitops;
 mod metadata;

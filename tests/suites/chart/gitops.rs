@@ -32,7 +32,7 @@ async fn the_chart_takes_the_values_of_the_examples() -> Result {
     Ok(())
 }
 
-/// What stays with Helm stays with Argo CD, too.
+/// Argo CD does not read the annotation of Helm.
 #[tokio::test]
 async fn each_object_that_helm_keeps_is_kept_by_argo_cd() -> Result {
     let manifest = render(&super::mode_file("tls"), &[]).await?;
