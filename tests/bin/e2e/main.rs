@@ -453,16 +453,22 @@ impl E2e {
 
     /// The other way to have a Redis.
     async fn use_another_redis(&self) -> Result {
-        say("14. Install with a Redis that is there already, and test.");
+        say("14. Install with a Redis that is there already and has users of the smallest rights, and test.");
         let ours = ["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"];
         self.cluster
-            .apply(&objects::other_redis(&self.other_image().await?))
+            .apply(&objects::other_redis(&self.other_image().await?)?)
             .await?;
         self.cluster
             .kubectl(&["wait", "--for=condition=Ready", "pod/other", "--timeout=120s"])
             .await?;
-        self.install_with(&["--set", "redis.enabled=false,externalRedis.existingSecret=other"])
-            .await?;
+        let users = "externalRedis.username=controller,externalRedis.passwordKey=password,externalRedis.podSecret=other-pods,externalRedis.keyPrefix=e2e";
+        self.install_with(&[
+            "--set",
+            "redis.enabled=false,externalRedis.existingSecret=other",
+            "--set",
+            users,
+        ])
+        .await?;
         self.cluster.helm(&["test", "tenure"]).await?;
         let there = self.cluster.kubectl(&ours).await?;
         ensure!(
