@@ -504,8 +504,27 @@ impl E2e {
         Ok(format!("{}:{}", part("repository")?, part("tag")?))
     }
 
+    /// "Removing everything" in the README of the chart.
     async fn clean_up(&self) -> Result {
         self.remove_definitions().await?;
+        let of_namespaces = [
+            "--all-namespaces",
+            "--selector",
+            "app.kubernetes.io/managed-by=tenure-controller",
+        ];
+        let of_release = ["--selector", "app.kubernetes.io/instance=tenure"];
+        let of_release = [&["--namespace", NAMESPACE][..], &of_release].concat();
+        for (kinds, selection) in [
+            ("secrets", &of_namespaces[..]),
+            ("secrets,configmaps,persistentvolumeclaims", &of_release),
+        ] {
+            let delete = [&["delete", kinds], selection].concat();
+            let removed = self.cluster.kubectl_everywhere(&delete).await?;
+            ensure!(
+                removed.contains("deleted"),
+                "nothing is left to remove: {removed}"
+            );
+        }
         self.cluster
             .kubectl_everywhere(&["delete", "namespace", NAMESPACE, "--timeout=120s"])
             .await?;
