@@ -16,8 +16,12 @@ use tenure_tests::{
 use tokio::task::spawn_blocking;
 
 mod access;
+mod backup;
+mod cluster;
+mod gitops;
 mod metadata;
 mod monitoring;
+mod notes;
 mod probes;
 mod refusals;
 mod releases;
@@ -358,6 +362,16 @@ struct Said {
 async fn helm(args: &[&str]) -> Result<Said> {
     let program = spawn_blocking(|| assets::path("helm")).await??;
     run("helm", &program, args, &[]).await
+}
+
+/// Renders with the answers of a cluster, as an installation does.
+async fn helm_with(plane: &ControlPlane, args: &[&str]) -> Result<Said> {
+    let program = spawn_blocking(|| assets::path("helm")).await??;
+    let config = plane
+        .kubeconfig()
+        .to_str()
+        .context("the kubeconfig's path is not UTF-8")?;
+    run("helm", &program, args, &[("KUBECONFIG", config)]).await
 }
 
 async fn dry_run(plane: &ControlPlane, manifest: &str) -> Result<Said> {

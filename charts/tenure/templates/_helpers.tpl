@@ -110,13 +110,13 @@ argocd.argoproj.io/sync-options: Delete=false,Prune=false
 {{/* How a program that uses the library finds Redis. */}}
 {{- define "tenure.redis.env" -}}
 {{- if .Values.redis.enabled -}}
-- name: TENURE_REDIS_URL
-  value: {{ include "tenure.redis.url" . }}
-- name: TENURE_REDIS_PASSWORD
+- name: REDIS_PASSWORD
   valueFrom:
     secretKeyRef:
       name: {{ include "tenure.redis.secret" . }}
       key: password
+- name: TENURE_REDIS_URL
+  value: {{ include "tenure.redis.url" . | replace "://" "://:$(REDIS_PASSWORD)@" }}
 {{- if .Values.redis.tls.enabled }}
 - name: TENURE_REDIS_CA
   valueFrom:
@@ -125,20 +125,29 @@ argocd.argoproj.io/sync-options: Delete=false,Prune=false
       key: ca.crt
 {{- end }}
 {{- else -}}
+{{- include "tenure.externalRedis.env" (list . (.Values.externalRedis.podSecret | default .Values.externalRedis.existingSecret)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The same for another Redis, with the URL in this Secret: (list . "my-redis") */}}
+{{- define "tenure.externalRedis.env" -}}
+{{- with (index . 0).Values.externalRedis -}}
 - name: TENURE_REDIS_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.externalRedis.existingSecret }}
+      name: {{ index $ 1 }}
       key: url
-{{- with .Values.externalRedis.tls }}
-{{- if .existingSecret }}
-{{- if .caKey }}
-- {name: TENURE_REDIS_CA_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .caKey }}}
+{{- if ne .keyPrefix "tenure" }}
+- {name: TENURE_REDIS_KEY_PREFIX, value: {{ .keyPrefix }}}
 {{- end }}
-{{- if .certKey }}
-- {name: TENURE_REDIS_CLIENT_CERT_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .certKey }}}
-- {name: TENURE_REDIS_CLIENT_KEY_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .keyKey }}}
+{{- if .tls.existingSecret }}
+{{- $folder := include "tenure.redis.tls" (index $ 0) }}
+{{- if .tls.caKey }}
+- {name: TENURE_REDIS_CA_FILE, value: {{ $folder }}/{{ .tls.caKey }}}
 {{- end }}
+{{- if .tls.certKey }}
+- {name: TENURE_REDIS_CLIENT_CERT_FILE, value: {{ $folder }}/{{ .tls.certKey }}}
+- {name: TENURE_REDIS_CLIENT_KEY_FILE, value: {{ $folder }}/{{ .tls.keyKey }}}
 {{- end }}
 {{- end }}
 {{- end -}}

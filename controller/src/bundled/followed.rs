@@ -21,7 +21,7 @@ use crate::{
 /// The Secret is looked at again at least this often: time passes, and Redis may have lost a password.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What is known of the Secret: `None` before the first answer, `Some(None)` if there is none.
+/// The Secret as it is known: `None` before the first answer, `Some(None)` if there is none.
 type Known = Option<Option<Arc<Secret>>>;
 
 /// The Secret.

@@ -1,8 +1,8 @@
 //! The password of the controller's own Redis user.
 //!
 //! The Secret is the truth, and each server gets its passwords: the current one, and the one before it while it stands in the Secret. A
-//! Redis that starts reads the same Secret. A new password is given to Redis before it stands in the Secret, so that it works for
-//! whoever reads it there. So a password changes without a moment in which a controller or a starting Redis has one that the
+//! Redis that starts reads the same Secret. A new password is given to Redis before it stands in the Secret, so that it works as
+//! soon as it can be read there. So a password changes without a moment in which a controller or a starting Redis has one that the
 //! other side does not have.
 //!
 //! ```yaml
@@ -75,7 +75,7 @@ enum Decision {
     Unusable,
 }
 
-/// What the controller writes.
+/// The fields that the controller writes.
 #[derive(Debug, Eq, PartialEq)]
 struct Fields {
     password: Password,
@@ -210,7 +210,7 @@ impl OwnPassword {
         "the password of Redis"
     }
 
-    /// Brings Redis and the Secret to the target once. Returns when the target changes by itself.
+    /// Brings Redis and the Secret to the target once. Returns the time at which the target changes, if nothing else happens.
     async fn pass(&mut self) -> Option<Instant> {
         let seen = self.secret.seen()?;
         match self.reach_target(seen.as_deref()).await {

@@ -453,16 +453,22 @@ impl E2e {
 
     /// The other way to have a Redis.
     async fn use_another_redis(&self) -> Result {
-        say("14. Install with a Redis that is there already, and test.");
+        say("14. Install with a Redis that is there already and has users of the smallest rights, and test.");
         let ours = ["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"];
         self.cluster
-            .apply(&objects::other_redis(&self.other_image().await?))
+            .apply(&objects::other_redis(&self.other_image().await?)?)
             .await?;
         self.cluster
             .kubectl(&["wait", "--for=condition=Ready", "pod/other", "--timeout=120s"])
             .await?;
-        self.install_with(&["--set", "redis.enabled=false,externalRedis.existingSecret=other"])
-            .await?;
+        let users = "externalRedis.username=controller,externalRedis.passwordKey=password,externalRedis.podSecret=other-pods,externalRedis.keyPrefix=e2e";
+        self.install_with(&[
+            "--set",
+            "redis.enabled=false,externalRedis.existingSecret=other",
+            "--set",
+            users,
+        ])
+        .await?;
         self.cluster.helm(&["test", "tenure"]).await?;
         let there = self.cluster.kubectl(&ours).await?;
         ensure!(
@@ -498,8 +504,27 @@ impl E2e {
         Ok(format!("{}:{}", part("repository")?, part("tag")?))
     }
 
+    /// "Removing everything" in the README of the chart.
     async fn clean_up(&self) -> Result {
         self.remove_definitions().await?;
+        let of_namespaces = [
+            "--all-namespaces",
+            "--selector",
+            "app.kubernetes.io/managed-by=tenure-controller",
+        ];
+        let of_release = ["--selector", "app.kubernetes.io/instance=tenure"];
+        let of_release = [&["--namespace", NAMESPACE][..], &of_release].concat();
+        for (kinds, selection) in [
+            ("secrets", &of_namespaces[..]),
+            ("secrets,configmaps,persistentvolumeclaims", &of_release),
+        ] {
+            let delete = [&["delete", kinds], selection].concat();
+            let removed = self.cluster.kubectl_everywhere(&delete).await?;
+            ensure!(
+                removed.contains("deleted"),
+                "nothing is left to remove: {removed}"
+            );
+        }
         self.cluster
             .kubectl_everywhere(&["delete", "namespace", NAMESPACE, "--timeout=120s"])
             .await?;
