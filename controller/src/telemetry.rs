@@ -21,7 +21,8 @@ use crate::{config::LogFormat, kinds::Declared, reconcile::Context};
 
 /// Begins the log, on standard error.
 pub(crate) fn start_log(format: LogFormat, level: &str) {
-    let filter = EnvFilter::new(level);
+    // kube logs the errors of watches and of answers that it cannot read with their whole structure; they are logged here as well.
+    let filter = EnvFilter::new(format!("kube_runtime::watcher=error,kube_client=error,{level}"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);

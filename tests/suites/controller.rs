@@ -16,6 +16,7 @@
 
 mod access;
 mod deleting;
+mod health;
 mod installations;
 mod outages;
 mod permissions;
