@@ -87,6 +87,11 @@ impl Health {
         (silence >= STUCK_AFTER).then_some(silence)
     }
 
+    /// Returns whether all checks pass.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.verdict().0 == StatusCode::OK
+    }
+
     fn verdict(&self) -> (StatusCode, BTreeMap<String, Check>) {
         let checks = lock(&self.checks).clone();
         let ready = !checks.is_empty() && checks.values().all(|check| check.ok);

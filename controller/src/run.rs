@@ -45,7 +45,7 @@ use crate::{
     plan::withdrawal::Limits,
     reconcile::{self, Context},
     redis_health,
-    telemetry::{Metrics, Objects},
+    telemetry::{Metrics, Objects, Readiness},
     tracker::ObjectTracker,
     triggers,
     watching::{self, WatchCheck, with_probe},
@@ -136,6 +136,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     }
     access::start(&config, (&context, &health), &stop, (&mut parts, &mut watchers))?;
     registry.register_collector(Box::new(objects));
+    registry.register_collector(Box::new(Readiness(health.clone())));
     watchers.spawn(redis_health::follow(control, health.clone(), metrics));
     watchers.spawn(beat(context.clone(), health.clone()));
     let epochs = context.clone();
