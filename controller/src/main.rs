@@ -21,6 +21,7 @@
 //! | [`tracker`] | how often an object is looked at, and what was seen of it before |
 //! | [`events`], [`failure`] | events of an object, and reasons why a reconciliation fails |
 //! | [`lock`] | locks a mutex, also after a panic |
+//! | [`watching`], [`redis_health`] | whether the watches of the API server still deliver, and whether Redis lets the controller work |
 //! | [`telemetry`], [`http`] | the log, the metrics, the probes |
 //!
 //! `plan` decides and does nothing; `apply` does and decides nothing.
@@ -84,18 +85,29 @@ mod lock;
 mod password;
 mod plan;
 mod reconcile;
+mod redis_health;
 mod run;
 mod telemetry;
 mod tracker;
 mod triggers;
+mod watching;
 mod writes;
 
-// The host may have a hundred cores of which the container gets one; two threads are plenty.
-#[tokio::main(worker_threads = 2)]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let config = config::Config::parse();
     telemetry::start_log(config.log_format, &config.log_level);
-    match run::run(config).await {
+    // The host may have a hundred cores of which the container gets one; two threads are plenty.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let outcome = runtime.map_err(run::RunError::Runtime).and_then(|runtime| {
+        let outcome = runtime.block_on(run::run(config));
+        // A name that is being resolved would hold up the end for seconds.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

@@ -175,6 +175,12 @@ impl ObjectTracker {
         before.as_deref() != Some(other)
     }
 
+    /// Returns when no task holds the state.
+    pub(crate) fn touch(&self) {
+        drop(lock(&self.0));
+        drop(lock(&self.1));
+    }
+
     /// Forgets an object that is gone.
     pub(crate) fn forget(&self, object: &ObjectRef) {
         lock(&self.0).remove(object);

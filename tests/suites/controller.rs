@@ -17,6 +17,7 @@
 mod access;
 mod bundled;
 mod deleting;
+mod health;
 mod installations;
 mod outages;
 mod permissions;

@@ -42,8 +42,8 @@ pub struct Declaration {
     pub capacity: Capacity,
 }
 
-/// The scheme of [`Declaration::digest`]. A later scheme puts its number and a colon before its digests, so that a controller can
-/// tell a digest that it cannot compare from one of another declaration. Digests of the first scheme have no number.
+/// The scheme of [`Declaration::digest`]. A later scheme puts its number and a colon before its digests, so that a controller
+/// knows which digests it cannot compare. Digests of the first scheme have no number.
 pub const DIGEST_SCHEME: u32 = 1;
 
 /// The permits or resources of an object.

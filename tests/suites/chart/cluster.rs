@@ -123,7 +123,7 @@ async fn a_server_that_cannot_read_the_file_of_the_running_one_is_refused() -> R
             match (works, &error) {
                 (true, error) => ensure!(error.is_none(), "{running} to {repository}:{tag}: {error:?}"),
                 (false, Some(error)) => {
-                    ensure!(error.contains("cannot read the file of the running"), "{error}")
+                    ensure!(error.contains("cannot read the file of the running"), "{error}");
                 }
                 (false, None) => tenure_tests::bail!("{running} to {repository}:{tag} is taken"),
             }
