@@ -76,8 +76,8 @@ impl QueueEntry {
             // The entry has expired while it could not be renewed; its request is still here, and gets another one.
             Event::Removed(end) if end.how == How::Expired => self.resolve(WaiterEvent::AskAgain),
             Event::Removed(end) => self.resolve(WaiterEvent::Removed(end)),
-            // After the end of the client the request asks again, and gets the error. Where credentials are denied, it waits for others
-            // as long as there may be some, and then gets the error.
+            // After the end of the client the request asks again, and gets the error. A request whose credentials are denied waits for
+            // others as long as there may be some, and then gets the error.
             Event::Missing | Event::Closed | Event::Denied => self.resolve(WaiterEvent::AskAgain),
             Event::Unfinished => Action::RenewNow,
             Event::Confirmed { ttl, wake } => Action::Renew { ttl, wake },
