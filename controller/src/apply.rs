@@ -198,7 +198,11 @@ impl<'a, K: Declared> Applier<'a, K> {
         life: &Life,
         declaration: &Declaration,
     ) -> Result<(), Failure> {
+        let adopted = declaration::adopted(facts);
         let recovers = self.declare(facts, plan, life, declaration).await?;
+        if let Some(event) = adopted {
+            self.publish(&event).await;
+        }
         if let Some(event) = declaration::event(&plan, recovers) {
             self.publish(&event).await;
         }

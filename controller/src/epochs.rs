@@ -34,6 +34,7 @@ use tenure::{
 use tokio::time::Instant;
 
 use crate::{
+    apply::FIELD_MANAGER,
     failure::{Failure, bounded},
     kinds::Declared,
     lock::lock,
@@ -430,9 +431,17 @@ impl EpochRecord {
         known.sent = Some(epoch);
         let data = data(&epoch, &self.process);
         let written = if let Some(version) = &known.version {
+            let params = PatchParams {
+                field_manager: Some(FIELD_MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
             let patch = Patch::Merge(json!({ "metadata": { "resourceVersion": version }, "data": data }));
-            bounded(api.patch(name, &PatchParams::default(), &patch)).await
+            bounded(api.patch(name, &params, &patch)).await
         } else {
+            let params = PostParams {
+                field_manager: Some(FIELD_MANAGER.to_owned()),
+                ..PostParams::default()
+            };
             let metadata = ObjectMeta {
                 name: Some(name.clone()),
                 ..ObjectMeta::default()
@@ -442,7 +451,7 @@ impl EpochRecord {
                 data: Some(data),
                 ..ConfigMap::default()
             };
-            bounded(api.create(&PostParams::default(), &config_map)).await
+            bounded(api.create(&params, &config_map)).await
         };
         match written {
             Ok(written) => {
@@ -526,7 +535,10 @@ fn parse(config_map: &ConfigMap) -> Option<(Epoch, String)> {
     };
     let epoch = epoch();
     if epoch.is_none() {
-        tracing::warn!(?data, "the record of epochs cannot be read, and is made anew");
+        tracing::warn!(
+            name = config_map.name_any(),
+            "the data of the record of epochs has another form, and is made anew"
+        );
     }
     Some((epoch?, data.get("process").cloned().unwrap_or_default()))
 }

@@ -26,6 +26,8 @@ pub(crate) enum ObjectEvent {
     TakenOver { from: String },
     /// Redis has it for the first time.
     Declared,
+    /// It was in use before it was declared, with so many permits or resources, of which so many were held.
+    Adopted { limit: u64, held: u64 },
     /// Redis has it anew after a loss.
     Recovering,
     /// More is held than the spec has.
@@ -66,16 +68,9 @@ impl ObjectEvent {
                 "Declare",
                 managed_by_another(other, resource, name, namespace, problem.as_deref()),
             ),
-            Self::TakenOver { from } => (
-                Warning,
-                "TakenOver",
-                "Declare",
-                format!(
-                    "the installation {from} is uninstalled, and this one manages the object from now on; if it has another Redis, \
-                     nothing new is granted for one lease"
-                ),
-            ),
+            Self::TakenOver { from } => (Warning, "TakenOver", "Declare", taken_over(from)),
             Self::Declared => (Normal, "Declared", "Declare", "the spec is applied to Redis".to_owned()),
+            Self::Adopted { limit, held } => (Warning, "Adopted", "Declare", adopted(*limit, *held)),
             Self::Recovering => (
                 Warning,
                 "Recovering",
@@ -192,6 +187,20 @@ fn of_ended(pods: &[(String, usize)]) -> String {
     format!("took back {leases} leases or places in the queue of pods that have ended: {names}")
 }
 
+fn adopted(limit: u64, held: u64) -> String {
+    format!(
+        "programs had made this object in Redis before it was declared, with {limit} permits or resources, of which {held} were held; the \
+         spec replaces them, and what it does not have is dropped. Holders keep theirs until they release them"
+    )
+}
+
+fn taken_over(from: &str) -> String {
+    format!(
+        "the installation {from} is uninstalled, and this one manages the object from now on; if it has another Redis, nothing new is \
+         granted for one lease"
+    )
+}
+
 fn managed_by_another(
     other: &str,
     resource: &str,
@@ -230,9 +239,46 @@ pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, ev
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
 
     use super::*;
+
+    /// The rows of a table in `docs/reasons.md`, each without its first delimiter.
+    fn rows(section: &str) -> impl Iterator<Item = Vec<&'static str>> {
+        let text = include_str!("../../docs/reasons.md");
+        let section = text
+            .split("\n## ")
+            .find(|part| part.starts_with(section))
+            .unwrap();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+    }
+
+    /// Type and reason of each event that this file has.
+    #[test]
+    fn the_documentation_has_each_event_and_no_other() {
+        let source = include_str!("events.rs").split("#[cfg(test)]").next().unwrap();
+        let mut written = BTreeSet::new();
+        for type_ in ["Normal", "Warning"] {
+            for rest in source.split(&format!("{type_},")).skip(1) {
+                if let Some(reason) = rest.trim_start().strip_prefix('"') {
+                    written.insert((reason.split('"').next().unwrap(), type_));
+                }
+            }
+        }
+        let documented: BTreeSet<_> = rows("Events").map(|row| (row[1], row[2])).collect();
+        assert_eq!(documented, written);
+        assert!(written.len() > 10, "{written:?}");
+    }
+
+    #[test]
+    fn the_documentation_has_each_reason_of_a_condition_and_no_other() {
+        let reasons: BTreeSet<_> = tenure_crds::ConditionReason::ALL
+            .map(tenure_crds::ConditionReason::as_str)
+            .into();
+        let documented: BTreeSet<_> = rows("Conditions").map(|row| row[1]).collect();
+        assert_eq!(documented, reasons);
+    }
 
     #[test]
     fn each_pod_is_named_in_an_event_that_fits_and_no_two_events_are_one() {
@@ -276,6 +322,10 @@ mod tests {
                 from: "o".repeat(317),
             },
             ObjectEvent::Declared,
+            ObjectEvent::Adopted {
+                limit: u64::MAX,
+                held: u64::MAX,
+            },
             ObjectEvent::Recovering,
             ObjectEvent::Draining,
             ObjectEvent::Reclaimed {

@@ -1,6 +1,6 @@
 //! Redis health: whether Redis answers the controller and lets it work, for `/readyz` and a metric.
 //!
-//! The connection notices within seconds that Redis is away or frozen, and says so. It does not notice that the rights of its user
+//! The connection notices within seconds that Redis does not answer, and logs it. It does not notice that the rights of its user
 //! were reduced, because Redis checks them with each command: so an object that is not there is looked at every ten seconds, with the
 //! script and the keys of any other object.
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::{HeaderValue, header::USER_AGENT};
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -54,6 +55,8 @@ use crate::{
     watching::{self, WatchCheck, with_probe},
 };
 
+/// The name and the version with which the controller presents itself to the API server.
+const AGENT: &str = concat!("tenure-controller/", env!("CARGO_PKG_VERSION"));
 /// A watch without an event for this long is made anew: load balancers drop silent connections without a notice.
 pub(crate) const WATCH_SECONDS: u32 = 200;
 /// Objects of one answer of the API server, so that the memory for a list is bounded.
@@ -111,9 +114,13 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
             address: config.listen,
             source,
         })?;
-    let kube_config = kube::Config::infer()
+    let mut kube_config = kube::Config::infer()
         .await
         .map_err(|error| RunError::KubeConfig(Box::new(error)))?;
+    // The audit log of the API server, and the default field manager of a write, show it.
+    kube_config
+        .headers
+        .push((USER_AGENT, HeaderValue::from_static(AGENT)));
     let client = Client::try_from(kube_config).map_err(|error| RunError::Kube(Box::new(error)))?;
 
     let mut registry = Registry::with_prefix("tenure");

@@ -1,5 +1,7 @@
 //! Columns of `kubectl get` for both kinds.
 //!
+//! The narrow columns fit 120 characters if the name has 24 at most; `-o wide` has the rest.
+//!
 //! The kinds share most columns, and kube's derive accepts only literals, so the columns are not declared at the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -57,12 +59,6 @@ fn with(
             "Age of the longest hold",
         ),
         column(
-            "Until",
-            "string",
-            ".status.holders[0].renewableUntil",
-            "Time beyond which the longest hold is not renewed; empty if its renewals have no end",
-        ),
-        column(
             "Ready",
             "string",
             &ready("status"),
@@ -70,7 +66,25 @@ fn with(
         ),
         column("Age", "date", ".metadata.creationTimestamp", "Age of this object"),
     ];
-    let limits = [
+    let details = [
+        column(
+            "Until",
+            "string",
+            ".status.holders[0].renewableUntil",
+            "Time beyond which the longest hold is not renewed; empty if its renewals have no end",
+        ),
+        column(
+            "First holder",
+            "string",
+            ".status.holders[0].pod",
+            "Pod of the longest hold",
+        ),
+        column(
+            "Second holder",
+            "string",
+            ".status.holders[1].pod",
+            "Pod of the second longest hold",
+        ),
         column("Free", "integer", ".status.free", &free),
         column(
             "Next",
@@ -93,12 +107,6 @@ fn with(
     ];
     let rest = [
         column(
-            "Fencing floor",
-            "integer",
-            ".status.fencingFloor",
-            "Lower bound of new fencing tokens after a loss of Redis' data",
-        ),
-        column(
             "Reason",
             "string",
             &ready("reason"),
@@ -111,7 +119,7 @@ fn with(
             "Problem and action, from the condition Ready",
         ),
     ];
-    let wide = limits
+    let wide = details
         .into_iter()
         .chain(own)
         .chain(rest)

@@ -15,8 +15,9 @@ pub const MAX_LISTED: usize = 32;
 pub const MAX_POD: usize = 253;
 /// The longest reason of a holder or waiter that a status shows, in characters.
 pub const MAX_REASON: usize = 256;
-/// The longest text of the column `HELD BY`, in characters.
-pub const MAX_HELD_BY: usize = 128;
+/// The longest text of the column `HELD BY`, in characters, with which a line of `kubectl get` fits 120 columns. The schema takes a
+/// longer one, because older versions have written it.
+pub const MAX_HELD_BY: usize = 40;
 /// The longest message of a condition, in characters.
 pub const MAX_MESSAGE: usize = 1024;
 

@@ -120,6 +120,16 @@ pub(crate) fn event(plan: &control::Plan, recovers: bool) -> Option<ObjectEvent>
     (!recovers && !plan.declared_before).then_some(ObjectEvent::Declared)
 }
 
+/// Returns the event of a declaration of an object that programs have made.
+pub(crate) fn adopted(facts: &Facts) -> Option<ObjectEvent> {
+    let snapshot = facts.seen.as_ref()?.snapshot.as_ref()?;
+    let is_new = facts.desired.deleted_at.is_none() && snapshot.digest.is_none();
+    is_new.then_some(ObjectEvent::Adopted {
+        limit: snapshot.limit,
+        held: snapshot.held,
+    })
+}
+
 /// Returns the longest lease that may be running after a reconciliation, in seconds.
 pub(super) fn longest_lease(facts: &Facts, snapshot: &Snapshot) -> u32 {
     let adopted = facts.declared.is_some_and(|plan| plan.adopts)

@@ -33,7 +33,11 @@ pub(crate) fn plan(facts: &Facts, failure: &Failure) -> Plan {
         steps.extend(finalizer::removal(&facts.desired));
         return Plan::last(steps, Action::await_change());
     }
-    let problem = BackendProblem::from(error);
+    let mut problem = BackendProblem::from(error);
+    if let Some(deleted_at) = facts.desired.deleted_at {
+        let failing_since = facts.failing_since.unwrap_or(facts.now);
+        problem = problem.of_a_deletion(withdrawal::given_up_at(deleted_at, failing_since, facts.limits));
+    }
     let steps = status::steps(facts, Outcome::BackendProblem(&problem));
     Plan::unfinished(steps)
 }
@@ -117,8 +121,29 @@ mod tests {
         let mut facts = facts(Some(100));
         (facts.desired.deleted_at, facts.failing_since) = (Some(time(START - 60)), Some(time(START - 59)));
         let early = plan(&facts, &unreachable());
-        assert!(matches!(&early.steps[..], [Step::WriteStatus(_)]), "{early:?}");
+        let [Step::WriteStatus(report)] = &early.steps[..] else {
+            panic!("{early:?}")
+        };
+        let condition = &report.common.conditions[0];
+        assert_eq!(condition.reason, ConditionReason::BackendUnreachable.as_str());
+        let until = time(START + 1).to_string();
+        let message = &condition.message;
+        assert!(
+            message.starts_with("being deleted: ")
+                && message.contains(&until)
+                && message.contains("connection refused"),
+            "{message}"
+        );
         assert_eq!(early.done, None);
+        // Another controller, or this one after a restart, began to fail later.
+        let (before, failing_since) = (facts.report.clone(), facts.failing_since);
+        (facts.report, facts.failing_since) = ((**report).clone(), Some(time(START - 30)));
+        assert_eq!(
+            plan(&facts, &unreachable()).steps,
+            [],
+            "the time that is shown stays"
+        );
+        (facts.report, facts.failing_since) = (before, failing_since);
 
         facts.failing_since = Some(time(START - 60));
         let given_up = plan(&facts, &unreachable());

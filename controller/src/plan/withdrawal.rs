@@ -131,7 +131,12 @@ pub(super) fn give_up(
     now: Timestamp,
     limits: Limits,
 ) -> bool {
-    failing_since.is_some_and(|since| now >= later(since.max(deleted_at), limits.cleanup))
+    failing_since.is_some_and(|since| now >= given_up_at(deleted_at, since, limits))
+}
+
+/// Returns when the finalizer is removed although the keys are still there, if each attempt fails from `failing_since` on.
+pub(super) fn given_up_at(deleted_at: Timestamp, failing_since: Timestamp, limits: Limits) -> Timestamp {
+    later(failing_since.max(deleted_at), limits.cleanup)
 }
 
 /// Returns the time for which leases may be running that Redis does not know: none runs for longer than `longest`.

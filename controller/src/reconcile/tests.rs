@@ -37,6 +37,22 @@ async fn a_first_declaration_writes_the_floor_before_redis_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_object_that_programs_have_made_is_adopted_with_an_event() {
+    let world = World::new().await;
+    let client = world.user("worker").await;
+    let semaphore = client.semaphore("callers").unwrap().or_permits(7).unwrap();
+    let _permit = semaphore.acquire().await.unwrap();
+    world.calls();
+    world.reconcile().await.unwrap();
+    let calls = world.calls();
+    assert!(calls.contains(&"PublishEvent Adopted".to_owned()), "{calls:?}");
+    let snapshot = world.snapshot().await.unwrap();
+    assert_eq!((snapshot.limit, snapshot.held), (4, 1));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.calls(), ["redis observe"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_declared_object_is_only_observed() {
     let world = World::declared().await;
     world.reconcile().await.unwrap();

@@ -81,3 +81,47 @@ async fn a_release_that_watches_namespaces_of_another_one_is_refused() -> Result
     ensure!(lease.trim().is_empty(), "{lease}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_release_is_refused_while_a_definition_is_being_deleted() -> Result {
+    let plane = ControlPlane::start_without_definitions().await?;
+    plane.install_definitions().await?;
+    let namespace = plane.namespace("release-definition").await?;
+    let object = "apiVersion: tenure.dev/v1alpha1\nkind: LockPool\n\
+        metadata: {name: seats, namespace: NAMESPACE, finalizers: [tenure.dev/redis-keys]}\n\
+        spec: {resources: [{name: a}]}\n";
+    plane.apply(&object.replace("NAMESPACE", &namespace)).await?;
+    plane
+        .kubectl(&["delete", "crd", "lockpools.tenure.dev", "--wait=false"])
+        .await?;
+    let chart = chart();
+    let args = ["install", "tenure", &chart, "--namespace", &namespace];
+    let error = format!(
+        "{:#}",
+        helm(&plane, &args).await.err().context("it is installed")?
+    );
+    let message = "the definition lockpools.tenure.dev is being deleted, and waits for its objects";
+    ensure!(error.contains(message), "{error}");
+    // The way out in README.md of the chart.
+    let patch = r#"--patch={"metadata":{"finalizers":null}}"#;
+    plane
+        .kubectl(&[
+            "-n",
+            &namespace,
+            "patch",
+            "lockpool",
+            "seats",
+            "--type=merge",
+            patch,
+        ])
+        .await?;
+    plane
+        .kubectl(&[
+            "wait",
+            "--for=delete",
+            "crd/lockpools.tenure.dev",
+            "--timeout=60s",
+        ])
+        .await?;
+    Ok(())
+}

@@ -1,5 +1,5 @@
-//! `/readyz` is red within a bounded time after the controller cannot work any more, has the reason and the fix, and is green again by
-//! itself; `/livez` stays green, because a restart would not help.
+//! `/readyz` turns red within a bounded time when the controller cannot work any more, with the reason and the fix, and turns green when
+//! the cause has ended. `/livez` stays green, because a restart would not help.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::support::World;
 /// The bound that `controller/src/http.rs` promises.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// Waits until `/readyz` is green, or red with these words. `/livez` is green.
+/// Waits until `/readyz` answers with this code, and with these texts. `/livez` answers 200.
 async fn until_readyz(controller: &Controller, code: u16, words: &[&str]) -> Result {
     let what = format!("/readyz to be {code}");
     let turned = eventually(&what, WITHIN, async || {

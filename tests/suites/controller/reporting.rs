@@ -1,6 +1,9 @@
 //! A declared object can be held, and a hold is reported within a second. Nothing is written while nothing changes.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::jiff::Timestamp;
 use tenure::Options;
@@ -10,6 +13,43 @@ use tenure_tests::{Context, Result, anyhow, ensure};
 use super::support::{SOON, Watched, World, condition, expect, version};
 
 const AT_ONCE: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn each_write_names_the_controller() -> Result {
+    let world = World::new("managers").await?;
+    world.semaphore("calls", 2, "").await?;
+    world.pool("seats", "resources: [{name: a}]").await?;
+    let client = world.client("holder").await?;
+    let held = client.semaphore("calls")?.acquire_many(2).await?;
+    world.apply_semaphore("calls", 1, "").await?;
+    world.event("Draining").await?;
+    let show = async |what: &str| -> Result<BTreeSet<String>> {
+        let path = "jsonpath={.items[*].metadata.managedFields[*].manager}";
+        let args = [
+            "-n",
+            &world.namespace,
+            "get",
+            what,
+            "--show-managed-fields",
+            "-o",
+            path,
+        ];
+        let managers = world.plane.kubectl(&args).await?;
+        let managers = managers.split_whitespace().map(str::to_owned);
+        let managers: BTreeSet<String> = managers.collect();
+        Ok(managers)
+    };
+    for (what, expected) in [
+        ("lockpools", &["kubectl", "tenure-controller"][..]),
+        ("events.events.k8s.io", &["tenure-controller"]),
+    ] {
+        let managers = show(what).await?;
+        let expected = expected.iter().map(|name| (*name).to_owned()).collect();
+        ensure!(managers == expected, "{what}: {managers:?}");
+    }
+    held.release().await?;
+    Ok(())
+}
 
 #[tokio::test]
 async fn a_lease_of_a_declared_pool_is_seen_within_a_second_and_so_is_its_end() -> Result {

@@ -310,6 +310,30 @@ fn some_status() -> (CommonStatus, Vec<Holder>) {
 }
 
 #[tokio::test]
+async fn a_line_of_kubectl_get_fits_120_columns() -> Result {
+    let plane = ControlPlane::shared().await?;
+    let namespace = plane.namespace("narrow").await?;
+    let pools = Api::<LockPool>::namespaced(plane.client().await?, &namespace);
+    let (common, holders) = largest();
+    let name = "n".repeat(24);
+    let mut object = pools.create(&PostParams::default(), &pool(&name)).await?;
+    let status = LockPoolStatus {
+        common: CommonStatus {
+            held: 1_000_000,
+            waiting: 1_000_000,
+            ..common
+        },
+        holders: on_resources(holders),
+    };
+    report(&pools, &mut object, |pool| pool.status = Some(status)).await?;
+    let output = plane.kubectl(&["-n", &namespace, "get", "lp"]).await?;
+    for line in output.lines() {
+        ensure!(line.trim_end().len() <= 120, "{} columns: {line}", line.len());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn kubectl_get_shows_holders_resources_and_expiry() -> Result {
     let plane = ControlPlane::shared().await?;
     let namespace = plane.namespace("columns").await?;
@@ -353,17 +377,18 @@ async fn kubectl_get_shows_holders_resources_and_expiry() -> Result {
         ("HELD", "2"),
         ("WAITING", "4"),
         ("HELD BY", "gpu-worker-1 (seat-0) +1"),
-        ("UNTIL", "2026-01-02T03:04:35Z"),
         ("READY", "True"),
     ];
     let mut semaphore = pool;
     semaphore[0].0 = "PERMITS";
     let wide = [
+        ("UNTIL", "2026-01-02T03:04:35Z"),
+        ("FIRST HOLDER", "gpu-worker-1"),
+        ("SECOND HOLDER", "gpu-worker-2"),
         ("FREE", "62"),
         ("NEXT", "gpu-worker-9"),
         ("LEASE", "30"),
         ("MAX HOLD", ""),
-        ("FENCING FLOOR", "1795251942000000"),
         ("REASON", "Synced"),
         ("MESSAGE", "2 of 64 are held, 4 requests wait"),
     ];

@@ -32,6 +32,49 @@ pub(crate) enum Outcome<'a> {
 pub(crate) struct BackendProblem {
     reason: ConditionReason,
     message: String,
+    /// The object is being deleted, and is removed without its keys then.
+    removed_at: Option<Timestamp>,
+}
+
+/// The beginning of the message about an object that is being deleted.
+const DELETED: &str = "being deleted";
+
+impl BackendProblem {
+    /// The same problem, of an object that is being deleted and is removed without its keys at that time.
+    pub(crate) fn of_a_deletion(self, removed_at: Timestamp) -> Self {
+        Self {
+            removed_at: Some(removed_at),
+            ..self
+        }
+    }
+
+    /// The message, which must not change from attempt to attempt.
+    fn message(&self, previous: &StatusDraft) -> String {
+        let shown = previous
+            .common
+            .conditions
+            .iter()
+            .find(|c| c.type_ == ConditionType::Ready.as_str() && c.reason == self.reason.as_str());
+        let shown = shown.map(|c| c.message.as_str());
+        match self.removed_at {
+            // Another controller may have begun to fail at another time: the first time is kept.
+            Some(at) => shown.filter(|shown| shown.starts_with(DELETED)).map_or_else(
+                || {
+                    format!(
+                        "{DELETED}: {}. If that does not end before {}, the object is removed and its keys are left in Redis",
+                        self.message,
+                        whole_seconds(at).0
+                    )
+                },
+                str::to_owned,
+            ),
+            // The exact error of a connection changes from attempt to attempt; the first one is kept until the outage ends.
+            None => shown
+                .filter(|_| self.reason == ConditionReason::BackendUnreachable)
+                .unwrap_or(&self.message)
+                .to_owned(),
+        }
+    }
 }
 
 impl From<&tenure::Error> for BackendProblem {
@@ -49,6 +92,7 @@ impl From<&tenure::Error> for BackendProblem {
         Self {
             reason,
             message: error.to_string(),
+            removed_at: None,
         }
     }
 }
@@ -76,15 +120,8 @@ pub(super) fn of(previous: &StatusDraft, outcome: Outcome<'_>) -> [Assessment; 4
     match outcome {
         Outcome::BackendProblem(trouble) => {
             let reason = trouble.reason;
-            // The exact error of a connection changes from attempt to attempt; the first one is kept until the outage
-            // ends.
-            let message = previous
-                .common
-                .conditions
-                .iter()
-                .find(|c| c.type_ == Ready.as_str() && c.reason == reason.as_str())
-                .filter(|_| reason == Reason::BackendUnreachable)
-                .map_or(trouble.message.as_str(), |c| c.message.as_str());
+            let message = trouble.message(previous);
+            let message = message.as_str();
             let comes_back = reason == Reason::BackendUnreachable;
             let redis_is_well = [Reason::InvalidSpec, Reason::Damaged, Reason::VersionMismatch];
             let reachable = if redis_is_well.contains(&reason) {
