@@ -8,7 +8,7 @@ use crate::{
     connect::Connection,
     exec,
     exit::{self, Code, Failure},
-    once,
+    lease, once, view,
 };
 
 /// Runs commands under leases of locks, semaphores and pools, and shows who holds them and who waits.
@@ -25,6 +25,13 @@ pub(crate) struct Cli {
 enum Command {
     Exec(exec::Args),
     Once(once::Args),
+    Acquire(lease::Acquire),
+    Renew(lease::Renew),
+    Release(lease::Release),
+    Get(view::Get),
+    Holders(view::Holders),
+    Queue(view::Queue),
+    Why(view::why::Args),
 }
 
 /// Reads the arguments; or prints help, version or an error, and returns the exit code.
@@ -55,6 +62,13 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Exec(args) => exec::run(&cli.connection, args).await,
         Command::Once(args) => once::run(&cli.connection, args).await,
+        Command::Acquire(args) => lease::acquire(&cli.connection, args).await,
+        Command::Renew(args) => lease::renew(&cli.connection, args).await,
+        Command::Release(args) => lease::release(&cli.connection, args).await,
+        Command::Get(args) => view::get(&cli.connection, args).await,
+        Command::Holders(args) => view::holders(&cli.connection, args).await,
+        Command::Queue(args) => view::queue(&cli.connection, args).await,
+        Command::Why(args) => view::why::run(&cli.connection, args).await,
     }
 }
 

@@ -7,6 +7,8 @@
 //! | [`object`], [`duration`] | the grammar of arguments |
 //! | [`acquire`] | the request for a lease that the subcommands share |
 //! | [`exec`] | runs a command under a lease |
+//! | [`lease`] | leases that scripts keep without a process of their own |
+//! | [`view`] | holders, waiters, and the reason of a wait |
 //! | [`once`] | runs a command once, of many who start it |
 //! | [`exit`] | exit codes |
 
@@ -18,8 +20,10 @@ mod connect;
 mod duration;
 mod exec;
 mod exit;
+mod lease;
 mod object;
 mod once;
+mod view;
 
 fn main() -> ExitCode {
     // These are started by `tenure exec` itself, before each command, so that they come before all that takes time.

@@ -46,8 +46,7 @@ use supervise::{Ended, supervise};
 /// The time to wait for the answer to a release: the lease runs out without it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-const EXAMPLES: &str = "\
-Examples:
+const EXAMPLES: &str = "Examples:
   # One run of the migration at a time, in the whole namespace; the lock needs no declaration
   tenure exec lock/migration -- ./migrate.sh
 

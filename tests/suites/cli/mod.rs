@@ -4,11 +4,15 @@
 //! |---|---|
 //! | [`exec`] | `tenure exec`: the command, its codes, environment, signals and streams |
 //! | [`exec_loss`] | `tenure exec`: the reasons for which the command is ended |
+//! | [`lease`] | `tenure acquire`, `renew` and `release` |
+//! | [`view`] | `tenure get`, `holders`, `queue` and `why` |
 //! | [`once`] | `tenure once`: one of many runs the command |
 
 mod exec;
 mod exec_loss;
+mod lease;
 mod once;
+mod view;
 
 use std::{
     fs,
