@@ -6,9 +6,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     connect::Connection,
-    exec,
+    doctor, exec,
     exit::{self, Code, Failure},
-    lease, once, view,
+    lease, once, reference, view,
 };
 
 /// Runs commands under leases of locks, semaphores and pools, and shows who holds them and who waits.
@@ -32,6 +32,9 @@ enum Command {
     Holders(view::Holders),
     Queue(view::Queue),
     Why(view::why::Args),
+    Doctor(doctor::Args),
+    Completion(reference::Completion),
+    Man(reference::Man),
 }
 
 /// Reads the arguments; or prints help, version or an error, and returns the exit code.
@@ -69,6 +72,9 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Holders(args) => view::holders(&cli.connection, args).await,
         Command::Queue(args) => view::queue(&cli.connection, args).await,
         Command::Why(args) => view::why::run(&cli.connection, args).await,
+        Command::Doctor(args) => doctor::run(&cli.connection, &args).await,
+        Command::Completion(args) => reference::completion(&args, Cli::command()),
+        Command::Man(args) => reference::man(&args, Cli::command()),
     }
 }
 

@@ -25,7 +25,13 @@ pub(crate) struct Connection {
     redis_ca_file: Option<PathBuf>,
 
     /// Prefix of all keys in Redis
-    #[arg(long, global = true, env = "TENURE_REDIS_KEY_PREFIX", value_name = "PREFIX")]
+    #[arg(
+        long,
+        global = true,
+        env = "TENURE_REDIS_KEY_PREFIX",
+        hide_env_values = true,
+        value_name = "PREFIX"
+    )]
     key_prefix: Option<String>,
 
     /// Namespace of the objects; if absent, that of the Secret or of the pod, else `default`
@@ -34,6 +40,7 @@ pub(crate) struct Connection {
         long,
         global = true,
         env = "TENURE_NAMESPACE",
+        hide_env_values = true,
         value_name = "NAMESPACE"
     )]
     namespace: Option<String>,

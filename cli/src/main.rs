@@ -10,6 +10,8 @@
 //! | [`lease`] | leases that scripts keep without a process of their own |
 //! | [`view`] | holders, waiters, and the reason of a wait |
 //! | [`once`] | runs a command once, of many who start it |
+//! | [`reference`] | completion, manual pages and `docs/cli.md`, from the definition of the command line |
+//! | [`doctor`] | checks Redis and the objects |
 //! | [`exit`] | exit codes |
 
 use std::process::ExitCode;
@@ -17,12 +19,14 @@ use std::process::ExitCode;
 mod acquire;
 mod args;
 mod connect;
+mod doctor;
 mod duration;
 mod exec;
 mod exit;
 mod lease;
 mod object;
 mod once;
+mod reference;
 mod view;
 
 fn main() -> ExitCode {

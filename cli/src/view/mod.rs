@@ -194,7 +194,7 @@ async fn targets(client: &Client, targets: &[Target]) -> Result<Vec<(ObjectRef, 
 }
 
 /// All objects of the namespace that Redis has.
-async fn all_objects(client: &Client) -> Result<Vec<ObjectRef>, Failure> {
+pub(crate) async fn all_objects(client: &Client) -> Result<Vec<ObjectRef>, Failure> {
     let namespace = client.lock("x")?.object().namespace().to_owned();
     client.control().objects(&namespace).await.map_err(|error| match error {
         Error::Refused { reason } => Failure::new(
@@ -278,7 +278,7 @@ fn rendered(all: &[Seen], output: Output, table: &Table) -> Result<String, Failu
     }
 }
 
-fn shown(object: &ObjectRef) -> String {
+pub(crate) fn shown(object: &ObjectRef) -> String {
     format!("{}/{}", object::kind_name(object.kind()), object.name())
 }
 

@@ -1,10 +1,11 @@
-//! Lists for people and their tools: the objects of a namespace, and the requests of an object's waiters.
+//! Lists for people and their tools: the objects of a namespace, the requests of an object's waiters, and the state of the servers.
 
 use std::collections::BTreeMap;
 
 use crate::{
     Control, Error, ObjectRef,
     protocol::{calls::Observe, name::check_namespace, selector},
+    transport::all_servers::ServerAnswer,
 };
 
 /// The resources that a waiter requests of a pool. Made by [`Control::requests`].
@@ -20,6 +21,26 @@ pub struct WaiterRequest {
     pub resources: Vec<String>,
     /// The properties that a resource must have; empty: any.
     pub properties: BTreeMap<String, String>,
+}
+
+/// The `INFO` of one server. Made by [`Control::server_fields`].
+///
+/// ```
+/// # fn show(server: tenure::control::ServerFields) {
+/// if let Ok(fields) = server.fields {
+///     println!("{}: {:?}", server.server, fields.get("maxmemory_policy"));
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerFields {
+    /// Host and port; of a master behind Sentinels, the name of their service.
+    pub server: String,
+    /// It is a replica.
+    pub is_replica: bool,
+    /// The fields by name, or the error of the server.
+    pub fields: Result<BTreeMap<String, String>, Error>,
 }
 
 /// The waiters that one command lists.
@@ -74,6 +95,33 @@ impl Control {
         Ok(requests)
     }
 
+    /// Returns the fields of `INFO`, of each server: of a cluster all masters and replicas, else the master and the replicas that it
+    /// names. Two commands a master, and one a replica.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when the servers are not known. The error of one server is in its entry.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control) -> Result<(), tenure::Error> {
+    /// let servers = control.server_fields().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn server_fields(&self) -> Result<Vec<ServerFields>, Error> {
+        let answers = self.session.link.send_to_all(&redis::cmd("INFO")).await?;
+        let read = |answer: ServerAnswer| ServerFields {
+            server: answer.server,
+            is_replica: answer.is_replica,
+            fields: answer
+                .reply
+                .and_then(|reply| redis::from_redis_value::<String>(reply).map_err(Error::protocol))
+                .map(|text| fields_in(&text)),
+        };
+        Ok(answers.into_iter().map(read).collect())
+    }
+
     /// Returns the objects of a namespace that Redis has, by namespace, kind and name; no registers. An object that is not declared
     /// exists while it is held or waited for.
     ///
@@ -105,6 +153,13 @@ impl Control {
     }
 }
 
+fn fields_in(info: &str) -> BTreeMap<String, String> {
+    let fields = info.lines().filter_map(|line| line.trim_end().split_once(':'));
+    fields
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
 fn object_in(key: &str, before: &str) -> Option<ObjectRef> {
     ObjectRef::parse(key.strip_prefix(before)?.strip_suffix("}:obj")?)
 }
@@ -131,6 +186,13 @@ mod tests {
             assert_eq!(request(other), WaiterRequest::default(), "{other}");
         }
         assert_eq!(request_in("damaged"), WaiterRequest::default());
+    }
+
+    #[test]
+    fn fields_are_those_of_info() {
+        let fields = fields_in("# Memory\r\nmaxmemory:0\r\nexecutable:C:/redis\r\n");
+        assert_eq!((&*fields["maxmemory"], &*fields["executable"]), ("0", "C:/redis"));
+        assert_eq!(fields.len(), 2);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use declaration::{Capacity, Declaration, Order, Resource};
 pub use epoch::{Backing, Epoch, Epochs, Raised};
 pub(crate) use events::Mailbox;
 pub use events::{Event, Events};
-pub use listing::WaiterRequest;
+pub use listing::{ServerFields, WaiterRequest};
 pub use observation::{Life, Observation};
 pub use plan::{Kept, Plan, plan};
 pub use snapshot::{HolderView, Snapshot, WaiterView};
