@@ -23,7 +23,7 @@ VECTORS := cargo test --quiet --workspace --lib -- --exact memory::tests::confor
 # So does the page of the command line.
 CLI_PAGE := cargo test --quiet --workspace --bin tenure -- --exact reference::tests::the_page_is_what_the_definition_says
 # What an image holds, without what only tests need of the library.
-PACKAGED := --package tenure-controller --package tenure-examples
+PACKAGED := --package tenure-cli --package tenure-controller --package tenure-examples
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 # The oldest compiler that builds the workspace.
 MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -69,13 +69,15 @@ image: cargo ## Build the container images; IMAGE_LOAD, PROFILE: see the head of
 ifdef IMAGE_LOAD
 	cargo build --profile $(PROFILE) $(if $(filter dev,$(PROFILE)),--workspace --bins,$(PACKAGED))
 	@mkdir -p $(PROGRAMS)/image
-	@for program in tenure-controller tenure-worker tenure-handover; do \
+	@for program in tenure tenure-controller tenure-worker tenure-handover; do \
 		strip --strip-debug -o $(PROGRAMS)/image/$$program $(PROGRAMS)/$$program; \
 	done
 	$(IMAGE_LOAD) docker.io/library/tenure-controller:$(VERSION) $(PROGRAMS)/image/tenure-controller
+	$(IMAGE_LOAD) docker.io/library/tenure-cli:$(VERSION) $(PROGRAMS)/image/tenure
 	$(IMAGE_LOAD) docker.io/library/tenure-worker:$(VERSION) $(PROGRAMS)/image/tenure-worker $(PROGRAMS)/image/tenure-handover
 else
 	$(CONTAINER_TOOL) build --target controller --tag tenure-controller:$(VERSION) --file Containerfile .
+	$(CONTAINER_TOOL) build --target cli --tag tenure-cli:$(VERSION) --file Containerfile .
 	$(CONTAINER_TOOL) build --target worker --tag tenure-worker:$(VERSION) --file Containerfile .
 endif
 

@@ -8,7 +8,7 @@ use crate::{
     connect::Connection,
     doctor, exec,
     exit::{self, Code, Failure},
-    lease, once, reference, view,
+    install, lease, once, reference, view,
 };
 
 /// Runs commands under leases of locks, semaphores and pools, and shows who holds them and who waits.
@@ -33,6 +33,7 @@ enum Command {
     Queue(view::Queue),
     Why(view::why::Args),
     Doctor(doctor::Args),
+    Install(install::Args),
     Completion(reference::Completion),
     Man(reference::Man),
 }
@@ -73,6 +74,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Queue(args) => view::queue(&cli.connection, args).await,
         Command::Why(args) => view::why::run(&cli.connection, args).await,
         Command::Doctor(args) => doctor::run(&cli.connection, &args).await,
+        Command::Install(args) => install::run(&args),
         Command::Completion(args) => reference::completion(&args, Cli::command()),
         Command::Man(args) => reference::man(&args, Cli::command()),
     }

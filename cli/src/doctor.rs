@@ -41,11 +41,11 @@ struct Finding {
 }
 
 impl Finding {
-    fn new(level: Level, about: &str, message: impl ToString) -> Self {
+    fn new(level: Level, about: &str, message: impl Into<String>) -> Self {
         Self {
             level,
             about: about.to_owned(),
-            message: message.to_string(),
+            message: message.into(),
         }
     }
 }
@@ -81,7 +81,7 @@ async fn of_servers(client: &Client) -> Result<Vec<Finding>, Failure> {
     for server in client.control().server_fields().await? {
         match server.fields {
             Ok(fields) => findings.extend(of_server(&server.server, server.is_replica, &fields)),
-            Err(error) => findings.push(Finding::new(Level::Problem, &server.server, error)),
+            Err(error) => findings.push(Finding::new(Level::Problem, &server.server, error.to_string())),
         }
     }
     Ok(findings)
@@ -200,7 +200,7 @@ async fn of_objects(client: &Client) -> Vec<Finding> {
             // It is gone since it was listed.
             Ok(None) => {}
             // The error names the key and the command that mends it.
-            Err(error) => findings.push(Finding::new(Level::Problem, &shown(object), error)),
+            Err(error) => findings.push(Finding::new(Level::Problem, &shown(object), error.to_string())),
         }
     }
     let sound = objects.len() - findings.len().min(objects.len());

@@ -12,6 +12,7 @@
 //! | [`once`] | runs a command once, of many who start it |
 //! | [`reference`] | completion, manual pages and `docs/cli.md`, from the definition of the command line |
 //! | [`doctor`] | checks Redis and the objects |
+//! | [`install`] | copies the program into a folder |
 //! | [`exit`] | exit codes |
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ mod doctor;
 mod duration;
 mod exec;
 mod exit;
+mod install;
 mod lease;
 mod object;
 mod once;

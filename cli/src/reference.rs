@@ -34,7 +34,7 @@ pub(crate) fn completion(args: &Completion, mut command: Command) -> Result<u8, 
 pub(crate) fn man(args: &Man, command: Command) -> Result<u8, Failure> {
     clap_mangen::generate_to(command, &args.folder)
         .map_err(|error| Failure::new(Code::Failed, format!("{}: {error}", args.folder.display())))?;
-    // The pages of its own subcommands say nothing about tenure.
+    // The pages about `help` describe nothing of tenure.
     for page in fs::read_dir(&args.folder).map_err(failed)?.flatten() {
         if page.file_name().to_string_lossy().starts_with("tenure-help") {
             fs::remove_file(page.path()).map_err(failed)?;

@@ -227,7 +227,7 @@ impl Running {
 }
 
 /// The program that runs, also after its file was replaced.
-fn this_program() -> io::Result<PathBuf> {
+pub(crate) fn this_program() -> io::Result<PathBuf> {
     let link = PathBuf::from("/proc/self/exe");
     if link.exists() {
         Ok(link)

@@ -7,6 +7,7 @@
 //! | [`exec_loss`] | `tenure exec`: the reasons for which the command is ended |
 //! | [`lease`] | `tenure acquire`, `renew` and `release` |
 //! | [`view`] | `tenure get`, `holders`, `queue` and `why` |
+//! | [`recipes`] | the manifests in `docs/jobs.md` |
 //! | [`once`] | `tenure once`: one of many runs the command |
 
 mod doctor;
@@ -14,6 +15,7 @@ mod exec;
 mod exec_loss;
 mod lease;
 mod once;
+mod recipes;
 mod view;
 
 use std::{
