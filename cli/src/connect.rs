@@ -16,7 +16,8 @@ pub(crate) struct Connection {
         value_name = "URL",
         help = "Where Redis is: redis://[user][:password@]host[:port][/database], with TLS rediss://; Sentinels: \
                 redis+sentinel://host[:port][,host[:port]]/service. If absent, the environment has it: TENURE_REDIS_URL, or \
-                the Secret tenure-access, mounted below SERVICE_BINDING_ROOT"
+                the Secret tenure-access, mounted below SERVICE_BINDING_ROOT. Other users can see arguments: a password is safer \
+                in the environment"
     )]
     redis_url: Option<String>,
 

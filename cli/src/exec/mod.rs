@@ -59,7 +59,7 @@ const EXAMPLES: &str = "Examples:
 /// Runs a command under a lease: waits for the object, runs the command, renews the lease, and releases it at the end.
 ///
 /// The command runs in a process group of its own. SIGTERM, SIGINT, SIGHUP and SIGQUIT are passed on to the group, SIGUSR1 and
-/// SIGUSR2 to the command. Processes of its group that the command leaves behind are ended before the lease is released. While it waits
+/// SIGUSR2 to the command. Ctrl-Z does not stop the command, for others wait. Processes of its group that the command leaves behind are ended before the lease is released. While it waits
 /// in the queue, tenure leaves the queue at SIGTERM or SIGINT, and does not wait for Redis at the second one.
 ///
 /// When the lease is lost, or cannot be renewed, the command gets SIGTERM, and SIGKILL before the lease's deadline
