@@ -20,8 +20,10 @@ PROFILE ?= release
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # A test writes the conformance vectors, or compares them: it runs the scripts.
 VECTORS := cargo test --quiet --workspace --lib -- --exact memory::tests::conformance::the_vectors_are_what_the_scripts_do
+# So does the page of the command line.
+CLI_PAGE := cargo test --quiet --workspace --bin tenure -- --exact reference::tests::the_page_is_what_the_definition_says
 # What an image holds, without what only tests need of the library.
-PACKAGED := --package tenure-controller --package tenure-examples
+PACKAGED := --package tenure-cli --package tenure-controller --package tenure-examples
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 # The oldest compiler that builds the workspace.
 MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -67,13 +69,15 @@ image: cargo ## Build the container images; IMAGE_LOAD, PROFILE: see the head of
 ifdef IMAGE_LOAD
 	cargo build --profile $(PROFILE) $(if $(filter dev,$(PROFILE)),--workspace --bins,$(PACKAGED))
 	@mkdir -p $(PROGRAMS)/image
-	@for program in tenure-controller tenure-worker tenure-handover; do \
+	@for program in tenure tenure-controller tenure-worker tenure-handover; do \
 		strip --strip-debug -o $(PROGRAMS)/image/$$program $(PROGRAMS)/$$program; \
 	done
 	$(IMAGE_LOAD) docker.io/library/tenure-controller:$(VERSION) $(PROGRAMS)/image/tenure-controller
+	$(IMAGE_LOAD) docker.io/library/tenure-cli:$(VERSION) $(PROGRAMS)/image/tenure
 	$(IMAGE_LOAD) docker.io/library/tenure-worker:$(VERSION) $(PROGRAMS)/image/tenure-worker $(PROGRAMS)/image/tenure-handover
 else
 	$(CONTAINER_TOOL) build --target controller --tag tenure-controller:$(VERSION) --file Containerfile .
+	$(CONTAINER_TOOL) build --target cli --tag tenure-cli:$(VERSION) --file Containerfile .
 	$(CONTAINER_TOOL) build --target worker --tag tenure-worker:$(VERSION) --file Containerfile .
 endif
 
@@ -100,9 +104,10 @@ setup: build ## Find, install, download or build the servers that the suites run
 conformance: cargo ## Replay the conformance vectors on the server at URL, or on a redis-server of its own
 	@cargo run --quiet --bin conformance -- $(URL)
 
-generate: cargo ## Write the bundles of scripts, the conformance vectors, and the resource definitions that the types say
+generate: cargo ## Write the bundles of scripts, the conformance vectors, the page of the command line, and the resource definitions
 	.ci/lua
 	TENURE_GENERATE=1 $(VECTORS)
+	TENURE_GENERATE=1 $(CLI_PAGE)
 	cargo run --bin crdgen
 	cargo run --bin crdgen -- --dir $(CHART_CRDS)
 
@@ -141,6 +146,7 @@ markdown: ## Does markdownlint find nothing? Needs Node 20 or newer
 drift: cargo ## Are the generated files what their sources say?
 	.ci/lua --check
 	$(VECTORS)
+	$(CLI_PAGE)
 	cargo run --bin crdgen -- --check
 	cargo run --bin crdgen -- --check --dir $(CHART_CRDS)
 

@@ -6,9 +6,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     connect::Connection,
-    exec,
+    doctor, exec,
     exit::{self, Code, Failure},
-    once,
+    install, lease, once, reference, view,
 };
 
 /// Runs commands under leases of locks, semaphores and pools, and shows who holds them and who waits.
@@ -25,6 +25,17 @@ pub(crate) struct Cli {
 enum Command {
     Exec(exec::Args),
     Once(once::Args),
+    Acquire(lease::Acquire),
+    Renew(lease::Renew),
+    Release(lease::Release),
+    Get(view::Get),
+    Holders(view::Holders),
+    Queue(view::Queue),
+    Why(view::why::Args),
+    Doctor(doctor::Args),
+    Install(install::Args),
+    Completion(reference::Completion),
+    Man(reference::Man),
 }
 
 /// Reads the arguments; or prints help, version or an error, and returns the exit code.
@@ -55,6 +66,17 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Exec(args) => exec::run(&cli.connection, args).await,
         Command::Once(args) => once::run(&cli.connection, args).await,
+        Command::Acquire(args) => lease::acquire(&cli.connection, args).await,
+        Command::Renew(args) => lease::renew(&cli.connection, args).await,
+        Command::Release(args) => lease::release(&cli.connection, args).await,
+        Command::Get(args) => view::get(&cli.connection, args).await,
+        Command::Holders(args) => view::holders(&cli.connection, args).await,
+        Command::Queue(args) => view::queue(&cli.connection, args).await,
+        Command::Why(args) => view::why::run(&cli.connection, args).await,
+        Command::Doctor(args) => doctor::run(&cli.connection, &args).await,
+        Command::Install(args) => install::run(&args),
+        Command::Completion(args) => reference::completion(&args, Cli::command()),
+        Command::Man(args) => reference::man(&args, Cli::command()),
     }
 }
 

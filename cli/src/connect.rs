@@ -16,7 +16,8 @@ pub(crate) struct Connection {
         value_name = "URL",
         help = "Where Redis is: redis://[user][:password@]host[:port][/database], with TLS rediss://; Sentinels: \
                 redis+sentinel://host[:port][,host[:port]]/service. If absent, the environment has it: TENURE_REDIS_URL, or \
-                the Secret tenure-access, mounted below SERVICE_BINDING_ROOT"
+                the Secret tenure-access, mounted below SERVICE_BINDING_ROOT. Other users can see arguments: a password is safer \
+                in the environment"
     )]
     redis_url: Option<String>,
 
@@ -25,7 +26,13 @@ pub(crate) struct Connection {
     redis_ca_file: Option<PathBuf>,
 
     /// Prefix of all keys in Redis
-    #[arg(long, global = true, env = "TENURE_REDIS_KEY_PREFIX", value_name = "PREFIX")]
+    #[arg(
+        long,
+        global = true,
+        env = "TENURE_REDIS_KEY_PREFIX",
+        hide_env_values = true,
+        value_name = "PREFIX"
+    )]
     key_prefix: Option<String>,
 
     /// Namespace of the objects; if absent, that of the Secret or of the pod, else `default`
@@ -34,6 +41,7 @@ pub(crate) struct Connection {
         long,
         global = true,
         env = "TENURE_NAMESPACE",
+        hide_env_values = true,
         value_name = "NAMESPACE"
     )]
     namespace: Option<String>,

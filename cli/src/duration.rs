@@ -19,6 +19,25 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| format!("{text:?} is negative: {FIX}"))
 }
 
+/// As `kubectl` shows an age: the two largest units, or one where it is large.
+pub(crate) fn age(span: Duration) -> String {
+    let all = span.as_secs();
+    let (days, hours, minutes, seconds) = (all / 86_400, all / 3600 % 24, all / 60 % 60, all % 60);
+    let two = |large: u64, unit: &str, small: u64, next: &str| match small {
+        0 => format!("{large}{unit}"),
+        small => format!("{large}{unit}{small}{next}"),
+    };
+    match (days, hours, minutes) {
+        (0, 0, 0..=1) => format!("{all}s"),
+        (0, 0, 2..=9) => two(minutes, "m", seconds, "s"),
+        (0, 0, _) => format!("{minutes}m"),
+        (0, 1..=7, _) => two(hours, "h", minutes, "m"),
+        (0, _, _) => format!("{hours}h"),
+        (1..=7, _, _) => two(days, "d", hours, "h"),
+        _ => format!("{days}d"),
+    }
+}
+
 /// Exact, for messages.
 pub(crate) fn exact(span: Duration) -> String {
     let signed = SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
@@ -50,7 +69,21 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_shown_with_its_units() {
+    fn ages_are_those_of_kubectl() {
+        for (seconds, shown) in [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (659, "10m"),
+            (3600, "1h"),
+            (3900, "1h5m"),
+            (36_000, "10h"),
+            (90_000, "1d1h"),
+            (864_000, "10d"),
+        ] {
+            assert_eq!(age(Duration::from_secs(seconds)), shown);
+        }
         assert_eq!(exact(Duration::from_secs(90)), "1m30s");
     }
 }

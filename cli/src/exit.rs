@@ -29,8 +29,7 @@ pub(crate) enum Code {
 }
 
 /// The table in `--help`.
-pub(crate) const TABLE: &str = "\
-Exit codes:
+pub(crate) const TABLE: &str = "Exit codes:
   70  error that has no code of its own
   71  busy: the object is held, and --timeout 0 does not wait
   72  timeout: the object was not granted within --timeout

@@ -7,7 +7,12 @@
 //! | [`object`], [`duration`] | the grammar of arguments |
 //! | [`acquire`] | the request for a lease that the subcommands share |
 //! | [`exec`] | runs a command under a lease |
+//! | [`lease`] | leases that scripts keep without a process of their own |
+//! | [`view`] | holders, waiters, and the reason of a wait |
 //! | [`once`] | runs a command once, of many who start it |
+//! | [`reference`] | completion, manual pages and `docs/cli.md`, from the definition of the command line |
+//! | [`doctor`] | checks Redis and the objects |
+//! | [`install`] | copies the program into a folder |
 //! | [`exit`] | exit codes |
 
 use std::process::ExitCode;
@@ -15,11 +20,16 @@ use std::process::ExitCode;
 mod acquire;
 mod args;
 mod connect;
+mod doctor;
 mod duration;
 mod exec;
 mod exit;
+mod install;
+mod lease;
 mod object;
 mod once;
+mod reference;
+mod view;
 
 fn main() -> ExitCode {
     // These are started by `tenure exec` itself, before each command, so that they come before all that takes time.

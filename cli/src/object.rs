@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use tenure::{Kind, ObjectRef};
+use tenure::{Client, Error, Kind, ObjectRef};
 
 /// An object as it stands on the command line. Its namespace is that of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,14 @@ impl FromStr for Object {
             kind,
             name: name.to_owned(),
         })
+    }
+}
+
+impl Object {
+    /// The object in the namespace of the client.
+    pub(crate) fn of(&self, client: &Client) -> Result<ObjectRef, Error> {
+        let namespaced = client.lock(&self.name)?;
+        ObjectRef::new(self.kind, namespaced.object().namespace(), &self.name)
     }
 }
 

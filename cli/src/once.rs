@@ -1,7 +1,7 @@
 //! `tenure once`: many start a command, and it runs once.
 //!
 //! A lock lets one of them run it at a time. A register remembers the outcome, for each version. The register is written
-//! under the lock, and only if nobody has written it since it was read: a holder that has lost the lock without its knowledge
+//! under the lock, and only if it is as it was read: a holder that has lost the lock without its knowledge
 //! cannot replace the outcome of a later one. A process that is killed has written nothing, so that the next one runs the
 //! command again.
 
@@ -18,8 +18,7 @@ use crate::{
     report,
 };
 
-const EXAMPLES: &str = "\
-Examples:
+const EXAMPLES: &str = "Examples:
   # In an initContainer of each replica: one migrates, the others wait for it
   tenure once migrate --version \"$IMAGE_TAG\" -- ./migrate.sh
 

@@ -100,6 +100,8 @@ const _: () = {
     handle::<control::Resource>();
     handle::<control::Server>();
     handle::<control::ServerTenants>();
+    handle::<control::WaiterRequest>();
+    handle::<control::ServerFields>();
     handle::<control::Snapshot>();
     handle::<control::TenantUser>();
     handle::<control::WaiterView>();
@@ -249,6 +251,9 @@ fn of_the_controller(
         "control::declare" => control.declare(object, declaration),
         "control::declare_in" => control.declare_in(life, object, declaration),
         "control::inspect" => control.inspect(object, 1, 0),
+        "listing::server_fields" => control.server_fields(),
+        "listing::objects" => control.objects("x"),
+        "listing::requests" => control.requests(object, 1),
         "control::look" => control.look(object, 1),
         "control::observe" => control.observe(object, 1),
         "control::withdraw" => control.withdraw(object, control::Withdrawal::Drain),

@@ -19,7 +19,7 @@ use crate::{
         launcher::{self, give_terminal},
         signals,
     },
-    exit,
+    exit, report,
 };
 
 #[derive(Debug)]
@@ -69,12 +69,24 @@ impl Child {
 
     /// Waits for all children that have ended, orphans included. Returns whether the command has ended.
     pub(crate) fn reap(&mut self) -> bool {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if pid == self.pid {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+            if status.stopped() {
+                self.stopped(pid, status);
+            } else if pid == self.pid {
                 self.status = Some(status);
             }
         }
         self.status.is_some()
+    }
+
+    /// Continues a command that was stopped on its terminal: the shell could not take the terminal back, and others would wait
+    /// for a command that does nothing.
+    fn stopped(&self, pid: Pid, status: WaitStatus) {
+        let from_terminal = status.stopping_signal() == Some(Signal::TSTP.as_raw());
+        if pid == self.pid && self.has_terminal && from_terminal {
+            report("the command holds a lease, and is continued");
+            let _ = kill_process_group(self.pid, Signal::CONT);
+        }
     }
 
     /// Its exit code, as a shell reports it.

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use crate::{acquire::Held, object::Object};
 
 /// The variables, for `--help`.
-pub(crate) const TABLE: &str = "\
-Environment of the command:
+pub(crate) const TABLE: &str = "Environment of the command:
   TENURE_OBJECT           the object, as KIND/NAME
   TENURE_NAMESPACE        its namespace
   TENURE_FENCING_TOKEN    a number that is larger for every later holder

@@ -46,8 +46,7 @@ use supervise::{Ended, supervise};
 /// The time to wait for the answer to a release: the lease runs out without it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-const EXAMPLES: &str = "\
-Examples:
+const EXAMPLES: &str = "Examples:
   # One run of the migration at a time, in the whole namespace; the lock needs no declaration
   tenure exec lock/migration -- ./migrate.sh
 
@@ -60,7 +59,7 @@ Examples:
 /// Runs a command under a lease: waits for the object, runs the command, renews the lease, and releases it at the end.
 ///
 /// The command runs in a process group of its own. SIGTERM, SIGINT, SIGHUP and SIGQUIT are passed on to the group, SIGUSR1 and
-/// SIGUSR2 to the command. Processes of its group that the command leaves behind are ended before the lease is released. While it waits
+/// SIGUSR2 to the command. Ctrl-Z does not stop the command, for others wait. Processes of its group that the command leaves behind are ended before the lease is released. While it waits
 /// in the queue, tenure leaves the queue at SIGTERM or SIGINT, and does not wait for Redis at the second one.
 ///
 /// When the lease is lost, or cannot be renewed, the command gets SIGTERM, and SIGKILL before the lease's deadline
@@ -228,7 +227,7 @@ impl Running {
 }
 
 /// The program that runs, also after its file was replaced.
-fn this_program() -> io::Result<PathBuf> {
+pub(crate) fn this_program() -> io::Result<PathBuf> {
     let link = PathBuf::from("/proc/self/exe");
     if link.exists() {
         Ok(link)

@@ -1,6 +1,6 @@
 //! The selector of a pool request: which resources match it, as one text without spaces.
 
-use std::{fmt::Write, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Selector(Arc<str>);
@@ -34,6 +34,39 @@ impl Selector {
     }
 }
 
+/// The resources that must be granted, and the properties that a resource must have: the parts of a selector's text. A text of
+/// another form, and one that prefers a resource, has neither.
+pub(crate) fn read(text: &str) -> (Vec<String>, BTreeMap<String, String>) {
+    if let Some(names) = text.strip_prefix('=') {
+        return (names.split(',').map(str::to_owned).collect(), BTreeMap::new());
+    }
+    let pairs = text
+        .strip_prefix('?')
+        .into_iter()
+        .flat_map(|pairs| pairs.split('&'));
+    let property = |pair: &str| {
+        let (key, value) = pair.split_once('=')?;
+        Some((unescaped(key)?, unescaped(value)?))
+    };
+    (Vec::new(), pairs.filter_map(property).collect())
+}
+
+fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        if *first == b'%' {
+            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// As in the query of a URL, so that it contains no space and its special characters keep their meaning.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -51,6 +84,21 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_selector_reads_as_it_was_written() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(read(Selector::named(&names).as_str()).0, names);
+        let properties = [("zone", "b"), ("a&b", "c =d"), ("é", "%")];
+        let (names, seen) = read(Selector::matching(properties).as_str());
+        assert_eq!((names.len(), seen.len()), (0, 3));
+        for (key, value) in properties {
+            assert_eq!(seen[key], value);
+        }
+        for other in ["-", "~a", "", "?a=%Z", "?a=%f", "?a=%FF"] {
+            assert_eq!(read(other), (vec![], BTreeMap::new()), "{other}");
+        }
+    }
 
     #[test]
     fn each_selector_has_its_form() {

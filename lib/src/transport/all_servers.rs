@@ -87,6 +87,35 @@ impl AllServers {
         Ok(all)
     }
 
+    /// Returns the keys of all masters that match a pattern. One command for each thousand keys that a master has.
+    pub(crate) async fn scan(&self, routes: &RoutingTable, pattern: &str) -> Result<Vec<String>, Error> {
+        let mut keys = Vec::new();
+        for master in routes.masters()? {
+            let session = match master.state() {
+                State::Up(session) => session,
+                State::Down { error } => return Err(error),
+            };
+            let mut cursor = "0".to_owned();
+            loop {
+                let mut command = redis::cmd("SCAN");
+                command
+                    .arg(&cursor)
+                    .arg("MATCH")
+                    .arg(pattern)
+                    .arg("COUNT")
+                    .arg(1000);
+                let page = session.ask::<(String, Vec<Vec<u8>>)>(&command).await;
+                let (next, page) = page.map_err(|error| explain(&master.address, &error))?;
+                keys.extend(page.iter().map(|key| String::from_utf8_lossy(key).into_owned()));
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
+            }
+        }
+        Ok(keys)
+    }
+
     /// Returns the answer of a master, and the addresses of its replicas.
     async fn send_to_master(&self, master: &ServerConnection, command: &Cmd) -> (ServerAnswer, Vec<String>) {
         let answer = |reply| ServerAnswer {

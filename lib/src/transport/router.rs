@@ -229,6 +229,11 @@ impl Router {
         self.0.all_servers.send(&self.0.routes, command).await
     }
 
+    /// As [`AllServers::scan`].
+    pub(crate) async fn scan(&self, pattern: &str) -> Result<Vec<String>, Error> {
+        self.0.all_servers.scan(&self.0.routes, pattern).await
+    }
+
     /// Waits for what is not there yet. With `patient`, also until an operator has mended what refuses connections.
     async fn wait<T>(
         &self,

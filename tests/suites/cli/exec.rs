@@ -370,10 +370,8 @@ async fn the_command_has_the_use_of_the_terminal() -> Result {
     let bench = Bench::shared().await?;
     let tenure = bench.tenure("exec lock/tty -- sh inner")?;
     // A program in the background is stopped when it reads from the terminal.
-    fs::write(
-        bench.folder.join("inner"),
-        "test -t 0 && read -r line && echo \"got $line\"\n",
-    )?;
+    let inner = "test -t 0 && read -r line && echo \"got $line\"; kill -TSTP $$; echo continued\n";
+    fs::write(bench.folder.join("inner"), inner)?;
     let typed = bench.folder.join("typed");
     fs::write(&typed, "hello\n")?;
     let line: Vec<_> = std::iter::once(tenure.get_program())
@@ -397,6 +395,7 @@ async fn the_command_has_the_use_of_the_terminal() -> Result {
     command.stdin(fs::File::open(&typed)?);
     let ended = tokio::task::spawn_blocking(move || command.output()).await??;
     let shown = text(&ended.stdout);
+    ensure!(shown.contains("continued"), "{shown}");
     ensure!(
         shown.contains("got hello") && shown.contains("code 0") && shown.contains("back"),
         "{shown}"

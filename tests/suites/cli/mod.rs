@@ -2,13 +2,21 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`doctor`] | `tenure doctor` |
 //! | [`exec`] | `tenure exec`: the command, its codes, environment, signals and streams |
 //! | [`exec_loss`] | `tenure exec`: the reasons for which the command is ended |
+//! | [`lease`] | `tenure acquire`, `renew` and `release` |
+//! | [`view`] | `tenure get`, `holders`, `queue` and `why` |
+//! | [`recipes`] | the manifests in `docs/jobs.md` |
 //! | [`once`] | `tenure once`: one of many runs the command |
 
+mod doctor;
 mod exec;
 mod exec_loss;
+mod lease;
 mod once;
+mod recipes;
+mod view;
 
 use std::{
     fs,

@@ -26,6 +26,7 @@
 //! | [`keyed_lock`] | locks that parameters name, one and several |
 //! | [`options`] | grace, priority, hand-over between processes, replicas |
 //! | [`pool`] | selectors and resources |
+//! | [`listing`] | objects, requests of waiters, and servers, for people who look |
 //! | [`reentrant_lock`], [`rw_lock`] | the primitives of these names |
 //! | [`register`] | conditional writes, the fence, and repeats of both |
 //!
@@ -68,6 +69,7 @@ mod fairness;
 mod fencing;
 mod handoff;
 mod keyed_lock;
+mod listing;
 mod lost_leases;
 mod managed;
 mod options;

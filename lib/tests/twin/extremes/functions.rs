@@ -503,6 +503,14 @@ table! {
         world.client.control().look(&at("s")?, head).await?;
         Ok(())
     };
+    "listing::requests", [0, 1, 1 << 32, usize::MAX], async |world: World, head: usize| {
+        world.client.control().requests(&at("s")?, head).await?;
+        Ok(())
+    };
+    "listing::objects", texts(), async |world: World, text: String| {
+        world.client.control().objects(&text).await?;
+        Ok(())
+    };
     "control::inspect", [0, 1, usize::MAX], async |world: World, head: usize| {
         world.client.control().inspect(&at("s")?, head, 0).await?;
         Ok(())

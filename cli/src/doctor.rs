@@ -1,0 +1,312 @@
+//! `tenure doctor`: checks the servers, the rights of the user and the objects, and names the fix of each problem.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+use tenure::{Client, Error, ObjectRef, control::Snapshot};
+
+use crate::{
+    connect::Connection,
+    exit::{Code, Failure},
+    view::{all_objects, shown},
+};
+
+/// Checks the connection, the servers, the rights of the user and the objects of the namespace, and names the fix of each problem.
+///
+/// It acquires and releases a lock of its own. The exit code is 0 if there is no problem; a warning is none.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Prints the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    Warning,
+    Problem,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    level: Level,
+    about: String,
+    message: String,
+}
+
+impl Finding {
+    fn new(level: Level, about: &str, message: impl Into<String>) -> Self {
+        Self {
+            level,
+            about: about.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+pub(crate) async fn run(connection: &Connection, args: &Args) -> Result<u8, Failure> {
+    let client = connection.connect(None).await?;
+    let mut findings = of_servers(&client).await?;
+    findings.push(of_clock(&client).await?);
+    findings.push(of_rights(&client).await);
+    findings.extend(of_objects(&client).await);
+    let text = if args.json {
+        serde_json::to_string_pretty(&findings).map_err(|error| Failure::new(Code::Failed, error))?
+    } else {
+        findings.iter().map(line).collect::<Vec<_>>().join("\n")
+    };
+    // The exit code is an answer, too.
+    let _ = writeln!(io::stdout(), "{text}");
+    let has_problem = findings.iter().any(|finding| finding.level == Level::Problem);
+    Ok(if has_problem { Code::Failed as u8 } else { 0 })
+}
+
+fn line(finding: &Finding) -> String {
+    let level = match finding.level {
+        Level::Ok => "ok     ",
+        Level::Warning => "WARNING",
+        Level::Problem => "PROBLEM",
+    };
+    format!("{level}  {}: {}", finding.about, finding.message)
+}
+
+async fn of_servers(client: &Client) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    for server in client.control().server_fields().await? {
+        match server.fields {
+            Ok(fields) => findings.extend(of_server(&server.server, server.is_replica, &fields)),
+            Err(error) => findings.push(Finding::new(Level::Problem, &server.server, error.to_string())),
+        }
+    }
+    Ok(findings)
+}
+
+/// The findings about one server, from its `INFO`.
+fn of_server(server: &str, is_replica: bool, fields: &BTreeMap<String, String>) -> Vec<Finding> {
+    let field = |name: &str| fields.get(name).map_or("", String::as_str);
+    let version = match field("valkey_version") {
+        "" => format!("Redis {}", field("redis_version")),
+        version => format!("Valkey {version}"),
+    };
+    let role = if is_replica { "replica" } else { "master" };
+    let mut findings = vec![Finding::new(Level::Ok, server, format!("{version}, {role}"))];
+    let mut add = |level, message: &str| findings.push(Finding::new(level, server, message));
+    match (field("maxmemory"), field("maxmemory_policy")) {
+        (_, "noeviction") => {}
+        ("0", policy) => add(
+            Level::Warning,
+            &format!(
+                "maxmemory-policy is {policy}: set it to noeviction before maxmemory is set, or leases are evicted"
+            ),
+        ),
+        (_, policy) => add(
+            Level::Problem,
+            &format!(
+                "maxmemory-policy is {policy}, which evicts leases: CONFIG SET maxmemory-policy noeviction"
+            ),
+        ),
+    }
+    if is_replica && field("master_link_status") == "down" {
+        add(
+            Level::Problem,
+            "has no connection to its master, and would lose leases in a failover: check the network",
+        );
+    }
+    if field("aof_enabled") == "0" && !is_replica {
+        add(
+            Level::Warning,
+            "appendonly is off: a restart loses the newest leases, and locks are not recovered. CONFIG SET appendonly yes",
+        );
+    }
+    for status in ["aof_last_write_status", "rdb_last_bgsave_status"] {
+        if field(status) == "err" {
+            add(
+                Level::Problem,
+                &format!("{status} is err: check the space and the rights of its disk"),
+            );
+        }
+    }
+    findings
+}
+
+async fn of_clock(client: &Client) -> Result<Finding, Failure> {
+    let before = SystemTime::now();
+    let server = SystemTime::UNIX_EPOCH + Duration::from_micros(client.control().now_micros().await?);
+    Ok(clock(before, server, SystemTime::now()))
+}
+
+/// The clock of the server, which was read between two readings of this machine's.
+fn clock(before: SystemTime, server: SystemTime, after: SystemTime) -> Finding {
+    const MOST: Duration = Duration::from_secs(60);
+    let apart = server
+        .duration_since(after)
+        .or_else(|_| before.duration_since(server))
+        .unwrap_or_default();
+    if apart <= MOST {
+        return Finding::new(
+            Level::Ok,
+            "clock",
+            "the clocks of Redis and of this machine agree",
+        );
+    }
+    let message = format!(
+        "the clocks of Redis and of this machine differ by {}: check NTP. Leases do not depend on it, but times look wrong",
+        crate::duration::age(apart)
+    );
+    Finding::new(Level::Warning, "clock", message)
+}
+
+/// The rights that a holder needs: all of them are used by a lock of its own.
+async fn of_rights(client: &Client) -> Finding {
+    let name = format!("tenure-doctor/{}", std::process::id());
+    let tried = async {
+        let lease = client
+            .lock(&name)?
+            .acquire_timeout(Duration::from_secs(3))
+            .await?;
+        if let Some(lease) = lease {
+            lease.renew().await?;
+            lease.release().await?;
+        }
+        Ok::<_, Error>(())
+    };
+    match tried.await {
+        Ok(()) => Finding::new(Level::Ok, "rights", "the user may acquire, renew and release"),
+        Err(error) => {
+            let message = format!("{error}. The smallest rights stand in docs/redis.md, section \"Rights\"");
+            Finding::new(Level::Problem, "rights", message)
+        }
+    }
+}
+
+async fn of_objects(client: &Client) -> Vec<Finding> {
+    let objects = match all_objects(client).await {
+        Ok(objects) => objects,
+        Err(failure) => {
+            let message = failure.message.unwrap_or_default();
+            return vec![Finding::new(Level::Warning, "objects", message)];
+        }
+    };
+    let mut findings = Vec::new();
+    for object in &objects {
+        match client.control().look(object, usize::MAX).await {
+            Ok(Some(snapshot)) => findings.extend(of_object(object, &snapshot)),
+            // It is gone since it was listed.
+            Ok(None) => {}
+            // The error names the key and the command that mends it.
+            Err(error) => findings.push(Finding::new(Level::Problem, &shown(object), error.to_string())),
+        }
+    }
+    let sound = objects.len() - findings.len().min(objects.len());
+    findings.push(Finding::new(
+        Level::Ok,
+        "objects",
+        format!("{sound} of {} are sound", objects.len()),
+    ));
+    findings
+}
+
+/// The problem of an object that can be read, if it has one.
+fn of_object(object: &ObjectRef, snapshot: &Snapshot) -> Option<Finding> {
+    let held: u64 = snapshot.holders.iter().map(|holder| holder.permits).sum();
+    let finding = |level, message: String| Some(Finding::new(level, &shown(object), message));
+    if held != snapshot.held {
+        let message = format!(
+            "counts {} as held, and its leases have {held}: another program has changed its keys. The number is right again when \
+             all leases have ended",
+            snapshot.held
+        );
+        return finding(Level::Problem, message);
+    }
+    if snapshot.digest.is_some() && !snapshot.current {
+        let message = "Redis was restarted, and the controller has not declared it again: check that the controller runs";
+        return finding(Level::Problem, message.to_owned());
+    }
+    if snapshot.recovering_until.is_some() {
+        return finding(
+            Level::Warning,
+            "recovers from a loss of data: nothing new is granted for one lease".to_owned(),
+        );
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(is_replica: bool, fields: &[(&str, &str)]) -> String {
+        let sound = [
+            ("redis_version", "7.4.1"),
+            ("maxmemory", "0"),
+            ("maxmemory_policy", "noeviction"),
+            ("aof_enabled", "1"),
+        ];
+        let fields = sound.iter().chain(fields);
+        let fields = fields
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        of_server("r:6379", is_replica, &fields)
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn a_sound_server_has_no_finding() {
+        assert_eq!(findings(false, &[]), "ok       r:6379: Redis 7.4.1, master");
+        assert_eq!(
+            findings(true, &[("valkey_version", "8.1.0")]),
+            "ok       r:6379: Valkey 8.1.0, replica"
+        );
+    }
+
+    #[test]
+    fn each_problem_of_a_server_names_its_fix() {
+        for (is_replica, fields, expected) in [
+            (
+                false,
+                &[("maxmemory", "9"), ("maxmemory_policy", "allkeys-lru")][..],
+                "PROBLEM  r:6379: maxmemory-policy is allkeys-lru, which evicts leases: CONFIG SET",
+            ),
+            (
+                false,
+                &[("maxmemory_policy", "volatile-ttl")],
+                "WARNING  r:6379: maxmemory-policy is volatile-ttl: set it to noeviction",
+            ),
+            (false, &[("aof_enabled", "0")], "CONFIG SET appendonly yes"),
+            (
+                false,
+                &[("rdb_last_bgsave_status", "err")],
+                "rdb_last_bgsave_status is err: check the space",
+            ),
+            (
+                true,
+                &[("master_link_status", "down")],
+                "PROBLEM  r:6379: has no connection to its master",
+            ),
+        ] {
+            let found = findings(is_replica, fields);
+            assert!(found.contains(expected), "{expected}: {found}");
+        }
+    }
+
+    #[test]
+    fn clocks_that_differ_are_a_warning() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(clock(at(100), at(100), at(101)).level, Level::Ok);
+        for (before, server) in [(100, 300), (300, 100)] {
+            assert_eq!(
+                clock(at(before), at(server), at(before + 1)).level,
+                Level::Warning
+            );
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! `tenure acquire`, `renew` and `release`: a lease that a script keeps, without a process that renews it.
+//!
+//! Between two calls the lease is *detached*: it runs out after its length, and its secret takes it over. Each `renew` takes it
+//! over, gives it its full length and detaches it again, under another secret: of two who renew with one secret, one fails.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use tenure::{Client, Kind, Lease};
+
+use crate::{
+    acquire::{Amount, Held, Request},
+    connect::Connection,
+    exec,
+    exit::{Code, Failure},
+    object::Object,
+    report,
+    view::time,
+};
+
+const EXAMPLES: &str = "Examples:
+  # In a script that takes less than a minute
+  tenure acquire lock/report --ttl 60s --lease-file lease.json
+  ./report.sh
+  tenure release --lease-file lease.json
+
+  # A longer one renews the lease before it runs out, and stops if that fails
+  tenure renew --lease-file lease.json || exit";
+
+/// Acquires a lease that no process renews, and prints it as JSON.
+///
+/// The lease runs out after --ttl unless `tenure renew` gives it its full length again. `lease` in the JSON is its secret, by
+/// which `renew` and `release` take it over: keep it as a password. `tenure exec` needs no such care: prefer it where the work
+/// is one command.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Acquire {
+    /// The object, as KIND/NAME: lockpool/x, semaphore/x or lock/x; also lp/x and sem/x
+    object: Object,
+    #[command(flatten)]
+    amount: Amount,
+    #[command(flatten)]
+    request: Request,
+    /// File for the JSON, which only its owner can read, in place of standard output
+    #[arg(long, value_name = "FILE")]
+    lease_file: Option<PathBuf>,
+}
+
+/// Gives a lease of `tenure acquire` its full length again, and prints it as JSON, with another secret.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Renew {
+    #[command(flatten)]
+    known: Known,
+}
+
+/// Releases a lease of `tenure acquire`; or, with --force, takes an object from its holders.
+///
+/// A holder whose lease is taken is notified of the loss, with the reason: `tenure exec` ends its command. The next in the
+/// queue is granted the object at once, so that two may work at the same time if a holder does not notice. Take a lease where its
+/// holder is known to hang.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Release {
+    #[command(flatten)]
+    known: Known,
+    /// Takes the object from its holders
+    #[arg(long, requires_all = ["object", "reason"], conflicts_with_all = ["lease", "lease_file"])]
+    force: bool,
+    /// With --force: only the lease of this pod or process
+    #[arg(long, requires = "force", value_name = "POD")]
+    holder: Option<String>,
+    /// With --force: the reason, for the holders and the log
+    #[arg(long, requires = "force", value_name = "TEXT")]
+    reason: Option<String>,
+    /// With --force: does not ask
+    #[arg(long, requires = "force")]
+    yes: bool,
+}
+
+/// A lease that was acquired before.
+#[derive(Debug, clap::Args)]
+struct Known {
+    /// The object, as KIND/NAME; --lease-file has it, too
+    object: Option<Object>,
+    /// The secret of the lease
+    #[arg(
+        long,
+        env = "TENURE_LEASE",
+        hide_env_values = true,
+        requires = "object",
+        value_name = "SECRET"
+    )]
+    lease: Option<String>,
+    /// File with the JSON of `tenure acquire`
+    #[arg(long, conflicts_with = "lease", value_name = "FILE")]
+    lease_file: Option<PathBuf>,
+}
+
+/// A detached lease, as it is printed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Detached {
+    object: String,
+    namespace: String,
+    /// The secret.
+    lease: String,
+    fencing_token: u64,
+    expires: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    resources: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+pub(crate) async fn acquire(connection: &Connection, args: Acquire) -> Result<u8, Failure> {
+    if args.request.ttl.is_none() {
+        let fix = "no process renews the lease, so give it a length, such as --ttl 60s";
+        return Err(Failure::usage(format!("--ttl is missing: {fix}")));
+    }
+    let mut signals = exec::listen()?;
+    let (client, spent) = exec::connect(connection, args.request.timeout, &mut signals).await?;
+    let acquired = args.request.acquire(&client, &args.object, &args.amount, spent);
+    let held = exec::until_signal(&client, acquired, &mut signals).await?;
+    detach(&client, held, &args.object, args.lease_file.as_deref()).await
+}
+
+pub(crate) async fn renew(connection: &Connection, args: Renew) -> Result<u8, Failure> {
+    let (object, secret) = args.known.read()?;
+    let client = connection.connect(None).await?;
+    let held = adopt(&client, &object, &secret).await?;
+    detach(&client, held, &object, args.known.lease_file.as_deref()).await
+}
+
+pub(crate) async fn release(connection: &Connection, args: Release) -> Result<u8, Failure> {
+    if args.force {
+        return take(connection, &args).await;
+    }
+    let (object, secret) = args.known.read()?;
+    let client = connection.connect(None).await?;
+    let held = adopt(&client, &object, &secret).await?;
+    held.lease.release().await?;
+    Ok(0)
+}
+
+/// Stops renewing the lease, after it got its full length: one that was granted from the queue runs for less at first.
+async fn detach(client: &Client, held: Held, object: &Object, file: Option<&Path>) -> Result<u8, Failure> {
+    let Held { lease, resources } = held;
+    lease.renew().await?;
+    let mut detached = Detached {
+        object: object.to_string(),
+        namespace: lease.object().namespace().to_owned(),
+        lease: String::new(),
+        fencing_token: lease.fencing_token(),
+        expires: time::rfc3339(SystemTime::now() + lease.remaining()),
+        resources: resources.into_iter().collect(),
+    };
+    detached.lease = lease.detach();
+    let shown = serde_json::to_string(&detached).map_err(|error| Failure::new(Code::Failed, error))?;
+    let written = match file {
+        Some(file) => write_private(file, &shown),
+        None => writeln!(io::stdout(), "{shown}"),
+    };
+    if let Err(error) = written {
+        // Without its secret no process could release it.
+        if let Ok(held) = adopt(client, object, &detached.lease).await {
+            exec::give_back(held).await;
+        }
+        let place = file.map_or_else(|| "standard output".to_owned(), |file| file.display().to_string());
+        return Err(Failure::new(
+            Code::Failed,
+            format!("{place}: {error}; the lease is released"),
+        ));
+    }
+    Ok(0)
+}
+
+async fn adopt(client: &Client, object: &Object, secret: &str) -> Result<Held, Failure> {
+    let name = &object.name;
+    let mut resources = Vec::new();
+    let lease: Option<Lease> = match object.kind {
+        Kind::Pool => client.lock_pool(name)?.adopt(secret).await?.map(|lease| {
+            resources = lease.resources().to_vec();
+            lease.into_lease()
+        }),
+        Kind::Semaphore => client.semaphore(name)?.adopt(secret).await?,
+        Kind::Lock => client.lock(name)?.adopt(secret).await?,
+        _ => return Err(Failure::usage(format!("{object} cannot be held here"))),
+    };
+    let lost = || {
+        Failure::new(
+            Code::Lost,
+            format!(
+                "the lease of {object} is lost: it ran out, or was renewed or released with this secret before"
+            ),
+        )
+    };
+    lease.map(|lease| Held { lease, resources }).ok_or_else(lost)
+}
+
+impl Known {
+    fn read(&self) -> Result<(Object, String), Failure> {
+        let (object, secret) = match (&self.lease, &self.lease_file) {
+            (Some(secret), _) => (None, secret.clone()),
+            (None, Some(file)) => {
+                let named =
+                    |error: String| Failure::usage(format!("--lease-file {}: {error}", file.display()));
+                let text = fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
+                let detached: Detached =
+                    serde_json::from_str(&text).map_err(|error| named(error.to_string()))?;
+                (
+                    Some(detached.object.parse::<Object>().map_err(named)?),
+                    detached.lease,
+                )
+            }
+            (None, None) => {
+                return Err(Failure::usage(
+                    "--lease-file or --lease is missing: name the lease",
+                ));
+            }
+        };
+        match self.object.clone().or(object) {
+            Some(object) => Ok((object, secret)),
+            None => Err(Failure::usage("KIND/NAME is missing: name the object")),
+        }
+    }
+}
+
+async fn take(connection: &Connection, args: &Release) -> Result<u8, Failure> {
+    let (Some(object), Some(reason)) = (&args.known.object, &args.reason) else {
+        return Err(Failure::usage("--force needs KIND/NAME and --reason"));
+    };
+    let client = connection.connect(None).await?;
+    let full = object.of(&client)?;
+    let snapshot = client.control().look(&full, 10_000).await?;
+    let holders = snapshot.map_or_else(Vec::new, |snapshot| snapshot.holders);
+    let is_meant = |identity: &tenure::Identity| {
+        args.holder
+            .as_ref()
+            .is_none_or(|name| identity.pod.as_ref() == Some(name) || identity.process == *name)
+    };
+    let meant: Vec<_> = holders
+        .into_iter()
+        .filter(|view| is_meant(&view.holder))
+        .collect();
+    if meant.is_empty() {
+        return Err(Failure::new(
+            Code::NotDeclared,
+            format!("{object} has no such holder"),
+        ));
+    }
+    for view in &meant {
+        report(format_args!(
+            "{object} is held by {}: {}",
+            view.holder, view.reason
+        ));
+    }
+    if !args.yes && !confirmed(meant.len())? {
+        return Err(Failure::new(Code::Failed, "nothing was released"));
+    }
+    let who = std::env::var("USER").unwrap_or_else(|_| client.identity().to_string());
+    let tokens: Vec<_> = meant.into_iter().map(|view| view.token).collect();
+    let cause = format!("released by force by {who}: {reason}");
+    let ended = client.control().reclaim(&full, &tokens, &cause).await?;
+    report(format_args!("{ended} leases of {object} were {cause}"));
+    Ok(0)
+}
+
+fn confirmed(leases: usize) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("--yes is missing: there is no terminal to ask on"));
+    }
+    let _ = write!(io::stderr(), "Take {leases} leases from their holders? [y/N] ");
+    let mut answer = String::new();
+    // No answer is a no.
+    let _ = io::stdin().read_line(&mut answer);
+    Ok(matches!(answer.trim(), "y" | "yes"))
+}
+
+/// Writes a file that only its owner can read, in one step.
+fn write_private(file: &Path, text: &str) -> io::Result<()> {
+    let mut next = file.as_os_str().to_owned();
+    next.push(format!(".{}", std::process::id()));
+    let mut written = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&next)?;
+    writeln!(written, "{text}")?;
+    fs::rename(&next, file)
+}

@@ -1,0 +1,341 @@
+//! `tenure get`, `holders`, `queue` and `why`: an object as Redis has it.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`model`] | the object as JSON and YAML |
+//! | [`table`], [`time`] | the object for people |
+//! | [`why`] | the reason for which a pod waits |
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use tenure::{
+    Client, Error, Kind, ObjectRef,
+    control::{Snapshot, WaiterRequest},
+};
+
+use crate::{
+    connect::Connection,
+    exit::{Code, Failure},
+    object::{self, Object},
+};
+
+pub(crate) mod model;
+pub(crate) mod table;
+pub(crate) mod time;
+pub(crate) mod why;
+
+use model::{name, state};
+use table::or_dash;
+use time::{since, until};
+
+/// Shows objects: their permits or resources, and how many wait.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Shows who holds an object, since when and until when, and why.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Holders {
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Shows who waits for an object, in the order of the queue.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Queue {
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Debug, clap::Args)]
+struct Shown {
+    /// The objects, as KIND/NAME or KIND: lockpool (lp), semaphore (sem), lock, rwlock; all, if absent
+    #[arg(value_name = "KIND[/NAME]")]
+    objects: Vec<Target>,
+    /// Format: a table, or for programs
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+    /// Most holders and waiters that are shown
+    #[arg(long, default_value_t = 100_000, value_name = "NUMBER")]
+    limit: usize,
+    /// Shows them again after each change
+    #[arg(short, long)]
+    watch: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Table,
+    /// With process, fencing token and lease
+    Wide,
+    Json,
+    Yaml,
+    Name,
+}
+
+/// One object, or all of a kind.
+#[derive(Debug, Clone)]
+enum Target {
+    One(Object),
+    All(Kind),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match object::kind(text) {
+            Some(kind) => Ok(Self::All(kind)),
+            None => text.parse().map(Self::One),
+        }
+    }
+}
+
+/// An object, and the state that Redis has of it, if any.
+struct Seen {
+    object: ObjectRef,
+    snapshot: Option<Snapshot>,
+    /// The requests of a pool's waiters, by their tokens.
+    requests: BTreeMap<String, WaiterRequest>,
+}
+
+/// A table with a row for each thing: its head, the columns of `wide`, and the rows of an object.
+struct Table {
+    head: &'static [&'static str],
+    wide: &'static [&'static str],
+    rows: fn(&Seen) -> Vec<Vec<String>>,
+}
+
+const OBJECTS: Table = Table {
+    head: &["OBJECT", "STATE", "HELD", "TOTAL", "WAITING"],
+    wide: &["DRAINING", "FENCING TOKEN", "DECLARED"],
+    rows: object_row,
+};
+const HOLDERS: Table = Table {
+    head: &["OBJECT", "HOLDER", "RESOURCE", "HELD", "EXPIRES IN", "REASON"],
+    wide: &["PROCESS", "PERMITS", "FENCING TOKEN", "LEASE"],
+    rows: holder_rows,
+};
+const WAITERS: Table = Table {
+    head: &["OBJECT", "POSITION", "WAITER", "WAITS", "REASON"],
+    wide: &["PROCESS", "PERMITS", "REQUEST"],
+    rows: waiter_rows,
+};
+
+pub(crate) async fn get(connection: &Connection, args: Get) -> Result<u8, Failure> {
+    show(connection, args.shown, &OBJECTS).await
+}
+
+pub(crate) async fn holders(connection: &Connection, args: Holders) -> Result<u8, Failure> {
+    show(connection, args.shown, &HOLDERS).await
+}
+
+pub(crate) async fn queue(connection: &Connection, args: Queue) -> Result<u8, Failure> {
+    show(connection, args.shown, &WAITERS).await
+}
+
+/// A person does not read faster.
+const WATCHED_EVERY: Duration = Duration::from_secs(1);
+
+async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8, Failure> {
+    let client = connection.connect(None).await?;
+    let mut before = None;
+    loop {
+        let mut all = Vec::new();
+        for (object, is_named) in targets(&client, &args.objects).await? {
+            all.extend(look(&client, object, is_named, args.limit).await?);
+        }
+        // Relative times change without a change.
+        let state: Vec<_> = all
+            .iter()
+            .map(|seen| seen.snapshot.clone().map(timeless))
+            .collect();
+        if before.as_ref() != Some(&state) {
+            let text = rendered(&all, args.output, table)?;
+            if writeln!(io::stdout(), "{text}").is_err() {
+                return Ok(0);
+            }
+            before = Some(state);
+        }
+        if !args.watch {
+            return Ok(0);
+        }
+        tokio::time::sleep(WATCHED_EVERY).await;
+    }
+}
+
+/// The objects that are meant, and whether each was named.
+async fn targets(client: &Client, targets: &[Target]) -> Result<Vec<(ObjectRef, bool)>, Failure> {
+    let mut objects = Vec::new();
+    for target in targets {
+        if let Target::One(object) = target {
+            objects.push((object.of(client)?, true));
+        }
+    }
+    let is_meant = |kind: Kind| {
+        let of_kind = |target: &Target| matches!(target, Target::All(all) if *all == kind);
+        targets.is_empty() || targets.iter().any(of_kind)
+    };
+    if targets.is_empty() || objects.len() < targets.len() {
+        let all = all_objects(client).await?.into_iter();
+        objects.extend(
+            all.filter(|object| is_meant(object.kind()))
+                .map(|object| (object, false)),
+        );
+    }
+    Ok(objects)
+}
+
+/// All objects of the namespace that Redis has.
+pub(crate) async fn all_objects(client: &Client) -> Result<Vec<ObjectRef>, Failure> {
+    let namespace = client.lock("x")?.object().namespace().to_owned();
+    client.control().objects(&namespace).await.map_err(|error| match error {
+        Error::Refused { reason } => Failure::new(
+            Code::Refused,
+            format!("cannot list the objects: {reason}. Name them as KIND/NAME, or use a Redis user that may SCAN"),
+        ),
+        other => other.into(),
+    })
+}
+
+/// Looks at an object. One that was named, must be declared and is not, is an error; one that is gone since it was listed is left
+/// out.
+async fn look(
+    client: &Client,
+    object: ObjectRef,
+    is_named: bool,
+    limit: usize,
+) -> Result<Option<Seen>, Failure> {
+    let control = client.control();
+    let snapshot = control.look(&object, limit).await?;
+    let needs_declaration = matches!(object.kind(), Kind::Pool | Kind::Semaphore);
+    match snapshot {
+        None if !is_named => return Ok(None),
+        None if needs_declaration => return Err(Error::NotDeclared { object }.into()),
+        _ => {}
+    }
+    let has_waiters = snapshot
+        .as_ref()
+        .is_some_and(|snapshot| !snapshot.waiters.is_empty());
+    let requests = if object.kind() == Kind::Pool && has_waiters {
+        control.requests(&object, limit).await?
+    } else {
+        BTreeMap::new()
+    };
+    Ok(Some(Seen {
+        object,
+        snapshot,
+        requests,
+    }))
+}
+
+/// The same, without what changes with time and renewals alone.
+fn timeless(mut snapshot: Snapshot) -> Snapshot {
+    snapshot.now = SystemTime::UNIX_EPOCH;
+    snapshot.next_change = None;
+    for holder in &mut snapshot.holders {
+        holder.expires = SystemTime::UNIX_EPOCH;
+    }
+    snapshot
+}
+
+fn rendered(all: &[Seen], output: Output, table: &Table) -> Result<String, Failure> {
+    let model = |seen: &Seen| match &seen.snapshot {
+        Some(snapshot) => model::Object::of(&seen.object, snapshot),
+        None => model::Object::free(&seen.object),
+    };
+    let models: Vec<_> = all.iter().map(model).collect();
+    let failed = |error: String| Failure::new(Code::Failed, error);
+    match output {
+        Output::Json => match &models[..] {
+            [one] => serde_json::to_string_pretty(one),
+            several => serde_json::to_string_pretty(several),
+        }
+        .map_err(|error| failed(error.to_string())),
+        Output::Yaml => match &models[..] {
+            [one] => serde_saphyr::to_string(one),
+            _ => serde_saphyr::to_string(&models),
+        }
+        .map(|text| text.trim_end().to_owned())
+        .map_err(|error| failed(error.to_string())),
+        Output::Name => {
+            let names: Vec<_> = models.into_iter().map(|model| model.name).collect();
+            Ok(names.join("\n"))
+        }
+        Output::Table | Output::Wide => {
+            let wide = if output == Output::Wide { table.wide } else { &[] };
+            let head: Vec<_> = table.head.iter().chain(wide).copied().collect();
+            let rows: Vec<_> = all.iter().flat_map(table.rows).collect();
+            Ok(table::lines(&head, &rows).join("\n"))
+        }
+    }
+}
+
+pub(crate) fn shown(object: &ObjectRef) -> String {
+    format!("{}/{}", object::kind_name(object.kind()), object.name())
+}
+
+fn object_row(seen: &Seen) -> Vec<Vec<String>> {
+    let snapshot = seen.snapshot.as_ref();
+    let number = |of: fn(&Snapshot) -> u64, free: u64| snapshot.map_or(free, of).to_string();
+    let now = snapshot.map_or(SystemTime::UNIX_EPOCH, |snapshot| snapshot.now);
+    vec![vec![
+        shown(&seen.object),
+        state(snapshot, now).to_owned(),
+        number(|snapshot| snapshot.held, 0),
+        number(|snapshot| snapshot.limit, 1),
+        number(|snapshot| snapshot.waiting, 0),
+        number(Snapshot::draining, 0),
+        number(|snapshot| snapshot.last_fence, 0),
+        snapshot
+            .is_some_and(|snapshot| snapshot.digest.is_some())
+            .to_string(),
+    ]]
+}
+
+fn holder_rows(seen: &Seen) -> Vec<Vec<String>> {
+    let Some(snapshot) = &seen.snapshot else {
+        return Vec::new();
+    };
+    let row = |view: &tenure::control::HolderView| {
+        vec![
+            shown(&seen.object),
+            name(&view.holder),
+            or_dash(&view.resources.join(",")),
+            since(snapshot.now, view.since),
+            until(snapshot.now, view.expires),
+            or_dash(&view.reason),
+            view.holder.process.clone(),
+            view.permits.to_string(),
+            view.fence.to_string(),
+            view.token.clone(),
+        ]
+    };
+    snapshot.holders.iter().map(row).collect()
+}
+
+fn waiter_rows(seen: &Seen) -> Vec<Vec<String>> {
+    let Some(snapshot) = &seen.snapshot else {
+        return Vec::new();
+    };
+    let row = |(index, view): (usize, &tenure::control::WaiterView)| {
+        vec![
+            shown(&seen.object),
+            (index + 1).to_string(),
+            name(&view.holder),
+            since(snapshot.now, view.since),
+            or_dash(&view.reason),
+            view.holder.process.clone(),
+            view.permits.to_string(),
+            or_dash(&why::request(view, seen.requests.get(&view.token))),
+        ]
+    };
+    snapshot.waiters.iter().enumerate().map(row).collect()
+}

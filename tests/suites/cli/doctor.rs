@@ -1,0 +1,43 @@
+//! `tenure doctor`.
+
+use tenure::Kind;
+use tenure_tests::{Redis, Result, ensure, redis::Persistence};
+
+use super::{Bench, code, output, text};
+
+#[tokio::test]
+async fn a_sound_redis_has_no_problem() -> Result {
+    let redis = Redis::builder().persistence(Persistence::Aof).start().await?;
+    let bench = Bench::on(&redis).await?;
+    let lease = bench.client.lock("x")?.acquire().await?;
+    let ended = output(bench.tenure("doctor")?).await?;
+    let shown = text(&ended.stdout);
+    ensure!(code(&ended)? == 0 && !shown.contains("PROBLEM"), "{ended:?}");
+    for part in ["master", "clocks", "may acquire", "1 of 1 are sound"] {
+        ensure!(shown.contains(part), "{part}: {shown}");
+    }
+    lease.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn problems_are_named_with_their_fix() -> Result {
+    let args = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let redis = Redis::builder().args(&args).start().await?;
+    let bench = Bench::on(&redis).await?;
+    let object = bench.object(Kind::Lock, "damaged")?;
+    let key = format!("tenure:{{{object}}}:obj");
+    redis.cli(&["SET", &key, "no object"]).await?;
+    let ended = output(bench.tenure("doctor --json")?).await?;
+    let shown = text(&ended.stdout);
+    ensure!(code(&ended)? == 70, "{ended:?}");
+    for part in [
+        "CONFIG SET maxmemory-policy noeviction",
+        "CONFIG SET appendonly yes",
+        "lock/damaged",
+        "0 of 1 are sound",
+    ] {
+        ensure!(shown.contains(part), "{part}: {shown}");
+    }
+    Ok(())
+}
