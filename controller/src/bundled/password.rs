@@ -254,14 +254,18 @@ impl OwnPassword {
             Decision::Keep { passwords, next } => {
                 self.draft = None;
                 self.passwords.set(passwords.clone());
-                self.give(&passwords).await?;
+                match self.give(&passwords).await {
+                    // The check `redis` reports it.
+                    Err(error) if error.is_unreachable() => {}
+                    outcome => outcome.map_err(|error| refused(&error))?,
+                }
                 let span = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
                 Ok(span.map(|span| Instant::now() + span))
             }
             Decision::Write { passwords, fields } => {
                 // Without a password there is nothing that a connection could be made with.
                 if !known.is_empty() {
-                    self.give(&passwords).await?;
+                    self.give(&passwords).await.map_err(|error| refused(&error))?;
                 } else if let Some((current, _)) = &fields.previous {
                     self.passwords.set(vec![current.clone()]);
                     return Ok(Some(Instant::now()));
@@ -283,23 +287,20 @@ impl OwnPassword {
     }
 
     /// Gives each server the passwords.
-    async fn give(&self, passwords: &[Password]) -> Result<(), String> {
+    async fn give(&self, passwords: &[Password]) -> Result<(), tenure::Error> {
         let hashes: Vec<String> = passwords.iter().map(Password::hash).collect();
-        match self.control.set_passwords(self.passwords.user(), &hashes).await {
-            Ok(true) => {
-                tracing::info!(
-                    passwords = hashes.len(),
-                    "gave Redis the passwords of the controller's user"
-                );
-                Ok(())
-            }
-            Ok(false) => Ok(()),
-            // The check `redis` reports it, and Redis starts with the passwords of the Secret.
-            Err(error) => Err(format!(
-                "Redis does not get the passwords of the controller's user: {error}"
-            )),
+        if self.control.set_passwords(self.passwords.user(), &hashes).await? {
+            tracing::info!(
+                passwords = hashes.len(),
+                "gave Redis the passwords of the controller's user"
+            );
         }
+        Ok(())
     }
+}
+
+fn refused(error: &tenure::Error) -> String {
+    format!("Redis does not get the passwords of the controller's user: {error}")
 }
 
 #[cfg(test)]
