@@ -96,8 +96,12 @@ async fn cert_manager_is_asked_for_a_certificate_that_fits() -> Result {
     let names = spec["dnsNames"].as_array().context("no names")?;
     ensure!(names.contains(&"tenure-redis.default.svc".into()), "{names:?}");
     let secrets = rendered.iter().filter(|object| object["kind"] == "Secret");
-    let made: Vec<_> = secrets.map(|secret| &secret["metadata"]["name"]).collect();
-    assert_eq!(made, ["tenure-redis"], "cert-manager makes the other one");
+    let rendered_secrets: Vec<_> = secrets.map(|secret| &secret["metadata"]["name"]).collect();
+    assert_eq!(
+        rendered_secrets,
+        ["tenure-redis"],
+        "cert-manager makes the other one"
+    );
     Ok(())
 }
 
