@@ -47,11 +47,11 @@ impl E2e {
 
     /// Settings with which the controller does not become ready.
     pub(crate) async fn upgrade_wrongly(&self, held: &Holder) -> Result {
-        say("7. `helm upgrade` with a password file that does not exist.");
+        say("7. `helm upgrade` with a user that Redis does not have.");
         let before = self.ready_controllers().await?;
         let wrong = [
             "--set",
-            "controller.extraArgs={--redis-password-file=/does/not/exist}",
+            "controller.extraArgs={--redis-username=nobody}",
             "--wait",
             "--timeout",
             "20s",
