@@ -9,7 +9,7 @@ use kube::{
     runtime::{controller::Action, events::Recorder},
 };
 use tenure::Control;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     apply::Applier,
@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) tracker: ObjectTracker,
     pub(crate) epochs: EpochRecord,
     pub(crate) installations: Installations,
+    /// Redis refuses to let the controller work.
+    pub(crate) refused: watch::Sender<bool>,
     pub(crate) ended: EndedPods,
     pub(crate) holders: Holders,
     pub(crate) losses: DataLosses,

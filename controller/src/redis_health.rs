@@ -6,9 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tenure::{Control, Error, Kind, ObjectRef, control::Server};
+use tenure::{Error, Kind, ObjectRef, control::Server};
 
-use crate::{http::Health, telemetry::Metrics};
+use crate::{http::Health, reconcile::Context};
 
 /// The name of the check in `/readyz`.
 const CHECK: &str = "redis";
@@ -16,7 +16,8 @@ const CHECK: &str = "redis";
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Follows the state of Redis. Never ends.
-pub(crate) async fn follow(control: Control, health: Arc<Health>, metrics: Metrics) -> &'static str {
+pub(crate) async fn follow(context: Arc<Context>, health: Arc<Health>) -> &'static str {
+    let (control, metrics) = (&context.control, &context.metrics);
     let probe = ObjectRef::new(Kind::Semaphore, "default", "tenure-readyz").ok();
     let mut refusal = None;
     loop {
@@ -41,6 +42,11 @@ pub(crate) async fn follow(control: Control, health: Arc<Health>, metrics: Metri
             // An error of the connection is in its state.
             let outcome = control.look(probe, 0).await;
             refusal = outcome.err().filter(|error| !error.is_unreachable());
+            // The conditions of all objects have to show it.
+            let is_refused = refusal.is_some();
+            context
+                .refused
+                .send_if_modified(|refused| std::mem::replace(refused, is_refused) != is_refused);
         }
     }
 }

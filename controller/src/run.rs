@@ -163,7 +163,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
         "the watch of Redis' data"
     });
     registry.register_collector(Box::new(Readiness(health.clone())));
-    watchers.spawn(redis_health::follow(control, health.clone(), metrics));
+    watchers.spawn(redis_health::follow(context.clone(), health.clone()));
     watchers.spawn(beat(context.clone(), health.clone()));
     let epochs = context.clone();
     watchers.spawn(async move {
@@ -219,6 +219,7 @@ fn context(config: &Config, client: &Client, control: &tenure::Control, metrics:
             config.installation(),
             metrics.clone(),
         ),
+        refused: watch::Sender::new(false),
         installations: Installations::new(client, config.installation()),
         ended: EndedPods::default(),
         holders: Holders::default(),

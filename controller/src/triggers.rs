@@ -16,8 +16,8 @@ use tokio::sync::{broadcast::error::RecvError, watch};
 
 use crate::{kinds::Declared, reconcile::Context};
 
-/// Returns the objects of `store` to reconcile: when Redis has published a change, Redis is back or gone, a server has lost data, or
-/// a pod has ended.
+/// Returns the objects of `store` to reconcile: when Redis has published a change, Redis is back or gone, refuses or does not refuse any
+/// more, a server has lost data, or a pod has ended.
 pub(crate) fn triggers<K: Declared>(
     store: &Store<K>,
     context: &Arc<Context>,
@@ -34,6 +34,14 @@ pub(crate) fn triggers<K: Declared>(
     let came_or_gone = {
         let store = store.clone();
         comings_and_goings(context.control.clone()).flat_map(move |()| stream::iter(all(&store)))
+    };
+    let refused = {
+        let store = store.clone();
+        stream::unfold(context.refused.subscribe(), |mut refused| async move {
+            refused.changed().await.ok()?;
+            Some(((), refused))
+        })
+        .flat_map(move |()| stream::iter(all(&store)))
     };
     let ended = {
         let (store, context) = (store.clone(), context.clone());
@@ -59,8 +67,13 @@ pub(crate) fn triggers<K: Declared>(
         })
         .flat_map(move |lost| stream::iter(lost_by(&store, lost.as_deref())))
     };
-    let streams: [BoxStream<'static, KubeRef<K>>; 4] =
-        [changed.boxed(), came_or_gone.boxed(), ended.boxed(), lost.boxed()];
+    let streams: [BoxStream<'static, KubeRef<K>>; 5] = [
+        changed.boxed(),
+        came_or_gone.boxed(),
+        refused.boxed(),
+        ended.boxed(),
+        lost.boxed(),
+    ];
     stream::select_all(streams).boxed()
 }
 

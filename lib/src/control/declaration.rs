@@ -44,6 +44,13 @@ pub struct Declaration {
 
 /// The scheme of [`Declaration::digest`]. A later scheme puts its number and a colon before its digests, so that a controller
 /// knows which digests it cannot compare. Digests of the first scheme have no number.
+///
+/// ```
+/// use tenure::control::{Capacity, DIGEST_SCHEME, Declaration};
+///
+/// let digest = Declaration::new(Capacity::Permits(3)).digest();
+/// assert_eq!(DIGEST_SCHEME == 1, !digest.contains(':'));
+/// ```
 pub const DIGEST_SCHEME: u32 = 1;
 
 /// The permits or resources of an object.

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use tenure_crds::Semaphore;
 use tenure_tests::{Context, ControlPlane, Controller, Redis, Result, ensure, eventually, process::unique};
 
-use super::support::World;
+use super::support::{SOON, World, expect};
 
 /// The bound that `controller/src/http.rs` promises.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -120,6 +121,7 @@ async fn a_frozen_api_server_and_missing_definitions_turn_readyz_red() -> Result
 #[tokio::test]
 async fn reduced_rights_in_redis_turn_readyz_red_although_the_connection_stands() -> Result {
     let world = World::new("health-denied").await?;
+    world.semaphore("calls", 1, "").await?;
     until_readyz(&world.controller, 200, &[]).await?;
     world
         .redis
@@ -127,10 +129,19 @@ async fn reduced_rights_in_redis_turn_readyz_red_although_the_connection_stands(
         .await?;
     until_readyz(&world.controller, 503, &["redis: ", "evalsha"]).await?;
     world.until_metric("tenure_redis_connected", 0.0).await?;
+    // No client uses the object, or asks for it.
+    world
+        .until::<Semaphore>("calls", "denied", SOON, |s| {
+            expect(s, "Ready", "False", "BackendDenied")
+        })
+        .await?;
     world
         .redis
         .cli(&["ACL", "SETUSER", "default", "+evalsha"])
         .await?;
     until_readyz(&world.controller, 200, &[]).await?;
+    world
+        .until::<Semaphore>("calls", "ready", SOON, |s| expect(s, "Ready", "True", "Synced"))
+        .await?;
     world.until_metric("tenure_redis_connected", 1.0).await
 }
