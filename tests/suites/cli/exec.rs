@@ -277,6 +277,26 @@ async fn a_signal_in_the_queue_leaves_it_at_once() -> Result {
 }
 
 #[tokio::test]
+async fn a_wait_that_takes_a_while_names_the_holder() -> Result {
+    let bench = Bench::shared().await?;
+    let options = Options::new().reason("by hand");
+    let held = bench.client.lock("queue")?.with(options).acquire().await?;
+    let mut process = bench.start("waits", &bench.tenure("exec lock/queue -- true")?)?;
+    eventually("the notice", SOON, async || {
+        let log = process.log()?;
+        ensure!(
+            log.contains("1 in the queue; held for") && log.contains("(by hand)"),
+            "{log}"
+        );
+        Ok(())
+    })
+    .await?;
+    held.release().await?;
+    ensure!(process.wait(SOON).await?.success(), "{}", process.tail());
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_second_signal_in_the_queue_does_not_wait_for_redis() -> Result {
     let redis = Redis::start().await?;
     let bench = Bench::on(&redis).await?;
