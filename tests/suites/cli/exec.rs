@@ -11,7 +11,7 @@ use serde_json::Value;
 use tenure::{Kind, Options, control::Resource};
 use tenure_tests::{Context, Redis, Result, ensure, eventually};
 
-use super::{Bench, SOON, code, gone, output, printed, runs, text};
+use super::{Bench, SOON, code, gone, output, output_of, printed, runs, text};
 
 #[tokio::test]
 async fn the_command_has_the_lease_in_its_environment_and_returns_its_code() -> Result {
@@ -363,11 +363,10 @@ const BYTES: usize = 100_000_000;
 #[tokio::test]
 async fn standard_streams_are_those_of_the_command() -> Result {
     let bench = Bench::shared().await?;
-    let mut command = bench.script("exec lock/streams", "cat; echo problem >&2")?;
+    let command = bench.script("exec lock/streams", "cat; echo problem >&2")?;
     let input = bench.folder.join("input");
     fs::write(&input, "some input\n")?;
-    command.stdin(fs::File::open(&input)?);
-    let ended = tokio::task::spawn_blocking(move || command.output()).await??;
+    let ended = output_of(command, fs::File::open(&input)?).await?;
     ensure!(
         text(&ended.stdout) == "some input\n" && text(&ended.stderr) == "problem\n",
         "{ended:?}"
@@ -412,8 +411,7 @@ async fn the_command_has_the_use_of_the_terminal() -> Result {
             command.env(name, value);
         }
     }
-    command.stdin(fs::File::open(&typed)?);
-    let ended = tokio::task::spawn_blocking(move || command.output()).await??;
+    let ended = output_of(command, fs::File::open(&typed)?).await?;
     let shown = text(&ended.stdout);
     ensure!(shown.contains("continued"), "{shown}");
     ensure!(
