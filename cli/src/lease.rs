@@ -126,7 +126,7 @@ pub(crate) async fn acquire(connection: &Connection, args: Acquire) -> Result<u8
     let mut signals = exec::listen()?;
     let (client, spent) = exec::connect(connection, args.request.timeout, &mut signals).await?;
     let acquired = args.request.acquire(&client, &args.object, &args.amount, spent);
-    let held = exec::until_signal(&client, acquired, &mut signals).await?;
+    let held = exec::until_signal(&client, &args.object, acquired, &mut signals).await?;
     detach(&client, held, &args.object, args.lease_file.as_deref()).await
 }
 

@@ -121,7 +121,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     };
     let amount = Amount::one();
     let acquired = args.request.acquire(&client, &lock, &amount, spent);
-    let held = exec::until_signal(&client, acquired, &mut signals).await?;
+    let held = exec::until_signal(&client, &lock, acquired, &mut signals).await?;
     let on_loss = args.running.on_loss();
     let before = register.get().await?;
     if let Some(code) = args.settled(before.as_ref()) {

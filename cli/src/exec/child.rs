@@ -31,7 +31,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts the command. `tied`: it ends with `tenure` and with the lease, whose remaining time that is.
+    /// Starts the command. `tied`: it ends with `tenure`, and after that time at the latest unless [`Child::guard_until`] moves the end.
     pub(crate) fn start(
         command: &[OsString],
         variables: Vec<(String, String)>,

@@ -43,6 +43,8 @@ impl Guardian {
     pub(crate) fn start() -> io::Result<Self> {
         use std::os::unix::process::CommandExt;
         let mut child: Child = Command::new(super::this_program()?)
+            // For people who list processes.
+            .arg0("tenure")
             .arg(NAME)
             // Ctrl-C is for the command.
             .process_group(0)

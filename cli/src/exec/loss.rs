@@ -35,19 +35,19 @@ pub(crate) struct Policy {
     pub(crate) kill_after: Duration,
 }
 
-/// A killed process needs a moment to end.
-const MARGIN: Duration = Duration::from_millis(200);
+/// A killed process needs a moment to end, and its killer a moment to run, on a machine with much work.
+const MARGIN: Duration = Duration::from_millis(500);
 /// Looked at this often at least where no deadline matters.
 const IDLE: Duration = Duration::from_secs(5);
 
 impl Policy {
     /// The step of a lease that is not lost yet. `longest` is the most time that it ever had left.
     pub(crate) fn step(self, remaining: Duration, longest: Duration) -> Step {
-        let margin = margin(longest);
+        let kill_in = kill_in(remaining, longest);
         match self.on_loss {
             OnLoss::Keep => Step::Wait(IDLE),
-            OnLoss::Kill if remaining <= margin => Step::Kill,
-            OnLoss::Kill => Step::Wait(remaining.saturating_sub(margin)),
+            OnLoss::Kill if kill_in.is_zero() => Step::Kill,
+            OnLoss::Kill => Step::Wait(kill_in),
             OnLoss::Term => match remaining.checked_sub(self.grace(longest)) {
                 Some(left) if !left.is_zero() => Step::Wait(left),
                 _ => self.lost(remaining, longest),
@@ -57,7 +57,7 @@ impl Policy {
 
     /// The step once the lease is lost. It may have time left: the server has taken it back.
     pub(crate) fn lost(self, remaining: Duration, longest: Duration) -> Step {
-        let kill_in = self.grace(longest).min(remaining.saturating_sub(margin(longest)));
+        let kill_in = self.grace(longest).min(kill_in(remaining, longest));
         match self.on_loss {
             OnLoss::Keep => Step::Wait(IDLE),
             OnLoss::Term if !kill_in.is_zero() => Step::Term { kill_in },
@@ -70,8 +70,13 @@ impl Policy {
     }
 }
 
+/// The time after which the command must be killed at the latest.
+pub(crate) fn kill_in(remaining: Duration, longest: Duration) -> Duration {
+    remaining.saturating_sub(margin(longest))
+}
+
 fn margin(longest: Duration) -> Duration {
-    MARGIN.min(longest / 20)
+    MARGIN.min(longest / 10)
 }
 
 #[cfg(test)]
@@ -114,7 +119,7 @@ mod tests {
         );
         // A short lease has a short grace.
         assert_eq!(term.step(s(2), s(3)), Step::Wait(s(1)));
-        let kill_in = Duration::from_millis(850);
+        let kill_in = Duration::from_millis(700);
         assert_eq!(term.step(s(1), s(3)), Step::Term { kill_in });
     }
 
@@ -129,6 +134,13 @@ mod tests {
                 assert_eq!(policy(OnLoss::Keep).lost(remaining, lease), Step::Wait(IDLE));
             }
         }
+    }
+
+    #[test]
+    fn the_command_is_killed_a_moment_before_the_deadline() {
+        assert_eq!(kill_in(s(20), s(30)), Duration::from_millis(19_500));
+        assert_eq!(kill_in(s(1), s(2)), Duration::from_millis(800));
+        assert_eq!(kill_in(Duration::from_millis(100), s(2)), Duration::ZERO);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`environment`] | the variables that the command gets |
 
 use std::{
+    convert::Infallible,
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
@@ -27,7 +28,7 @@ use crate::{
     duration,
     exit::{Code, Failure},
     object::Object,
-    report,
+    report, view,
 };
 
 mod child;
@@ -45,6 +46,8 @@ use supervise::{Ended, supervise};
 
 /// The time to wait for the answer to a release: the lease runs out without it.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A wait that takes longer is reported.
+const ANNOUNCED_AFTER: Duration = Duration::from_secs(2);
 
 const EXAMPLES: &str = "Examples:
   # One run of the migration at a time, in the whole namespace; the lock needs no declaration
@@ -113,7 +116,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     let mut signals = listen()?;
     let (client, spent) = connect(connection, args.request.timeout, &mut signals).await?;
     let acquired = args.request.acquire(&client, &args.object, &args.amount, spent);
-    let held = until_signal(&client, acquired, &mut signals).await?;
+    let held = until_signal(&client, &args.object, acquired, &mut signals).await?;
     let ended = run_command(&held, &args.object, &args.command, &args.running, &mut signals).await;
     finish(held, args.running.on_loss(), ended).await
 }
@@ -139,6 +142,7 @@ pub(crate) async fn connect(
 /// Waits for a future, unless a signal arrives: then the queue is left. A second signal does not wait for the answer of Redis.
 pub(crate) async fn until_signal<T>(
     client: &Client,
+    object: &Object,
     waiting: impl Future<Output = Result<T, Failure>>,
     signals: &mut Signals,
 ) -> Result<T, Failure> {
@@ -146,12 +150,24 @@ pub(crate) async fn until_signal<T>(
         biased;
         signal = signals.ending() => signal,
         done = waiting => return done,
+        never = announce(client, object) => match never {},
     };
     tokio::select! {
         () = client.clone().close() => {}
         _ = signals.ending() => {}
     }
     Err(Failure::signal(signal.as_raw()))
+}
+
+/// Reports once who holds the object, if the wait takes a while. Never completes.
+async fn announce(client: &Client, object: &Object) -> Infallible {
+    tokio::time::sleep(ANNOUNCED_AFTER).await;
+    if let Ok(full) = object.of(client)
+        && let Ok(Some(snapshot)) = client.control().look(&full, 1).await
+    {
+        report(format_args!("{object}: {}", view::why::summary(&snapshot)));
+    }
+    std::future::pending().await
 }
 
 /// Runs the command while the lease is held, and does not release it.
@@ -171,7 +187,10 @@ pub(crate) async fn run_command(
         on_loss: running.on_loss(),
         kill_after: running.kill_after,
     };
-    let tied = (policy.on_loss != OnLoss::Keep).then(|| held.lease.remaining());
+    let tied = (policy.on_loss != OnLoss::Keep).then(|| {
+        let remaining = held.lease.remaining();
+        loss::kill_in(remaining, remaining)
+    });
     let mut child = Child::start(command, environment::of(object, held), tied)
         .map_err(|error| failed("the command cannot be started", error))?;
     let ended = supervise(&mut child, &held.lease, policy, signals).await;

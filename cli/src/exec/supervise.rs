@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::{
     exec::{
         child::Child,
-        loss::{OnLoss, Policy, Step},
+        loss::{OnLoss, Policy, Step, kill_in},
         signals::Signals,
     },
     report,
@@ -82,7 +82,7 @@ impl Watched {
         }
         let remaining = lease.remaining();
         self.longest = self.longest.max(remaining);
-        child.guard_until(remaining);
+        child.guard_until(kill_in(remaining, self.longest));
         match policy.step(remaining, self.longest) {
             Step::Wait(time) => now + time,
             step => {

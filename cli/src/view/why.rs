@@ -266,6 +266,22 @@ impl Situation<'_> {
     }
 }
 
+/// One line about an object that is waited for.
+pub(crate) fn summary(snapshot: &Snapshot) -> String {
+    let waiting = format!("waiting, {} in the queue", snapshot.waiting);
+    match snapshot.holders.first() {
+        Some(holder) => {
+            let reason = match or_dash(&holder.reason) {
+                none if none == "-" => String::new(),
+                reason => format!(" ({reason})"),
+            };
+            let age = since(snapshot.now, holder.since);
+            format!("{waiting}; held for {age} by {}{reason}", name(&holder.holder))
+        }
+        None => waiting,
+    }
+}
+
 /// The most that a line or a list names.
 const SHOWN: usize = 10;
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tenure::{Kind, Options, control::Resource};
 use tenure_tests::{Context, Redis, Result, ensure, eventually};
 
-use super::{Bench, SOON, code, gone, output, printed, runs, text};
+use super::{Bench, SOON, code, gone, output, output_of, printed, runs, text};
 
 #[tokio::test]
 async fn the_command_has_the_lease_in_its_environment_and_returns_its_code() -> Result {
@@ -277,6 +277,26 @@ async fn a_signal_in_the_queue_leaves_it_at_once() -> Result {
 }
 
 #[tokio::test]
+async fn a_wait_that_takes_a_while_names_the_holder() -> Result {
+    let bench = Bench::shared().await?;
+    let options = Options::new().reason("by hand");
+    let held = bench.client.lock("queue")?.with(options).acquire().await?;
+    let mut process = bench.start("waits", &bench.tenure("exec lock/queue -- true")?)?;
+    eventually("the notice", SOON, async || {
+        let log = process.log()?;
+        ensure!(
+            log.contains("1 in the queue; held for") && log.contains("(by hand)"),
+            "{log}"
+        );
+        Ok(())
+    })
+    .await?;
+    held.release().await?;
+    ensure!(process.wait(SOON).await?.success(), "{}", process.tail());
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_second_signal_in_the_queue_does_not_wait_for_redis() -> Result {
     let redis = Redis::start().await?;
     let bench = Bench::on(&redis).await?;
@@ -343,11 +363,10 @@ const BYTES: usize = 100_000_000;
 #[tokio::test]
 async fn standard_streams_are_those_of_the_command() -> Result {
     let bench = Bench::shared().await?;
-    let mut command = bench.script("exec lock/streams", "cat; echo problem >&2")?;
+    let command = bench.script("exec lock/streams", "cat; echo problem >&2")?;
     let input = bench.folder.join("input");
     fs::write(&input, "some input\n")?;
-    command.stdin(fs::File::open(&input)?);
-    let ended = tokio::task::spawn_blocking(move || command.output()).await??;
+    let ended = output_of(command, fs::File::open(&input)?).await?;
     ensure!(
         text(&ended.stdout) == "some input\n" && text(&ended.stderr) == "problem\n",
         "{ended:?}"
@@ -392,8 +411,7 @@ async fn the_command_has_the_use_of_the_terminal() -> Result {
             command.env(name, value);
         }
     }
-    command.stdin(fs::File::open(&typed)?);
-    let ended = tokio::task::spawn_blocking(move || command.output()).await??;
+    let ended = output_of(command, fs::File::open(&typed)?).await?;
     let shown = text(&ended.stdout);
     ensure!(shown.contains("continued"), "{shown}");
     ensure!(

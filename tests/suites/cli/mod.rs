@@ -113,10 +113,30 @@ impl Bench {
     }
 }
 
-/// Runs a command to its end, on a thread of its own.
-async fn output(mut command: Command) -> Result<Output> {
-    command.stdin(Stdio::null());
-    Ok(tokio::task::spawn_blocking(move || command.output()).await??)
+/// Runs a command to its end, without input.
+async fn output(command: Command) -> Result<Output> {
+    output_of(command, Stdio::null()).await
+}
+
+/// Runs a command to its end. Its output goes to files: a process that it has left behind would hold a pipe open.
+async fn output_of(mut command: Command, input: impl Into<Stdio>) -> Result<Output> {
+    let folder = folder("output")?;
+    let (out, err) = (folder.join("out"), folder.join("err"));
+    command
+        .stdin(input)
+        .stdout(fs::File::create(&out)?)
+        .stderr(fs::File::create(&err)?);
+    let mut child = command.spawn()?;
+    let ended = eventually("its end", SOON, async || child.try_wait()?.context("it runs")).await;
+    if ended.is_err() {
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(Output {
+        status: ended?,
+        stdout: fs::read(out)?,
+        stderr: fs::read(err)?,
+    })
 }
 
 fn code(output: &Output) -> Result<i32> {
