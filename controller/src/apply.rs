@@ -21,9 +21,14 @@ use crate::{
     epochs::{KeptIn, STATUSES_AFTER, Unreported, WAIT_FOR_ANOTHER},
     events::{self, ObjectEvent},
     failure::{Failure, bounded},
+    first_floor,
     holders::lists_all,
     kinds::{Declared, StatusDraft},
-    plan::{Facts, Listing, Step, declaration, finalizer::FINALIZER, status, withdrawal},
+    plan::{
+        Facts, Listing, Step, declaration,
+        finalizer::{self, FINALIZER},
+        status, withdrawal,
+    },
     reconcile::Context,
     telemetry::OfKind,
 };
@@ -71,9 +76,10 @@ impl<'a, K: Declared> Applier<'a, K> {
                 }
                 facts.listing = Some(Listing(snapshot));
             }
+            Step::AddFinalizer(first) => self.add_finalizer(facts, first.map(|report| *report)).await?,
             Step::SetFinalizers(finalizers) => {
                 let withdrawn = !finalizers.iter().any(|finalizer| finalizer == FINALIZER);
-                self.set_finalizers(finalizers).await?;
+                self.set_finalizers(&finalizers, None).await?;
                 if withdrawn {
                     tracing::info!(object = %self.name, "withdrawn");
                 }
@@ -135,15 +141,36 @@ impl<'a, K: Declared> Applier<'a, K> {
     /// Writes a status, and notes it as the one that the object has.
     async fn report(&mut self, report: StatusDraft, facts: &mut Facts) -> Result<(), Failure> {
         let is_counted = status::is_churn(&facts.report, &report);
-        facts.report = self.write_status(report).await?;
+        let report = self.write_status(report).await?;
         let version = self.resource_version.clone();
         self.context.tracker.wrote(&self.name, version, is_counted);
+        self.kept(facts, report);
+        Ok(())
+    }
+
+    /// Adds the finalizer, and the floor of a first declaration.
+    async fn add_finalizer(&mut self, facts: &mut Facts, first: Option<StatusDraft>) -> Result<(), Failure> {
+        let finalizers = finalizer::with_own(&facts.desired);
+        let uid = self.object.meta().uid.clone().unwrap_or_default();
+        let annotations = first
+            .as_ref()
+            .and_then(|first| first_floor::annotation(&first.common, &uid));
+        self.set_finalizers(&finalizers, annotations.as_ref()).await?;
+        facts.desired.finalizers = finalizers;
+        if let Some(first) = first {
+            self.kept(facts, first);
+        }
+        Ok(())
+    }
+
+    /// Notes that the API server has what this report says.
+    fn kept(&self, facts: &mut Facts, report: StatusDraft) {
+        facts.report = report;
         let floor = facts.report.common.fencing_floor;
         self.context.epochs.written(&self.name, floor);
         self.look_ahead(facts);
         // The declaration that may follow is noted as a new one.
         self.context.tracker.raised(&self.name, floor);
-        Ok(())
     }
 
     /// Looks up the state of the object beyond its status.
@@ -186,7 +213,7 @@ impl<'a, K: Declared> Applier<'a, K> {
         declaration: &Declaration,
     ) -> Result<(), Failure> {
         let recovers = self.declare(facts, plan, life, declaration).await?;
-        if let Some(event) = declaration::event(&plan, recovers) {
+        if let Some(event) = declaration::event(recovers) {
             self.publish(&event).await;
         }
         Ok(())
@@ -315,13 +342,21 @@ impl<'a, K: Declared> Applier<'a, K> {
         Ok(written.report())
     }
 
-    async fn set_finalizers(&self, finalizers: Vec<String>) -> Result<(), Failure> {
-        let patch = json!({
+    async fn set_finalizers(
+        &mut self,
+        finalizers: &[String],
+        annotations: Option<&BTreeMap<&str, String>>,
+    ) -> Result<(), Failure> {
+        let mut patch = json!({
             "metadata": { "finalizers": finalizers, "resourceVersion": self.resource_version },
         });
+        if let Some(annotations) = annotations {
+            patch["metadata"]["annotations"] = json!(annotations);
+        }
         let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
         let written = bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
-        let version = written.resource_version();
+        self.resource_version = written.resource_version();
+        let version = self.resource_version.clone();
         self.context.tracker.wrote(&self.name, version, false);
         Ok(())
     }

@@ -14,8 +14,6 @@ const MAX_NOTE: usize = 1000;
 /// counts up, so that other details that differ from one to the next belong in the status.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum ObjectEvent {
-    /// Redis has it for the first time.
-    Declared,
     /// Redis has it anew after a loss.
     Recovering,
     /// More is held than the spec has.
@@ -44,7 +42,6 @@ impl ObjectEvent {
     fn to_event(&self) -> Event {
         use EventType::{Normal, Warning};
         let (type_, reason, action, note) = match self {
-            Self::Declared => (Normal, "Declared", "Declare", "the spec is applied to Redis".to_owned()),
             Self::Recovering => (
                 Warning,
                 "Recovering",
@@ -210,7 +207,6 @@ mod tests {
     #[test]
     fn an_event_fits_what_the_api_server_takes() {
         let events = [
-            ObjectEvent::Declared,
             ObjectEvent::Recovering,
             ObjectEvent::Draining,
             ObjectEvent::Reclaimed {

@@ -101,7 +101,8 @@ async fn run<K: Declared>(
     facts: &mut Facts,
 ) -> Result<Action, Failure> {
     let name = facts.desired.name.clone();
-    if !finalizer::is_set(&facts.desired) {
+    // Others keep it.
+    if facts.desired.deleted_at.is_some() && !finalizer::is_set(&facts.desired) {
         return plan_and_apply(applier, facts).await;
     }
     if let Some(wait) = tracker.begin_look(&name, Instant::now()) {
