@@ -163,7 +163,7 @@ impl<'a, K: Declared> Applier<'a, K> {
         Ok(())
     }
 
-    /// Notes that the API server has what this report says.
+    /// Notes the report that the API server has.
     fn kept(&self, facts: &mut Facts, report: StatusDraft) {
         facts.report = report;
         let floor = facts.report.common.fencing_floor;
