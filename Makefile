@@ -84,10 +84,10 @@ e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see 
 bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts; BENCH_ARGS=load or instructions
 	cargo run --release --package tenure-tests --no-default-features --bin bench -- $(BENCH_ARGS)
 
-bench-controller: cargo ## Measure the controller with many objects; settings: see the head of tests/bin/bench/controller.rs
+bench-controller: cargo ## Measure the controller with many objects, or, with BENCH_ARGS=killed, its clients while it is killed; settings: see the head of tests/bin/bench/controller.rs
 	@$(STEP) 'building the controller' cargo build --release --package tenure-controller --package tenure-tests --bin tenure-controller --bin assets --bin bench
 	@cargo run --quiet --release --bin assets -- redis-server etcd kube-apiserver kubectl
-	@cargo run --quiet --release --package tenure-tests --bin bench -- controller
+	@cargo run --quiet --release --package tenure-tests --bin bench -- $(or $(BENCH_ARGS),controller)
 
 check: format lint features drift deny docs scripts spelling ## All checks that need no server
 

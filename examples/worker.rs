@@ -77,19 +77,19 @@ impl Work {
         self.timeout_ms.map_or(Duration::MAX, Duration::from_millis)
     }
 
-    /// Holds a lease for as long as the work takes, or until it is lost.
-    async fn hold(&self, lease: Lease, what: &str) -> anyhow::Result<()> {
+    /// Holds a lease for as long as the work takes, or until it is lost. Returns whether the work was done.
+    async fn hold(&self, lease: Lease, what: &str) -> anyhow::Result<bool> {
         say(&format!("granted {what} fence={}", lease.fencing_token()));
         tokio::select! {
             () = sleep(Duration::from_millis(self.hold_ms)) => {}
             cause = lease.lost() => {
                 say(&format!("lost {what}: {cause}"));
-                return Ok(());
+                return Ok(false);
             }
         }
         lease.release().await?;
         say(&format!("released {what}"));
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -103,9 +103,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let client = cli.redis.builder()?.connect().await.context("cannot start")?;
     let code = tokio::select! {
-        done = work_on(&cli.what, &client) => done.map(|()| ExitCode::SUCCESS)?,
-        // Its lease or queue entry is dropped, and given back in the background. The work is not done: a Job must try
-        // again.
+        done = work_on(&cli.what, &client) => done?,
+        // Its lease or queue entry is dropped, and given back in the background. The work is not done.
         () = asked_to_stop() => {
             say("stopped");
             ExitCode::from(143)
@@ -115,14 +114,16 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-async fn work_on(what: &What, client: &Client) -> anyhow::Result<()> {
+/// Works for each round. The exit code is a failure if a lease was lost: a Job must try again.
+async fn work_on(what: &What, client: &Client) -> anyhow::Result<ExitCode> {
+    let mut done = true;
     let (What::Lock(work) | What::Semaphore(work) | What::Pool(work)) = what;
     for _ in 0..work.rounds {
         say(&format!("waiting for {}", work.name));
         let (name, options, timeout) = (&work.name, work.options(), work.timeout());
         match what {
             What::Lock(_) => match client.lock(name)?.with(options).acquire_timeout(timeout).await? {
-                Some(lease) => work.hold(lease, name).await?,
+                Some(lease) => done &= work.hold(lease, name).await?,
                 None => say("busy"),
             },
             What::Semaphore(_) => match client
@@ -131,7 +132,7 @@ async fn work_on(what: &What, client: &Client) -> anyhow::Result<()> {
                 .acquire_timeout(timeout)
                 .await?
             {
-                Some(permit) => work.hold(permit, name).await?,
+                Some(permit) => done &= work.hold(permit, name).await?,
                 None => say("busy"),
             },
             What::Pool(_) => match client
@@ -142,13 +143,17 @@ async fn work_on(what: &What, client: &Client) -> anyhow::Result<()> {
             {
                 Some(seat) => {
                     let what = format!("{} {:?}", seat.resource(), seat.properties());
-                    work.hold(seat.into_lease(), &what).await?;
+                    done &= work.hold(seat.into_lease(), &what).await?;
                 }
                 None => say("busy"),
             },
         }
     }
-    Ok(())
+    Ok(if done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// A pod is asked to stop with SIGTERM, a person uses Ctrl-C.

@@ -64,7 +64,7 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
         lease, length = bound, bound + 0
       end
     else
-      plain = plain and length > 0 and first_limit ~= '0' and (ARGV[4] or '0') == '0'
+      plain = plain and length > 0 and #lease < 14 and first_limit ~= '0' and (ARGV[4] or '0') == '0'
     end
     local span, stem = ttl + 0, string.sub(obj, 1, -4)
     if span > length then
@@ -139,8 +139,8 @@ end
 
 local token, seen = ARGV[2], tonumber(ARGV[4] or 0)
 local lease, permits, first_limit, ttl, client, holder = string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
-lease, permits, first_limit, ttl = tonumber(lease), tonumber(permits), tonumber(first_limit), tonumber(ttl)
-local max_hold, grace, priority = tonumber(ARGV[5] or 0), tonumber(ARGV[6] or 0), tonumber(ARGV[7] or 0)
+lease, permits, first_limit, ttl = amount(lease), amount(permits), amount(first_limit), amount(ttl)
+local max_hold, grace, priority = amount(ARGV[5] or 0), amount(ARGV[6] or 0), tonumber(ARGV[7] or 0)
 local selector, takeover, why = ARGV[8] or '-', ARGV[9] == '1', ARGV[10]
 local object = open(KEYS[1], { token }, alone)
 local is_new = not object.exists

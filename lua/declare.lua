@@ -17,7 +17,7 @@
 ---- include lib/settle.lua
 ---- include lib/close.lua
 local object = open(KEYS[1])
-local floor, recovery, lease = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local floor, recovery, lease, limit = tonumber(ARGV[3]), amount(ARGV[4]), amount(ARGV[5]), amount(ARGV[7])
 
 local life, newest = ARGV[8] or '', tonumber(ARGV[9] or 0)
 if life ~= '' and (life ~= here or object.last < newest) then
@@ -37,11 +37,10 @@ if lost then
     call('HDEL', object.obj, 'beside')
   end
 end
-object.shrunk = object.exists and tonumber(ARGV[7]) < object.limit
+object.shrunk = object.exists and limit < object.limit
 object.exists, object.declared, object.run, object.changed = true, ARGV[2], here, true
 object.draining, object.kept, object.retained = nil, nil, nil
-object.lease, object.max_hold, object.limit, object.last =
-  lease, tonumber(ARGV[6]), tonumber(ARGV[7]), math.max(object.last, floor)
+object.lease, object.max_hold, object.limit, object.last = lease, amount(ARGV[6]), limit, math.max(object.last, floor)
 for _, key in ipairs(keys_of(object)) do
   call('PERSIST', key)
 end

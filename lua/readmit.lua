@@ -18,14 +18,14 @@
 ---- include lib/close.lua
 local token, fence = ARGV[2], tonumber(ARGV[3])
 local object = open(KEYS[1], { token })
-local lease, max_hold = bounded(object, tonumber(ARGV[5]), tonumber(ARGV[6]))
+local lease, max_hold = bounded(object, amount(ARGV[5]), amount(ARGV[6]))
 local entry = {
-  permits = tonumber(ARGV[4]),
+  permits = amount(ARGV[4]),
   lease = lease,
   ttl = 0,
   max_hold = max_hold,
-  grace = tonumber(ARGV[11]),
-  since = tonumber(ARGV[7]),
+  grace = amount(ARGV[11]),
+  since = amount(ARGV[7]),
   channel = ARGV[8],
   names = ARGV[9],
   holder = ARGV[10],

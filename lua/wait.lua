@@ -26,13 +26,13 @@ elseif not value then
     return redis.error_reply('NOTHELD ' .. object_name(object))
   end
   object.ticket = object.ticket + 1
-  local length = tonumber(ARGV[5])
+  local length = amount(ARGV[5])
   local entry = {
     permits = 1,
     lease = length,
-    ttl = math.min(tonumber(ARGV[7]), length),
-    max_hold = tonumber(ARGV[6]),
-    grace = tonumber(ARGV[10]),
+    ttl = math.min(amount(ARGV[7]), length),
+    max_hold = amount(ARGV[6]),
+    grace = amount(ARGV[10]),
     since = now,
     channel = ARGV[8],
     names = format('%s#%016d', ARGV[4], object.ticket),

@@ -63,6 +63,8 @@ impl<'a, K: Declared> Applier<'a, K> {
     pub(crate) async fn apply(&mut self, step: Step, facts: &mut Facts) -> Result<(), Failure> {
         let (context, control) = (self.context, &self.context.control);
         match step {
+            Step::FindOwner(other) => facts.owner = Some(context.installations.find(&other).await),
+            Step::LeaveAlone { event } => self.leave_alone(facts, &event).await,
             Step::Observe => self.observe(facts).await?,
             Step::List(head) => {
                 self.reachable()?;
@@ -90,7 +92,7 @@ impl<'a, K: Declared> Applier<'a, K> {
                 life,
                 declaration,
             } => {
-                self.declare_and_publish(facts, plan, &life, &declaration).await?;
+                self.declare(facts, plan, &life, &declaration).await?;
             }
             Step::Recover {
                 plan,
@@ -111,8 +113,7 @@ impl<'a, K: Declared> Applier<'a, K> {
                     }
                     KeptIn::Status => {
                         self.report(*report, facts).await?;
-                        self.declare_and_publish(facts, plan, &seen.life, &declaration)
-                            .await?;
+                        self.declare(facts, plan, &seen.life, &declaration).await?;
                     }
                     KeptIn::Another => facts.waits = Some(WAIT_FOR_ANOTHER),
                 }
@@ -140,11 +141,17 @@ impl<'a, K: Declared> Applier<'a, K> {
 
     /// Writes a status, and notes it as the one that the object has.
     async fn report(&mut self, report: StatusDraft, facts: &mut Facts) -> Result<(), Failure> {
+        let names_installation = report.common.controller.is_some();
         let is_counted = status::is_churn(&facts.report, &report);
         let report = self.write_status(report).await?;
         let version = self.resource_version.clone();
         self.context.tracker.wrote(&self.name, version, is_counted);
         self.kept(facts, report);
+        if names_installation {
+            let recorded = facts.report.common.controller.as_deref();
+            self.context.installations.recorded(recorded);
+            facts.installation = self.context.installations.own().map(str::to_owned);
+        }
         Ok(())
     }
 
@@ -173,6 +180,15 @@ impl<'a, K: Declared> Applier<'a, K> {
         self.context.tracker.raised(&self.name, floor);
     }
 
+    /// Reports once that the object is left alone.
+    async fn leave_alone(&self, facts: &Facts, event: &ObjectEvent) {
+        let other = facts.report.common.controller.as_deref().unwrap_or_default();
+        self.context.installations.log_once(other);
+        if self.context.tracker.left_to(&self.name, other) {
+            self.publish(event).await;
+        }
+    }
+
     /// Looks up the state of the object beyond its status.
     pub(crate) fn look_ahead(&self, facts: &mut Facts) {
         let status = declaration::kept_in(&facts.report, &facts.desired.lease);
@@ -189,44 +205,27 @@ impl<'a, K: Declared> Applier<'a, K> {
         before: Option<Raised>,
     ) -> Result<(), Failure> {
         let (epochs, adopts) = (&self.context.epochs, plan.adopts);
-        let unreported = |recovers| Unreported { recovers, adopts };
         // The answer of Redis may be lost.
-        epochs.report_later(&self.name, unreported(true));
-        match self.declare(facts, plan, life, declaration).await {
-            Ok(recovers) => epochs.report_later(&self.name, unreported(recovers)),
-            Err(failure) => {
-                if failure.is_outdated() {
-                    epochs.undo(&self.name, before);
-                }
-                return Err(failure);
+        epochs.report_later(&self.name, Unreported { adopts });
+        if let Err(failure) = self.declare(facts, plan, life, declaration).await {
+            if failure.is_outdated() {
+                epochs.undo(&self.name, before);
             }
+            return Err(failure);
         }
         facts.waits = Some(STATUSES_AFTER);
         Ok(())
     }
 
-    async fn declare_and_publish(
-        &self,
-        facts: &mut Facts,
-        plan: control::Plan,
-        life: &Life,
-        declaration: &Declaration,
-    ) -> Result<(), Failure> {
-        let recovers = self.declare(facts, plan, life, declaration).await?;
-        if let Some(event) = declaration::event(recovers) {
-            self.publish(&event).await;
-        }
-        Ok(())
-    }
-
-    /// Declares the object. Returns whether it recovers.
+    /// Declares the object. The event of a recovery comes with its status, and a first declaration has none: the condition `Ready` has its
+    /// time.
     async fn declare(
         &self,
         facts: &mut Facts,
         plan: control::Plan,
         life: &Life,
         declaration: &Declaration,
-    ) -> Result<bool, Failure> {
+    ) -> Result<(), Failure> {
         self.reachable()?;
         let context = self.context;
         let recovers = context.control.declare_in(life, &self.name, declaration).await?;
@@ -239,7 +238,7 @@ impl<'a, K: Declared> Applier<'a, K> {
             .get_or_create(&OfKind::of::<K>())
             .inc();
         tracing::info!(object = %self.name, recovers, floor = plan.floor, "declared");
-        Ok(recovers)
+        Ok(())
     }
 
     async fn observe(&mut self, facts: &mut Facts) -> Result<(), Failure> {
@@ -353,7 +352,11 @@ impl<'a, K: Declared> Applier<'a, K> {
         if let Some(annotations) = annotations {
             patch["metadata"]["annotations"] = json!(annotations);
         }
-        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(&patch);
         let written = bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
         self.resource_version = written.resource_version();
         let version = self.resource_version.clone();

@@ -1,10 +1,12 @@
 //! Config: flags and environment variables.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use jiff::SignedDuration;
 use tenure::CredentialsProvider;
+
+use crate::bundled::credentials::OwnPasswords;
 
 /// Declares LockPools and Semaphores in Redis, gives back what ended pods held, and reports in each object's status who
 /// holds and who waits.
@@ -42,6 +44,33 @@ pub(crate) struct Config {
     /// read again when it changes
     #[arg(long, env = "TENURE_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub(crate) redis_password_file: Option<PathBuf>,
+
+    /// Secret with the password for Redis in the key password, as NAMESPACE/NAME, in place of the file. It is made if it is missing in the
+    /// Secret, replaced when the annotation tenure.dev/rotate changes, and the only one of the controller's user in Redis, beside
+    /// the key previous-password. That user needs the rights that docs/redis.md lists for --access
+    #[arg(long, env = "TENURE_REDIS_SECRET", value_name = "NAMESPACE/NAME", value_parser = secret, conflicts_with = "redis_password_file")]
+    pub(crate) redis_secret: Option<(String, String)>,
+
+    /// Secret that gets a certificate for Redis and the authority that has signed it, as NAMESPACE/NAME. The file of --redis-ca-file is
+    /// written with that authority
+    #[arg(
+        long,
+        env = "TENURE_REDIS_TLS_SECRET",
+        value_name = "NAMESPACE/NAME",
+        value_parser = secret,
+        requires = "redis_ca_file",
+        requires = "redis_tls_names"
+    )]
+    pub(crate) redis_tls_secret: Option<(String, String)>,
+
+    /// The names and IP addresses in that certificate, separated by commas
+    #[arg(
+        long,
+        env = "TENURE_REDIS_TLS_NAMES",
+        value_delimiter = ',',
+        value_name = "NAMES"
+    )]
+    pub(crate) redis_tls_names: Vec<String>,
 
     /// File with the certificate authorities, in PEM, of which one must have signed the certificate of Redis; the system's
     /// if absent. This file and those of the client certificate are read again at each connect
@@ -84,6 +113,13 @@ pub(crate) struct Config {
     /// written before the object is declared again, and a recovery takes longer the more objects there are
     #[arg(long, env = "TENURE_EPOCH_RECORD", value_name = "NAMESPACE/NAME", value_parser = config_map)]
     pub(crate) epoch_record: Option<(String, String)>,
+
+    /// The identity of this installation, as NAMESPACE/NAME of a Lease, by default of the name of --epoch-record; controllers of
+    /// the same objects must share it. It is recorded in the status of each object, and an installation leaves the objects of
+    /// another one alone while the Lease of that one exists. The Lease is made if it is missing and that is allowed. If absent,
+    /// nothing is recorded, and the objects of other installations are left alone
+    #[arg(long, env = "TENURE_INSTALLATION", value_name = "NAMESPACE/NAME", value_parser = lease)]
+    pub(crate) installation: Option<(String, String)>,
 
     /// Give each allowed namespace a Redis user that reaches its objects alone, and keep the user's credentials in a Secret
     /// tenure-access of the namespace. A namespace is allowed by the label tenure.dev/access: "true", or by --access-namespaces.
@@ -162,8 +198,8 @@ pub(crate) enum ConfigError {
 }
 
 impl Config {
-    /// A client for Redis that connects as soon as Redis is there.
-    pub(crate) async fn redis(&self) -> Result<tenure::Client, ConfigError> {
+    /// A client for Redis that connects as soon as Redis is there, with the passwords of the Secret, if there is one.
+    pub(crate) async fn redis(&self, own: Option<Arc<OwnPasswords>>) -> Result<tenure::Client, ConfigError> {
         let mut builder = tenure::Client::builder(&self.redis_url)
             // The controller has objects in all namespaces and none of its own.
             .namespace("default")
@@ -180,6 +216,12 @@ impl Config {
             // A file that is not usable now is a mistake; one that changes later is read again.
             secret.credentials().await.map_err(ConfigError::Password)?;
             builder = builder.credentials(secret);
+        }
+        if let Some(own) = own {
+            builder = builder.credentials(move || {
+                let next = own.next();
+                async move { next }
+            });
         }
         if let Some(path) = &self.redis_ca_file {
             builder = builder.tls_ca_file(path);
@@ -200,6 +242,11 @@ impl Config {
             };
             ConfigError::Redis { flag, source }
         })
+    }
+
+    /// The namespace and the name of the Lease that identifies the installation.
+    pub(crate) fn installation(&self) -> Option<&(String, String)> {
+        self.installation.as_ref().or(self.epoch_record.as_ref())
     }
 
     /// The scopes to watch: each namespace, or everything.
@@ -253,7 +300,18 @@ fn namespace(text: &str) -> Result<String, String> {
 }
 
 fn config_map(text: &str) -> Result<(String, String), String> {
-    let fix = "write the namespace and the name of a ConfigMap, such as tenure/tenure-epoch";
+    reference(text, "ConfigMap", "tenure/tenure-epoch")
+}
+
+fn lease(text: &str) -> Result<(String, String), String> {
+    reference(text, "Lease", "tenure/tenure")
+}
+
+fn secret(text: &str) -> Result<(String, String), String> {
+    reference(text, "Secret", "tenure/tenure-redis")
+}
+
+fn reference(text: &str, kind: &str, example: &str) -> Result<(String, String), String> {
     let name = |name: &str| {
         let ends = !name.starts_with(['-', '.']) && !name.ends_with(['-', '.']);
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
@@ -263,7 +321,9 @@ fn config_map(text: &str) -> Result<(String, String), String> {
         Some((space, own)) if !space.is_empty() && namespace(space).is_ok() && name(own) => {
             Ok((space.to_owned(), own.to_owned()))
         }
-        _ => Err(format!("it is not a ConfigMap: {fix}")),
+        _ => Err(format!(
+            "it is not a {kind}: write the namespace and the name of a {kind}, such as {example}"
+        )),
     }
 }
 
@@ -305,6 +365,16 @@ mod tests {
     }
 
     #[test]
+    fn the_installation_is_that_of_the_record_of_epochs_unless_it_is_named() {
+        let named = |name: &str| Some(("tenure".to_owned(), name.to_owned()));
+        assert_eq!(parse(&[]).unwrap().installation(), None);
+        let mut args = vec!["--epoch-record=tenure/epoch"];
+        assert_eq!(parse(&args).unwrap().installation().cloned(), named("epoch"));
+        args.push("--installation=tenure/main");
+        assert_eq!(parse(&args).unwrap().installation().cloned(), named("main"));
+    }
+
+    #[test]
     fn a_bad_flag_is_named_together_with_the_fix() {
         for (args, fix) in [
             (["--drain-timeout", "soon"], "such as 90s"),
@@ -314,6 +384,12 @@ mod tests {
             (["--epoch-record", "tenure-epoch"], "such as tenure/tenure-epoch"),
             (["--epoch-record", "/tenure-epoch"], "such as tenure/tenure-epoch"),
             (["--epoch-record", "tenure/a/b"], "such as tenure/tenure-epoch"),
+            (["--installation", "tenure"], "such as tenure/tenure"),
+            (["--redis-secret", "tenure-redis"], "such as tenure/tenure-redis"),
+            (
+                ["--redis-tls-secret", "tenure/a/b"],
+                "such as tenure/tenure-redis",
+            ),
             (["--watch-namespaces", "Ml"], "separated by commas"),
             (["--access-namespaces", "Ml"], "separated by commas"),
             (["--access-max-age", "-1h"], "such as 90s"),
@@ -334,7 +410,7 @@ mod tests {
         for url in ["http://:hunter2@redis", "redis://:hunter2@redis:port"] {
             let error = parse(&["--redis-url", url])
                 .unwrap()
-                .redis()
+                .redis(None)
                 .await
                 .unwrap_err()
                 .to_string();
@@ -362,7 +438,7 @@ mod tests {
             (&key_pair, "--redis-client-cert-file", "use PEM"),
         ] {
             let args = [&["--redis-url", "rediss://redis"], args].concat();
-            let error = parse(&args).unwrap().redis().await.unwrap_err().to_string();
+            let error = parse(&args).unwrap().redis(None).await.unwrap_err().to_string();
             assert!(
                 error.starts_with(flag) && error.contains(fix),
                 "{args:?}: {error}"
@@ -371,7 +447,7 @@ mod tests {
         let lonely = parse(&["--redis-client-cert-file", path]).unwrap_err();
         assert!(lonely.contains("--redis-client-key-file"), "{lonely}");
         let plain = ["--redis-url", "redis://redis", "--redis-ca-file", path];
-        let error = parse(&plain).unwrap().redis().await.unwrap_err().to_string();
+        let error = parse(&plain).unwrap().redis(None).await.unwrap_err().to_string();
         assert!(
             error.starts_with("--redis-url: ") && error.contains("rediss://"),
             "{error}"
@@ -382,7 +458,7 @@ mod tests {
     async fn a_bad_password_file_is_named() {
         let missing = parse(&["--redis-password-file", "/does/not/exist"])
             .unwrap()
-            .redis()
+            .redis(None)
             .await
             .unwrap_err();
         assert!(
@@ -396,7 +472,7 @@ mod tests {
         let path = file.path().to_str().unwrap();
         let empty = parse(&["--redis-password-file", path])
             .unwrap()
-            .redis()
+            .redis(None)
             .await
             .unwrap_err();
         assert!(empty.to_string().contains("is empty"), "{empty}");

@@ -64,6 +64,8 @@ const MOST_CHANGES: usize = 5;
 pub(crate) struct EpochRecord {
     /// Absent: no record is configured, and each status is written before its object is declared.
     api: Option<(Api<ConfigMap>, String)>,
+    /// The own installation; objects of another one are not declared under these epochs.
+    installation: Option<String>,
     process: String,
     /// Locked during each call of the API server.
     known: tokio::sync::Mutex<Known>,
@@ -103,8 +105,6 @@ struct State {
 /// The part of a declaration that the next status of the object reports.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Unreported {
-    /// The object recovers from a loss of data.
-    pub(crate) recovers: bool,
     /// First users may have got longer leases than the status shows: see [`Plan::adopts`].
     pub(crate) adopts: bool,
 }
@@ -134,13 +134,19 @@ pub(crate) enum KeptIn {
 
 impl EpochRecord {
     /// A record in a ConfigMap of that namespace and name.
-    pub(crate) fn new(client: &Client, record: Option<&(String, String)>, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        client: &Client,
+        record: Option<&(String, String)>,
+        installation: Option<&(String, String)>,
+        metrics: Metrics,
+    ) -> Self {
         let api = |(namespace, name): &(String, String)| {
             let api = Api::namespaced(client.clone(), namespace);
             (api, name.clone())
         };
         Self {
             api: record.map(api),
+            installation: installation.map(|(namespace, name)| format!("{namespace}/{name}")),
             process: format!("{:016x}", fastrand::u64(..)),
             known: tokio::sync::Mutex::default(),
             state: Mutex::default(),
@@ -155,12 +161,13 @@ impl EpochRecord {
         store: Store<K>,
         is_complete: impl Fn() -> bool + Send + Sync + 'static,
     ) {
+        let installation = self.installation.clone();
         let source = move || {
             is_complete().then(|| {
                 store
                     .state()
                     .iter()
-                    .filter_map(|object| status(&**object))
+                    .filter_map(|object| status(&**object, installation.as_deref()))
                     .collect()
             })
         };
@@ -170,7 +177,9 @@ impl EpochRecord {
     /// Adds objects.
     #[cfg(test)]
     pub(crate) fn add_statuses<K: Declared>(&self, objects: impl Fn() -> Vec<K> + Send + Sync + 'static) {
-        let source = move || Some(objects().iter().filter_map(status).collect());
+        let installation = self.installation.clone();
+        let status = move |object: &K| status(object, installation.as_deref());
+        let source = move || Some(objects().iter().filter_map(&status).collect());
         lock(&self.sources).push(Box::new(source));
     }
 
@@ -477,8 +486,14 @@ impl EpochRecord {
     }
 }
 
-fn status<K: Declared>(object: &K) -> Option<(ObjectRef, Option<Kept>)> {
-    let kept = declaration::kept_in(&object.report(), object.lease());
+/// The state that the status of an object has; `None` of an object of another installation than `own`.
+fn status<K: Declared>(object: &K, own: Option<&str>) -> Option<(ObjectRef, Option<Kept>)> {
+    let report = object.report();
+    let controller = report.common.controller.as_deref();
+    if controller.is_some() && controller != own {
+        return None;
+    }
+    let kept = declaration::kept_in(&report, object.lease());
     Some((object.declares().ok()?, kept))
 }
 

@@ -14,6 +14,16 @@ const MAX_NOTE: usize = 1000;
 /// counts up, so that other details that differ from one to the next belong in the status.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum ObjectEvent {
+    /// Another installation manages it: the name of its resource, and why it is not known whether that one exists.
+    ManagedByAnother {
+        other: String,
+        resource: String,
+        name: String,
+        namespace: String,
+        problem: Option<String>,
+    },
+    /// This installation manages it in place of one that was uninstalled.
+    TakenOver { from: String },
     /// Redis has it anew after a loss.
     Recovering,
     /// More is held than the spec has.
@@ -42,6 +52,27 @@ impl ObjectEvent {
     fn to_event(&self) -> Event {
         use EventType::{Normal, Warning};
         let (type_, reason, action, note) = match self {
+            Self::ManagedByAnother {
+                other,
+                resource,
+                name,
+                namespace,
+                problem,
+            } => (
+                Warning,
+                "ManagedByAnother",
+                "Declare",
+                managed_by_another(other, resource, name, namespace, problem.as_deref()),
+            ),
+            Self::TakenOver { from } => (
+                Warning,
+                "TakenOver",
+                "Declare",
+                format!(
+                    "the installation {from} is uninstalled, and this one manages the object from now on; if it has another Redis, \
+                     nothing new is granted for one lease"
+                ),
+            ),
             Self::Recovering => (
                 Warning,
                 "Recovering",
@@ -67,7 +98,7 @@ impl ObjectEvent {
                 Warning,
                 "CleanupSkipped",
                 "Withdraw",
-                format!("Redis is out of reach, so its keys of this object were left behind; remove them with: {command}"),
+                format!("Redis is unreachable, so the keys of this object were left behind; remove them with: {command}"),
             ),
             Self::Stalled { message } => (Warning, "Stalled", "Declare", message.clone()),
             Self::AccessGranted => (
@@ -158,6 +189,30 @@ fn of_ended(pods: &[(String, usize)]) -> String {
     format!("took back {leases} leases or places in the queue of pods that have ended: {names}")
 }
 
+fn managed_by_another(
+    other: &str,
+    resource: &str,
+    name: &str,
+    namespace: &str,
+    problem: Option<&str>,
+) -> String {
+    let begin = format!("the installation {other} manages this object, and another one leaves it alone");
+    match problem {
+        None => {
+            let (lease_namespace, lease) = other.split_once('/').unwrap_or(("default", other));
+            format!(
+                "{begin}: uninstall one of the two, or give them different namespaces. If {other} does not run any more, release its \
+                 objects with: kubectl delete lease {lease} --namespace {lease_namespace}"
+            )
+        }
+        // A note may be cut at its end.
+        Some(problem) => format!(
+            "{begin}. If {other} is uninstalled, release the object with: kubectl patch {resource} {name} --namespace {namespace} \
+             --subresource=status --type=merge --patch='{{\"status\":{{\"controller\":null}}}}'. That is not known here: {problem}"
+        ),
+    }
+}
+
 /// Publishes the event; a failure is only logged, because no decision depends on it.
 pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, event: &ObjectEvent) {
     let event = event.to_event();
@@ -207,6 +262,16 @@ mod tests {
     #[test]
     fn an_event_fits_what_the_api_server_takes() {
         let events = [
+            ObjectEvent::ManagedByAnother {
+                other: "o".repeat(317),
+                resource: "semaphore".to_owned(),
+                name: "n".repeat(63),
+                namespace: "n".repeat(63),
+                problem: Some("p".repeat(2000)),
+            },
+            ObjectEvent::TakenOver {
+                from: "o".repeat(317),
+            },
             ObjectEvent::Recovering,
             ObjectEvent::Draining,
             ObjectEvent::Reclaimed {

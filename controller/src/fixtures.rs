@@ -89,6 +89,7 @@ pub(crate) fn snapshot(now: i64, holders: Vec<HolderView>, waiters: Vec<WaiterVi
 /// A semaphore of four permits with the finalizer, as its custom resource desires it.
 pub(crate) fn desired() -> Desired {
     Desired {
+        resource: "semaphore",
         name: ObjectRef::new(Kind::Semaphore, "ml", "callers").unwrap(),
         generation: Some(3),
         finalizers: vec![FINALIZER.to_owned()],

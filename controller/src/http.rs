@@ -1,14 +1,20 @@
 //! HTTP: `/livez`, `/readyz` and `/metrics`.
 //!
-//! Ready means that the controller sees the custom resources, and that Redis answers it: a rollout with wrong
-//! credentials stops, and the pod's state shows it. The controller stays alive then: a restart would not bring Redis
-//! back.
+//! Ready means that the controller sees the custom resources, and that Redis answers it and lets it read an object: a rollout with
+//! wrong credentials stops, and the pod's state shows it. A problem shows within 30 s: see [`watching`](crate::watching) for the API
+//! server, and [`redis_health`](crate::redis_health) for Redis. Nothing that the controller does depends on being ready.
+//!
+//! Alive means that the process works, and is about nothing outside of it: a restart brings back neither Redis, nor the API server,
+//! nor a permission, and it costs the caches. It is not alive when its runtime does not run tasks any more, or when a task holds a
+//! lock that all reconciliations need: such a state ends by a restart alone. A runtime that is stuck altogether does not answer,
+//! which a probe counts as a failure, too.
 
 use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -24,10 +30,15 @@ use tokio::net::TcpListener;
 
 use crate::lock::lock;
 
+/// A controller that has not worked for this long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
 /// The checks that the controller must pass before it is ready, and their state.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     checks: Mutex<BTreeMap<String, Check>>,
+    /// The last time at which the controller was seen to work.
+    beat: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -63,6 +74,22 @@ impl Health {
         lock(&self.checks)
             .insert(name.to_owned(), check.clone())
             .is_none_or(|before| before != check)
+    }
+
+    /// Notes that the controller works.
+    pub(crate) fn beat(&self, now: Instant) {
+        *lock(&self.beat) = Some(now);
+    }
+
+    /// Returns for how long the controller has not worked, if that is too long.
+    fn stuck_for(&self, now: Instant) -> Option<Duration> {
+        let silence = now.saturating_duration_since((*lock(&self.beat))?);
+        (silence >= STUCK_AFTER).then_some(silence)
+    }
+
+    /// Returns whether all checks pass.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.verdict().0 == StatusCode::OK
     }
 
     fn verdict(&self) -> (StatusCode, BTreeMap<String, Check>) {
@@ -111,10 +138,23 @@ pub(crate) async fn serve(
 
 fn router(served: Served) -> Router {
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(served)
+}
+
+async fn livez(State(served): State<Served>) -> (StatusCode, String) {
+    match served.health.stuck_for(Instant::now()) {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(silence) => {
+            let text = format!(
+                "the controller has not worked for {} s, and only a restart ends that: keep its log, and report it\n",
+                silence.as_secs()
+            );
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    }
 }
 
 async fn readyz(State(served): State<Served>, Query(query): Query<BTreeMap<String, String>>) -> Response {
@@ -153,6 +193,17 @@ mod tests {
     #[test]
     fn it_is_not_ready_before_anything_was_checked() {
         assert_eq!(Health::default().verdict().0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn it_is_stuck_when_it_has_not_worked_for_a_minute() {
+        let (health, start) = (Health::default(), Instant::now());
+        assert_eq!(health.stuck_for(start + STUCK_AFTER), None, "it starts");
+        health.beat(start);
+        assert_eq!(health.stuck_for(start + STUCK_AFTER / 2), None);
+        assert_eq!(health.stuck_for(start + STUCK_AFTER), Some(STUCK_AFTER));
+        health.beat(start + STUCK_AFTER);
+        assert_eq!(health.stuck_for(start + STUCK_AFTER), None);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub(crate) trait Declared:
     /// Its kind as the API server knows it.
     const CRD_KIND: &'static str;
 
+    /// The name of the resource for kubectl.
+    const RESOURCE: &'static str;
+
     /// The kind of object that it declares.
     const KIND: Kind;
 
@@ -56,6 +59,7 @@ pub(crate) trait Declared:
     fn desired(&self) -> Result<Desired, tenure::Error> {
         let meta = self.meta();
         Ok(Desired {
+            resource: Self::RESOURCE,
             name: self.declares()?,
             generation: meta.generation,
             finalizers: self.finalizers().to_vec(),
@@ -89,6 +93,8 @@ pub(crate) fn strip<K: Resource>(object: &mut K) {
 /// A custom resource without its status and its kind: the desired state of an object.
 #[derive(Clone, Debug)]
 pub(crate) struct Desired {
+    /// The name of the resource for kubectl.
+    pub(crate) resource: &'static str,
     pub(crate) name: ObjectRef,
     pub(crate) generation: Option<i64>,
     pub(crate) finalizers: Vec<String>,
@@ -120,6 +126,7 @@ impl Declared for LockPool {
     type Status = LockPoolStatus;
 
     const CRD_KIND: &'static str = "LockPool";
+    const RESOURCE: &'static str = "lockpool";
     const KIND: Kind = Kind::Pool;
 
     fn lease(&self) -> &LeasePolicy {
@@ -197,6 +204,7 @@ impl Declared for Semaphore {
     type Status = SemaphoreStatus;
 
     const CRD_KIND: &'static str = "Semaphore";
+    const RESOURCE: &'static str = "semaphore";
     const KIND: Kind = Kind::Semaphore;
 
     fn lease(&self) -> &LeasePolicy {

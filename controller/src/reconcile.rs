@@ -18,11 +18,9 @@ use crate::{
     epochs::EpochRecord,
     failure::{Failure, RECONCILE_LIMIT},
     holders::Holders,
+    installations::Installations,
     kinds::Declared,
-    plan::{
-        self, Facts, finalizer,
-        withdrawal::{self, Limits},
-    },
+    plan::{self, Facts, finalizer, withdrawal::Limits},
     telemetry::{Metrics, OfFailure},
     tracker::ObjectTracker,
 };
@@ -37,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) tracker: ObjectTracker,
     pub(crate) epochs: EpochRecord,
+    pub(crate) installations: Installations,
     pub(crate) ended: EndedPods,
     pub(crate) holders: Holders,
     pub(crate) losses: DataLosses,
@@ -82,6 +81,7 @@ async fn reconcile_now<K: Declared>(
         Timestamp::now(),
     );
     facts.asked_for = asked_for;
+    facts.installation = context.installations.own().map(str::to_owned);
     let version = object.meta().resource_version.clone();
     facts.status_waits = context.tracker.status_waits(&name, version, started);
     let mut applier = Applier::new(&context, &*object, &name);
@@ -117,7 +117,7 @@ async fn run<K: Declared>(
             facts.now = Timestamp::now();
             let plan = plan::failure::plan(facts, &failure);
             if plan.done.is_some() {
-                let command = withdrawal::command(&facts.key_prefix, &name);
+                let command = name.removal_command(&facts.key_prefix);
                 tracing::warn!(object = %name, error = %failure, command, "deleted without removing its keys from Redis; remove them with this command");
             }
             for step in plan.steps {

@@ -35,18 +35,23 @@ use tokio::{
 
 use crate::{
     access, asked_for,
+    bundled::Bundled,
     config::{Config, ConfigError},
     data_loss::DataLosses,
     ended_pods::{self, EndedPods},
     epochs::EpochRecord,
+    failure,
     holders::Holders,
     http::{self, Health},
+    installations::Installations,
     kinds::{self, Declared},
     plan::withdrawal::Limits,
     reconcile::{self, Context},
-    telemetry::{Metrics, Objects},
+    redis_health,
+    telemetry::{Metrics, Objects, Readiness},
     tracker::ObjectTracker,
     triggers,
+    watching::{self, WatchCheck, with_probe},
 };
 
 /// A watch without an event for this long is made anew: load balancers drop silent connections without a notice.
@@ -57,11 +62,14 @@ const OBJECTS_A_PAGE: u32 = 200;
 const PODS_A_PAGE: u32 = 50;
 /// Turns of one kind that run at the same time.
 const CONCURRENCY: u16 = 16;
-/// The time that running reconciliations have to finish when the controller stops.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// The time that running reconciliations have to finish when the controller stops, and the connection to Redis after them. A
+/// reconciliation may end at any step, as it does in a crash, so that nothing waits for a server that does not answer.
+const STOP_LIMIT: Duration = Duration::from_millis(400);
 /// The time after which objects report that Redis is unreachable.
 const FIRST_CONNECTION: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_secs(2);
+/// The time between two notes that the controller works.
+const BEAT_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the controller cannot run at all.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +87,13 @@ pub(crate) enum RunError {
     KubeConfig(#[source] Box<kube::config::InferConfigError>),
     #[error("the API server's client cannot be made ({0}): check the certificates in the kubeconfig")]
     Kube(#[source] Box<kube::Error>),
+    #[error("--redis-tls-secret: {} does not get an authority from the Secret {secret}: see the log above, and check that the Secret is there and that this account may list, watch and patch it", file.display())]
+    Authority {
+        secret: String,
+        file: std::path::PathBuf,
+    },
+    #[error("threads cannot be started: {0}")]
+    Runtime(#[source] std::io::Error),
     #[error("signals cannot be received: {0}")]
     Signals(#[source] std::io::Error),
     #[error(transparent)]
@@ -96,8 +111,6 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
             address: config.listen,
             source,
         })?;
-    let redis = config.redis().await?;
-    let control = redis.control();
     let kube_config = kube::Config::infer()
         .await
         .map_err(|error| RunError::KubeConfig(Box::new(error)))?;
@@ -106,27 +119,16 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let mut registry = Registry::with_prefix("tenure");
     let metrics = Metrics::new(&mut registry);
     let health = Arc::new(Health::default());
-    let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
-        client: client.clone(),
-        control: control.clone(),
-        tracker: ObjectTracker::default(),
-        epochs: EpochRecord::new(&client, config.epoch_record.as_ref(), metrics.clone()),
-        ended: EndedPods::default(),
-        holders: Holders::default(),
-        losses: DataLosses::default(),
-        metrics: metrics.clone(),
-        limits: Limits {
-            drain: config.drain_timeout,
-            cleanup: config.cleanup_timeout,
-        },
-        key_prefix: config.redis_key_prefix.clone(),
-    });
+    let mut watchers = JoinSet::new();
+    let bundled = Bundled::start(&config, &client, &health, &stop, &mut watchers).await?;
+    let redis = config.redis(bundled.credentials()).await?;
+    let control = redis.control();
+    let context = context(&config, &client, &control, &metrics);
 
-    let mut objects = Objects::new();
+    let mut objects = Objects::new(&context);
     let (pods_ended, pods_ended_out) = watch::channel(());
     let mut parts = JoinSet::new();
-    let mut watchers = JoinSet::new();
+    bundled.keep_password(&config, &control, &health, &stop, &mut parts);
     for scope in config.scopes() {
         let part = Part {
             scope,
@@ -153,7 +155,9 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
         watched.await;
         "the watch of Redis' data"
     });
-    watchers.spawn(follow_redis(control, health.clone(), metrics));
+    registry.register_collector(Box::new(Readiness(health.clone())));
+    watchers.spawn(redis_health::follow(control, health.clone(), metrics));
+    watchers.spawn(beat(context.clone(), health.clone()));
     let epochs = context.clone();
     watchers.spawn(async move {
         epochs.epochs.follow().await;
@@ -186,13 +190,39 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let finished = async { while parts.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_LIMIT, finished).await.is_err() {
         tracing::warn!(
-            "what was under way did not finish within {} s",
-            STOP_LIMIT.as_secs()
+            "what was under way did not finish within {} ms",
+            STOP_LIMIT.as_millis()
         );
     }
-    redis.close().await;
+    // An error means that Redis does not answer: the end of the process closes the connection.
+    let _ = tokio::time::timeout(STOP_LIMIT, redis.close()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn context(config: &Config, client: &Client, control: &tenure::Control, metrics: &Metrics) -> Arc<Context> {
+    Arc::new(Context {
+        recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
+        client: client.clone(),
+        control: control.clone(),
+        tracker: ObjectTracker::default(),
+        epochs: EpochRecord::new(
+            client,
+            config.epoch_record.as_ref(),
+            config.installation(),
+            metrics.clone(),
+        ),
+        installations: Installations::new(client, config.installation()),
+        ended: EndedPods::default(),
+        holders: Holders::default(),
+        losses: DataLosses::default(),
+        metrics: metrics.clone(),
+        limits: Limits {
+            drain: config.drain_timeout,
+            cleanup: config.cleanup_timeout,
+        },
+        key_prefix: config.redis_key_prefix.clone(),
+    })
 }
 
 /// The tasks of one scope: a namespace, or all of them.
@@ -221,8 +251,7 @@ impl Part {
         self.context
             .epochs
             .add(store.clone(), move || listed.load(Ordering::Relaxed));
-        let check = self.check("watch", &K::plural(&()));
-        self.health.bad(&check, "the first list has not come yet");
+        let check = self.watch_check("watch", &K::plural(&()));
         Ok(async move {
             let mut stop = self.stop.clone();
             tokio::select! {
@@ -237,6 +266,10 @@ impl Part {
                 () = stopped(&mut stop) => return K::CRD_KIND,
                 () = self.context.epochs.start() => {}
             }
+            tokio::select! {
+                () = stopped(&mut stop) => return K::CRD_KIND,
+                () = self.context.installations.start() => {}
+            }
             let asked_for = asked_for::reconcile(store.clone(), self.context.clone(), asked_for);
             let asked_for = async {
                 if store.wait_until_ready().await.is_ok() {
@@ -246,7 +279,8 @@ impl Part {
                 pending::<()>().await;
             };
             tokio::select! {
-                () = self.reconcile(store.clone(), writer, triggers, &check) => {}
+                () = self.clone().reconcile(store.clone(), writer, triggers, check.clone()) => {}
+                () = check.probe(self.api::<K>(), None) => {}
                 () = asked_for => {}
             }
             K::CRD_KIND
@@ -258,27 +292,25 @@ impl Part {
         store: Store<K>,
         writer: Writer<K>,
         triggers: BoxStream<'static, reflector::ObjectRef<K>>,
-        check: &str,
+        check: Arc<WatchCheck>,
     ) {
         let config = watcher::Config::default()
             .timeout(WATCH_SECONDS)
             .page_size(OBJECTS_A_PAGE);
         let changes = watcher(self.api::<K>(), config)
-            .default_backoff()
+            .backoff(watching::Backoff::default())
             .modify(kinds::strip)
             .reflect(writer)
+            .inspect(move |event| match event {
+                Ok(event) => check.delivered(event),
+                Err(error) => check.broke(error),
+            })
             .applied_objects()
             // A status that the controller itself has written is no reason for another reconciliation.
             .predicate_filter(
                 kube::runtime::Predicate::combine(predicates::generation, predicates::finalizers),
                 kube::runtime::utils::PredicateConfig::default(),
             );
-        let ready = async {
-            if store.wait_until_ready().await.is_ok() {
-                self.health.good(check);
-            }
-            pending::<()>().await;
-        };
         let mut stop = self.stop.clone();
         let reconciliations = Controller::for_stream(changes, store.clone())
             .reconcile_on(triggers)
@@ -290,54 +322,42 @@ impl Part {
                 self.context.clone(),
             )
             .for_each(|reconciliation| async {
-                match reconciliation {
-                    Err(controller::Error::QueueError(error)) => {
-                        tracing::warn!(kind = K::CRD_KIND, %error, "the watch broke, trying on");
-                    }
-                    Err(controller::Error::RunnerError(error)) => {
-                        tracing::error!(kind = K::CRD_KIND, %error, "the controller failed");
-                    }
-                    // Failed reconciliations are logged where the next step is decided; a removed object is no failure.
-                    Err(_) | Ok(_) => {}
+                // The watch reports its errors itself. Failed reconciliations are logged where the next step is decided; a removed
+                // object is no failure.
+                if let Err(controller::Error::RunnerError(error)) = reconciliation {
+                    tracing::error!(kind = K::CRD_KIND, %error, "the controller failed");
                 }
             });
-        tokio::select! {
-            () = reconciliations => {}
-            () = ready => {}
-        }
+        reconciliations.await;
     }
 
     /// Watches the pods in one phase of those that mean that a pod has ended. Their metadata is all that is needed.
     async fn watch_ended_pods(self, phase: &'static str, ended: watch::Sender<()>) -> &'static str {
-        let check = self.check(&format!("watch {}", phase.to_lowercase()), "pods");
-        self.health.bad(&check, "the first list has not come yet");
+        let check = self.watch_check(&format!("watch {}", phase.to_lowercase()), "pods");
         let config = watcher::Config::default()
             .fields(&format!("status.phase={phase}"))
             .timeout(WATCH_SECONDS)
             .page_size(PODS_A_PAGE);
         let mut changes = watcher(self.api::<PartialObjectMeta<Pod>>(), config)
-            .default_backoff()
+            .backoff(watching::Backoff::default())
             .boxed();
-        loop {
-            match changes.try_next().await {
-                Ok(None) => return "the watch of pods",
-                Ok(Some(event)) => {
-                    if matches!(event, watcher::Event::InitDone) {
-                        self.health.good(&check);
+        let changes = async {
+            loop {
+                match changes.try_next().await {
+                    Ok(None) => return "the watch of pods",
+                    Ok(Some(event)) => {
+                        check.delivered(&event);
+                        if let Some(uid) = ended_pods::ended(&event)
+                            && self.context.ended.note(uid, std::time::Instant::now())
+                        {
+                            ended.send_replace(());
+                        }
                     }
-                    if let Some(uid) = ended_pods::ended(&event)
-                        && self.context.ended.note(uid, std::time::Instant::now())
-                    {
-                        ended.send_replace(());
-                    }
-                }
-                Err(error) => {
-                    if self.health.bad(&check, &error.to_string()) {
-                        tracing::warn!(%error, phase, "pods cannot be watched, trying on");
-                    }
+                    Err(error) => check.broke(&error),
                 }
             }
-        }
+        };
+        with_probe(changes, check.probe(self.api::<Pod>(), None)).await
     }
 
     /// The definitions may be installed after the controller.
@@ -349,13 +369,7 @@ impl Part {
         loop {
             let reason = match tokio::time::timeout(POLL * 2, api.list_metadata(&params)).await {
                 Ok(Ok(_)) => return self.health.good(&check),
-                Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                    format!(
-                        "{plural}.{} is not installed: apply Tenure's custom resource definitions",
-                        K::group(&())
-                    )
-                }
-                Ok(Err(error)) => format!("{plural} cannot be listed: {error}"),
+                Ok(Err(error)) => failure::describe_of(&error, &plural),
                 Err(_) => format!("{plural} cannot be listed: the API server does not answer"),
             };
             if self.health.bad(&check, &reason) {
@@ -375,6 +389,10 @@ impl Part {
         }
     }
 
+    fn watch_check(&self, what: &str, plural: &str) -> Arc<WatchCheck> {
+        WatchCheck::new(&self.health, self.check(what, plural), plural)
+    }
+
     fn check(&self, what: &str, plural: &str) -> String {
         match &self.scope {
             Some(namespace) => format!("{what} {plural} in {namespace}"),
@@ -383,29 +401,12 @@ impl Part {
     }
 }
 
-/// Updates health and metrics with the state of Redis; the connection itself logs it.
-async fn follow_redis(control: tenure::Control, health: Arc<Health>, metrics: Metrics) -> &'static str {
+/// Notes that the controller works, for `/livez`. Never ends.
+async fn beat(context: Arc<Context>, health: Arc<Health>) -> &'static str {
     loop {
-        let server = control.server();
-        match &server {
-            Server::Connected { version, .. } => {
-                metrics.redis_connected.set(1);
-                health.well("redis", version);
-            }
-            // The objects on the other masters are served; conditions report those that are not.
-            Server::Degraded { error, .. } => {
-                metrics.redis_connected.set(0);
-                health.well(
-                    "redis",
-                    &format!("not all masters of the cluster answer: {error}"),
-                );
-            }
-            Server::Disconnected { error, .. } => {
-                metrics.redis_connected.set(0);
-                health.bad("redis", error);
-            }
-        }
-        control.server_changed(&server).await;
+        context.tracker.touch();
+        health.beat(std::time::Instant::now());
+        tokio::time::sleep(BEAT_EVERY).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Telemetry: the log and the metrics.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
 use kube::runtime::reflector::Store;
 use prometheus_client::{
@@ -15,13 +15,15 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use tenure_crds::{Condition, ConditionReason, ConditionStatus, ConditionType};
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::LogFormat, kinds::Declared};
+use crate::{config::LogFormat, http::Health, kinds::Declared, reconcile::Context};
 
 /// Begins the log, on standard error.
 pub(crate) fn start_log(format: LogFormat, level: &str) {
-    let filter = EnvFilter::new(level);
+    // kube logs the errors of watches and of answers that it cannot read with their whole structure; they are logged here as well.
+    let filter = EnvFilter::new(format!("kube_runtime::watcher=error,kube_client=error,{level}"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
@@ -74,6 +76,15 @@ struct OfObject {
     kind: &'static str,
     namespace: String,
     name: String,
+}
+
+/// The objects of a kind in a namespace with the same condition `Ready`.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Ord, PartialEq, PartialOrd)]
+struct OfReady {
+    kind: &'static str,
+    namespace: String,
+    ready: &'static str,
+    reason: &'static str,
 }
 
 impl OfKind {
@@ -193,12 +204,22 @@ impl Metrics {
     }
 }
 
-/// Reads total, held, free and waiting of every object in a store.
-type ReadStore = dyn Fn() -> Vec<(OfObject, [u32; 4])> + Send + Sync;
+/// Reads every object of a store.
+type ReadStore = dyn Fn() -> Vec<ReadObject> + Send + Sync;
+
+/// The part of an object that the metrics show.
+struct ReadObject {
+    of: OfObject,
+    /// Total, held, free and waiting.
+    numbers: [u32; 4],
+    /// Status and reason of the condition `Ready`. `None`: another installation manages the object, and reports it.
+    ready: Option<(&'static str, &'static str)>,
+}
 
 /// The values in the statuses of a store, read at each scrape, so that an object's values vanish with it.
 pub(crate) struct Objects {
     read: Vec<Box<ReadStore>>,
+    context: Arc<Context>,
 }
 
 impl Objects {
@@ -212,20 +233,27 @@ impl Objects {
         ("waiting", "Requests in the queue, as last reported"),
     ];
 
-    pub(crate) fn new() -> Self {
-        Self { read: Vec::new() }
+    pub(crate) fn new(context: &Arc<Context>) -> Self {
+        Self {
+            read: Vec::new(),
+            context: context.clone(),
+        }
     }
 
     pub(crate) fn add<K: Declared>(&mut self, store: Store<K>) {
+        let context = self.context.clone();
         self.read.push(Box::new(move || {
             let line = |object: &Arc<K>| {
                 let common = object.report().common;
+                let is_of_another = context.installations.is_another(common.controller.as_deref());
                 let of = OfObject {
                     kind: kind_label::<K>(),
                     namespace: object.meta().namespace.clone().unwrap_or_default(),
                     name: object.meta().name.clone().unwrap_or_default(),
                 };
-                (of, [common.total, common.held, common.free, common.waiting])
+                let numbers = [common.total, common.held, common.free, common.waiting];
+                let ready = (!is_of_another).then(|| ready(&common.conditions));
+                ReadObject { of, numbers, ready }
             };
             store.state().iter().map(line).collect()
         }));
@@ -236,7 +264,7 @@ impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Objects")
             .field("stores", &self.read.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -246,11 +274,67 @@ impl Collector for Objects {
         for (index, (name, help)) in Self::GAUGES.into_iter().enumerate() {
             let gauge = ConstGauge::new(0_u64);
             let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-            for (of, numbers) in &lines {
+            for ReadObject { of, numbers, .. } in &lines {
                 ConstGauge::new(u64::from(numbers[index])).encode(family.encode_family(of)?)?;
             }
         }
+        let mut counts: BTreeMap<OfReady, u64> = BTreeMap::new();
+        for ReadObject { of, ready, .. } in &lines {
+            if let Some((ready, reason)) = *ready {
+                let (kind, namespace) = (of.kind, of.namespace.clone());
+                *counts
+                    .entry(OfReady {
+                        kind,
+                        namespace,
+                        ready,
+                        reason,
+                    })
+                    .or_default() += 1;
+            }
+        }
+        let help = "Objects by status and reason of their condition Ready, as last reported";
+        let gauge = ConstGauge::new(0_u64);
+        let mut family = encoder.encode_descriptor("objects", help, None, gauge.metric_type())?;
+        for (of, count) in &counts {
+            ConstGauge::new(*count).encode(family.encode_family(of)?)?;
+        }
+        let of_others = lines.iter().filter(|line| line.ready.is_none());
+        let gauge = ConstGauge::new(of_others.count() as u64);
+        let help = "Objects in the watched namespaces that another installation manages, and that this one leaves alone";
+        gauge.encode(encoder.encode_descriptor("objects_of_others", help, None, gauge.metric_type())?)?;
         Ok(())
+    }
+}
+
+/// Returns status and reason of the condition `Ready`, each of a closed set.
+fn ready(conditions: &[Condition]) -> (&'static str, &'static str) {
+    let name = ConditionType::Ready.as_str();
+    let found = conditions.iter().find(|condition| condition.type_ == name);
+    let Some(found) = found else {
+        return (
+            ConditionStatus::Unknown.as_str(),
+            ConditionReason::Pending.as_str(),
+        );
+    };
+    let mut statuses = ConditionStatus::ALL.map(ConditionStatus::as_str).into_iter();
+    let mut reasons = ConditionReason::ALL.map(ConditionReason::as_str).into_iter();
+    (
+        statuses
+            .find(|status| *status == found.status)
+            .unwrap_or(ConditionStatus::Unknown.as_str()),
+        reasons.find(|reason| *reason == found.reason).unwrap_or("Other"),
+    )
+}
+
+/// 1 if the controller is ready, as `/readyz` shows.
+#[derive(Debug)]
+pub(crate) struct Readiness(pub(crate) Arc<Health>);
+
+impl Collector for Readiness {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let gauge = ConstGauge::new(u64::from(self.0.is_ready()));
+        let help = "1 if the controller is ready, as /readyz shows, which has the reason if it is not";
+        gauge.encode(encoder.encode_descriptor("controller_ready", help, None, gauge.metric_type())?)
     }
 }
 

@@ -45,6 +45,8 @@ struct Entry {
     in_force: Option<(DeclarationId, Instant)>,
     /// When this controller first saw that Redis had lost it while it was being deleted.
     lost_since: Option<Instant>,
+    /// The installation that the object was left to, of which an event was published.
+    left_to: Option<String>,
     writes: StatusWrites,
 }
 
@@ -163,6 +165,20 @@ impl ObjectTracker {
         let mut entries = lock(&self.0);
         let entry = entries.entry(object.clone()).or_default();
         now.saturating_duration_since(*entry.lost_since.get_or_insert(now))
+    }
+
+    /// Notes that the object is left to another installation; returns whether that is news.
+    pub(crate) fn left_to(&self, object: &ObjectRef, other: &str) -> bool {
+        let mut entries = lock(&self.0);
+        let entry = entries.entry(object.clone()).or_default();
+        let before = entry.left_to.replace(other.to_owned());
+        before.as_deref() != Some(other)
+    }
+
+    /// Returns when no task holds the state.
+    pub(crate) fn touch(&self) {
+        drop(lock(&self.0));
+        drop(lock(&self.1));
     }
 
     /// Forgets an object that is gone.
@@ -296,5 +312,12 @@ mod tests {
             let in_force_for = tracker.in_force_for(&object(), Some(digest), Some(floor), later);
             assert_eq!(in_force_for, Duration::ZERO, "{case}");
         }
+    }
+
+    #[test]
+    fn an_object_is_left_to_an_installation_once() {
+        let tracker = ObjectTracker::default();
+        let news = ["a/a", "a/a", "b/b", "a/a"].map(|other| tracker.left_to(&object(), other));
+        assert_eq!(news, [true, false, true, true]);
     }
 }

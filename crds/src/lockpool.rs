@@ -68,7 +68,8 @@ pub struct Resource {
     pub properties: BTreeMap<String, String>,
 
     /// Takes the resource out of service, default false: its holder keeps it, and it is not granted again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(schema_with = "schema::flag")]
     pub disabled: bool,
 }
 

@@ -50,6 +50,11 @@ pub(crate) fn properties(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A truth value without a default: `kubectl apply` would take an item of a list to which the API server adds one for changed.
+pub(crate) fn flag(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "boolean" })
+}
+
 /// The conditions, with the bounds of Kubernetes' own `Condition`, which the derived one has not.
 pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
     let statuses = ConditionStatus::ALL.map(ConditionStatus::as_str);

@@ -34,6 +34,12 @@ pub struct CommonStatus {
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 
+    /// Installation of Tenure that manages this object, as `namespace/name` of its Lease: another one leaves the object alone
+    /// while that Lease exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 317))]
+    pub controller: Option<String>,
+
     /// Resources or permits in force, disabled resources included.
     #[schemars(range(max = 1_000_000))]
     pub total: u32,

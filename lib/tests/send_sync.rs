@@ -256,5 +256,6 @@ fn of_the_controller(
         "tenants::tenants" => control.tenants(),
         "tenants::set_tenant" => control.set_tenant("x", [""]),
         "tenants::remove_tenant" => control.remove_tenant("x"),
+        "tenants::set_passwords" => control.set_passwords("x", &[""]),
     ];
 }

@@ -64,7 +64,7 @@ if not ARGV[5] and string.sub(ARGV[1], 1, 2) == '2 ' then
         lease, length = bound, bound + 0
       end
     else
-      plain = plain and length > 0 and first_limit ~= '0' and (ARGV[4] or '0') == '0'
+      plain = plain and length > 0 and #lease < 14 and first_limit ~= '0' and (ARGV[4] or '0') == '0'
     end
     local span, stem = ttl + 0, string.sub(obj, 1, -4)
     if span > length then
@@ -162,6 +162,7 @@ local PARTS = {
   semaphore = { 'holders', 'queue', 'expiry' },
   pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
 }
+local function amount(text) return math.min(tonumber(text), 9999999999999) end
 local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(obj, version) end
@@ -181,7 +182,7 @@ local function unfold(obj, stem, alone)
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
   ends = int(ends)
   call('UNLINK', obj)
-  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  local state = format('%d %d %d %d 0 %s %s - 0 0 0 -', PROTOCOL, amount(limit), permits, fence, lease, ends)
   call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
   call('ZADD', stem .. 'expiry', ends, token)
@@ -1302,8 +1303,8 @@ end
 
 local token, seen = ARGV[2], tonumber(ARGV[4] or 0)
 local lease, permits, first_limit, ttl, client, holder = string.match(ARGV[3], '^(%d+) (%d+) (%d+) (%d+) (%S+) (.*)$')
-lease, permits, first_limit, ttl = tonumber(lease), tonumber(permits), tonumber(first_limit), tonumber(ttl)
-local max_hold, grace, priority = tonumber(ARGV[5] or 0), tonumber(ARGV[6] or 0), tonumber(ARGV[7] or 0)
+lease, permits, first_limit, ttl = amount(lease), amount(permits), amount(first_limit), amount(ttl)
+local max_hold, grace, priority = amount(ARGV[5] or 0), amount(ARGV[6] or 0), tonumber(ARGV[7] or 0)
 local selector, takeover, why = ARGV[8] or '-', ARGV[9] == '1', ARGV[10]
 local object = open(KEYS[1], { token }, alone)
 local is_new = not object.exists

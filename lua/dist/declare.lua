@@ -44,6 +44,7 @@ local PARTS = {
   semaphore = { 'holders', 'queue', 'expiry' },
   pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
 }
+local function amount(text) return math.min(tonumber(text), 9999999999999) end
 local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(obj, version) end
@@ -63,7 +64,7 @@ local function unfold(obj, stem, alone)
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
   ends = int(ends)
   call('UNLINK', obj)
-  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  local state = format('%d %d %d %d 0 %s %s - 0 0 0 -', PROTOCOL, amount(limit), permits, fence, lease, ends)
   call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
   call('ZADD', stem .. 'expiry', ends, token)
@@ -1143,7 +1144,7 @@ local function close(object)
   if tells then announce(object, 'changed') end
 end
 local object = open(KEYS[1])
-local floor, recovery, lease = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local floor, recovery, lease, limit = tonumber(ARGV[3]), amount(ARGV[4]), amount(ARGV[5]), amount(ARGV[7])
 
 local life, newest = ARGV[8] or '', tonumber(ARGV[9] or 0)
 if life ~= '' and (life ~= here or object.last < newest) then
@@ -1163,11 +1164,10 @@ if lost then
     call('HDEL', object.obj, 'beside')
   end
 end
-object.shrunk = object.exists and tonumber(ARGV[7]) < object.limit
+object.shrunk = object.exists and limit < object.limit
 object.exists, object.declared, object.run, object.changed = true, ARGV[2], here, true
 object.draining, object.kept, object.retained = nil, nil, nil
-object.lease, object.max_hold, object.limit, object.last =
-  lease, tonumber(ARGV[6]), tonumber(ARGV[7]), math.max(object.last, floor)
+object.lease, object.max_hold, object.limit, object.last = lease, amount(ARGV[6]), limit, math.max(object.last, floor)
 for _, key in ipairs(keys_of(object)) do
   call('PERSIST', key)
 end

@@ -43,6 +43,7 @@ local PARTS = {
   semaphore = { 'holders', 'queue', 'expiry' },
   pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
 }
+local function amount(text) return math.min(tonumber(text), 9999999999999) end
 local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(obj, version) end
@@ -62,7 +63,7 @@ local function unfold(obj, stem, alone)
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
   ends = int(ends)
   call('UNLINK', obj)
-  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  local state = format('%d %d %d %d 0 %s %s - 0 0 0 -', PROTOCOL, amount(limit), permits, fence, lease, ends)
   call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
   call('ZADD', stem .. 'expiry', ends, token)
@@ -1143,14 +1144,14 @@ local function close(object)
 end
 local token, fence = ARGV[2], tonumber(ARGV[3])
 local object = open(KEYS[1], { token })
-local lease, max_hold = bounded(object, tonumber(ARGV[5]), tonumber(ARGV[6]))
+local lease, max_hold = bounded(object, amount(ARGV[5]), amount(ARGV[6]))
 local entry = {
-  permits = tonumber(ARGV[4]),
+  permits = amount(ARGV[4]),
   lease = lease,
   ttl = 0,
   max_hold = max_hold,
-  grace = tonumber(ARGV[11]),
-  since = tonumber(ARGV[7]),
+  grace = amount(ARGV[11]),
+  since = amount(ARGV[7]),
   channel = ARGV[8],
   names = ARGV[9],
   holder = ARGV[10],

@@ -119,6 +119,7 @@ local PARTS = {
   semaphore = { 'holders', 'queue', 'expiry' },
   pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
 }
+local function amount(text) return math.min(tonumber(text), 9999999999999) end
 local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(obj, version) end
@@ -138,7 +139,7 @@ local function unfold(obj, stem, alone)
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
   ends = int(ends)
   call('UNLINK', obj)
-  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  local state = format('%d %d %d %d 0 %s %s - 0 0 0 -', PROTOCOL, amount(limit), permits, fence, lease, ends)
   call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
   call('ZADD', stem .. 'expiry', ends, token)

@@ -37,6 +37,7 @@ local PARTS = {
   semaphore = { 'holders', 'queue', 'expiry' },
   pool = { 'holders', 'queue', 'expiry', 'resources', 'free', 'selectors' },
 }
+local function amount(text) return math.min(tonumber(text), 9999999999999) end
 local function unfold(obj, stem, alone)
   local version, rest = string.match(alone, '^v(%d+) (.*)$')
   if version then check_version(obj, version) end
@@ -56,7 +57,7 @@ local function unfold(obj, stem, alone)
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
   ends = int(ends)
   call('UNLINK', obj)
-  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  local state = format('%d %d %d %d 0 %s %s - 0 0 0 -', PROTOCOL, amount(limit), permits, fence, lease, ends)
   call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
   call('ZADD', stem .. 'expiry', ends, token)
@@ -1189,13 +1190,13 @@ elseif not value then
     return redis.error_reply('NOTHELD ' .. object_name(object))
   end
   object.ticket = object.ticket + 1
-  local length = tonumber(ARGV[5])
+  local length = amount(ARGV[5])
   local entry = {
     permits = 1,
     lease = length,
-    ttl = math.min(tonumber(ARGV[7]), length),
-    max_hold = tonumber(ARGV[6]),
-    grace = tonumber(ARGV[10]),
+    ttl = math.min(amount(ARGV[7]), length),
+    max_hold = amount(ARGV[6]),
+    grace = amount(ARGV[10]),
     since = now,
     channel = ARGV[8],
     names = format('%s#%016d', ARGV[4], object.ticket),

@@ -49,6 +49,10 @@
 ---- include lib/call.lua
 ---- include lib/kinds.lua
 
+-- Returns a number of a call. A larger one than any object needs, 317 years in milliseconds, is cut: the counters of an object have 16
+-- digits at most, and no sum of a time and this number has more.
+local function amount(text) return math.min(tonumber(text), 9999999999999) end
+
 -- Most leases of first-user objects are given back before another client asks. Until then such a lease lies in obj alone, as
 -- a string: "v2 token", the seconds and microseconds of its grant, and the request of acquire. The time of its grant in
 -- microseconds is its fencing token. The key ends with the lease, so that a renewal has only that to write, and there is nothing
@@ -75,7 +79,7 @@ local function unfold(obj, stem, alone)
     format('%d %d %d 0 0 %d %s - %s', permits, lease, math.min(ttl, lease), math.floor(fence / 1000), channel, holder)
   ends = int(ends)
   call('UNLINK', obj)
-  local state = format('%d %s %s %d 0 %s %s - 0 0 0 -', PROTOCOL, limit, permits, fence, lease, ends)
+  local state = format('%d %d %d %d 0 %s %s - 0 0 0 -', PROTOCOL, amount(limit), permits, fence, lease, ends)
   call('HSET', obj, 'state', state, 'protocol', PROTOCOL, 't:' .. token, value)
   call('ZADD', stem .. 'holders', int(fence), token)
   call('ZADD', stem .. 'expiry', ends, token)

@@ -16,6 +16,8 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
+use rustix::process::Signal;
+
 use crate::process::{Process, folder, free_port, unique};
 use crate::{Result, assets};
 
@@ -143,6 +145,16 @@ impl ControlPlane {
         ])
         .await?;
         Ok(())
+    }
+
+    /// Stops the API server (SIGSTOP): connections stay open and nothing is answered. For a control plane of the test's own.
+    pub fn pause(&self) -> Result<()> {
+        self.apiserver.signal(Signal::STOP)
+    }
+
+    /// Resumes it after [`pause`](Self::pause).
+    pub fn resume(&self) -> Result<()> {
+        self.apiserver.signal(Signal::CONT)
     }
 
     /// A kubeconfig of an administrator.

@@ -1,9 +1,12 @@
 //! The real `tenure-controller` as a child process.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::Context;
+use kube::config::Kubeconfig;
 use serde_json::Value;
 
 use crate::process::{Process, folder};
@@ -37,7 +40,10 @@ impl Controller {
 
     /// Starts a controller with these arguments and waits until its server listens; it may not be ready by then.
     pub async fn start_with(plane: &ControlPlane, args: &[&str]) -> Result<Self> {
-        let mut process = Self::spawn(plane, args)?;
+        Self::listening(Self::spawn(plane, args)?).await
+    }
+
+    async fn listening(mut process: Process) -> Result<Self> {
         let address = process
             .ready(START, async |process| {
                 listening(&process.log()?).context("it has not logged `listening`")
@@ -46,14 +52,33 @@ impl Controller {
         Ok(Self { process, address })
     }
 
+    /// As [`Controller::start_with`], as a user of Kubernetes.
+    pub async fn start_as(plane: &ControlPlane, user: &str, args: &[&str]) -> Result<Self> {
+        let mut config = Kubeconfig::read_from(plane.kubeconfig())?;
+        for auth in config
+            .auth_infos
+            .iter_mut()
+            .filter_map(|named| named.auth_info.as_mut())
+        {
+            auth.impersonate = Some(user.to_owned());
+        }
+        let kubeconfig = folder("kubeconfig")?.join("kubeconfig");
+        fs::write(&kubeconfig, serde_json::to_string(&config)?)?;
+        Self::listening(Self::spawn_with(&kubeconfig, args)?).await
+    }
+
     /// Starts the program with these arguments and nothing more, for tests of a start that fails.
     pub fn spawn(plane: &ControlPlane, args: &[&str]) -> Result<Process> {
+        Self::spawn_with(plane.kubeconfig(), args)
+    }
+
+    fn spawn_with(kubeconfig: &Path, args: &[&str]) -> Result<Process> {
         let mut command = Command::new(binaries::find("tenure-controller")?);
         // First, so that a test's own arguments come last. The environment of the test run has no effect.
         command
             .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
             .args(args);
-        command.env("KUBECONFIG", plane.kubeconfig());
+        command.env("KUBECONFIG", kubeconfig);
         for name in [
             "TENURE_REDIS_URL",
             "TENURE_WATCH_NAMESPACES",

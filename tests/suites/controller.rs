@@ -15,7 +15,10 @@
 //! | [`together`] | two controllers at once |
 
 mod access;
+mod bundled;
 mod deleting;
+mod health;
+mod installations;
 mod outages;
 mod permissions;
 mod pods;

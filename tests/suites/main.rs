@@ -5,6 +5,7 @@
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 mod chart;
+mod cli;
 mod controller;
 mod crds;
 mod examples;

@@ -14,6 +14,11 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The Lease that identifies the installation. */}}
+{{- define "tenure.installation" -}}
+{{ .Release.Namespace }}/{{ include "tenure.name" . }}
+{{- end -}}
+
 {{/* The service account of the controller. */}}
 {{- define "tenure.serviceAccount" -}}
 {{- .Values.serviceAccount.name | default (printf "%s-controller" (include "tenure.name" .)) -}}
@@ -88,7 +93,7 @@ capabilities:
 {{- end -}}
 
 {{- define "tenure.redis.url" -}}
-redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
+{{ ternary "rediss" "redis" .Values.redis.tls.enabled }}://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
 {{- end -}}
 
 {{/* The Secret with the key `password`. */}}
@@ -96,31 +101,53 @@ redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
 {{ .Values.redis.auth.existingSecret | default (include "tenure.redis.name" .) }}
 {{- end -}}
 
+{{/* An object that outlives the release: Helm, and Argo CD, leave it. */}}
+{{- define "tenure.keep" -}}
+helm.sh/resource-policy: keep
+argocd.argoproj.io/sync-options: Delete=false,Prune=false
+{{- end -}}
+
 {{/* How a program that uses the library finds Redis. */}}
 {{- define "tenure.redis.env" -}}
 {{- if .Values.redis.enabled -}}
-- name: TENURE_REDIS_URL
-  value: {{ include "tenure.redis.url" . }}
-- name: TENURE_REDIS_PASSWORD
+- name: REDIS_PASSWORD
   valueFrom:
     secretKeyRef:
       name: {{ include "tenure.redis.secret" . }}
       key: password
+- name: TENURE_REDIS_URL
+  value: {{ include "tenure.redis.url" . | replace "://" "://:$(REDIS_PASSWORD)@" }}
+{{- if .Values.redis.tls.enabled }}
+- name: TENURE_REDIS_CA
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "tenure.redis.certificate" . }}
+      key: ca.crt
+{{- end }}
 {{- else -}}
+{{- include "tenure.externalRedis.env" (list . (.Values.externalRedis.podSecret | default .Values.externalRedis.existingSecret)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The same for another Redis, with the URL in this Secret: (list . "my-redis") */}}
+{{- define "tenure.externalRedis.env" -}}
+{{- with (index . 0).Values.externalRedis -}}
 - name: TENURE_REDIS_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.externalRedis.existingSecret }}
+      name: {{ index $ 1 }}
       key: url
-{{- with .Values.externalRedis.tls }}
-{{- if .existingSecret }}
-{{- if .caKey }}
-- {name: TENURE_REDIS_CA_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .caKey }}}
+{{- if ne .keyPrefix "tenure" }}
+- {name: TENURE_REDIS_KEY_PREFIX, value: {{ .keyPrefix }}}
 {{- end }}
-{{- if .certKey }}
-- {name: TENURE_REDIS_CLIENT_CERT_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .certKey }}}
-- {name: TENURE_REDIS_CLIENT_KEY_FILE, value: {{ include "tenure.redis.tls" . }}/{{ .keyKey }}}
+{{- if .tls.existingSecret }}
+{{- $folder := include "tenure.redis.tls" (index $ 0) }}
+{{- if .tls.caKey }}
+- {name: TENURE_REDIS_CA_FILE, value: {{ $folder }}/{{ .tls.caKey }}}
 {{- end }}
+{{- if .tls.certKey }}
+- {name: TENURE_REDIS_CLIENT_CERT_FILE, value: {{ $folder }}/{{ .tls.certKey }}}
+- {name: TENURE_REDIS_CLIENT_KEY_FILE, value: {{ $folder }}/{{ .tls.keyKey }}}
 {{- end }}
 {{- end }}
 {{- end -}}

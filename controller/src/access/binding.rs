@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::access::password::Password;
+use crate::password::Password;
 
 /// The default ports of Redis and of Sentinels.
 const PORT: u16 = 6379;

@@ -90,11 +90,8 @@ async fn write_secret(
                 preconditions,
                 ..DeleteParams::default()
             };
-            match bounded(api.delete(secret::NAME, &params)).await {
-                Ok(_) => Ok(None),
-                Err(failure) if failure.is_not_found() => Ok(None),
-                Err(failure) => Err(failure),
-            }
+            // A Secret that is not found was deleted by another controller, which has published the event.
+            bounded(api.delete(secret::NAME, &params)).await.map(|_| None)
         }
     }
 }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`plan`] | the decisions, as pure functions |
 //! | [`secret`] | the Secret, read and rendered |
-//! | [`password`], [`binding`] | its parts: the password, and the way to Redis |
+//! | [`binding`] | its part about the way to Redis |
 //! | [`watches`], [`attempts`] | the namespaces and Secrets, and the writes that the watch has not delivered yet |
 //! | [`calls`] | the I/O of Redis and of the API server |
 //! | [`settings`] | the flags |
@@ -16,9 +16,8 @@
 mod attempts;
 mod binding;
 mod calls;
-mod password;
 mod plan;
-mod secret;
+pub(crate) mod secret;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -38,7 +37,6 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use crate::{
     access::{
         attempts::Attempts,
-        password::{NoRandomness, Password},
         plan::{Decision, Facts, Reason, Surplus, Write},
         settings::Settings,
         watches::Watches,
@@ -47,6 +45,7 @@ use crate::{
     events::{self, ObjectEvent},
     failure::Failure,
     http::Health,
+    password::{NoRandomness, Password},
     reconcile::Context,
     run::stopped,
     telemetry::OfAccess,

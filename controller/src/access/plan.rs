@@ -16,10 +16,12 @@ use kube::ResourceExt;
 use tenure::control::{ServerTenants, acl};
 use tokio::time::Instant;
 
-use crate::access::{
-    binding::Binding,
+use crate::{
+    access::{
+        binding::Binding,
+        secret::{self, Credentials, Previous},
+    },
     password::Password,
-    secret::{self, Credentials, Previous},
 };
 
 /// A user or a password that this controller does not know is removed after this: another controller may have made it just now.

@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::ResourceExt;
 
-use crate::access::{
-    binding::Binding,
+use crate::{
+    access::binding::Binding,
     password::{Password, is_hash},
 };
 
@@ -29,8 +29,8 @@ pub(crate) const NAME: &str = "tenure-access";
 pub(crate) const ROTATE: &str = "tenure.dev/rotate";
 const TYPE: &str = "servicebinding.io/redis";
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "tenure-controller");
-const ROTATED_AT: &str = "tenure.dev/rotated-at";
-const ROTATED_FOR: &str = "tenure.dev/rotated-for";
+pub(crate) const ROTATED_AT: &str = "tenure.dev/rotated-at";
+pub(crate) const ROTATED_FOR: &str = "tenure.dev/rotated-for";
 const PREVIOUS: &str = "tenure.dev/previous-passwords";
 /// Keys that a Secret may lose.
 const WITH_TLS: [&str; 2] = ["ca.crt", "TENURE_REDIS_CA"];

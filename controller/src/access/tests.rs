@@ -17,10 +17,10 @@ use tokio::time::Instant;
 
 use crate::access::{
     binding::Binding,
-    password::Password,
     plan::{Ages, Decision, Facts, Reason, SURPLUS_FOR, Surplus, Users, Write, decide},
     secret::{self, ROTATE},
 };
+use crate::password::Password;
 
 const OVERLAP: i64 = 100;
 const MAX_AGE: i64 = 1000;

@@ -20,7 +20,12 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::{access::secret, http::Health, run::WATCH_SECONDS};
+use crate::{
+    access::secret,
+    http::Health,
+    run::WATCH_SECONDS,
+    watching::{self, WatchCheck, with_probe},
+};
 
 /// The label of a namespace that is to have access, with the value `true`.
 const LABEL: &str = "tenure.dev/access";
@@ -69,14 +74,12 @@ impl Watches {
             let (changed, health) = (watches.changed.clone(), health.clone());
             tasks.push(async move {
                 let namespaces = Followed {
-                    check: format!("watch namespaces{place}"),
+                    check: WatchCheck::new(&health, format!("watch namespaces{place}"), "namespaces"),
                     changed: changed.clone(),
-                    health: health.clone(),
                 };
                 let secrets = Followed {
-                    check: format!("watch secrets{place}"),
+                    check: WatchCheck::new(&health, format!("watch secrets{place}"), "secrets"),
                     changed,
-                    health,
                 };
                 tokio::select! {
                     () = namespaces.follow(namespace_api, namespace_config, namespace_writer) => {}
@@ -144,9 +147,8 @@ impl Watches {
 
 /// One watch.
 struct Followed {
-    check: String,
+    check: Arc<WatchCheck>,
     changed: Arc<Notify>,
-    health: Arc<Health>,
 }
 
 impl Followed {
@@ -155,26 +157,23 @@ impl Followed {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        self.health.bad(&self.check, "the first list has not come yet");
+        let (fields, probed) = (config.field_selector.clone(), api.clone());
         let mut events = watcher(api, config)
-            .default_backoff()
+            .backoff(watching::Backoff::default())
             .modify(|object: &mut K| object.meta_mut().managed_fields = None)
             .reflect(writer)
             .boxed();
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    if matches!(event, watcher::Event::InitDone) {
-                        self.health.good(&self.check);
+        let events = async {
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => {
+                        self.check.delivered(&event);
+                        self.changed.notify_one();
                     }
-                    self.changed.notify_one();
-                }
-                Err(error) => {
-                    if self.health.bad(&self.check, &error.to_string()) {
-                        tracing::warn!(%error, check = self.check, "the watch broke, trying on");
-                    }
+                    Err(error) => self.check.broke(&error),
                 }
             }
-        }
+        };
+        with_probe(events, self.check.probe(probed, fields.as_deref())).await;
     }
 }

@@ -354,7 +354,7 @@ async fn a_record_that_cannot_be_read_is_waited_for_and_one_that_is_damaged_is_m
     }));
     let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
     let name = ("tenure".to_owned(), "tenure-epoch".to_owned());
-    let record = EpochRecord::new(&world.api.client(), Some(&name), metrics);
+    let record = EpochRecord::new(&world.api.client(), Some(&name), None, metrics);
     world
         .api
         .script(Call::ReadEpoch, Answer::Error(500, "InternalError"));

@@ -19,12 +19,11 @@
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use tenure::control::{self, Declaration, Kept, Observation, Snapshot};
-use tenure_crds::{LeasePolicy, Time, whole_seconds};
+use tenure::control::{self, DIGEST_SCHEME, Declaration, Kept, Observation, Snapshot};
+use tenure_crds::{ConditionReason, ConditionType, LeasePolicy, Time, whole_seconds};
 
 use crate::{
     epochs::Ahead,
-    events::ObjectEvent,
     kinds::StatusDraft,
     plan::{Desired, Facts, Step, finalizer, status},
 };
@@ -59,7 +58,8 @@ fn steps_of_declaration(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> 
     let (lease, spec) = (&desired.lease, spec(desired));
     let kept = kept(facts);
     let now = SystemTime::from(facts.started);
-    let mut plan = control::plan(kept.as_ref(), seen, &spec.digest(), lease.lease_duration(), now)?;
+    let digest = digest(facts, &spec, seen.snapshot.as_ref());
+    let mut plan = control::plan(kept.as_ref(), seen, &digest, lease.lease_duration(), now)?;
     if kept.is_none() && plan.beyond.is_some() {
         plan.floor = plan.floor.max(facts.ahead.first_floor);
     }
@@ -68,6 +68,9 @@ fn steps_of_declaration(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> 
     report.common.fencing_floor = Some(plan.floor);
     report.common.fencing_floor_time = Some(whole_seconds(facts.started));
     report.common.lease_duration_seconds = Some(longest_lease);
+    if let Some(own) = &facts.installation {
+        report.common.controller = Some(own.clone());
+    }
     let declaration = Declaration {
         floor: plan.floor,
         recovery: plan
@@ -96,6 +99,32 @@ fn steps_of_declaration(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> 
     ])
 }
 
+/// Returns the digest with which Redis has the declaration. A digest of a newer scheme cannot be compared: it counts as that of the
+/// spec, as long as the status shows that a controller has applied the spec. Otherwise two versions that run during an upgrade would
+/// declare against each other in turns.
+fn digest(facts: &Facts, spec: &Declaration, snapshot: Option<&Snapshot>) -> String {
+    let stamped = snapshot.and_then(|snapshot| snapshot.digest.as_ref());
+    let newer = stamped.filter(|digest| is_of_newer_scheme(digest) && is_applied(facts));
+    newer.cloned().unwrap_or_else(|| spec.digest())
+}
+
+fn is_of_newer_scheme(digest: &str) -> bool {
+    let scheme = digest.split_once(':').and_then(|(scheme, _)| scheme.parse().ok());
+    scheme.is_some_and(|scheme: u32| scheme > DIGEST_SCHEME)
+}
+
+/// Returns whether the status shows that the present spec was applied to Redis.
+fn is_applied(facts: &Facts) -> bool {
+    let common = &facts.report.common;
+    let applied = [ConditionReason::Synced, ConditionReason::Recovering].map(ConditionReason::as_str);
+    let mut ready = common
+        .conditions
+        .iter()
+        .filter(|condition| condition.type_ == ConditionType::Ready.as_str());
+    common.observed_generation == facts.desired.generation
+        && ready.any(|condition| applied.contains(&condition.reason.as_str()))
+}
+
 /// The declaration of a spec, without a floor and a recovery.
 pub(super) fn spec(desired: &Desired) -> Declaration {
     Declaration {
@@ -103,12 +132,6 @@ pub(super) fn spec(desired: &Desired) -> Declaration {
         max_hold: desired.lease.max_hold(),
         ..Declaration::new(desired.capacity.clone())
     }
-}
-
-/// Returns the event of a declaration after which the object `recovers`, or not. A first declaration has none: the condition `Ready` has
-/// its time, and a thousand new objects would be a thousand more writes.
-pub(crate) fn event(recovers: bool) -> Option<ObjectEvent> {
-    recovers.then_some(ObjectEvent::Recovering)
 }
 
 /// Returns the longest lease that may be running after a reconciliation, in seconds.
@@ -417,12 +440,6 @@ mod tests {
             None,
             "another controller has declared another spec"
         );
-    }
-
-    #[test]
-    fn a_declaration_is_an_event_if_the_object_recovers() {
-        assert_eq!(event(true), Some(ObjectEvent::Recovering));
-        assert_eq!(event(false), None);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) fn plan(facts: &Facts, failure: &Failure) -> Plan {
     if let Some(deleted_at) = facts.desired.deleted_at
         && withdrawal::give_up(deleted_at, facts.failing_since, facts.started, facts.limits)
     {
-        let command = withdrawal::command(&facts.key_prefix, &facts.desired.name);
+        let command = facts.desired.name.removal_command(&facts.key_prefix);
         let mut steps = vec![Step::Publish(ObjectEvent::CleanupSkipped { command })];
         steps.extend(finalizer::removal(&facts.desired));
         return Plan::last(steps, Action::await_change());

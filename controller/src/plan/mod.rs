@@ -6,6 +6,7 @@
 //!
 //! | the facts | the steps | decided in |
 //! |---|---|---|
+//! | another installation manages it | leave it alone, or take it over | [`ownership`] |
 //! | the object is not observed | observe it | |
 //! | the finalizer is missing | add it | [`finalizer`] |
 //! | Redis does not have the declaration | write its floor to the status, or with the finalizer, then declare it | [`declaration`] |
@@ -35,12 +36,14 @@ use crate::{
     epochs::Ahead,
     events::ObjectEvent,
     failure::Failure,
+    installations::Owner,
     kinds::{Desired, StatusDraft},
 };
 
 pub(crate) mod declaration;
 pub(crate) mod failure;
 pub(crate) mod finalizer;
+pub(crate) mod ownership;
 pub(crate) mod reclaim;
 pub(crate) mod status;
 pub(crate) mod withdrawal;
@@ -56,6 +59,10 @@ pub(crate) struct Facts {
     pub(crate) limits: withdrawal::Limits,
     /// The prefix of all keys in Redis.
     pub(crate) key_prefix: String,
+    /// The installation of this controller, if it records one.
+    pub(crate) installation: Option<String>,
+    /// The result of [`Step::FindOwner`].
+    pub(crate) owner: Option<Owner>,
     /// The time of the first failure since the last success.
     pub(crate) failing_since: Option<Timestamp>,
     /// The time until a status is written in which only holders and waiters have changed; absent: now.
@@ -102,6 +109,10 @@ pub(crate) struct Listing(pub(crate) Option<Snapshot>);
 /// One step of a reconciliation.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Step {
+    /// Looks up whether the installation that the status names exists.
+    FindOwner(String),
+    /// Publishes an event, unless it was published before, and notes that the object is left alone.
+    LeaveAlone { event: ObjectEvent },
     /// Observes the object, with the heads of its lists. Its next change triggers a reconciliation.
     Observe,
     /// Reads the object with at most so many holders and waiters.
@@ -173,6 +184,8 @@ impl Facts {
             report,
             limits,
             key_prefix: key_prefix.to_owned(),
+            installation: None,
+            owner: None,
             failing_since,
             status_waits: None,
             ahead: Ahead::default(),
@@ -202,8 +215,14 @@ impl Facts {
 
 /// Plans the next steps of a reconciliation.
 pub(crate) fn next(facts: &Facts) -> Result<Plan, Failure> {
+    if let Some(plan) = ownership::of_another(facts) {
+        return Ok(plan);
+    }
     if let Some(plan) = finalizer::of_another(&facts.desired) {
         return Ok(plan);
+    }
+    if let Some(step) = ownership::claim(facts) {
+        return Ok(Plan::unfinished(vec![step]));
     }
     match facts.desired.deleted_at {
         Some(deleted_at) => Ok(withdrawal::plan(facts, deleted_at)),

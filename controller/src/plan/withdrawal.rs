@@ -8,10 +8,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::controller::Action;
-use tenure::{
-    ObjectRef,
-    control::{Observation, Withdrawal},
-};
+use tenure::control::{Observation, Withdrawal};
 use tenure_crds::DeletionPolicy;
 
 use crate::{
@@ -142,11 +139,6 @@ fn unknown_for(lost_for: Duration, longest: Duration) -> Option<Duration> {
     longest.checked_sub(lost_for).filter(|left| !left.is_zero())
 }
 
-/// The command by which a person removes the keys that were left behind.
-pub(crate) fn command(key_prefix: &str, object: &ObjectRef) -> String {
-    format!("redis-cli --scan --pattern '{key_prefix}:{{{object}}}:*' | xargs redis-cli unlink")
-}
-
 fn later(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by)
         .ok()
@@ -156,7 +148,6 @@ fn later(at: Timestamp, by: Duration) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use tenure::Kind;
 
     use super::*;
     use crate::{
@@ -244,15 +235,6 @@ mod tests {
             Withdrawal::Drain
         );
         assert!(!give_up(time(1000), Some(time(1000)), time(9999), endless));
-    }
-
-    #[test]
-    fn the_command_names_exactly_the_keys_of_the_object() {
-        let object = ObjectRef::new(Kind::Pool, "ml", "seats").unwrap();
-        assert_eq!(
-            command("tenure", &object),
-            "redis-cli --scan --pattern 'tenure:{ml/pool/seats}:*' | xargs redis-cli unlink"
-        );
     }
 
     fn deleted(policy: DeletionPolicy, floor: Option<u64>) -> Facts {

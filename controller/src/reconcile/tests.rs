@@ -43,6 +43,47 @@ async fn a_declared_object_is_only_observed() {
     assert_eq!(world.calls(), ["redis observe"]);
 }
 
+/// A newer controller declares the object, with a digest that this one cannot compare.
+fn stamp_newer(world: &World) {
+    let set = ["HSET", "tenure:{ml/semaphore/callers}:obj", "declared", "2:ffff"];
+    world.redis.command(&set).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_declaration_of_a_newer_digest_scheme_is_left_unless_the_spec_has_changed() {
+    let world = World::declared().await;
+    stamp_newer(&world);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.calls(), ["redis observe"]);
+
+    let change = |permits: u32| {
+        world.api.change(|object| {
+            object["spec"]["permits"] = permits.into();
+            object["metadata"]["generation"] = permits.into();
+        });
+    };
+    change(9);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.snapshot().await.unwrap().limit, 9);
+    // The newer one declares it once more, and then both are content.
+    stamp_newer(&world);
+    for _ in 0..3 {
+        world.reconcile().await.unwrap();
+        assert_eq!(world.calls(), ["redis observe"]);
+    }
+
+    // A spec that could not be applied is applied after the outage, if the newer one is gone by then.
+    change(7);
+    world.redis.stop();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.reconcile().await.unwrap_err();
+    world.redis.restart(true);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    stamp_newer(&world);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.snapshot().await.unwrap().limit, 7);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_conflict_leaves_redis_without_the_declaration_and_is_repeated_soon() {
     let world = World::new().await;

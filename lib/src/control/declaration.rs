@@ -42,6 +42,10 @@ pub struct Declaration {
     pub capacity: Capacity,
 }
 
+/// The scheme of [`Declaration::digest`]. A later scheme puts its number and a colon before its digests, so that a controller
+/// knows which digests it cannot compare. Digests of the first scheme have no number.
+pub const DIGEST_SCHEME: u32 = 1;
+
 /// The permits or resources of an object.
 ///
 /// ```
@@ -161,7 +165,7 @@ impl Declaration {
     }
 
     /// Returns the digest of the part that a custom resource specifies: lease, longest hold and capacity. Equal parts have equal
-    /// digests, in every version of the library. [`Snapshot::digest`](super::Snapshot::digest) is the digest of the declaration
+    /// digests, in every version of the library with the same [`DIGEST_SCHEME`]. [`Snapshot::digest`](super::Snapshot::digest) is the digest of the declaration
     /// that Redis has, so that an unchanged one need not be repeated: see [`plan`](super::plan()).
     ///
     /// ```

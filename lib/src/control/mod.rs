@@ -29,7 +29,7 @@ use crate::{
 pub use data_watch::{DataLoss, DataWatch};
 use declaration::check_floor;
 pub(crate) use declaration::check_resource;
-pub use declaration::{Capacity, Declaration, Order, Resource};
+pub use declaration::{Capacity, DIGEST_SCHEME, Declaration, Order, Resource};
 pub use epoch::{Backing, Epoch, Epochs, Raised};
 pub(crate) use events::Mailbox;
 pub use events::{Event, Events};

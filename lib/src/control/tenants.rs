@@ -111,13 +111,7 @@ impl Control {
         words.extend(["reset", "on"].map(str::to_owned));
         for password in passwords {
             let password = password.as_ref();
-            if !is_sha256(password) {
-                return Err(Error::invalid(
-                    "passwords",
-                    format!("has a text of {} characters", password.chars().count()),
-                    "give the SHA-256 of each password in 64 lower-case hexadecimal digits",
-                ));
-            }
+            check_hash(password)?;
             words.push(format!("#{password}"));
         }
         words.extend(self.rules(namespace)?);
@@ -141,6 +135,69 @@ impl Control {
     pub async fn remove_tenant(&self, namespace: &str) -> Result<(), Error> {
         let user = acl::tenant_user(&self.session.prefix, namespace)?;
         self.change_users(&command(["DELUSER", &user])).await
+    }
+
+    /// Gives a user these passwords and no others, each by its SHA-256 in hexadecimal digits, on each server that differs. The rules of the
+    /// user and its connections stay. A controller replaces its own password so: it needs the rules of [`acl::access_rules`]. Returns
+    /// whether a server differed. Two commands a master and one a replica, and as many again if one differs.
+    ///
+    /// # Errors
+    /// As [`Control::set_tenant`]; [`Error::InvalidInput`] too if there is no password, because the user could not log in any more.
+    ///
+    /// # Cancel safety
+    /// As [`Control::set_tenant`].
+    ///
+    /// ```no_run
+    /// # async fn run(control: tenure::Control) -> Result<(), tenure::Error> {
+    /// let of_secret = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+    /// control.set_passwords("tenure-controller", &[of_secret]).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn set_passwords<S: AsRef<str>>(&self, user: &str, passwords: &[S]) -> Result<bool, Error> {
+        let wanted: BTreeSet<&str> = passwords.iter().map(AsRef::as_ref).collect();
+        if user.is_empty() || user.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Error::invalid(
+                "user",
+                "is no name of a Redis user",
+                "give a name without spaces",
+            ));
+        }
+        if wanted.is_empty() {
+            return Err(Error::invalid(
+                "passwords",
+                "is empty",
+                "give at least one password",
+            ));
+        }
+        for password in &wanted {
+            check_hash(password)?;
+        }
+        let listed = self.session.link.send_to_all(&command(["LIST"])).await?;
+        let mut differs = false;
+        for answer in listed {
+            let lines = answer
+                .reply
+                .and_then(|reply| redis::from_redis_value::<Vec<String>>(reply).map_err(Error::protocol));
+            match lines {
+                Ok(lines) => {
+                    differs |= lines
+                        .iter()
+                        .find_map(|line| passwords_in(user, line))
+                        .is_none_or(|has| has != wanted);
+                }
+                Err(error) if !answer.is_replica => return Err(error),
+                Err(_) => {}
+            }
+        }
+        if differs {
+            let hashes = wanted.iter().map(|password| format!("#{password}"));
+            let words = ["SETUSER", user, "resetpass"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(hashes);
+            self.change_users(&command(words)).await?;
+        }
+        Ok(differs)
     }
 
     /// The rules of a namespace's user on these servers, with this URL.
@@ -172,11 +229,25 @@ fn command<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> Cmd {
     command
 }
 
-fn is_sha256(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
+fn check_hash(password: &str) -> Result<(), Error> {
+    let is_digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+    if password.len() == 64 && password.bytes().all(is_digit) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "passwords",
+        format!("has a text of {} characters", password.chars().count()),
+        "give the SHA-256 of each password in 64 lower-case hexadecimal digits",
+    ))
+}
+
+/// Reads the passwords in a line of `ACL LIST`. `None`: the line is about another user. A user without a password has
+/// `nopass` in their place, which equals no SHA-256.
+fn passwords_in<'a>(user: &str, line: &'a str) -> Option<BTreeSet<&'a str>> {
+    let mut words = line.split_whitespace();
+    let is_of_user = words.next()? == "user" && words.next()? == user;
+    let password = |word: &'a str| word.strip_prefix('#').or((word == "nopass").then_some(word));
+    is_of_user.then(|| words.filter_map(password).collect())
 }
 
 /// Reads a line of `ACL LIST`. `None`: the user is not one of a namespace under the prefix.
@@ -246,6 +317,21 @@ mod tests {
                 "{changed}"
             );
         }
+    }
+
+    #[test]
+    fn the_passwords_of_a_user_are_read_from_its_line() {
+        let line = "user tenure-controller on sanitize-payload #12 #34 ~tenure:{* +info";
+        assert_eq!(
+            passwords_in("tenure-controller", line),
+            Some(BTreeSet::from(["12", "34"]))
+        );
+        assert_eq!(passwords_in("tenure", line), None);
+        let open = "user tenure-controller on nopass ~* +@all";
+        assert_eq!(
+            passwords_in("tenure-controller", open),
+            Some(BTreeSet::from(["nopass"]))
+        );
     }
 
     #[test]

@@ -390,6 +390,11 @@ impl LeaseRegistry {
         }
     }
 
+    /// Notes that the server has denied the credentials of the renewal of a queue entry.
+    pub(crate) fn denied(&self, item: &Item) {
+        self.on_queue_entry(&item.token, queue_entry::Event::Denied);
+    }
+
     /// Notes that a script has found the lease ended.
     pub(crate) fn lost(&self, hold: &Hold, cause: &str) {
         let cause = cause.to_owned();

@@ -187,7 +187,10 @@ async fn renew(
         Err(Failed { error, .. }) => {
             debug!(%error, leases = batch.len(), "a renewal had no answer");
             for item in &batch {
-                registry.not_renewed(item, &error.to_string());
+                match (&item.hold, &error) {
+                    (None, Error::Authentication { .. }) => registry.denied(item),
+                    _ => registry.not_renewed(item, &error.to_string()),
+                }
             }
         }
     }

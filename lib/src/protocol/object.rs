@@ -140,10 +140,30 @@ impl ObjectRef {
             ],
             Kind::Register => &["value", "done"],
         };
-        parts
-            .iter()
-            .map(|part| format!("{prefix}:{{{self}}}:{part}").into())
-            .collect()
+        let mut key = format!("{prefix}:{{{self}}}:");
+        let stem = key.len();
+        let keys = parts.iter().map(|part| {
+            key.truncate(stem);
+            key.push_str(part);
+            Arc::from(key.as_str())
+        });
+        keys.collect()
+    }
+
+    /// Returns the command by which a person removes the object's keys from Redis, and with them all leases: of a damaged object, or
+    /// of one whose keys were left behind. The Redis user of the namespace and that of the controller may run it. `URL` stands for
+    /// the address of Redis.
+    ///
+    /// ```
+    /// let object = tenure::ObjectRef::new(tenure::Kind::Register, "ml", "x")?;
+    /// let command = "redis-cli -u URL unlink 'tenure:{ml/register/x}:value' 'tenure:{ml/register/x}:done'";
+    /// assert_eq!(object.removal_command("tenure"), command);
+    /// # Ok::<(), tenure::Error>(())
+    /// ```
+    #[must_use]
+    pub fn removal_command(&self, prefix: &str) -> String {
+        let keys = self.keys(prefix);
+        format!("redis-cli -u URL unlink '{}'", keys.join("' '"))
     }
 }
 

@@ -67,15 +67,15 @@ fn damaged(keys: &[Arc<str>], refusal: &str) -> Option<Error> {
         }
     };
     let key = what.split(' ').next().unwrap_or_default();
-    let (stem, object) = named(key).or_else(|| named(keys.first()?))?;
+    let (prefix, object) = named(key).or_else(|| named(keys.first()?))?;
     Some(Error::Damaged {
+        reason: reason(&object.removal_command(prefix), &what),
         object,
-        reason: reason(stem, &what),
     })
 }
 
 /// Returns the problem and the action that repairs it, from a script's text: the key, or `-`, and the problem.
-fn reason(stem: &str, what: &str) -> String {
+fn reason(removal: &str, what: &str) -> String {
     // The position in the script does not help a user.
     let what = what.split_once(" script: ").map_or(what, |(what, _)| what);
     match what.split_once(' ') {
@@ -87,17 +87,18 @@ fn reason(stem: &str, what: &str) -> String {
                 format!("{key} ")
             };
             format!(
-                "{at}{what}; to mend it, stop its holders or let their leases run out, and then remove its keys over an administrative connection: redis-cli -u URL --scan --pattern '{stem}*' | xargs redis-cli -u URL unlink"
+                "{at}{what}; to mend it, stop its holders or let their leases run out, and then remove its keys: {removal}"
             )
         }
         None => what.to_owned(),
     }
 }
 
+/// The prefix in a key, and its object.
 fn named(key: &str) -> Option<(&str, ObjectRef)> {
-    let (from, to) = (key.find('{')?, key.rfind("}:")?);
-    let object = ObjectRef::parse(key.get(from + 1..to)?)?;
-    Some((key.get(..to + 2)?, object))
+    let (from, to) = (key.find(":{")?, key.rfind("}:")?);
+    let object = ObjectRef::parse(key.get(from + 2..to)?)?;
+    Some((key.get(..from)?, object))
 }
 
 #[cfg(test)]
@@ -127,9 +128,10 @@ mod tests {
         ] {
             let error = super::error(&keys(), refusal.to_owned()).to_string();
             assert!(error.starts_with(expected), "{error}");
-            let command =
-                "redis-cli -u URL --scan --pattern 'tenure:{ml/lock/x}:*' | xargs redis-cli -u URL unlink";
-            assert!(error.ends_with(command), "{error}");
+            let command = ObjectRef::new(Kind::Lock, "ml", "x")
+                .unwrap()
+                .removal_command("tenure");
+            assert!(error.ends_with(&command), "{error}");
         }
         let entry = error(
             &keys(),

@@ -8,7 +8,10 @@ use redis::{
 };
 
 use crate::Error;
-use crate::transport::{endpoint, error_text, unreachable, url};
+use crate::{
+    protocol::name::check_namespace,
+    transport::{endpoint, error_text, unreachable, url},
+};
 
 const NO_RESP3: &str = "it does not speak RESP3, over which Tenure hears of grants: connect to Redis or Valkey itself, not to a \
                         proxy, or update it";
@@ -92,11 +95,22 @@ fn credentials(address: String, settings: Option<&RedisConnectionInfo>, error: &
         }
         Some(settings) => {
             let user = settings.username().unwrap_or("default");
-            format!("user {user:?}: {}", error_text(error))
+            format!("user {user:?}: {}{}", error_text(error), hint(user))
         }
         None => error_text(error),
     };
     Error::Authentication { address, reason }
+}
+
+/// The usual causes where the controller has made the user.
+fn hint(user: &str) -> String {
+    match user.rsplit_once('.') {
+        Some((_, namespace)) if check_namespace(namespace).is_ok() => format!(
+            "; if it is the user of namespace {namespace}: does the namespace still have access, and is the password that of its \
+             Secret tenure-access? A pod with envFrom gets a new password when it is restarted"
+        ),
+        _ => String::new(),
+    }
 }
 
 /// Connects, as far as the driver does so. `known`: the server has spoken RESP3 before.

@@ -2,7 +2,7 @@
 //!
 //! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken in
 //! turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also has
-//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `load`, `instructions`, `controller`) as
+//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `killed`, `load`, `instructions`, `controller`) as
 //! arguments, only those run, and the file stays as it is.
 //!
 //! | module | figures |
@@ -11,6 +11,7 @@
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
 //! | [`controller`] | only by its name, with the feature `kubernetes`: the controller with many objects |
 //! | [`instructions`] | only by its name: instructions of the server, counted by callgrind |
+//! | [`killed`] | only by its name, with the feature `kubernetes`: a controller that is killed every five seconds under a hundred clients |
 //! | [`load`] | only by its name: 100,000 leases held and as many waited for, for five minutes |
 //! | [`many`] | ten thousand locks of one client: renewal, connections |
 //! | [`twin`] | the in-memory twin |
@@ -21,6 +22,8 @@ mod contended;
 #[cfg(feature = "kubernetes")]
 mod controller;
 mod instructions;
+#[cfg(feature = "kubernetes")]
+mod killed;
 mod load;
 mod many;
 mod raw;
@@ -61,6 +64,10 @@ async fn main() -> Result {
     }
     if wanted("twin") {
         twin::pairs(&mut report).await?;
+    }
+    #[cfg(feature = "kubernetes")]
+    if only.iter().any(|only| only == "killed") {
+        killed::every_five_seconds(&mut report).await?;
     }
     if only.iter().any(|only| only == "load") {
         load::held_and_waited_for(&mut report).await?;

@@ -1,6 +1,7 @@
 //! `make e2e`: the chart on a real cluster, from `helm install` to the end of the definitions. The steps are in this file;
 //! [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be, [`upgrades`] has
-//! the steps that end in failures, or need a hand.
+//! the steps that end in failures, or need a hand, [`first_lease`] the way of a user, and [`secrets`] the password and the
+//! certificate of Redis.
 //!
 //! The cluster is the one that KUBECONFIG names; it must not have Tenure, and the images must be there. On kind:
 //!
@@ -31,8 +32,10 @@ use crate::{
 };
 
 mod cluster;
+mod first_lease;
 mod guard;
 mod objects;
+mod secrets;
 mod upgrades;
 
 /// Timeout of short steps.
@@ -114,12 +117,14 @@ impl E2e {
         let second = self.lose_a_controller(&second).await?;
         self.upgrade(&second).await?;
         self.upgrade_wrongly(&second).await?;
+        self.rotate_the_password(&second).await?;
         self.change_the_volume(&second).await?;
         let third = self.restart_redis(&second).await?;
         self.uninstall_in_use(&third).await?;
         let fourth = self.install_again(&third).await?;
         self.delete_definitions(&fourth).await?;
         self.use_another_redis().await?;
+        self.use_tls().await?;
         self.clean_up().await
     }
 
@@ -131,18 +136,23 @@ impl E2e {
         if let Some(path) = &self.volume {
             self.cluster.apply(&objects::volume(path)).await?;
         }
+        self.cluster.apply(&objects::application_namespace()).await?;
         let started = Instant::now();
         self.install().await?;
         done(&format!("Installed after {:.1} s.", seconds(started)));
+        self.first_lease(started).await?;
+        let started = Instant::now();
         self.cluster.show_helm(&["test", "tenure", "--logs"]).await?;
-        done(&format!(
-            "From `helm install` to a green `helm test`: {:.1} s.",
-            seconds(started)
-        ));
+        done(&format!("A green `helm test` takes {:.1} s.", seconds(started)));
         Ok(())
     }
 
     async fn install(&self) -> Result {
+        self.install_more(&[]).await
+    }
+
+    /// Installs with settings beside those of the cluster.
+    async fn install_more(&self, more: &[&str]) -> Result {
         let image = self.redis_image.as_ref().map(|image| image.rsplit_once(':'));
         let image = image
             .map(|parts| parts.context("--redis-image: write NAME:TAG"))
@@ -151,6 +161,7 @@ impl E2e {
         // Holders of a deleted object may keep what they have for so long.
         let mut set = vec!["--set", "controller.drainTimeout=10s"];
         set.extend(image.iter().flat_map(|image| ["--set", image]));
+        set.extend(more);
         self.install_with(&set).await
     }
 
@@ -297,7 +308,7 @@ impl E2e {
     }
 
     async fn restart_redis(&self, held: &Holder) -> Result<Holder> {
-        say("9. The pod of Redis is deleted. Its file is on a volume, so leases survive.");
+        say("10. The pod of Redis is deleted. Its file is on a volume, so leases survive.");
         let token = [
             "get",
             "lockpool",
@@ -360,7 +371,7 @@ impl E2e {
     }
 
     async fn uninstall_in_use(&self, held: &Holder) -> Result {
-        say("10. `helm uninstall` with live objects, of which one is held.");
+        say("11. `helm uninstall` with live objects, of which one is held.");
         self.still(held).await?;
         let objects = ["get", "lockpools,semaphores", "-o", "name"];
         let before = self.cluster.kubectl(&objects).await?;
@@ -381,7 +392,7 @@ impl E2e {
     }
 
     async fn install_again(&self, before: &Holder) -> Result<Holder> {
-        say("11. `helm install` again adopts them.");
+        say("12. `helm install` again adopts them.");
         self.install().await?;
         self.ready().await?;
         self.cluster.apply(&objects::job("job-c", &LICENCE)).await?;
@@ -400,7 +411,7 @@ impl E2e {
     }
 
     async fn delete_definitions(&self, held: &Holder) -> Result {
-        say("12. The definitions are deleted, while the licence is held and the controller runs.");
+        say("13. The definitions are deleted, while the licence is held and the controller runs.");
         self.still(held).await?;
         let started = Instant::now();
         self.remove_definitions().await?;
@@ -442,16 +453,22 @@ impl E2e {
 
     /// The other way to have a Redis.
     async fn use_another_redis(&self) -> Result {
-        say("13. Install with a Redis that is there already, and test.");
+        say("14. Install with a Redis that is there already and has users of the smallest rights, and test.");
         let ours = ["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"];
         self.cluster
-            .apply(&objects::other_redis(&self.other_image().await?))
+            .apply(&objects::other_redis(&self.other_image().await?)?)
             .await?;
         self.cluster
             .kubectl(&["wait", "--for=condition=Ready", "pod/other", "--timeout=120s"])
             .await?;
-        self.install_with(&["--set", "redis.enabled=false,externalRedis.existingSecret=other"])
-            .await?;
+        let users = "externalRedis.username=controller,externalRedis.passwordKey=password,externalRedis.podSecret=other-pods,externalRedis.keyPrefix=e2e";
+        self.install_with(&[
+            "--set",
+            "redis.enabled=false,externalRedis.existingSecret=other",
+            "--set",
+            users,
+        ])
+        .await?;
         self.cluster.helm(&["test", "tenure"]).await?;
         let there = self.cluster.kubectl(&ours).await?;
         ensure!(
@@ -487,8 +504,27 @@ impl E2e {
         Ok(format!("{}:{}", part("repository")?, part("tag")?))
     }
 
+    /// "Removing everything" in the README of the chart.
     async fn clean_up(&self) -> Result {
         self.remove_definitions().await?;
+        let of_namespaces = [
+            "--all-namespaces",
+            "--selector",
+            "app.kubernetes.io/managed-by=tenure-controller",
+        ];
+        let of_release = ["--selector", "app.kubernetes.io/instance=tenure"];
+        let of_release = [&["--namespace", NAMESPACE][..], &of_release].concat();
+        for (kinds, selection) in [
+            ("secrets", &of_namespaces[..]),
+            ("secrets,configmaps,persistentvolumeclaims", &of_release),
+        ] {
+            let delete = [&["delete", kinds], selection].concat();
+            let removed = self.cluster.kubectl_everywhere(&delete).await?;
+            ensure!(
+                removed.contains("deleted"),
+                "nothing is left to remove: {removed}"
+            );
+        }
         self.cluster
             .kubectl_everywhere(&["delete", "namespace", NAMESPACE, "--timeout=120s"])
             .await?;

@@ -3,8 +3,12 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tenure::control::acl;
+use tenure_tests::Result;
 
 pub(crate) const NAMESPACE: &str = "tenure-e2e";
+/// The namespace of an application that is there before the installation.
+pub(crate) const APPLICATION: &str = "tenure-e2e-application";
 pub(crate) const POOL: &str = "licence";
 /// Length of a lease, and the time for which nothing new is granted after a restart of Redis.
 pub(crate) const LEASE_SECONDS: u64 = 15;
@@ -41,6 +45,23 @@ pub(crate) fn pool() -> Value {
     })
 }
 
+/// The namespace of the application.
+pub(crate) fn application_namespace() -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": APPLICATION}})
+}
+
+/// A pool and a Job that holds a seat of it, as the README of the chart shows.
+pub(crate) fn application() -> Value {
+    let metadata = json!({"name": "gpu-seats", "namespace": APPLICATION});
+    let mut job = job("train", &["pool", "gpu-seats"]);
+    job["metadata"]["namespace"] = APPLICATION.into();
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "tenure.dev/v1alpha1", "kind": "LockPool", "metadata": metadata,
+         "spec": {"resources": [{"name": "seat-a"}, {"name": "seat-b"}]}},
+        job,
+    ]})
+}
+
 /// A Job that holds what these arguments of the worker name, until it is killed.
 pub(crate) fn job(name: &str, what: &[&str]) -> Value {
     let command = [
@@ -68,18 +89,46 @@ pub(crate) fn job(name: &str, what: &[&str]) -> Value {
     })
 }
 
-/// A Redis that the chart knows nothing of: a pod, its service, and a Secret with its URL.
-pub(crate) fn other_redis(image: &str) -> Value {
+/// A Redis that the chart knows nothing of: a pod with the users that docs/redis.md describes, its service, and Secrets for the controller
+/// and for pods of our namespace.
+pub(crate) fn other_redis(image: &str) -> Result<Value> {
     let metadata = json!({"name": "other", "namespace": NAMESPACE, "labels": {"app": "other"}});
-    let url = format!("redis://:{OTHER_PASSWORD}@other.{NAMESPACE}.svc:6379");
-    json!({"apiVersion": "v1", "kind": "List", "items": [
+    let password = format!(">{OTHER_PASSWORD}");
+    let user = |name: &str, rules: Vec<String>| {
+        let head = ["--user", name, "on", &password].map(str::to_owned);
+        [&head[..], &rules].concat()
+    };
+    let server = [
+        "redis-server",
+        "--save",
+        "",
+        "--user",
+        "default",
+        "off",
+        "~*",
+        "&*",
+        "+@all",
+    ]
+    .map(str::to_owned);
+    let command = [
+        &server[..],
+        &user("controller", acl::controller_rules("e2e")?),
+        &user("pods", acl::tenant_rules("e2e", NAMESPACE)?),
+    ]
+    .concat();
+    let host = format!("other.{NAMESPACE}.svc:6379");
+    let pods = json!({"name": "other-pods", "namespace": NAMESPACE});
+    Ok(json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": restricted(999, &json!({
-            "name": "redis", "image": image, "command": ["redis-server", "--requirepass", OTHER_PASSWORD, "--save", ""],
+            "name": "redis", "image": image, "command": command,
         }))},
         {"apiVersion": "v1", "kind": "Service", "metadata": metadata,
          "spec": {"selector": {"app": "other"}, "ports": [{"port": 6379}]}},
-        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"url": url}},
-    ]})
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata,
+         "stringData": {"url": format!("redis://{host}"), "password": OTHER_PASSWORD}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": pods,
+         "stringData": {"url": format!("redis://pods:{OTHER_PASSWORD}@{host}")}},
+    ]}))
 }
 
 /// A pod of one container that may do as little as can be.

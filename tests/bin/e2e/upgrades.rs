@@ -82,7 +82,7 @@ impl E2e {
 
     /// "Changing the volume" in the README of the chart.
     pub(crate) async fn change_the_volume(&self, held: &Holder) -> Result {
-        say("8. The size of the volume is changed as the README of the chart describes.");
+        say("9. The size of the volume is changed as the README of the chart describes.");
         let larger = [
             "--set",
             "redis.persistence.size=2Gi",

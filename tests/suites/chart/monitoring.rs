@@ -14,7 +14,7 @@ use tenure_tests::{
 };
 use tokio::task::spawn_blocking;
 
-use super::{Said, mode_file, objects, read, render, run, without_monitoring};
+use super::{Said, mode_file, objects, read, render, run, without_operators};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -24,7 +24,7 @@ async fn the_operator_knows_all_fields_of_the_monitors_and_the_rules() -> Result
         ("monitoring", &["ServiceMonitor", "PrometheusRule"][..]),
         ("pod-monitor", &["PodMonitor"]),
     ] {
-        let (_, theirs) = without_monitoring(&render(&mode_file(mode), &[]).await?);
+        let (_, theirs) = without_operators(&render(&mode_file(mode), &[]).await?);
         let decoded: BTreeSet<String> = decode(&theirs).await?.stdout.lines().map(str::to_owned).collect();
         assert_eq!(
             decoded,

@@ -25,13 +25,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// A Redis with the user as which the probes ask.
 fn redis() -> tenure_tests::redis::Builder {
-    let user = [
-        "--user",
-        "tenure-controller",
-        "on",
-        &format!(">{PASSWORD}"),
-        "+ping",
-    ];
+    let user = ["--user", "tenure-pod", "on", &format!(">{PASSWORD}"), "+ping"];
     Redis::builder().password(PASSWORD).args(&user)
 }
 
@@ -147,10 +141,16 @@ async fn a_password_that_its_configuration_could_not_hold_is_refused() -> Result
         "two\nlines",
         "pässword",
     ] {
-        let answer = pod.run("/command", password).await?;
+        for key in ["password", "previous-password"] {
+            fs::write(
+                pod.folder.join(key),
+                if key == "password" { PASSWORD } else { password },
+            )?;
+        }
+        let answer = pod.run("/command").await?;
         let refusal = answer.err().with_context(|| format!("{password:?} is taken"))?;
         ensure!(
-            refusal.contains("the password must be of printable ASCII"),
+            refusal.contains("must be of printable ASCII"),
             "{password:?}: {refusal}"
         );
     }
@@ -158,58 +158,16 @@ async fn a_password_that_its_configuration_could_not_hold_is_refused() -> Result
 }
 
 /// Starts Redis as the pod does, at this port.
-async fn start(mode: &str, port: u16) -> Result<Process> {
-    let (folder, command) = command(mode, port).await?;
-    Process::spawn("redis-server", &folder, &command)
-}
-
-/// The command of the pod, and the folder that stands for its volumes.
-async fn command(mode: &str, port: u16) -> Result<(PathBuf, Command)> {
-    let objects = objects(&render(&mode_file(mode), &[]).await?)?;
-    let of_redis = |kind: &str| {
-        let named = objects
-            .iter()
-            .find(|object| object["kind"] == kind && object["metadata"]["name"] == "tenure-redis");
-        named.with_context(|| format!("no {kind}"))
-    };
-    let conf = of_redis("ConfigMap")?["data"]["redis.conf"]
-        .as_str()
-        .context("no redis.conf")?;
-    let folder = folder("pod")?;
-    let (data, path) = (folder.join("data"), folder.join("redis.conf"));
-    fs::create_dir(&data)?;
-    fs::write(
-        &path,
-        conf.replace("dir /data", &format!("dir {}", data.display())),
-    )?;
-    let server = spawn_blocking(|| assets::path("redis-server")).await??;
-    let wrapper = folder.join("redis-server");
-    let script = format!(
-        "#!/bin/sh\nexec {} --bind 127.0.0.1 --port {port} \"$@\"\n",
-        server.display()
-    );
-    fs::write(&wrapper, script)?;
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-    let container = &of_redis("StatefulSet")?["spec"]["template"]["spec"]["containers"][0];
-    let words: Vec<String> = serde_json::from_value(container["command"].clone())?;
-    let script = words[2].replace("/etc/redis/redis.conf", &path.display().to_string());
-    let mut command = Command::new(&words[0]);
-    command
-        .args([&words[1], &script])
-        .env(
-            "PATH",
-            std::env::join_paths([&*folder, Path::new("/usr/bin"), Path::new("/bin")])?,
-        )
-        .env("REDISCLI_AUTH", PASSWORD);
-    Ok((folder, command))
+async fn start(mode: &str, port: u16) -> Result<(Process, Pod)> {
+    let pod = Pod::of_mode(mode, port).await?;
+    Ok((pod.start()?, pod))
 }
 
 /// Redis reads its file as the user default: it leaves out transactions, such as those of scripts, that this user may not do.
 #[tokio::test]
 async fn a_restart_finds_what_scripts_have_written() -> Result {
     let port = free_port()?;
-    let (folder, command) = command("default", port).await?;
-    let mut redis = Process::spawn("redis-server", &folder, &command)?;
+    let (mut redis, pod) = start("default", port).await?;
     let url = format!("redis://tenure-controller:{PASSWORD}@127.0.0.1:{port}");
     let client = tenure::Client::builder(&url).namespace("ml").connect_lazily()?;
     let lock = tenure::ObjectRef::new(tenure::Kind::Lock, "ml", "x")?;
@@ -221,7 +179,7 @@ async fn a_restart_finds_what_scripts_have_written() -> Result {
     .await
     .with_context(|| redis.tail())?;
     redis.kill9()?;
-    let redis = Process::spawn("redis-server", &folder, &command)?;
+    let redis = pod.start()?;
     eventually("Redis to be back", SOON, async || {
         let seen = client.control().observe(&lock, 1).await?;
         ensure!(seen.is_some(), "the declaration is lost: {}", redis.tail());
@@ -233,8 +191,7 @@ async fn a_restart_finds_what_scripts_have_written() -> Result {
 #[tokio::test]
 async fn the_default_user_is_off_and_the_controller_has_the_rights_that_it_needs() -> Result {
     let port = free_port()?;
-    let redis = start("default", port).await?;
-    let pod = Pod::rendered(port).await?;
+    let (redis, pod) = start("default", port).await?;
     eventually("the probes to pass", SOON, async || {
         ensure!(
             pod.liveness().await? == Ok(()) && pod.readiness().await? == Ok(()),
@@ -287,7 +244,7 @@ async fn the_default_user_is_off_and_the_controller_has_the_rights_that_it_needs
 #[tokio::test]
 async fn without_access_the_password_is_that_of_the_default_user() -> Result {
     let port = free_port()?;
-    let redis = start("no-access", port).await?;
+    let (redis, _pod) = start("no-access", port).await?;
     eventually("Redis", SOON, async || {
         let url = format!("redis://:{PASSWORD}@127.0.0.1:{port}");
         let mut connection = redis::Client::open(url)?
@@ -300,48 +257,92 @@ async fn without_access_the_password_is_that_of_the_default_user() -> Result {
     .with_context(|| redis.tail())
 }
 
-/// The container of Redis, with its commands.
-struct Pod {
+/// The container of Redis, with its commands, and the folder that stands for its volumes.
+pub(super) struct Pod {
     container: serde_json::Value,
+    pub(super) folder: PathBuf,
     path: OsString,
 }
 
 impl Pod {
-    /// In a pod, Redis listens where redis-cli looks for it; here it listens at `port`.
     async fn rendered(port: u16) -> Result<Self> {
-        let objects = objects(&render(&mode_file("default"), &[]).await?)?;
-        let redis = objects.iter().find(|object| object["kind"] == "StatefulSet");
-        let container = redis.context("no StatefulSet")?["spec"]["template"]["spec"]["containers"][0].clone();
-        let cli = spawn_blocking(|| assets::path("redis-server"))
-            .await??
-            .with_file_name("redis-cli");
+        Self::of_mode("default", port).await
+    }
+
+    /// In a pod, Redis listens where redis-cli looks for it; here it listens at `port`. The probes log in with [`PASSWORD`] to a Redis
+    /// that the pod has not started.
+    pub(super) async fn of_mode(mode: &str, port: u16) -> Result<Self> {
+        let objects = objects(&render(&mode_file(mode), &[]).await?)?;
+        let of_redis = |kind: &str| {
+            let named = objects
+                .iter()
+                .find(|object| object["kind"] == kind && object["metadata"]["name"] == "tenure-redis");
+            named.with_context(|| format!("no {kind}"))
+        };
+        let conf = of_redis("ConfigMap")?["data"]["redis.conf"]
+            .as_str()
+            .context("no redis.conf")?;
+        let container = of_redis("StatefulSet")?["spec"]["template"]["spec"]["containers"][0].clone();
+        let (folder, bin) = (folder("pod")?, folder("bin")?);
+        fs::create_dir(folder.join("data"))?;
+        fs::write(folder.join("redis.conf"), in_folder(conf, &folder))?;
+        for file in ["password", "pod"] {
+            fs::write(folder.join(file), PASSWORD)?;
+        }
+        let is_secure = conf.contains("tls-port");
+        let server = spawn_blocking(|| assets::path("redis-server")).await??;
+        let cli = server.with_file_name("redis-cli");
         ensure!(
             cli.exists(),
             "{} is missing: apt-get install redis-tools",
             cli.display()
         );
-        let folder = folder("bin")?;
-        let wrapper = folder.join("redis-cli");
-        fs::write(
-            &wrapper,
-            format!("#!/bin/sh\nexec {} -p {port} \"$@\"\n", cli.display()),
-        )?;
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-        let path = std::env::join_paths([&*folder, Path::new("/usr/bin"), Path::new("/bin")])?;
-        Ok(Self { container, path })
+        for (name, program, args) in [
+            (
+                "redis-server",
+                server,
+                format!(
+                    "--bind 127.0.0.1 {} {port}",
+                    if is_secure { "--tls-port" } else { "--port" }
+                ),
+            ),
+            ("redis-cli", cli, format!("-p {port}")),
+        ] {
+            let script = format!("#!/bin/sh\nexec {} {args} \"$@\"\n", program.display());
+            fs::write(bin.join(name), script)?;
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755))?;
+        }
+        let path = std::env::join_paths([&*bin, Path::new("/usr/bin"), Path::new("/bin")])?;
+        Ok(Self {
+            container,
+            folder,
+            path,
+        })
+    }
+
+    /// Starts Redis by the command of the container.
+    pub(super) fn start(&self) -> Result<Process> {
+        Process::spawn("redis-server", &self.folder, &self.command("/command")?)
     }
 
     /// `Ok` or the output of the probe.
-    async fn liveness(&self) -> Result<std::result::Result<(), String>> {
-        self.run("/livenessProbe/exec/command", PASSWORD).await
+    pub(super) async fn liveness(&self) -> Result<std::result::Result<(), String>> {
+        self.run("/livenessProbe/exec/command").await
     }
 
     /// See [`Pod::liveness`].
-    async fn readiness(&self) -> Result<std::result::Result<(), String>> {
-        self.run("/readinessProbe/exec/command", PASSWORD).await
+    pub(super) async fn readiness(&self) -> Result<std::result::Result<(), String>> {
+        self.run("/readinessProbe/exec/command").await
     }
 
-    async fn run(&self, command: &str, password: &str) -> Result<std::result::Result<(), String>> {
+    async fn run(&self, command: &str) -> Result<std::result::Result<(), String>> {
+        let mut process = Process::spawn("probe", &folder("probe")?, &self.command(command)?)?;
+        let status = process.wait(SOON).await?;
+        let said = process.output()? + &process.log()?;
+        Ok(if status.success() { Ok(()) } else { Err(said) })
+    }
+
+    fn command(&self, command: &str) -> Result<Command> {
         let words = self
             .container
             .pointer(command)
@@ -349,12 +350,26 @@ impl Pod {
         let words: Vec<String> = serde_json::from_value(words.clone())?;
         let mut program = Command::new(&words[0]);
         program
-            .args(&words[1..])
-            .env("PATH", &self.path)
-            .env("REDISCLI_AUTH", password);
-        let mut process = Process::spawn("probe", &folder("probe")?, &program)?;
-        let status = process.wait(SOON).await?;
-        let said = process.output()? + &process.log()?;
-        Ok(if status.success() { Ok(()) } else { Err(said) })
+            .args(words[1..].iter().map(|word| in_folder(word, &self.folder)))
+            .env("PATH", &self.path);
+        Ok(program)
     }
+}
+
+/// A text with the paths of the pod in this folder.
+fn in_folder(text: &str, folder: &Path) -> String {
+    let folder = folder.display();
+    [
+        "/etc/redis",
+        "/run/secrets/tenure-redis-tls",
+        "/run/secrets/tenure-redis",
+        "/run/tenure",
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, path| {
+        text.replace(path, &folder.to_string())
+    })
+    .replace("dir /data", &format!("dir {folder}/data"))
+    // The loop that looks for a renewed certificate.
+    .replace("sleep 30", "sleep 0.1")
 }

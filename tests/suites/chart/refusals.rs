@@ -234,7 +234,39 @@ async fn values_that_do_not_go_together_are_refused() -> Result {
             "externalRedis.tls.existingSecret is set, but redis.enabled is true",
         ),
         (
-            "externalRedis.tls.certKey=",
+            "externalRedis.podSecret=mine",
+            "externalRedis has username, passwordKey, podSecret or keyPrefix, but redis.enabled is true",
+        ),
+        (
+            "redis.enabled=false,externalRedis.existingSecret=a,externalRedis.username=b",
+            "externalRedis.passwordKey is empty: name the key",
+        ),
+        (
+            "redis.enabled=false,externalRedis.existingSecret=a,externalRedis.passwordKey=b",
+            "set externalRedis.podSecret for the pods, or access.enabled=true",
+        ),
+        (
+            "redis.enabled=false,externalRedis.existingSecret=a,externalRedis.podSecret=b,access.enabled=true",
+            "access gives each namespace its own",
+        ),
+        (
+            "redis.enabled=false,externalRedis.existingSecret=a,externalRedis.keyPrefix=a b",
+            "externalRedis.keyPrefix is \"a b\": write letters",
+        ),
+        (
+            "redis.tls.existingSecret=mine",
+            "redis.tls names a certificate, but redis.tls.enabled is false",
+        ),
+        (
+            "redis.tls.enabled=true,redis.tls.existingSecret=a,redis.tls.certManager.issuerRef.name=b",
+            "name the Secret of yours, or the issuer that makes one",
+        ),
+        (
+            "redis.tls.enabled=true,redis.enabled=false,externalRedis.existingSecret=mine",
+            "redis.tls.enabled is true, but redis.enabled is false",
+        ),
+        (
+            "externalRedis.tls.certKey=tls.crt",
             "a certificate and its private key go together",
         ),
         (

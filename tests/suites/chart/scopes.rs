@@ -60,7 +60,7 @@ async fn the_controller_works_in_the_watched_namespaces_with_the_rights_of_the_c
     let args = ["--namespace", &home, "--set", &watch];
     let rendered = objects(&render(&mode_file("watched"), &args).await?)?;
     for object in &rendered {
-        if ["Role", "RoleBinding", "ConfigMap"]
+        if ["Role", "RoleBinding", "ConfigMap", "Lease"]
             .iter()
             .any(|kind| object["kind"] == **kind)
         {
@@ -146,10 +146,8 @@ fn controller(plane: &ControlPlane, rendered: &[Value], namespace: &str, redis: 
     let args: Vec<String> = serde_json::from_value(pod["containers"][0]["args"].clone())?;
     let mut command = Command::new(binaries::find("tenure-controller")?);
     command
-        .args(
-            args.iter()
-                .filter(|arg| !arg.starts_with("--redis-password-file")),
-        )
+        // The Redis of the test has no password.
+        .args(args.iter().filter(|arg| !arg.starts_with("--redis-secret")))
         .args(["--listen=127.0.0.1:0", "--redis-url", redis])
         .env("KUBECONFIG", kubeconfig);
     Process::spawn("tenure-controller", &folder, &command)

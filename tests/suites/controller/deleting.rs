@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
+use tenure::{Kind, ObjectRef};
 use tenure_crds::{LockPool, Semaphore};
 use tenure_tests::{ControlPlane, Redis, Result, ensure, eventually};
 use tokio::time::timeout;
@@ -150,10 +151,8 @@ async fn a_deletion_without_redis_ends_and_describes_the_cleanup() -> Result {
     seen.await?;
     world.delete("semaphore", "calls").await?;
     world.until_gone::<Semaphore>("calls", SOON).await?;
-    let command = format!(
-        "redis-cli --scan --pattern 'tenure:{{{}/semaphore/calls}}:*' | xargs redis-cli unlink",
-        world.namespace
-    );
+    let object = ObjectRef::new(Kind::Semaphore, &world.namespace, "calls")?;
+    let command = object.removal_command("tenure");
     let note = world.event("CleanupSkipped").await?;
     assert!(note.contains(&command), "{note}");
     assert!(world.controller.logs()?.contains(&command));

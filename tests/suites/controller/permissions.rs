@@ -21,6 +21,7 @@ rules:
 - {apiGroups: [tenure.dev], resources: [lockpools/status, semaphores/status], verbs: [patch]}
 - {apiGroups: [''], resources: [pods], verbs: [list, watch]}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get]}
 - {apiGroups: [''], resources: [configmaps], resourceNames: [epoch], verbs: [get, patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -31,6 +32,10 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}]
 ---
 apiVersion: v1
 kind: ConfigMap
+metadata: {name: epoch, namespace: NAMESPACE}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
 metadata: {name: epoch, namespace: NAMESPACE}
 ---
 apiVersion: tenure.dev/v1alpha1
@@ -53,6 +58,25 @@ kind: ClusterRoleBinding
 metadata: {name: USER}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: USER}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}]
+";
+
+/// The row of the same table that `--redis-secret` adds.
+const SECRET_ROLE: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: secret, namespace: NAMESPACE}
+rules:
+- {apiGroups: [''], resources: [secrets], resourceNames: [tenure-redis], verbs: [list, watch, patch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: secret, namespace: NAMESPACE}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: secret}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: tenure-redis, namespace: NAMESPACE}
 ";
 
 /// A namespace, and a user with the permissions.
@@ -114,6 +138,41 @@ impl Access {
         })
         .await
     }
+}
+
+#[tokio::test]
+async fn a_password_in_a_secret_takes_no_more_than_the_listed_permissions() -> Result {
+    let access = Access::prepare().await?;
+    access.apply(SECRET_ROLE).await?;
+    let secret = format!("{}/tenure-redis", access.namespace);
+    let args = ["--redis-secret", &secret];
+    let controller = start(
+        access.plane,
+        &access.user,
+        &access.redis,
+        &access.namespace,
+        &args,
+    )?;
+    eventually("the password", SOON, async || {
+        let path = "jsonpath={.data.password}";
+        let get = [
+            "-n",
+            &access.namespace,
+            "get",
+            "secret",
+            "tenure-redis",
+            "-o",
+            path,
+        ];
+        let password = access.plane.kubectl(&get).await?;
+        ensure!(!password.is_empty(), "there is none");
+        Ok(())
+    })
+    .await
+    .with_context(|| controller.tail())?;
+    let log = controller.log()?;
+    ensure!(!log.contains("forbidden"), "{log}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -256,6 +315,22 @@ async fn a_whole_life_of_an_object_takes_no_more_than_the_listed_permissions() -
     });
     written.await.with_context(|| controller.tail())?;
     let in_namespace = ["-n", &namespace];
+    // An event.
+    let scale = async |permits: &str| {
+        let replicas = format!("--replicas={permits}");
+        let args = [&in_namespace[..], &["scale", "semaphore", "calls", &replicas]].concat();
+        plane.kubectl(&args).await.map(drop)
+    };
+    scale("2").await?;
+    let semaphore = client.semaphore("calls")?;
+    let (one, two) = (semaphore.acquire().await?, semaphore.acquire().await?);
+    scale("1").await?;
+    let draining = eventually("the semaphore to drain", SOON, async || {
+        expect(&api.get("calls").await?, "Reconciling", "True", "Draining")
+    });
+    draining.await.with_context(|| controller.tail())?;
+    one.release().await?;
+    two.release().await?;
     plane
         .kubectl(
             &[

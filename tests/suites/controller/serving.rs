@@ -1,6 +1,6 @@
 //! Probes, metrics, flags, signals.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tenure_crds::Semaphore;
@@ -81,7 +81,7 @@ async fn without_its_definitions_it_waits_unready_and_names_the_fix() -> Result 
         let (code, text) = controller.get("/readyz").await?;
         let named = ["lockpools", "semaphores"].iter().all(|plural| {
             text.contains(&format!(
-                "{plural}.tenure.dev is not installed: apply Tenure's custom resource definitions"
+                "{plural} are not installed: apply Tenure's custom resource definitions"
             ))
         });
         ensure!(code == 503 && named, "{code}: {text}");
@@ -109,7 +109,10 @@ async fn sigterm_ends_it_in_order() -> Result {
         .semaphore("calls")?
         .acquire()
         .await?;
+    let started = Instant::now();
     let status = tokio::time::timeout(Duration::from_secs(10), world.controller.terminate()).await??;
+    let took = started.elapsed();
+    ensure!(took < Duration::from_secs(1), "it took {took:?}");
     assert_eq!(status.code(), Some(0), "{status}");
     let logs = world.controller.logs()?;
     let messages: Vec<_> = logs
@@ -127,6 +130,23 @@ async fn sigterm_ends_it_in_order() -> Result {
     );
     lease.check()?;
     lease.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn sigterm_waits_for_no_server_that_is_frozen() -> Result {
+    let mut world = World::new("sigterm-frozen").await?;
+    world.semaphore("calls", 1, "").await?;
+    world.redis.pause()?;
+    // A reconciliation that waits for Redis.
+    world.apply_semaphore("calls", 2, "").await?;
+    let started = Instant::now();
+    let status = tokio::time::timeout(Duration::from_secs(10), world.controller.terminate()).await;
+    let took = started.elapsed();
+    world.redis.resume()?;
+    let status = status??;
+    ensure!(status.code() == Some(0), "{status}");
+    ensure!(took < Duration::from_secs(1), "it took {took:?}");
     Ok(())
 }
 

@@ -66,6 +66,13 @@ impl<R> World<R> {
         start(self.plane, &self.url, &self.namespace, &[]).await
     }
 
+    /// Starts a controller of another installation, with another Redis, in the same namespace.
+    pub(super) async fn another_installation(&self, redis: &Redis, name: &str) -> Result<Controller> {
+        let installation = format!("{}/{name}", self.namespace);
+        let args = ["--installation", &installation];
+        start(self.plane, &redis.url(), &self.namespace, &args).await
+    }
+
     /// Applies a semaphore and waits until it can be used.
     pub(super) async fn semaphore(&self, name: &str, permits: u32, rest: &str) -> Result {
         self.apply_semaphore(name, permits, rest).await?;

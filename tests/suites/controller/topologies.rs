@@ -164,7 +164,7 @@ async fn a_loss_of_one_master_of_a_cluster_is_noticed_for_its_objects() -> Resul
     tokio::time::sleep(Duration::from_secs(3)).await;
     let after = world.metric(series).await?.unwrap_or_default();
     ensure!(
-        after == before + lost,
+        (after - before - lost).abs() < 0.5,
         "{after} declarations after {before}, and {lost} lost"
     );
     ensure!(markers().await? == [1, 1, 1], "the marker is not made again");

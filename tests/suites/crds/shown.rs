@@ -89,6 +89,7 @@ fn largest() -> (CommonStatus, Vec<Holder>) {
     let common = CommonStatus {
         conditions: conditions(&"m".repeat(MAX_MESSAGE)),
         observed_generation: Some(1),
+        controller: Some("c".repeat(317)),
         total: 1_000_000,
         held: u32::MAX,
         free: 1_000_000,
@@ -287,6 +288,7 @@ fn some_status() -> (CommonStatus, Vec<Holder>) {
     let common = CommonStatus {
         conditions: conditions("2 of 64 are held, 4 requests wait"),
         observed_generation: Some(1),
+        controller: Some("tenure/tenure".to_owned()),
         total: 64,
         held: 2,
         free: 62,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tenure::{Client, Credentials, Error, FileCredentials, control::Server};
-use tenure_tests::{Redis, Result, Sentinel, ensure, eventually};
+use tenure_tests::{Context, Redis, Result, Sentinel, ensure, eventually};
 
 use super::support::{SOON, got};
 
@@ -168,5 +168,42 @@ async fn behind_sentinels_the_master_gets_the_credentials_of_the_provider() -> R
         .connect()
         .await?;
     client.lock("x")?.acquire().await?.release().await?;
+    Ok(())
+}
+
+/// As with a password in the environment of a pod, which its rotation does not change.
+#[tokio::test]
+async fn a_wait_ends_with_the_denial_where_no_other_credentials_can_come() -> Result {
+    let redis = Redis::start().await?;
+    rotate(&redis, "worker", "first").await?;
+    rotate(&redis, "holder", "h").await?;
+    let client = |user: &str, password: &str| {
+        let url = format!("redis://{user}:{password}@127.0.0.1:{}", redis.port());
+        Client::builder(url).connect()
+    };
+    let (holder, worker) = (client("holder", "h").await?, client("worker", "first").await?);
+    let lease = holder.lock("x")?.acquire().await?;
+    let lock = worker.lock("x")?;
+    let waiting = tokio::spawn(async move { lock.acquire().await.map(drop) });
+    eventually("the waiter", SOON, async || {
+        let seen = holder
+            .control()
+            .look(lease.object(), 0)
+            .await?
+            .context("no lock")?;
+        ensure!(seen.waiting == 1, "nothing waits");
+        Ok(())
+    })
+    .await?;
+    rotate(&redis, "worker", "second").await?;
+    cut(&redis, "worker").await?;
+    let outcome = tokio::time::timeout(3 * SOON, waiting)
+        .await
+        .context("it waits on")??;
+    ensure!(
+        matches!(outcome, Err(Error::Authentication { .. })),
+        "{outcome:?}"
+    );
+    lease.release().await?;
     Ok(())
 }

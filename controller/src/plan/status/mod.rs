@@ -66,13 +66,6 @@ pub(super) fn steps(facts: &Facts, outcome: Outcome<'_>) -> Vec<Step> {
     }
     let event = event(previous, &fresh);
     let mut steps = vec![Step::WriteStatus(Box::new(fresh))];
-    if facts
-        .ahead
-        .unreported
-        .is_some_and(|unreported| unreported.recovers)
-    {
-        steps.push(Step::Publish(ObjectEvent::Recovering));
-    }
     steps.extend(event.map(Step::Publish));
     steps
 }
@@ -96,6 +89,10 @@ fn event(previous: &StatusDraft, next: &StatusDraft) -> Option<ObjectEvent> {
     let begins = |type_, reason| has_reason(next, type_, reason) && !has_reason(previous, type_, reason);
     if begins(ConditionType::Reconciling, ConditionReason::Draining) {
         return Some(ObjectEvent::Draining);
+    }
+    // Another controller than the one that has declared the object may be the first to write its status.
+    if begins(ConditionType::Ready, ConditionReason::Recovering) {
+        return Some(ObjectEvent::Recovering);
     }
     let stalled = |report: &StatusDraft| {
         let mut conditions = report.common.conditions.iter();

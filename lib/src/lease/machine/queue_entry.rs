@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Missing,
     /// A renewal had no answer.
     NoAnswer,
+    /// The server denies the credentials of the client.
+    Denied,
     /// The client cannot be used any more.
     Closed,
 }
@@ -74,8 +76,9 @@ impl QueueEntry {
             // The entry has expired while it could not be renewed; its request is still here, and gets another one.
             Event::Removed(end) if end.how == How::Expired => self.resolve(WaiterEvent::AskAgain),
             Event::Removed(end) => self.resolve(WaiterEvent::Removed(end)),
-            // After the end of the client the request asks again, and gets the error.
-            Event::Missing | Event::Closed => self.resolve(WaiterEvent::AskAgain),
+            // After the end of the client the request asks again, and gets the error. Where credentials are denied, it waits for others
+            // as long as there may be some, and then gets the error.
+            Event::Missing | Event::Closed | Event::Denied => self.resolve(WaiterEvent::AskAgain),
             Event::Unfinished => Action::RenewNow,
             Event::Confirmed { ttl, wake } => Action::Renew { ttl, wake },
             Event::NoAnswer => Action::Retry,
@@ -130,6 +133,7 @@ mod tests {
             ),
             (Event::Missing, Action::Resolve(WaiterEvent::AskAgain)),
             (Event::Closed, Action::Resolve(WaiterEvent::AskAgain)),
+            (Event::Denied, Action::Resolve(WaiterEvent::AskAgain)),
             (Event::Unfinished, Action::RenewNow),
             (Event::Confirmed { ttl, wake }, Action::Renew { ttl, wake }),
             (Event::NoAnswer, Action::Retry),

@@ -3,7 +3,11 @@
 use redis::Value;
 
 use crate::memory::tests::{Trial, keys, objects};
-use crate::{Kind, protocol::script, transport::lock};
+use crate::{
+    Kind,
+    protocol::script::{self, Script},
+    transport::lock,
+};
 
 impl Trial {
     /// Takes a lease of thirty seconds, or a queue entry of ten.
@@ -181,4 +185,83 @@ fn what_is_held_without_a_holder_keeps_a_waiter_for_one_life_of_its_entry() {
         trial.now_us += 3_500_000;
     }
     assert_eq!(trial.acquire("b", "1"), "granted");
+}
+
+#[test]
+fn a_number_that_is_too_large_damages_no_object() {
+    const HUGE: &str = "99999999999999999999";
+    let declaration = ["digest", "1000", "0", "30000", "60000", "2", "run", "0"];
+    let lease = ["a", "30000 1 2 1000 c {}"];
+    let request = ["a", "30000 1 2 1000 c {}", "0", "60000", "1000", "7", "-", "0"];
+    let wait = [
+        "h", "a", "@full", "30000", "60000", "1000", "c", "{}", "1000", "7",
+    ];
+    let readmit = [
+        "a",
+        "1001",
+        "1",
+        "30000",
+        "60000",
+        "1763717000000",
+        "c",
+        "-",
+        "{}",
+        "1000",
+    ];
+    let calls: [(&'static Script, &[&str]); 5] = [
+        (&script::DECLARE, &declaration),
+        (&script::ACQUIRE, &lease),
+        (&script::ACQUIRE, &request),
+        (&script::WAIT, &wait),
+        (&script::READMIT, &readmit),
+    ];
+    for (script, args) in calls {
+        let words: Vec<&str> = args.iter().flat_map(|arg| arg.split(' ')).collect();
+        for (at, word) in words.iter().enumerate() {
+            // The library checks a floor, and a holder knows its fencing token.
+            let is_token = ["1000", "1001"].contains(word) && at == 1;
+            if is_token || word.is_empty() || !word.bytes().all(|c| c.is_ascii_digit()) {
+                continue;
+            }
+            let mut trial = Trial::on(keys(Kind::Lock, "x"));
+            if script.name == "readmit" {
+                trial.call(&script::DECLARE, &declaration);
+                trial.run = "another run";
+                let again = [
+                    "digest",
+                    "2000",
+                    "30000",
+                    "30000",
+                    "60000",
+                    "2",
+                    "another run",
+                    "0",
+                ];
+                trial.call(&script::DECLARE, &again);
+            } else if script.name == "wait" {
+                trial.call(&script::ACQUIRE, &["h", "30000 1 1 0 c {}"]);
+            }
+            let mut rest = words.iter().enumerate();
+            let mut word = |_| {
+                let (index, word) = rest.next().unwrap();
+                if index == at { HUGE } else { *word }
+            };
+            let args: Vec<String> = args
+                .iter()
+                .map(|arg| arg.split(' ').map(&mut word).collect::<Vec<_>>().join(" "))
+                .collect();
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let reply = trial.call(script, &args);
+            // The second client unfolds what lies alone.
+            let other = trial.call(&script::ACQUIRE, &["z", "30000 1 2 0 c {}"]);
+            let seen = trial.call(&script::OBSERVE, &["10", "10"]);
+            let what = format!("{} {args:?}: {reply:?}, {other:?}, {seen:?}", script.name);
+            for reply in [&reply, &other, &seen] {
+                assert!(
+                    !reply[0].contains("DAMAGED") && !reply[0].contains("script"),
+                    "{what}"
+                );
+            }
+        }
+    }
 }

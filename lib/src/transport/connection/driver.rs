@@ -46,6 +46,9 @@ const STABLE: Duration = Duration::from_millis(100);
 const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
+const CANNOT_END: &str = "the server refuses CLIENT KILL: a request that is still on its way when its connection breaks may arrive \
+                          after its release, and hold the object until that lease expires";
+
 /// Owns the connection to one server.
 pub(crate) struct ConnectionDriver {
     pub(super) node: Arc<ServerConnection>,
@@ -266,12 +269,13 @@ impl ConnectionDriver {
             && !self.cannot_end
         {
             self.cannot_end = true;
-            warn!(
-                address = self.node.address,
-                %error,
-                "the server refuses CLIENT KILL: a request that is still on its way when its connection breaks may arrive \
-                 after its release, and hold the object until that lease expires"
-            );
+            let address = &self.node.address;
+            // The users of namespaces have no right to it, by intention.
+            if error.code() == Some("NOPERM") {
+                info!(address, %error, "{CANNOT_END}");
+            } else {
+                warn!(address, %error, "{CANNOT_END}");
+            }
         }
         redis::cmd("CLIENT").arg("ID").query_async(connection).await.ok()
     }

@@ -585,6 +585,12 @@ table! {
     "tenants::remove_tenant", texts(), async |world: World, text: String| {
         world.client.control().remove_tenant(&text).await
     };
+    "tenants::set_passwords", texts(), async |world: World, text: String| {
+        world.client.control().set_passwords(&text, &["0".repeat(64)]).await.map(drop)
+    };
+    "tenants::set_passwords password", texts(), async |world: World, text: String| {
+        world.client.control().set_passwords("x", &[text]).await.map(drop)
+    };
     "memory::seeded", numbers(), async |_: World, seed: u64| {
         connects(Memory::seeded(seed).client()).await
     };

@@ -1,4 +1,4 @@
-//! Password: the password of a namespace, which no log shows.
+//! Password: the password of a Redis user, which no log shows.
 
 use std::fmt::{self, Write as _};
 

@@ -1,0 +1,75 @@
+//! The command line.
+
+use std::{ffi::OsString, path::Path, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::{
+    connect::Connection,
+    exec,
+    exit::{self, Code, Failure},
+    once,
+};
+
+/// Runs commands under leases of locks, semaphores and pools, and shows who holds them and who waits.
+#[derive(Debug, Parser)]
+#[command(name = "tenure", version, max_term_width = 100, after_long_help = exit::TABLE)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Exec(exec::Args),
+    Once(once::Args),
+}
+
+/// Reads the arguments; or prints help, version or an error, and returns the exit code.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let mut command = Cli::command();
+    // As a plugin of kubectl, it is a program of another name.
+    if args.first().is_some_and(|name| is_plugin(Path::new(name))) {
+        command = command.bin_name("kubectl tenure");
+    }
+    command
+        .try_get_matches_from(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| {
+            // A reader that has gone needs no help.
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { Code::Usage as u8 } else { 0 })
+        })
+}
+
+fn is_plugin(program: &Path) -> bool {
+    program
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("kubectl-tenure"))
+}
+
+pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
+    match cli.command {
+        Command::Exec(args) => exec::run(&cli.connection, args).await,
+        Command::Once(args) => once::run(&cli.connection, args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_of_the_program_decides_whether_it_is_a_plugin() {
+        assert!(is_plugin(Path::new("/usr/local/bin/kubectl-tenure")));
+        assert!(!is_plugin(Path::new("./tenure")));
+    }
+}

@@ -1,0 +1,246 @@
+//! `tenure exec`: runs a command under a lease.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`signals`] | the signals that are passed on |
+//! | [`child`] | the command as a process group |
+//! | [`launcher`] | the process that becomes the command |
+//! | [`guardian`] | the process that kills the command when this one cannot |
+//! | [`loss`] | the decision when the command is ended |
+//! | [`supervise`] | the loop that watches command and lease |
+//! | [`environment`] | the variables that the command gets |
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tenure::{Client, Error};
+use tokio::time::Instant;
+
+use crate::{
+    acquire::{Amount, Held, Request},
+    connect::Connection,
+    duration,
+    exit::{Code, Failure},
+    object::Object,
+    report,
+};
+
+mod child;
+mod environment;
+mod guardian;
+mod launcher;
+mod loss;
+mod signals;
+mod supervise;
+
+use child::Child;
+use loss::{OnLoss, Policy};
+use signals::Signals;
+use supervise::{Ended, supervise};
+
+/// The time to wait for the answer to a release: the lease runs out without it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+const EXAMPLES: &str = "\
+Examples:
+  # One run of the migration at a time, in the whole namespace; the lock needs no declaration
+  tenure exec lock/migration -- ./migrate.sh
+
+  # A seat of a pool in zone a, or give up after ten minutes
+  tenure exec lockpool/gpu-seats --matching zone=a --timeout 10m -- sh -c 'train --host $TENURE_PROPERTY_HOST'
+
+  # Nothing to do if another run is under way
+  tenure exec lock/backup --timeout 0 -- backup || test $? = 71";
+
+/// Runs a command under a lease: waits for the object, runs the command, renews the lease, and releases it at the end.
+///
+/// The command runs in a process group of its own. SIGTERM, SIGINT, SIGHUP and SIGQUIT are passed on to the group, SIGUSR1 and
+/// SIGUSR2 to the command. Processes of its group that the command leaves behind are ended before the lease is released. While it waits
+/// in the queue, tenure leaves the queue at SIGTERM or SIGINT, and does not wait for Redis at the second one.
+///
+/// When the lease is lost, or cannot be renewed, the command gets SIGTERM, and SIGKILL before the lease's deadline
+/// (--on-loss). When tenure itself is killed or stopped, the command is killed by the lease's deadline at the latest.
+///
+/// The exit code is that of the command, 128+n if the signal n has ended it. `tenure --help` has those of tenure.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{}\n\n{EXAMPLES}", environment::TABLE))]
+pub(crate) struct Args {
+    /// The object, as KIND/NAME: lockpool/x, semaphore/x or lock/x; also lp/x and sem/x
+    object: Object,
+    #[command(flatten)]
+    amount: Amount,
+    #[command(flatten)]
+    request: Request,
+    #[command(flatten)]
+    running: Running,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// The settings of the command's run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Running {
+    /// Action when the lease is lost, or cannot be renewed
+    #[arg(long, value_enum, default_value = "term")]
+    on_loss: OnLoss,
+    /// The command goes on without the lease when it is lost: the same as --on-loss keep
+    #[arg(long, conflicts_with = "on_loss")]
+    keep_on_loss: bool,
+    /// Longest time from SIGTERM to SIGKILL; at most a third of the lease
+    #[arg(long, default_value = "5s", value_parser = duration::parse, value_name = "DURATION")]
+    kill_after: Duration,
+    /// File to which the fencing token is written before the command starts
+    #[arg(long, value_name = "FILE")]
+    fence_file: Option<PathBuf>,
+}
+
+/// Runs what `tenure` has started itself with internal arguments; `None`: it was started by a user.
+pub(crate) fn internal() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    match args.next()?.to_str()? {
+        launcher::NAME => Some(launcher::run(args)),
+        guardian::NAME => Some(guardian::run()),
+        _ => None,
+    }
+}
+
+pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failure> {
+    let mut signals = listen()?;
+    let (client, spent) = connect(connection, args.request.timeout, &mut signals).await?;
+    let acquired = args.request.acquire(&client, &args.object, &args.amount, spent);
+    let held = until_signal(&client, acquired, &mut signals).await?;
+    let ended = run_command(&held, &args.object, &args.command, &args.running, &mut signals).await;
+    finish(held, args.running.on_loss(), ended).await
+}
+
+pub(crate) fn listen() -> Result<Signals, Failure> {
+    Signals::listen().map_err(|error| Failure::new(Code::Failed, format!("cannot receive signals: {error}")))
+}
+
+/// Connects, unless a signal arrives, and returns the time that it took.
+pub(crate) async fn connect(
+    connection: &Connection,
+    at_most: Option<Duration>,
+    signals: &mut Signals,
+) -> Result<(Client, Duration), Failure> {
+    let started = Instant::now();
+    tokio::select! {
+        biased;
+        client = connection.connect(at_most) => Ok((client?, started.elapsed())),
+        signal = signals.ending() => Err(Failure::signal(signal.as_raw())),
+    }
+}
+
+/// Waits for a future, unless a signal arrives: then the queue is left. A second signal does not wait for the answer of Redis.
+pub(crate) async fn until_signal<T>(
+    client: &Client,
+    waiting: impl Future<Output = Result<T, Failure>>,
+    signals: &mut Signals,
+) -> Result<T, Failure> {
+    let signal = tokio::select! {
+        biased;
+        signal = signals.ending() => signal,
+        done = waiting => return done,
+    };
+    tokio::select! {
+        () = client.clone().close() => {}
+        _ = signals.ending() => {}
+    }
+    Err(Failure::signal(signal.as_raw()))
+}
+
+/// Runs the command while the lease is held, and does not release it.
+pub(crate) async fn run_command(
+    held: &Held,
+    object: &Object,
+    command: &[OsString],
+    running: &Running,
+    signals: &mut Signals,
+) -> Result<Ended, Failure> {
+    let failed = |what: &str, error: io::Error| Failure::new(Code::Failed, format!("{what}: {error}"));
+    if let Some(file) = &running.fence_file {
+        write_whole(file, &held.lease.fencing_token().to_string())
+            .map_err(|error| failed(&format!("--fence-file {}", file.display()), error))?;
+    }
+    let policy = Policy {
+        on_loss: running.on_loss(),
+        kill_after: running.kill_after,
+    };
+    let tied = (policy.on_loss != OnLoss::Keep).then(|| held.lease.remaining());
+    let mut child = Child::start(command, environment::of(object, held), tied)
+        .map_err(|error| failed("the command cannot be started", error))?;
+    let ended = supervise(&mut child, &held.lease, policy, signals).await;
+    child.finish();
+    Ok(ended)
+}
+
+/// Releases the lease, and returns the exit code.
+pub(crate) async fn finish(
+    held: Held,
+    on_loss: OnLoss,
+    ended: Result<Ended, Failure>,
+) -> Result<u8, Failure> {
+    let object = held.lease.object().clone();
+    let released = tokio::time::timeout(PATIENCE, held.lease.release()).await;
+    let Ended { code, lost } = ended?;
+    let lost = match (lost, released) {
+        (Some(cause), _) | (None, Ok(Err(Error::Lost { cause, .. }))) => Some(cause),
+        (None, Ok(Ok(()))) => None,
+        (None, Ok(Err(error))) => {
+            report(format_args!("{object} is not released, and runs out: {error}"));
+            None
+        }
+        (None, Err(_)) => {
+            report(format_args!(
+                "{object} is not released, and runs out: Redis does not answer"
+            ));
+            None
+        }
+    };
+    match lost {
+        Some(cause) if on_loss != OnLoss::Keep => Err(Failure::new(
+            Code::Lost,
+            format!("the lease of {object} was lost: {cause}"),
+        )),
+        _ => Ok(code),
+    }
+}
+
+/// Releases the lease. One that has no answer runs out.
+pub(crate) async fn give_back(held: Held) {
+    let _ = tokio::time::timeout(PATIENCE, held.lease.release()).await;
+}
+
+impl Running {
+    pub(crate) fn on_loss(&self) -> OnLoss {
+        if self.keep_on_loss {
+            OnLoss::Keep
+        } else {
+            self.on_loss
+        }
+    }
+}
+
+/// The program that runs, also after its file was replaced.
+fn this_program() -> io::Result<PathBuf> {
+    let link = PathBuf::from("/proc/self/exe");
+    if link.exists() {
+        Ok(link)
+    } else {
+        std::env::current_exe()
+    }
+}
+
+/// Writes a file in one step: a reader finds the old text or the new one.
+fn write_whole(file: &Path, text: &str) -> io::Result<()> {
+    let mut next = file.as_os_str().to_owned();
+    next.push(format!(".{}", std::process::id()));
+    fs::write(&next, format!("{text}\n"))?;
+    fs::rename(&next, file)
+}

@@ -1,0 +1,152 @@
+//! Watches the command and its lease until the command has ended.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tenure::{Lease, LeaseState};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    exec::{
+        child::Child,
+        loss::{OnLoss, Policy, Step},
+        signals::Signals,
+    },
+    report,
+};
+
+/// The end of a command.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its exit code, as a shell reports it.
+    pub(crate) code: u8,
+    /// Why the lease was lost, or its time ran out, before the command had ended.
+    pub(crate) lost: Option<String>,
+}
+
+/// The rest of a group is looked at this often: a process whose parent lives is waited for by that parent.
+const POLL: Duration = Duration::from_millis(10);
+
+pub(crate) async fn supervise(
+    child: &mut Child,
+    lease: &Lease,
+    policy: Policy,
+    signals: &mut Signals,
+) -> Ended {
+    let mut watched = Watched {
+        longest: lease.remaining(),
+        lost: None,
+        kill_at: None,
+    };
+    while !child.reap() {
+        let wake = watched.act(child, lease, policy);
+        tokio::select! {
+            biased;
+            _ = signals.child.recv() => {}
+            signal = signals.passed_on.next() => child.forward(signal),
+            cause = lease.lost(), if watched.lost.is_none() => watched.lose(child, lease, policy, cause),
+            () = sleep_until(wake) => {}
+        }
+    }
+    if watched.lost.is_none() {
+        // It may have been the guardian that has ended the command.
+        watched.lost = lease.check().err().map(|_| cause(lease));
+    }
+    end_the_rest(child, lease, policy, signals).await;
+    Ended {
+        code: child.code().unwrap_or(1),
+        lost: watched.lost,
+    }
+}
+
+struct Watched {
+    /// The most time that the lease ever had left.
+    longest: Duration,
+    lost: Option<String>,
+    kill_at: Option<Instant>,
+}
+
+impl Watched {
+    /// Does what is due, and returns when the next step may be due.
+    fn act(&mut self, child: &mut Child, lease: &Lease, policy: Policy) -> Instant {
+        let now = Instant::now();
+        if self.lost.is_some() {
+            return match self.kill_at {
+                Some(at) if at <= now => {
+                    child.signal_group(Signal::KILL);
+                    now + POLL
+                }
+                Some(at) => at,
+                None => now + Duration::from_secs(5),
+            };
+        }
+        let remaining = lease.remaining();
+        self.longest = self.longest.max(remaining);
+        child.guard_until(remaining);
+        match policy.step(remaining, self.longest) {
+            Step::Wait(time) => now + time,
+            step => {
+                let cause = cause(lease);
+                self.begin_to_end(child, step, policy, cause);
+                now
+            }
+        }
+    }
+
+    fn lose(&mut self, child: &Child, lease: &Lease, policy: Policy, cause: String) {
+        let step = policy.lost(lease.remaining(), self.longest);
+        self.begin_to_end(child, step, policy, cause);
+    }
+
+    fn begin_to_end(&mut self, child: &Child, step: Step, policy: Policy, cause: String) {
+        match step {
+            Step::Wait(_) => {}
+            Step::Term { kill_in } => {
+                child.signal_group(Signal::TERM);
+                self.kill_at = Some(Instant::now() + kill_in);
+            }
+            Step::Kill => {
+                child.signal_group(Signal::KILL);
+                self.kill_at = Some(Instant::now());
+            }
+        }
+        let action = match policy.on_loss {
+            OnLoss::Keep => "the command goes on without it",
+            OnLoss::Term | OnLoss::Kill => "the command is ended",
+        };
+        report(format_args!("the lease is lost, {action}: {cause}"));
+        self.lost = Some(cause);
+    }
+}
+
+/// Why a lease that is not lost yet has little time left, or has none.
+fn cause(lease: &Lease) -> String {
+    match lease.state() {
+        LeaseState::Lost { cause } => cause,
+        LeaseState::Unsure { reason } => format!("it was not renewed in time: {reason}"),
+        // A call that has no answer yet looks like a lease that is renewed no more.
+        _ => "it was not renewed in time: Redis does not answer, or the longest hold is reached".to_owned(),
+    }
+}
+
+/// Ends what the command has left behind in its group, before the lease is released.
+async fn end_the_rest(child: &mut Child, lease: &Lease, policy: Policy, signals: &mut Signals) {
+    if !child.left_some() {
+        return;
+    }
+    report("the command has ended and left processes behind, which are ended");
+    child.signal_group(Signal::TERM);
+    let kill_at = Instant::now() + policy.kill_after.min(lease.remaining() / 2);
+    while child.left_some() {
+        if Instant::now() >= kill_at {
+            child.signal_group(Signal::KILL);
+        }
+        tokio::select! {
+            _ = signals.child.recv() => {}
+            // A user who does not want to wait for them sends a signal.
+            _ = signals.passed_on.ending() => child.signal_group(Signal::KILL),
+            () = sleep(POLL) => {}
+        }
+        child.reap();
+    }
+}

@@ -1,0 +1,138 @@
+//! The exit codes of `tenure` itself, and the decision which one an error gets.
+
+use std::fmt;
+
+use tenure::Error;
+
+/// An exit code of `tenure`. A command that runs under a lease has its own codes, which are passed on; these lie where few
+/// programs have theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// An error that has no code of its own.
+    Failed = 70,
+    /// The object is held, and the caller does not wait.
+    Busy = 71,
+    /// The object was not granted within the timeout.
+    Timeout = 72,
+    /// The lease was lost while the command ran.
+    Lost = 73,
+    /// Redis cannot be reached.
+    Unreachable = 74,
+    /// No resource declares the object, or it has not what was asked for.
+    NotDeclared = 75,
+    /// Redis refuses the credentials or the operation.
+    Refused = 76,
+    /// The arguments, or the settings in the environment, cannot be used.
+    Usage = 77,
+    /// `once`: an earlier run has failed, and is not repeated.
+    FailedBefore = 78,
+}
+
+/// The table in `--help`.
+pub(crate) const TABLE: &str = "\
+Exit codes:
+  70  error that has no code of its own
+  71  busy: the object is held, and --timeout 0 does not wait
+  72  timeout: the object was not granted within --timeout
+  73  lost: the lease was lost, or its time ran out
+  74  unreachable: Redis did not answer
+  75  not declared: there is no such object, or it has less than was asked for
+  76  refused: Redis refuses the credentials or the operation
+  77  usage: arguments or settings cannot be used
+  78  failed before: an earlier run of `tenure once --on-failure stop` has failed
+ 126  the command cannot be executed
+ 127  the command was not found
+ 128+n  the command, or tenure while it waited, was ended by the signal n
+Any other code is that of the command.";
+
+/// The end of a `tenure` that has not succeeded.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    /// For standard error; `None`: the command has reported its own failure.
+    pub(crate) message: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, message: impl fmt::Display) -> Self {
+        Self {
+            code: code as u8,
+            message: Some(message.to_string()),
+        }
+    }
+
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::new(Code::Usage, message)
+    }
+
+    /// Ended by a signal, as a shell reports it.
+    pub(crate) fn signal(number: i32) -> Self {
+        Self {
+            code: of_signal(number),
+            message: None,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(of_error(&error), error)
+    }
+}
+
+/// 128 and the number of the signal.
+pub(crate) fn of_signal(number: i32) -> u8 {
+    u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
+}
+
+fn of_error(error: &Error) -> Code {
+    match error {
+        Error::InvalidInput { .. } => Code::Usage,
+        Error::Unreachable { .. } => Code::Unreachable,
+        Error::Lost { .. } | Error::Fenced { .. } => Code::Lost,
+        Error::NotDeclared { .. } | Error::NoSuchResource { .. } | Error::TooLarge { .. } => {
+            Code::NotDeclared
+        }
+        Error::Authentication { .. } | Error::Refused { .. } | Error::UnsupportedServer { .. } => {
+            Code::Refused
+        }
+        _ => Code::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_that_a_script_may_handle_has_a_code_of_its_own() {
+        let object = tenure::ObjectRef::new(tenure::Kind::Lock, "ml", "x").unwrap();
+        let reason = String::new;
+        for (error, code) in [
+            (Error::Unreachable { reason: reason() }, 74),
+            (
+                Error::NotDeclared {
+                    object: object.clone(),
+                },
+                75,
+            ),
+            (
+                Error::Lost {
+                    object: object.clone(),
+                    cause: reason(),
+                },
+                73,
+            ),
+            (Error::Refused { reason: reason() }, 76),
+            (Error::Closed, 70),
+        ] {
+            assert_eq!(Failure::from(error.clone()).code, code, "{error}");
+            assert!(TABLE.contains(&format!("  {code}  ")), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_signal_has_the_code_of_a_shell() {
+        assert_eq!((of_signal(15), of_signal(9), of_signal(-1)), (143, 137, 255));
+    }
+}

@@ -1,0 +1,54 @@
+//! The command `tenure`, also `kubectl tenure`: a thin program over the library.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`args`] | the command line |
+//! | [`connect`] | the way to Redis: flags and environment |
+//! | [`object`], [`duration`] | the grammar of arguments |
+//! | [`acquire`] | the request for a lease that the subcommands share |
+//! | [`exec`] | runs a command under a lease |
+//! | [`once`] | runs a command once, of many who start it |
+//! | [`exit`] | exit codes |
+
+use std::process::ExitCode;
+
+mod acquire;
+mod args;
+mod connect;
+mod duration;
+mod exec;
+mod exit;
+mod object;
+mod once;
+
+fn main() -> ExitCode {
+    // These are started by `tenure exec` itself, before each command, so that they come before all that takes time.
+    if let Some(code) = exec::internal() {
+        return code;
+    }
+    let cli = match args::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    // A process gets the death signal of its parent when the thread ends that has started it: this one is the last to end.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(args::run(cli)),
+        Err(error) => Err(exit::Failure::new(exit::Code::Failed, error)),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if let Some(message) = failure.message {
+                report(message);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Writes a line to standard error. A reader that has gone is no reason to lose a lease.
+fn report(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "tenure: {line}");
+}

@@ -1,0 +1,99 @@
+//! The grammar of KIND/NAME.
+
+use std::{fmt, str::FromStr};
+
+use tenure::{Kind, ObjectRef};
+
+/// An object as it stands on the command line. Its namespace is that of the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Object {
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+}
+
+const KINDS: &str = "lockpool (lp, pool), semaphore (sem), lock or rwlock";
+
+/// The kind of that name: singular, plural or short, as kubectl accepts them.
+pub(crate) fn kind(text: &str) -> Option<Kind> {
+    Some(match text.to_ascii_lowercase().as_str() {
+        "lockpool" | "lockpools" | "lp" | "pool" | "pools" => Kind::Pool,
+        "semaphore" | "semaphores" | "sem" => Kind::Semaphore,
+        "lock" | "locks" => Kind::Lock,
+        "rwlock" | "rwlocks" => Kind::RwLock,
+        _ => return None,
+    })
+}
+
+/// The name of a kind on the command line: that of its custom resource where there is one.
+pub(crate) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Pool => "lockpool",
+        Kind::Semaphore => "semaphore",
+        Kind::RwLock => "rwlock",
+        _ => "lock",
+    }
+}
+
+impl FromStr for Object {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((before, name)) = text.split_once('/') else {
+            return Err(format!(
+                "the kind is missing: write KIND/{text}, where KIND is {KINDS}"
+            ));
+        };
+        let kind = kind(before).ok_or_else(|| format!("{before:?} is no kind: use {KINDS}"))?;
+        // The namespace has been checked elsewhere, or will be.
+        ObjectRef::new(kind, "default", name).map_err(|error| error.to_string())?;
+        Ok(Self {
+            kind,
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", kind_name(self.kind), self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_may_be_long_or_short_and_is_shown_as_kubectl_shows_it() {
+        for (text, shown) in [
+            ("lockpool/gpu", "lockpool/gpu"),
+            ("lp/gpu", "lockpool/gpu"),
+            ("LockPools/gpu", "lockpool/gpu"),
+            ("pool/gpu", "lockpool/gpu"),
+            ("sem/api", "semaphore/api"),
+            ("lock/migration/42", "lock/migration/42"),
+            ("rwlock/index", "rwlock/index"),
+        ] {
+            assert_eq!(text.parse::<Object>().unwrap().to_string(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bare_name_and_an_unknown_kind_are_errors_that_name_the_kinds() {
+        for (text, problem) in [
+            ("gpu", "write KIND/gpu"),
+            ("register/x", "\"register\" is no kind"),
+            ("/x", "\"\" is no kind"),
+        ] {
+            let error = text.parse::<Object>().unwrap_err();
+            assert!(
+                error.contains(problem) && error.contains("lockpool (lp"),
+                "{text}: {error}"
+            );
+        }
+        for text in ["lock/", "lock/a b", "lock/a}b"] {
+            let error = text.parse::<Object>().unwrap_err();
+            assert!(error.starts_with("name "), "{text}: {error}");
+        }
+    }
+}
