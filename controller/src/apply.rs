@@ -143,9 +143,12 @@ impl<'a, K: Declared> Applier<'a, K> {
     async fn report(&mut self, report: StatusDraft, facts: &mut Facts) -> Result<(), Failure> {
         let names_installation = report.common.controller.is_some();
         let is_counted = status::is_churn(&facts.report, &report);
+        let replaced = self.resource_version.clone();
         let report = self.write_status(report).await?;
         let version = self.resource_version.clone();
-        self.context.tracker.wrote(&self.name, version, is_counted);
+        self.context
+            .tracker
+            .wrote(&self.name, replaced, version, is_counted);
         self.kept(facts, report);
         if names_installation {
             let recorded = facts.report.common.controller.as_deref();
@@ -358,9 +361,9 @@ impl<'a, K: Declared> Applier<'a, K> {
         };
         let patch = Patch::Merge(&patch);
         let written = bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
-        self.resource_version = written.resource_version();
-        let version = self.resource_version.clone();
-        self.context.tracker.wrote(&self.name, version, false);
+        let version = written.resource_version();
+        let replaced = std::mem::replace(&mut self.resource_version, version.clone());
+        self.context.tracker.wrote(&self.name, replaced, version, false);
         Ok(())
     }
 

@@ -108,6 +108,16 @@ async fn a_floor_is_never_taken_from_an_old_status() {
     let floor = world.status()["fencingFloor"].clone();
 
     old.spec.permits = 5;
+    let calls = world.calls().len();
+    let outcome = world.reconcile_cached(old.clone().into()).await;
+    assert_eq!(outcome.unwrap(), Action::requeue(SOON));
+    assert_eq!(
+        world.calls(),
+        Vec::<String>::new(),
+        "the cache is behind, after {calls} calls"
+    );
+    // Its watch may be broken.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let outcome = world.reconcile_cached(old.into()).await;
     assert_eq!(outcome.unwrap(), Action::requeue(SOON));
     assert_eq!(world.status()["fencingFloor"], floor);
