@@ -21,9 +21,14 @@ use crate::{
     epochs::{KeptIn, STATUSES_AFTER, Unreported, WAIT_FOR_ANOTHER},
     events::{self, ObjectEvent},
     failure::{Failure, bounded},
+    first_floor,
     holders::lists_all,
     kinds::{Declared, StatusDraft},
-    plan::{Facts, Listing, Step, declaration, finalizer::FINALIZER, status, withdrawal},
+    plan::{
+        Facts, Listing, Step, declaration,
+        finalizer::{self, FINALIZER},
+        status, withdrawal,
+    },
     reconcile::Context,
     telemetry::OfKind,
 };
@@ -73,9 +78,10 @@ impl<'a, K: Declared> Applier<'a, K> {
                 }
                 facts.listing = Some(Listing(snapshot));
             }
+            Step::AddFinalizer(first) => self.add_finalizer(facts, first.map(|report| *report)).await?,
             Step::SetFinalizers(finalizers) => {
                 let withdrawn = !finalizers.iter().any(|finalizer| finalizer == FINALIZER);
-                self.set_finalizers(finalizers).await?;
+                self.set_finalizers(&finalizers, None).await?;
                 if withdrawn {
                     tracing::info!(object = %self.name, "withdrawn");
                 }
@@ -138,20 +144,44 @@ impl<'a, K: Declared> Applier<'a, K> {
     async fn report(&mut self, report: StatusDraft, facts: &mut Facts) -> Result<(), Failure> {
         let names_installation = report.common.controller.is_some();
         let is_counted = status::is_churn(&facts.report, &report);
-        facts.report = self.write_status(report).await?;
+        let replaced = self.resource_version.clone();
+        let report = self.write_status(report).await?;
         let version = self.resource_version.clone();
-        self.context.tracker.wrote(&self.name, version, is_counted);
+        self.context
+            .tracker
+            .wrote(&self.name, replaced, version, is_counted);
+        self.kept(facts, report);
         if names_installation {
             let recorded = facts.report.common.controller.as_deref();
             self.context.installations.recorded(recorded);
             facts.installation = self.context.installations.own().map(str::to_owned);
         }
+        Ok(())
+    }
+
+    /// Adds the finalizer, and the floor of a first declaration.
+    async fn add_finalizer(&mut self, facts: &mut Facts, first: Option<StatusDraft>) -> Result<(), Failure> {
+        let finalizers = finalizer::with_own(&facts.desired);
+        let uid = self.object.meta().uid.clone().unwrap_or_default();
+        let annotations = first
+            .as_ref()
+            .and_then(|first| first_floor::annotation(&first.common, &uid));
+        self.set_finalizers(&finalizers, annotations.as_ref()).await?;
+        facts.desired.finalizers = finalizers;
+        if let Some(first) = first {
+            self.kept(facts, first);
+        }
+        Ok(())
+    }
+
+    /// Notes the report that the API server has.
+    fn kept(&self, facts: &mut Facts, report: StatusDraft) {
+        facts.report = report;
         let floor = facts.report.common.fencing_floor;
         self.context.epochs.written(&self.name, floor);
         self.look_ahead(facts);
         // The declaration that may follow is noted as a new one.
         self.context.tracker.raised(&self.name, floor);
-        Ok(())
     }
 
     /// Reports once that the object is left alone.
@@ -199,24 +229,22 @@ impl<'a, K: Declared> Applier<'a, K> {
         declaration: &Declaration,
     ) -> Result<(), Failure> {
         let adopted = declaration::adopted(facts);
-        let recovers = self.declare(facts, plan, life, declaration).await?;
+        self.declare(facts, plan, life, declaration).await?;
         if let Some(event) = adopted {
-            self.publish(&event).await;
-        }
-        if let Some(event) = declaration::event(&plan, recovers) {
             self.publish(&event).await;
         }
         Ok(())
     }
 
-    /// Declares the object. Returns whether it recovers.
+    /// Declares the object. The event of a recovery comes with its status, and a first declaration has none: the condition `Ready` has its
+    /// time.
     async fn declare(
         &self,
         facts: &mut Facts,
         plan: control::Plan,
         life: &Life,
         declaration: &Declaration,
-    ) -> Result<bool, Failure> {
+    ) -> Result<(), Failure> {
         self.reachable()?;
         let context = self.context;
         let recovers = context.control.declare_in(life, &self.name, declaration).await?;
@@ -229,7 +257,7 @@ impl<'a, K: Declared> Applier<'a, K> {
             .get_or_create(&OfKind::of::<K>())
             .inc();
         tracing::info!(object = %self.name, recovers, floor = plan.floor, "declared");
-        Ok(recovers)
+        Ok(())
     }
 
     async fn observe(&mut self, facts: &mut Facts) -> Result<(), Failure> {
@@ -332,10 +360,17 @@ impl<'a, K: Declared> Applier<'a, K> {
         Ok(written.report())
     }
 
-    async fn set_finalizers(&self, finalizers: Vec<String>) -> Result<(), Failure> {
-        let patch = json!({
+    async fn set_finalizers(
+        &mut self,
+        finalizers: &[String],
+        annotations: Option<&BTreeMap<&str, String>>,
+    ) -> Result<(), Failure> {
+        let mut patch = json!({
             "metadata": { "finalizers": finalizers, "resourceVersion": self.resource_version },
         });
+        if let Some(annotations) = annotations {
+            patch["metadata"]["annotations"] = json!(annotations);
+        }
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
@@ -343,7 +378,8 @@ impl<'a, K: Declared> Applier<'a, K> {
         let patch = Patch::Merge(&patch);
         let written = bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
         let version = written.resource_version();
-        self.context.tracker.wrote(&self.name, version, false);
+        let replaced = std::mem::replace(&mut self.resource_version, version.clone());
+        self.context.tracker.wrote(&self.name, replaced, version, false);
         Ok(())
     }
 

@@ -24,8 +24,6 @@ pub(crate) enum ObjectEvent {
     },
     /// This installation manages it in place of one that was uninstalled.
     TakenOver { from: String },
-    /// Redis has it for the first time.
-    Declared,
     /// It was in use before it was declared, with so many permits or resources, of which so many were held.
     Adopted { limit: u64, held: u64 },
     /// Redis has it anew after a loss.
@@ -69,7 +67,6 @@ impl ObjectEvent {
                 managed_by_another(other, resource, name, namespace, problem.as_deref()),
             ),
             Self::TakenOver { from } => (Warning, "TakenOver", "Declare", taken_over(from)),
-            Self::Declared => (Normal, "Declared", "Declare", "the spec is applied to Redis".to_owned()),
             Self::Adopted { limit, held } => (Warning, "Adopted", "Declare", adopted(*limit, *held)),
             Self::Recovering => (
                 Warning,
@@ -321,7 +318,6 @@ mod tests {
             ObjectEvent::TakenOver {
                 from: "o".repeat(317),
             },
-            ObjectEvent::Declared,
             ObjectEvent::Adopted {
                 limit: u64::MAX,
                 held: u64::MAX,

@@ -15,6 +15,8 @@ use tenure_crds::{
     SemaphoreStatus,
 };
 
+use crate::first_floor;
+
 /// A custom resource that declares an object.
 pub(crate) trait Declared:
     Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -47,7 +49,7 @@ pub(crate) trait Declared:
     /// Resources or permits, disabled ones included.
     fn total(&self) -> u32;
 
-    /// The status, if it has one yet.
+    /// The status, if it has one yet, with the floor of the first declaration.
     fn report(&self) -> StatusDraft;
 
     /// A report in the form of its status.
@@ -165,7 +167,8 @@ impl Declared for LockPool {
     }
 
     fn report(&self) -> StatusDraft {
-        let status = self.status.clone().unwrap_or_default();
+        let mut status = self.status.clone().unwrap_or_default();
+        first_floor::add(&mut status.common, &self.metadata);
         let holds = status
             .holders
             .into_iter()
@@ -217,7 +220,8 @@ impl Declared for Semaphore {
     }
 
     fn report(&self) -> StatusDraft {
-        let status = self.status.clone().unwrap_or_default();
+        let mut status = self.status.clone().unwrap_or_default();
+        first_floor::add(&mut status.common, &self.metadata);
         let holds = status
             .holders
             .into_iter()

@@ -75,6 +75,7 @@ mod ended_pods;
 mod epochs;
 mod events;
 mod failure;
+mod first_floor;
 #[cfg(test)]
 mod fixtures;
 mod holders;

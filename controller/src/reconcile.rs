@@ -25,7 +25,7 @@ use crate::{
     tracker::ObjectTracker,
 };
 
-/// An object that is being reconciled because a client asks for it is reconciled again after this.
+/// An object that is being reconciled because a client asks for it, or of which the cache is behind, is reconciled again after this.
 const AFTER_ANOTHER: Duration = Duration::from_millis(100);
 
 /// The state that all reconciliations share.
@@ -74,6 +74,11 @@ async fn reconcile_now<K: Declared>(
     let Some(_turn) = context.tracker.take_turn(&name) else {
         return Ok(Action::requeue(AFTER_ANOTHER));
     };
+    let version = object.meta().resource_version.clone();
+    // A write for this version would be refused.
+    if !asked_for && context.tracker.cache_lags(&name, version.as_ref(), started) {
+        return Ok(Action::requeue(AFTER_ANOTHER));
+    }
     let mut facts = Facts::new(
         desired,
         object.report(),
@@ -84,7 +89,6 @@ async fn reconcile_now<K: Declared>(
     );
     facts.asked_for = asked_for;
     facts.installation = context.installations.own().map(str::to_owned);
-    let version = object.meta().resource_version.clone();
     facts.status_waits = context.tracker.status_waits(&name, version, started);
     let mut applier = Applier::new(&context, &*object, &name);
     context.epochs.written(&name, facts.report.common.fencing_floor);
@@ -103,7 +107,8 @@ async fn run<K: Declared>(
     facts: &mut Facts,
 ) -> Result<Action, Failure> {
     let name = facts.desired.name.clone();
-    if !finalizer::is_set(&facts.desired) {
+    // Others keep it.
+    if facts.desired.deleted_at.is_some() && !finalizer::is_set(&facts.desired) {
         return plan_and_apply(applier, facts).await;
     }
     if let Some(wait) = tracker.begin_look(&name, Instant::now()) {

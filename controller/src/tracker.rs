@@ -122,10 +122,26 @@ impl ObjectTracker {
         writes.wait(now)
     }
 
-    /// Notes that this process has written the custom resource; `is_counted`: only holders and waiters have changed.
-    pub(crate) fn wrote(&self, object: &ObjectRef, version: Option<String>, is_counted: bool) {
+    /// Returns whether a cache with this version of the custom resource will soon have the last write of this process.
+    pub(crate) fn cache_lags(&self, object: &ObjectRef, version: Option<&String>, now: Instant) -> bool {
+        let entries = lock(&self.0);
+        entries
+            .get(object)
+            .is_some_and(|entry| entry.writes.lags(version, now))
+    }
+
+    /// Notes that this process has written the custom resource, and the version that it has replaced; `is_counted`: only holders and
+    /// waiters have changed.
+    pub(crate) fn wrote(
+        &self,
+        object: &ObjectRef,
+        replaced: Option<String>,
+        version: Option<String>,
+        is_counted: bool,
+    ) {
         if let Some(entry) = lock(&self.0).get_mut(object) {
-            entry.writes.wrote(version, is_counted, Instant::now());
+            let now = Instant::now();
+            entry.writes.wrote(replaced, version, is_counted, now);
         }
     }
 

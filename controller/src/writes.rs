@@ -12,6 +12,11 @@ const AT_ONCE: u32 = 4;
 /// The time between two writes while changes go on. In no minute there are more than twelve writes.
 const BETWEEN: Duration = Duration::from_millis(7_500);
 
+/// A cache that is behind for longer does not keep an object from being reconciled: its watch may be broken.
+const LONGEST_LAG: Duration = Duration::from_secs(2);
+/// The replaced versions that are kept.
+const MOST_REPLACED: usize = 4;
+
 /// The recent writes of the status of one object.
 #[derive(Debug, Default)]
 pub(crate) struct StatusWrites {
@@ -21,6 +26,9 @@ pub(crate) struct StatusWrites {
     seen: Option<String>,
     /// The version that this process has written last.
     own: Option<String>,
+    /// The versions that its writes have replaced since the cache had an own one, and the time of the last write.
+    replaced: Vec<String>,
+    wrote_at: Option<Instant>,
 }
 
 impl StatusWrites {
@@ -29,15 +37,35 @@ impl StatusWrites {
         if version == self.seen {
             return;
         }
+        if version == self.own {
+            self.replaced.clear();
+        }
         if self.seen.is_some() && version != self.own {
             self.pay(now);
         }
         self.seen = version;
     }
 
-    /// Notes a write of this process. Only writes of changed holders and waiters are counted.
-    pub(crate) fn wrote(&mut self, version: Option<String>, is_counted: bool, now: Instant) {
+    /// Returns whether a cache with this version of the custom resource will soon have the last write of this process.
+    pub(crate) fn lags(&self, version: Option<&String>, now: Instant) -> bool {
+        let is_recent = self
+            .wrote_at
+            .is_some_and(|at| now.saturating_duration_since(at) < LONGEST_LAG);
+        is_recent && version.is_some_and(|version| self.replaced.contains(version))
+    }
+
+    /// Notes a write of this process, and the version that it has replaced. Only writes of changed holders and waiters are counted.
+    pub(crate) fn wrote(
+        &mut self,
+        replaced: Option<String>,
+        version: Option<String>,
+        is_counted: bool,
+        now: Instant,
+    ) {
         self.own = version;
+        self.wrote_at = Some(now);
+        self.replaced.truncate(MOST_REPLACED - 1);
+        self.replaced.splice(..0, replaced);
         if is_counted {
             self.pay(now);
         }
@@ -66,7 +94,7 @@ mod tests {
         let (mut writes, mut at, mut now) = (StatusWrites::default(), Vec::new(), start);
         while now < start + span {
             if writes.wait(now).is_none() {
-                writes.wrote(None, true, now);
+                writes.wrote(None, None, true, now);
                 at.push(now - start);
             }
             now += Duration::from_millis(250);
@@ -93,13 +121,13 @@ mod tests {
         let (mut writes, start) = (StatusWrites::default(), Instant::now());
         for _ in 0..4 {
             assert_eq!(writes.wait(start), None);
-            writes.wrote(None, true, start);
+            writes.wrote(None, None, true, start);
         }
         assert_eq!(writes.wait(start), Some(BETWEEN));
         assert_eq!(writes.wait(start + BETWEEN), None);
         for _ in 0..4 {
             assert_eq!(writes.wait(start + 4 * BETWEEN), None);
-            writes.wrote(None, true, start + 4 * BETWEEN);
+            writes.wrote(None, None, true, start + 4 * BETWEEN);
         }
     }
 
@@ -109,7 +137,7 @@ mod tests {
         let version = |number: u32| Some(number.to_string());
         writes.seen(version(0), now);
         for number in 1..=3 {
-            writes.wrote(version(number), true, now);
+            writes.wrote(None, version(number), true, now);
             writes.seen(version(number), now);
             writes.seen(version(number), now);
             assert_eq!(writes.wait(now), None);
@@ -119,10 +147,33 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_without_the_last_write_lags_for_a_while() {
+        let (mut writes, now) = (StatusWrites::default(), Instant::now());
+        let version = |number: u32| number.to_string();
+        let lags = |writes: &StatusWrites, number, now| writes.lags(Some(&version(number)), now);
+        writes.seen(Some(version(1)), now);
+        assert!(!lags(&writes, 1, now));
+        for number in 1..=2 {
+            writes.wrote(Some(version(number)), Some(version(number + 1)), false, now);
+        }
+        assert!(lags(&writes, 1, now) && lags(&writes, 2, now));
+        assert!(!lags(&writes, 3, now), "the last write");
+        assert!(!lags(&writes, 4, now), "a later one of another process");
+        assert!(!lags(&writes, 1, now + LONGEST_LAG));
+        writes.seen(Some(version(3)), now);
+        assert!(writes.replaced.is_empty());
+        for number in 3..=20 {
+            writes.wrote(Some(version(number)), Some(version(number + 1)), false, now);
+        }
+        assert_eq!(writes.replaced.len(), MOST_REPLACED);
+        assert!(lags(&writes, 20, now));
+    }
+
+    #[test]
     fn a_write_of_conditions_is_not_counted() {
         let (mut writes, now) = (StatusWrites::default(), Instant::now());
         for _ in 0..9 {
-            writes.wrote(None, false, now);
+            writes.wrote(None, None, false, now);
         }
         assert_eq!(writes.wait(now), None);
     }

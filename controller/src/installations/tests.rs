@@ -24,7 +24,6 @@ async fn a_first_declaration_records_the_installation_without_a_further_write() 
         "redis observe",
         "WriteStatus",
         "redis declare",
-        "PublishEvent Declared",
         "redis observe",
         "WriteStatus",
     ];
@@ -62,6 +61,30 @@ async fn of_two_first_writes_one_wins() {
     theirs.reconcile().await.unwrap();
     assert_eq!(theirs.snapshot().await, None, "it was declared by both");
     assert!(world.snapshot().await.is_some());
+}
+
+/// The first write of a new object is that of the finalizer and the first floor.
+#[tokio::test(start_paused = true)]
+async fn of_two_first_writes_of_a_new_object_one_wins_before_there_is_a_status() {
+    let world = World::of_installation("ours").await;
+    let theirs = world.other_installation("theirs").await;
+    world
+        .api
+        .change(|object| object["metadata"]["finalizers"] = serde_json::json!([]));
+    let cached = world.cached();
+    world
+        .api
+        .script(Call::WriteStatus, Answer::Error(500, "InternalError"));
+    world.reconcile_cached(cached.clone()).await.unwrap_err();
+    assert_eq!(world.status(), serde_json::Value::Null);
+    let outcome = theirs.reconcile_cached(cached).await.unwrap();
+    assert_eq!(outcome, Action::requeue(Duration::from_millis(100)));
+    theirs.calls();
+    theirs.reconcile().await.unwrap();
+    assert_eq!(theirs.calls(), ["ReadLease", "PublishEvent ManagedByAnother"]);
+    assert_eq!(theirs.snapshot().await, None, "it was declared by both");
+    world.reconcile().await.unwrap();
+    assert_eq!(world.status()["controller"], OURS);
 }
 
 #[tokio::test(start_paused = true)]

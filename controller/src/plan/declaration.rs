@@ -5,6 +5,9 @@
 //! which floor, is decided by [`tenure::control::plan`]; its source has the argument why no token is ever granted twice, and
 //! why a floor never runs ahead of the clock.
 //!
+//! The floor of a first declaration is kept with the finalizer, in one write: see [`first_floor`](crate::first_floor). If the controller
+//! ends between this write and the declaration, the next one cannot know that Redis never got the object, and lets it recover.
+//!
 //! After a loss of data the record of epochs has the floors of all objects, and the statuses get them later: see
 //! [`tenure::control::Epochs`], and [`epochs`](crate::epochs). A change of the spec, and a first declaration, write the status
 //! first.
@@ -23,15 +26,32 @@ use crate::{
     epochs::Ahead,
     events::ObjectEvent,
     kinds::StatusDraft,
-    plan::{Desired, Facts, Step, status},
+    plan::{Desired, Facts, Step, finalizer, status},
 };
 
 /// The longest lease that there is, in seconds.
 const LONGEST: u32 = 86_400;
 
-/// Returns the steps that declare the object: the status, or the record of epochs, gets the floor before Redis does. `None`:
-/// Redis has the declaration, or has got it in this reconciliation.
+/// Returns the steps that declare the object, and add the finalizer before that: the custom resource, or the record of epochs, gets the
+/// floor before Redis does. `None`: the finalizer is there, and Redis has the declaration, or has got it in this reconciliation.
 pub(super) fn steps(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> {
+    let steps = steps_of_declaration(facts, seen);
+    if finalizer::is_set(&facts.desired) {
+        return steps;
+    }
+    let mut steps = steps.unwrap_or_default();
+    match steps.first_mut() {
+        // Nothing was declared before, so that the floor can be kept with the finalizer.
+        Some(Step::WriteStatus(report)) if facts.report.common.fencing_floor.is_none() => {
+            let report = std::mem::take(report);
+            steps[0] = Step::AddFinalizer(Some(report));
+        }
+        _ => steps.insert(0, Step::AddFinalizer(None)),
+    }
+    Some(steps)
+}
+
+fn steps_of_declaration(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> {
     if facts.declared.is_some() {
         return None;
     }
@@ -113,11 +133,6 @@ pub(super) fn spec(desired: &Desired) -> Declaration {
         max_hold: desired.lease.max_hold(),
         ..Declaration::new(desired.capacity.clone())
     }
-}
-
-/// Returns the event of a declaration after which the object `recovers`, or not. The status after a recovery has its own event.
-pub(crate) fn event(plan: &control::Plan, recovers: bool) -> Option<ObjectEvent> {
-    (!recovers && !plan.declared_before).then_some(ObjectEvent::Declared)
 }
 
 /// Returns the event of a declaration of an object that programs have made.
@@ -439,23 +454,37 @@ mod tests {
     }
 
     #[test]
-    fn a_declaration_is_an_event_if_it_is_the_first() {
-        let plan = |declared_before| control::Plan {
-            floor: 1,
-            current_at: SystemTime::UNIX_EPOCH,
-            longest_lease: Duration::ZERO,
-            declared_before,
-            adopts: false,
-            beyond: None,
+    fn a_first_floor_is_kept_with_the_finalizer_and_another_one_in_the_status() {
+        let seen = observation(None);
+        let mut facts = facts(None);
+        facts.desired.finalizers.clear();
+        let first = steps(&facts, &seen).unwrap();
+        let [
+            Step::AddFinalizer(Some(report)),
+            Step::Declare { declaration, .. },
+        ] = &first[..]
+        else {
+            panic!("{first:?}")
         };
-        let cases = [
-            ("first", false, false, Some(ObjectEvent::Declared)),
-            ("after a loss", true, true, None),
-            ("a changed spec", true, false, None),
-        ];
-        for (case, declared_before, recovers, expected) in cases {
-            assert_eq!(event(&plan(declared_before), recovers), expected, "{case}");
+        assert_eq!(report.common.fencing_floor, Some(declaration.floor));
+
+        facts.report = (**report).clone();
+        let again = steps(&facts, &seen).unwrap();
+        assert!(
+            matches!(&again[..], [Step::AddFinalizer(None), Step::Recover { .. }]),
+            "{again:?}"
+        );
+    }
+
+    #[test]
+    fn a_declared_object_without_the_finalizer_gets_it_alone() {
+        let mut facts = fixtures::facts(Some(100));
+        facts.desired.finalizers.clear();
+        let mut seen = observation(Some(fixtures::snapshot(START, vec![], vec![])));
+        if let Some(snapshot) = &mut seen.snapshot {
+            snapshot.digest = Some(spec(&facts.desired).digest());
         }
+        assert_eq!(steps(&facts, &seen), Some(vec![Step::AddFinalizer(None)]));
     }
 
     #[test]

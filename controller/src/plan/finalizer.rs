@@ -13,20 +13,16 @@ use crate::{
 /// The name of the finalizer.
 pub(crate) const FINALIZER: &str = "tenure.dev/redis-keys";
 
-/// Plans a reconciliation of a custom resource without the finalizer. `None`: it has the finalizer.
-pub(super) fn plan(desired: &Desired) -> Option<Plan> {
-    if is_set(desired) {
-        return None;
-    }
-    let step = if desired.deleted_at.is_some() {
-        Step::Forget
-    } else {
-        let mut finalizers = desired.finalizers.clone();
-        finalizers.push(FINALIZER.to_owned());
-        Step::SetFinalizers(finalizers)
-    };
-    // The watch delivers the change.
-    Some(Plan::last(vec![step], Action::await_change()))
+/// Plans a reconciliation of a custom resource that is being deleted without the finalizer: others keep it.
+pub(super) fn of_another(desired: &Desired) -> Option<Plan> {
+    let others = desired.deleted_at.is_some() && !is_set(desired);
+    others.then(|| Plan::last(vec![Step::Forget], Action::await_change()))
+}
+
+/// The finalizers of a custom resource that gets the finalizer.
+pub(crate) fn with_own(desired: &Desired) -> Vec<String> {
+    let own = (!is_set(desired)).then(|| FINALIZER.to_owned());
+    desired.finalizers.iter().cloned().chain(own).collect()
 }
 
 /// Returns whether the custom resource has the finalizer.
@@ -46,12 +42,13 @@ mod tests {
     use crate::fixtures::{desired, time};
 
     #[test]
-    fn the_finalizer_comes_before_all_else_and_the_others_stay() {
+    fn the_finalizer_is_added_once_and_the_others_stay() {
         let mut new = desired();
         new.finalizers = vec!["other".to_owned()];
         let finalizers = vec!["other".to_owned(), FINALIZER.to_owned()];
-        let expected = Plan::last(vec![Step::SetFinalizers(finalizers)], Action::await_change());
-        assert_eq!(plan(&new), Some(expected));
+        assert_eq!(with_own(&new), finalizers);
+        new.finalizers.clone_from(&finalizers);
+        assert_eq!(with_own(&new), finalizers);
     }
 
     #[test]
@@ -59,12 +56,9 @@ mod tests {
         let mut deleted = desired();
         (deleted.finalizers, deleted.deleted_at) = (vec!["other".to_owned()], Some(time(1)));
         let expected = Plan::last(vec![Step::Forget], Action::await_change());
-        assert_eq!(plan(&deleted), Some(expected));
-    }
-
-    #[test]
-    fn an_object_with_the_finalizer_is_reconciled() {
-        assert_eq!(plan(&desired()), None);
+        assert_eq!(of_another(&deleted), Some(expected));
+        deleted.finalizers.push(FINALIZER.to_owned());
+        assert_eq!(of_another(&deleted), None);
     }
 
     #[test]

@@ -7,9 +7,9 @@
 //! | the facts | the steps | decided in |
 //! |---|---|---|
 //! | another installation manages it | leave it alone, or take it over | [`ownership`] |
-//! | the finalizer is missing | add it | [`finalizer`] |
 //! | the object is not observed | observe it | |
-//! | Redis does not have the declaration | write its floor to the status, then declare it | [`declaration`] |
+//! | the finalizer is missing | add it | [`finalizer`] |
+//! | Redis does not have the declaration | write its floor to the status, or with the finalizer, then declare it | [`declaration`] |
 //! | Redis has lost it | declare it under the epoch, and write the status later | [`declaration`] |
 //! | ended pods hold leases, or wait | reclaim from them | [`reclaim`] |
 //! | all of this is done | write the status if it has changed, and not too often | [`status`] |
@@ -18,12 +18,10 @@
 //!
 //! The sequence of a first apply:
 //!
-//! 1. Add the finalizer. This reconciliation ends.
-//! 2. The watch delivers the change, and the second reconciliation starts.
-//! 3. Observe: Redis does not have the object.
-//! 4. Write the floor to the status, then declare the object. The declaration makes the observation outdated.
-//! 5. Observe again: Redis has the declaration.
-//! 6. Write the status, in which `Ready` is `True`. This reconciliation is done.
+//! 1. Observe: Redis does not have the object.
+//! 2. Add the finalizer and the floor in one write, then declare the object. The declaration makes the observation outdated.
+//! 3. Observe again: Redis has the declaration.
+//! 4. Write the status, in which `Ready` is `True`. This reconciliation is done.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -119,6 +117,8 @@ pub(crate) enum Step {
     Observe,
     /// Reads the object with at most so many holders and waiters.
     List(usize),
+    /// Adds the finalizer; with the floor of a first declaration, which this report has.
+    AddFinalizer(Option<Box<StatusDraft>>),
     /// Replaces the finalizers of the custom resource.
     SetFinalizers(Vec<String>),
     /// Writes the status, unless the custom resource has changed since it was read.
@@ -218,7 +218,7 @@ pub(crate) fn next(facts: &Facts) -> Result<Plan, Failure> {
     if let Some(plan) = ownership::of_another(facts) {
         return Ok(plan);
     }
-    if let Some(plan) = finalizer::plan(&facts.desired) {
+    if let Some(plan) = finalizer::of_another(&facts.desired) {
         return Ok(plan);
     }
     if let Some(step) = ownership::claim(facts) {

@@ -17,12 +17,16 @@ fn steps(facts: &Facts) -> Vec<Step> {
 }
 
 #[test]
-fn an_object_without_the_finalizer_is_not_even_observed() {
+fn an_object_without_the_finalizer_gets_it_before_redis_gets_the_object() {
     let mut facts = facts(None);
     facts.desired.finalizers.clear();
-    let plan = next(&facts).unwrap();
-    assert!(matches!(&plan.steps[..], [Step::SetFinalizers(_)]));
-    assert_eq!(plan.done, Some(Action::await_change()));
+    assert_eq!(steps(&facts), [Step::Observe]);
+    facts.seen = Some(observation(None));
+    let steps = steps(&facts);
+    assert!(
+        matches!(&steps[..], [Step::AddFinalizer(Some(_)), Step::Declare { .. }]),
+        "{steps:?}"
+    );
 }
 
 #[test]

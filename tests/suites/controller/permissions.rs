@@ -315,6 +315,22 @@ async fn a_whole_life_of_an_object_takes_no_more_than_the_listed_permissions() -
     });
     written.await.with_context(|| controller.tail())?;
     let in_namespace = ["-n", &namespace];
+    // An event.
+    let scale = async |permits: &str| {
+        let replicas = format!("--replicas={permits}");
+        let args = [&in_namespace[..], &["scale", "semaphore", "calls", &replicas]].concat();
+        plane.kubectl(&args).await.map(drop)
+    };
+    scale("2").await?;
+    let semaphore = client.semaphore("calls")?;
+    let (one, two) = (semaphore.acquire().await?, semaphore.acquire().await?);
+    scale("1").await?;
+    let draining = eventually("the semaphore to drain", SOON, async || {
+        expect(&api.get("calls").await?, "Reconciling", "True", "Draining")
+    });
+    draining.await.with_context(|| controller.tail())?;
+    one.release().await?;
+    two.release().await?;
     plane
         .kubectl(
             &[

@@ -249,8 +249,9 @@ async fn the_end_of_a_pod_reconciles_only_the_objects_that_it_holds_or_waits_for
     settled.await?;
     waiting.abort();
     let reconciles = world.metric(series).await?.unwrap_or_default() - before;
-    // For each of the two: its end, its reclaimed lease, and the wait between two looks.
-    ensure!(reconciles <= 8.0, "{reconciles} reconciliations");
+    // The object of the two pods is also looked at when a queue entry may have expired. If each end reconciled all eight objects, there
+    // would be at least 56.
+    ensure!(reconciles < 28.0, "{reconciles} reconciliations");
     Ok(())
 }
 

@@ -369,3 +369,32 @@ async fn a_resource_taken_out_of_a_pool_stays_with_its_holder_and_a_new_one_is_g
     other.release().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_new_object_gets_one_status_and_no_event() -> Result {
+    let world = World::new("new").await?;
+    for number in 0..5 {
+        world.semaphore(&format!("s{number}"), 1, "").await?;
+        world
+            .pool(&format!("p{number}"), "resources: [{name: a}]")
+            .await?;
+    }
+    // A write is counted when its answer has come.
+    for kind in ["Semaphore", "LockPool"] {
+        let series = format!("tenure_status_writes_total{{kind=\"{kind}\"}}");
+        world.until_metric(&series, 5.0).await?;
+    }
+    let events = world
+        .plane
+        .kubectl(&["-n", &world.namespace, "get", "events", "-o", "name"])
+        .await?;
+    ensure!(events.trim().is_empty(), "{events}");
+    let semaphore = world.api::<Semaphore>().get("s0").await?;
+    let annotations = semaphore.metadata.annotations.clone().unwrap_or_default();
+    let first = annotations
+        .get("tenure.dev/first-fencing-floor")
+        .context("no annotation")?;
+    let floor = semaphore.common().fencing_floor.unwrap_or_default();
+    ensure!(first.starts_with(&format!("{floor} ")), "{first}, and {floor}");
+    Ok(())
+}

@@ -145,6 +145,11 @@ table! {
         ObjectRef::new(Kind::Lock, &text, "x")?;
         Ok(())
     };
+    "object::removal_command", texts(), async |_: World, text: String| {
+        let command = at("x")?.removal_command(&text);
+        assert!(command.starts_with("redis-cli -u URL unlink"), "{command}");
+        Ok(())
+    };
     "builder::builder", texts(), async |_: World, text: String| connects(Client::builder(&text)).await;
     "builder::connect", texts(), async |_: World, text: String| {
         Client::connect(&format!("redis://{text}\0@")).await?;
