@@ -20,6 +20,7 @@ mod metadata;
 mod monitoring;
 mod probes;
 mod refusals;
+mod replicated;
 mod scopes;
 mod values;
 
@@ -329,6 +330,7 @@ fn comparable(manifest: &str) -> String {
 fn without_password(manifest: &str) -> String {
     let mask = |line| match line {
         line if str::starts_with(line, "  password: ") => "  password: [random]\n".to_owned(),
+        line if str::starts_with(line, "  node-password: ") => "  node-password: [random]\n".to_owned(),
         line => format!("{line}\n"),
     };
     manifest.lines().map(mask).collect()

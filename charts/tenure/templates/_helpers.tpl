@@ -88,7 +88,11 @@ capabilities:
 {{- end -}}
 
 {{- define "tenure.redis.url" -}}
+{{- if include "tenure.replicated" . -}}
+{{ include "tenure.replicated.url" . }}
+{{- else -}}
 redis://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
+{{- end -}}
 {{- end -}}
 
 {{/* The Secret with the key `password`. */}}
