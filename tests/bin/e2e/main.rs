@@ -1,6 +1,6 @@
 //! `make e2e`: the chart on a real cluster, from `helm install` to the end of the definitions. The steps are in this file;
 //! [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be, [`upgrades`] has
-//! the steps that end in failures, or need a hand.
+//! the steps that end in failures, or need a hand, [`replicated`] those with three pods of Redis.
 //!
 //! The cluster is the one that KUBECONFIG names; it must not have Tenure, and the images must be there. On kind:
 //!
@@ -12,7 +12,8 @@
 //!
 //! If kubectl and helm work only in a certain environment, such as a network namespace, `--prefix` is the command that
 //! leads there. If no image can be pulled, `--redis-image` names an image that was loaded. If no volumes are provisioned,
-//! `--volume` names a folder of the node that belongs to the user 999. `.ci/e2e` does all of that.
+//! `--volume` names a folder of the node that belongs to the user 999, and has such folders `node-0` to `node-2`. `.ci/e2e` does all of
+//! that.
 //!
 //! At the end the cluster is as it was. After a failure everything stays, to be looked at.
 
@@ -21,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde_json::Value;
 use tenure_tests::{Context, Result, ensure, eventually};
 
@@ -33,6 +34,7 @@ use crate::{
 mod cluster;
 mod guard;
 mod objects;
+mod replicated;
 mod upgrades;
 
 /// Timeout of short steps.
@@ -52,9 +54,21 @@ struct Args {
     /// The image for Redis, with its tag; the chart's default if absent
     #[arg(long, env = "TENURE_E2E_REDIS_IMAGE", value_name = "NAME:TAG")]
     redis_image: Option<String>,
-    /// A folder of the node that belongs to the user 999, for a cluster that provisions no volumes
+    /// A folder of the node that belongs to the user 999, with folders node-0 to node-2, for a cluster that provisions no volumes
     #[arg(long, env = "TENURE_E2E_VOLUME", value_name = "FOLDER")]
     volume: Option<PathBuf>,
+    /// Run one part of the steps only
+    #[arg(long, value_enum, value_name = "PART")]
+    only: Option<Part>,
+}
+
+/// A part of the steps.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Part {
+    /// One pod of Redis, and another Redis
+    Standalone,
+    /// Three pods of Redis
+    Replicated,
 }
 
 #[tokio::main]
@@ -75,6 +89,7 @@ async fn main() -> Result {
 struct E2e {
     redis_image: Option<String>,
     volume: Option<PathBuf>,
+    only: Option<Part>,
     cluster: Cluster,
 }
 
@@ -90,6 +105,7 @@ impl E2e {
         Ok(Self {
             redis_image: args.redis_image,
             volume: args.volume,
+            only: args.only,
             cluster: Cluster::new(args.prefix)?,
         })
     }
@@ -105,6 +121,17 @@ impl E2e {
              the definitions (kubectl delete crd {}) and the namespace {NAMESPACE}",
             DEFINITIONS.join(" ")
         );
+        self.cluster.apply(&objects::namespace()).await?;
+        if self.only != Some(Part::Replicated) {
+            self.with_one_pod().await?;
+        }
+        if self.only != Some(Part::Standalone) {
+            self.replicate().await?;
+        }
+        self.clean_up().await
+    }
+
+    async fn with_one_pod(&self) -> Result {
         self.install_and_test().await?;
         guard::password(&self.cluster).await?;
         guard::roles(&self.cluster).await?;
@@ -119,15 +146,13 @@ impl E2e {
         self.uninstall_in_use(&third).await?;
         let fourth = self.install_again(&third).await?;
         self.delete_definitions(&fourth).await?;
-        self.use_another_redis().await?;
-        self.clean_up().await
+        self.use_another_redis().await
     }
 
     async fn install_and_test(&self) -> Result {
         say(
             "1. Install on an empty cluster, into a namespace that enforces the standard `restricted`, and test.",
         );
-        self.cluster.apply(&objects::namespace()).await?;
         if let Some(path) = &self.volume {
             self.cluster.apply(&objects::volume(path)).await?;
         }
@@ -143,13 +168,18 @@ impl E2e {
     }
 
     async fn install(&self) -> Result {
+        // Holders of a deleted object may keep what they have for so long.
+        self.install_with_image(&["--set", "controller.drainTimeout=10s"])
+            .await
+    }
+
+    async fn install_with_image(&self, set: &[&str]) -> Result {
         let image = self.redis_image.as_ref().map(|image| image.rsplit_once(':'));
         let image = image
             .map(|parts| parts.context("--redis-image: write NAME:TAG"))
             .transpose()?;
         let image = image.map(|(name, tag)| format!("redis.image.repository={name},redis.image.tag={tag}"));
-        // Holders of a deleted object may keep what they have for so long.
-        let mut set = vec!["--set", "controller.drainTimeout=10s"];
+        let mut set = set.to_vec();
         set.extend(image.iter().flat_map(|image| ["--set", image]));
         self.install_with(&set).await
     }
@@ -493,7 +523,8 @@ impl E2e {
             .kubectl_everywhere(&["delete", "namespace", NAMESPACE, "--timeout=120s"])
             .await?;
         if self.volume.is_some() {
-            let delete = ["delete", "persistentvolume", NAMESPACE, "--timeout=60s"];
+            let volumes = "persistentvolumes";
+            let delete = ["delete", volumes, "-l", objects::VOLUMES, "--timeout=60s"];
             self.cluster.kubectl_everywhere(&delete).await?;
         }
         Ok(())
