@@ -32,7 +32,7 @@ const DOWN_AFTER: &str = "redis.replicated.downAfterSeconds=20";
 
 /// Three pods.
 struct Pods {
-    pods: Vec<Pod>,
+    nodes: Vec<Pod>,
     redis_port: u16,
     sentinel_port: u16,
 }
@@ -119,7 +119,7 @@ impl Pods {
             });
         }
         Ok(Self {
-            pods,
+            nodes: pods,
             redis_port,
             sentinel_port,
         })
@@ -134,16 +134,16 @@ impl Pods {
     }
 
     fn start_all(&mut self) -> Result {
-        self.pods.iter_mut().try_for_each(Pod::start)
+        self.nodes.iter_mut().try_for_each(Pod::start)
     }
 
     fn kill_all(&mut self) -> Result {
-        self.pods.iter_mut().try_for_each(Pod::kill)
+        self.nodes.iter_mut().try_for_each(Pod::kill)
     }
 
     /// Waits until each pod is ready.
     async fn ready(&self) -> Result {
-        for pod in &self.pods {
+        for pod in &self.nodes {
             pod.ready().await?;
         }
         Ok(())
@@ -153,7 +153,7 @@ impl Pods {
     async fn settled(&self) -> Result {
         let credentials = format!("tenure-node:{}@", self.derived("tenure-node").await?);
         eventually("replicas that may be promoted", SOON, async || {
-            for pod in &self.pods {
+            for pod in &self.nodes {
                 let mut connection = self
                     .connection(&credentials, &pod.host, self.sentinel_port)
                     .await?;
@@ -171,7 +171,7 @@ impl Pods {
     /// The password of a user, as the scripts derive it.
     async fn derived(&self, user: &str) -> Result<String> {
         let script = format!(". /etc/redis/common.sh && password_of {user}");
-        let mut derive = self.pods[0].spawn("derive", &serde_json::json!(["sh", "-c", script]))?;
+        let mut derive = self.nodes[0].spawn("derive", &serde_json::json!(["sh", "-c", script]))?;
         let status = derive.wait(SOON).await?;
         ensure!(status.success(), "{}", derive.tail());
         Ok(derive.output()?.trim().to_owned())
@@ -179,7 +179,7 @@ impl Pods {
 
     fn url(&self, user: &str, password: &str) -> String {
         let sentinels = self
-            .pods
+            .nodes
             .iter()
             .map(|pod| format!("{}:{}", pod.host, self.sentinel_port));
         let sentinels: Vec<String> = sentinels.collect();
@@ -193,7 +193,7 @@ impl Pods {
     async fn master(&self) -> Result<usize> {
         eventually("one master", SOON, async || {
             let mut named = Vec::new();
-            for pod in self.pods.iter().filter(|pod| pod.sentinel.is_some()) {
+            for pod in self.nodes.iter().filter(|pod| pod.sentinel.is_some()) {
                 let mut connection = self.connection("", &pod.host, self.sentinel_port).await?;
                 let mut asked = redis::cmd("SENTINEL");
                 asked.arg("GET-MASTER-ADDR-BY-NAME").arg("tenure");
@@ -202,7 +202,7 @@ impl Pods {
             }
             named.dedup();
             ensure!(named.len() == 1, "the Sentinels name {named:?}");
-            self.pods
+            self.nodes
                 .iter()
                 .position(|pod| pod.host == named[0])
                 .context("a stranger is the master")
@@ -214,7 +214,7 @@ impl Pods {
     async fn promoted(&self, old: usize) -> Result<usize> {
         eventually("another master", SOON, async || {
             let master = self.master().await?;
-            ensure!(master != old, "{old} is the master: {}", self.pods[old].tail());
+            ensure!(master != old, "{old} is the master: {}", self.nodes[old].tail());
             Ok(master)
         })
         .await
@@ -228,7 +228,7 @@ impl Pods {
     /// A connection of the controller's user.
     async fn redis(&self, pod: usize) -> Result<MultiplexedConnection> {
         let credentials = format!("tenure-controller:{PASSWORD}@");
-        self.connection(&credentials, &self.pods[pod].host, self.redis_port)
+        self.connection(&credentials, &self.nodes[pod].host, self.redis_port)
             .await
     }
 
@@ -256,9 +256,9 @@ impl Pods {
     /// Waits until each pod has the number.
     async fn all_have(&self, number: u64) -> Result {
         eventually("each pod to have the number", SOON, async || {
-            for pod in 0..self.pods.len() {
+            for pod in 0..self.nodes.len() {
                 let found = self.number(pod).await?;
-                ensure!(found == number, "{pod} has {found}: {}", self.pods[pod].tail());
+                ensure!(found == number, "{pod} has {found}: {}", self.nodes[pod].tail());
             }
             Ok(())
         })

@@ -1,4 +1,4 @@
-//! Pods that start again: the newest data win, whoever has been the master.
+//! Pods that start again: the newest data win, and not the last master.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ async fn a_master_that_was_killed_is_replaced_by_a_replica_that_has_all() -> Res
     pods.all_have(1).await?;
     pods.settled().await?;
     let killed = Instant::now();
-    pods.pods[0].kill_redis()?;
-    pods.pods[0].start_redis()?;
+    pods.nodes[0].kill_redis()?;
+    pods.nodes[0].start_redis()?;
     let next = pods.promoted(0).await?;
     println!("another master {:?} after the kill", killed.elapsed());
     pods.write(2).await?;
@@ -33,9 +33,9 @@ async fn a_master_that_lost_its_volume_never_empties_its_replicas() -> Result {
     pods.all_have(1).await?;
     pods.settled().await?;
     // With its Sentinel, as a pod on another node.
-    pods.pods[0].kill()?;
-    pods.pods[0].wipe()?;
-    pods.pods[0].start()?;
+    pods.nodes[0].kill()?;
+    pods.nodes[0].wipe()?;
+    pods.nodes[0].start()?;
     pods.promoted(0).await?;
     pods.ready().await?;
     pods.all_have(1).await
@@ -46,7 +46,7 @@ async fn after_a_restart_of_all_pods_the_last_master_is_the_master() -> Result {
     let mut pods = Pods::start().await?;
     pods.write(1).await?;
     pods.all_have(1).await?;
-    pods.pods[0].stop_redis().await?;
+    pods.nodes[0].stop_redis().await?;
     let master = pods.promoted(0).await?;
     pods.write(2).await?;
     pods.kill_all()?;
@@ -56,20 +56,20 @@ async fn after_a_restart_of_all_pods_the_last_master_is_the_master() -> Result {
     pods.all_have(2).await
 }
 
-/// Two Sentinels are enough for an election, and the pod with the new data is away.
+/// Two Sentinels are enough for an election, and the pod with the new data does not run.
 #[tokio::test]
 async fn a_pod_with_old_data_is_not_promoted() -> Result {
     let mut pods = Pods::start().await?;
     pods.write(1).await?;
     pods.all_have(1).await?;
-    pods.pods[2].kill_redis()?;
+    pods.nodes[2].kill_redis()?;
     pods.write(2).await?;
     pods.kill_all()?;
-    pods.pods[1].start()?;
-    pods.pods[2].start()?;
+    pods.nodes[1].start()?;
+    pods.nodes[2].start()?;
     for pod in 1..3 {
         eventually("it to run as a replica", SOON, async || {
-            ensure!(pods.role(pod).await? == "slave", "{}", pods.pods[pod].tail());
+            ensure!(pods.role(pod).await? == "slave", "{}", pods.nodes[pod].tail());
             Ok(())
         })
         .await?;
@@ -84,7 +84,7 @@ async fn a_pod_with_old_data_is_not_promoted() -> Result {
     for pod in 1..3 {
         ensure!(pods.role(pod).await? == "slave", "{pod} was promoted");
     }
-    pods.pods[0].start()?;
+    pods.nodes[0].start()?;
     pods.ready().await?;
     ensure!(pods.master().await? == 0, "another master");
     pods.all_have(2).await
@@ -99,17 +99,17 @@ async fn after_a_restart_of_all_pods_an_empty_master_waits_for_a_person() -> Res
     pods.settled().await?;
     pods.kill_all()?;
     // The Sentinel has its file, and Redis has none: else the Sentinel would learn from the others.
-    std::fs::remove_dir_all(pods.pods[0].folder.join("data/appendonlydir"))?;
+    std::fs::remove_dir_all(pods.nodes[0].folder.join("data/appendonlydir"))?;
     pods.start_all()?;
     eventually("the message", SOON, async || {
-        let log = pods.pods[0].log()?;
+        let log = pods.nodes[0].log()?;
         ensure!(log.contains("Nothing is promoted without a person"), "{log}");
         Ok(())
     })
     .await?;
     ensure!(pods.redis(0).await.is_err(), "it runs");
     let script = serde_json::json!(["sh", "/etc/redis/promote.sh"]);
-    let mut promote = pods.pods[1].spawn("promote", &script)?;
+    let mut promote = pods.nodes[1].spawn("promote", &script)?;
     let status = promote.wait(SOON).await?;
     ensure!(status.success(), "{}", promote.tail());
     ensure!(pods.promoted(0).await? == 1, "another one");
@@ -123,11 +123,11 @@ async fn a_new_pod_learns_the_master_from_the_others() -> Result {
     let mut pods = Pods::start().await?;
     pods.write(1).await?;
     pods.all_have(1).await?;
-    pods.pods[0].stop_redis().await?;
+    pods.nodes[0].stop_redis().await?;
     let master = pods.promoted(0).await?;
-    pods.pods[0].kill()?;
-    pods.pods[0].wipe()?;
-    pods.pods[0].start()?;
+    pods.nodes[0].kill()?;
+    pods.nodes[0].wipe()?;
+    pods.nodes[0].start()?;
     pods.ready().await?;
     ensure!(pods.master().await? == master, "another master");
     pods.all_have(1).await
@@ -136,7 +136,7 @@ async fn a_new_pod_learns_the_master_from_the_others() -> Result {
 #[tokio::test]
 async fn a_container_whose_redis_ends_ends_too() -> Result {
     let mut pods = Pods::start().await?;
-    let redis = pods.pods[1].redis.as_mut().context("it does not run")?;
+    let redis = pods.nodes[1].redis.as_mut().context("it does not run")?;
     let children = format!("/proc/{0}/task/{0}/children", redis.pid());
     let child = std::fs::read_to_string(children)?;
     let child: i32 = child.split_whitespace().next().context("no child")?.parse()?;

@@ -26,7 +26,7 @@ async fn a_master_that_stops_hands_over(program: &'static str) -> Result {
     ensure!(pods.master().await? == 0, "the first pod is not the first master");
     pods.settled().await?;
     let writer = numbers(&pods, 0).await?;
-    let took = pods.pods[0].stop_redis().await?;
+    let took = pods.nodes[0].stop_redis().await?;
     let taken = writer.await?;
     let next = pods.promoted(0).await?;
     ensure!(
@@ -38,14 +38,14 @@ async fn a_master_that_stops_hands_over(program: &'static str) -> Result {
 
     // It comes back as a replica with the new data, and stops at once.
     pods.write(taken + 1).await?;
-    pods.pods[0].start_redis()?;
+    pods.nodes[0].start_redis()?;
     pods.ready().await?;
     ensure!(
         pods.role(0).await? == "slave" && pods.master().await? == next,
         "two masters"
     );
     pods.all_have(taken + 1).await?;
-    let took = pods.pods[0].stop_redis().await?;
+    let took = pods.nodes[0].stop_redis().await?;
     ensure!(took < Duration::from_secs(5), "a replica took {took:?}");
     ensure!(
         pods.master().await? == next,
@@ -69,22 +69,22 @@ async fn a_valkey_that_stops_hands_over_without_a_loss() -> Result {
 async fn a_master_without_replicas_stops_at_once() -> Result {
     let mut pods = Pods::start().await?;
     pods.write(1).await?;
-    pods.pods[1].kill_redis()?;
-    pods.pods[2].kill_redis()?;
-    let took = pods.pods[0].stop_redis().await?;
+    pods.nodes[1].kill_redis()?;
+    pods.nodes[2].kill_redis()?;
+    let took = pods.nodes[0].stop_redis().await?;
     ensure!(took < Duration::from_secs(10), "it took {took:?}");
     Ok(())
 }
 
-/// A rolling update, in the order of a StatefulSet.
+/// A rolling update, in the order of a `StatefulSet`.
 #[tokio::test]
 async fn an_update_from_pod_to_pod_loses_nothing() -> Result {
     let mut pods = Pods::start().await?;
     for (number, pod) in (1..).zip([2, 1, 0]) {
         pods.write(number).await?;
-        pods.pods[pod].stop_redis().await?;
-        pods.pods[pod].kill()?;
-        pods.pods[pod].start()?;
+        pods.nodes[pod].stop_redis().await?;
+        pods.nodes[pod].kill()?;
+        pods.nodes[pod].start()?;
         pods.ready().await?;
         let started = Instant::now();
         let master = pods.master().await?;

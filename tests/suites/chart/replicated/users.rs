@@ -11,7 +11,7 @@ use super::{NODE_PASSWORD, PASSWORD, Pods, SOON};
 #[tokio::test]
 async fn each_user_has_the_rights_that_it_needs_and_no_others() -> Result {
     let pods = Pods::start().await?;
-    let host = &pods.pods[1].host;
+    let host = &pods.nodes[1].host;
     for (port, user, taken, refused) in [
         (
             pods.redis_port,
@@ -85,21 +85,21 @@ async fn each_user_has_the_rights_that_it_needs_and_no_others() -> Result {
     Ok(())
 }
 
-/// Redis' log of refusals is empty after everything that happens by itself.
+/// Redis has refused no command of the pods themselves.
 #[tokio::test]
 async fn no_right_is_missing_over_a_failover() -> Result {
     let mut pods = Pods::start().await?;
     pods.write(1).await?;
     pods.all_have(1).await?;
-    pods.pods[0].stop_redis().await?;
+    pods.nodes[0].stop_redis().await?;
     let master = pods.promoted(0).await?;
-    pods.pods[0].start_redis()?;
+    pods.nodes[0].start_redis()?;
     pods.ready().await?;
     ensure!(pods.master().await? == master, "another one");
     for pod in 0..3 {
-        let log = pods.pods[pod].log()?;
+        let log = pods.nodes[pod].log()?;
         ensure!(!log.contains("NOPERM") && !log.contains("WRONGPASS"), "{log}");
-        let sentinel = pods.pods[pod].sentinel.as_ref().context("no Sentinel")?;
+        let sentinel = pods.nodes[pod].sentinel.as_ref().context("no Sentinel")?;
         let log = sentinel.output()?;
         ensure!(!log.contains("NOPERM") && !log.contains("WRONGPASS"), "{log}");
         // An administrator made by the controller, which may do so.
@@ -109,7 +109,7 @@ async fn no_right_is_missing_over_a_failover() -> Result {
             .exec_async(&mut connection)
             .await?;
         let mut connection = pods
-            .connection("admin:admin@", &pods.pods[pod].host, pods.redis_port)
+            .connection("admin:admin@", &pods.nodes[pod].host, pods.redis_port)
             .await?;
         let refusals: Vec<HashMap<String, redis::Value>> =
             redis::cmd("ACL").arg("LOG").query_async(&mut connection).await?;
@@ -134,7 +134,7 @@ async fn leases_and_waiters_outlive_the_stop_of_the_master() -> Result {
     let hash = "41242b9fae56fad4e6e77dfe33cb18d1c3fc583f988cf25ef9f2d9be0d440bbb";
     control.set_tenant("ml", [hash]).await?;
     let client = async || {
-        Client::builder(&pods.url(&user, "s3"))
+        Client::builder(pods.url(&user, "s3"))
             .namespace("ml")
             .connect()
             .await
@@ -156,7 +156,7 @@ async fn leases_and_waiters_outlive_the_stop_of_the_master() -> Result {
     .await?;
     pods.settled().await?;
     let stopped = Instant::now();
-    pods.pods[0].stop_redis().await?;
+    pods.nodes[0].stop_redis().await?;
     pods.promoted(0).await?;
     eventually("a renewal at the new master", SOON, async || {
         Ok(lease.renew().await?)
@@ -175,7 +175,7 @@ async fn leases_and_waiters_outlive_the_stop_of_the_master() -> Result {
 #[tokio::test]
 async fn a_password_that_its_configuration_could_not_hold_is_refused() -> Result {
     let mut pods = Pods::new("redis-server", &[]).await?;
-    let pod = &mut pods.pods[0];
+    let pod = &mut pods.nodes[0];
     for name in ["REDIS_PASSWORD", "NODE_PASSWORD"] {
         let at = pod
             .env
@@ -200,7 +200,7 @@ async fn without_access_the_password_is_that_of_the_default_user() -> Result {
     let mut pods = Pods::new("redis-server", &["access.enabled=false"]).await?;
     pods.start_all()?;
     pods.ready().await?;
-    let client = Client::builder(&pods.url("", PASSWORD))
+    let client = Client::builder(pods.url("", PASSWORD))
         .namespace("ml")
         .connect()
         .await?;
