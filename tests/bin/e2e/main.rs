@@ -13,7 +13,7 @@
 //! If kubectl and helm work only in a certain environment, such as a network namespace, `--prefix` is the command that
 //! leads there. If no image can be pulled, `--redis-image` names an image that was loaded. If no volumes are provisioned,
 //! `--volume` names a folder of the node that belongs to the user 999, and has such folders `node-0` to `node-2`. `.ci/e2e` does all of
-//! that.
+//! that. `--only` runs one part of the steps.
 //!
 //! At the end the cluster is as it was. After a failure everything stays, to be looked at.
 
