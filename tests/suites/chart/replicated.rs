@@ -29,6 +29,8 @@ const NODE_PASSWORD: &str = "open-sesame";
 const SOON: Duration = Duration::from_secs(60);
 /// The master must be silent for this long. None is in these tests, whatever else the machine does.
 const DOWN_AFTER: &str = "redis.replicated.downAfterSeconds=20";
+/// With the default, a killed server may lose what it answered while the disk was slow.
+const FSYNC: &str = "redis.appendFsync=always";
 
 /// Three pods.
 struct Pods {
@@ -51,7 +53,7 @@ struct Pod {
 impl Pods {
     /// A new release, that is not started.
     async fn new(program: &'static str, set: &[&str]) -> Result<Self> {
-        let mut args = vec!["--set", DOWN_AFTER];
+        let mut args = vec!["--set", DOWN_AFTER, "--set", FSYNC];
         args.extend(set.iter().flat_map(|set| ["--set", set]));
         let objects = objects(&render(&mode_file("replicated"), &args).await?)?;
         let node = |kind: &str| {
@@ -70,9 +72,10 @@ impl Pods {
         let mut pods = Vec::new();
         for host in &hosts {
             let folder = folder("pod")?;
-            for name in ["bin", "etc", "data"] {
+            for name in ["bin", "etc", "data", "secrets"] {
                 fs::create_dir(folder.join(name))?;
             }
+            fs::write(folder.join("secrets/password"), PASSWORD)?;
             for (name, text) in files.as_object().context("no files")? {
                 let text = text.as_str().context("no text")?;
                 // The script names the folder again.
@@ -91,7 +94,7 @@ impl Pods {
                 ("NODE_HOST", host.clone()),
                 ("NODE_HOSTS", hosts.join(" ")),
                 ("NODE_PASSWORD", NODE_PASSWORD.to_owned()),
-                ("REDIS_PASSWORD", PASSWORD.to_owned()),
+                ("SECRETS", folder.join("secrets").display().to_string()),
                 ("LOCAL", host.clone()),
                 ("REDIS_PORT", redis_port.to_string()),
                 ("SENTINEL_PORT", sentinel_port.to_string()),

@@ -4,9 +4,9 @@
 #   NODE_HOST      the name of this pod, which is one of them
 #   NODE_PASSWORD  the secret that the pods share
 #   DOWN_AFTER     seconds for which the master must be silent before it is replaced
-# redis.sh needs REDIS_PASSWORD and CONTROLLER_RULES besides: the password of the controller and the rules of its user, or no rules if the
-# password is that of the user default. A test sets addresses and folders as well.
-: "${LOCAL:=127.0.0.1}" "${REDIS_PORT:=6379}" "${SENTINEL_PORT:=26379}" "${DATA:=/data}"
+# redis.sh needs CONTROLLER_RULES besides, the rules of the controller's user; none, if its passwords are those of the user default. A test
+# sets addresses and folders as well.
+: "${LOCAL:=127.0.0.1}" "${REDIS_PORT:=6379}" "${SENTINEL_PORT:=26379}" "${DATA:=/data}" "${SECRETS:=/run/secrets/tenure-redis}"
 SERVICE=tenure
 # shellcheck disable=SC2034 # for the scripts
 QUORUM=2

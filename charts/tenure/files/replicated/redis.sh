@@ -21,12 +21,17 @@ set -eu
 ATTEMPTS=30
 trap 'exit 143' TERM INT
 
-for password in "$REDIS_PASSWORD" "$NODE_PASSWORD"; do
+# The passwords of the controller's user, as rules: the one in use, and the one before it for as long as both are valid.
+passwords=''
+for name in password previous-password; do
+  [ -e "$SECRETS/$name" ] || [ "$name" = password ] || continue
+  password=$(cat "$SECRETS/$name")
   case $password in
     ''|*[!\ -~]*|*[\"\\\ ]*)
-      echo 'the password must be of printable ASCII characters without space, " and backslash' >&2
+      echo "the key $name must be of printable ASCII characters without space, \" and backslash" >&2
       exit 1 ;;
   esac
+  passwords="$passwords \">$password\""
 done
 
 # The newest part of the append-only file, if there is one.
@@ -137,12 +142,12 @@ fi
 # The user default reads the append-only file, and leaves out effects of scripts that it may not have.
 if [ -n "$CONTROLLER_RULES" ]; then
   users="user default reset ~* &* +@all
-user tenure-controller reset on \">$REDIS_PASSWORD\" $CONTROLLER_RULES"
+user tenure-controller reset on $passwords $CONTROLLER_RULES"
 else
-  users="requirepass \"$REDIS_PASSWORD\""
+  users="user default reset on $passwords ~* &* +@all"
 fi
 
-# Passwords go in by standard input: they stand in no argument and in no file.
+# Passwords go in by standard input: they stand in no argument.
 redis-server - <<END &
 include $(dirname "$0")/redis.conf
 port $REDIS_PORT

@@ -174,23 +174,41 @@ async fn leases_and_waiters_outlive_the_stop_of_the_master() -> Result {
 
 #[tokio::test]
 async fn a_password_that_its_configuration_could_not_hold_is_refused() -> Result {
+    let pods = Pods::new("redis-server", &[]).await?;
+    let pod = &pods.nodes[0];
+    for name in ["password", "previous-password"] {
+        for password in ["", "two words", "quo\"te", "back\\slash", "pässword"] {
+            let path = pod.folder.join("secrets").join(name);
+            std::fs::write(&path, password)?;
+            let mut redis = pod.spawn("refused", &pod.containers[0]["command"])?;
+            let status = redis.wait(SOON).await?;
+            let refusal = format!("the key {name} must be of printable ASCII");
+            ensure!(
+                !status.success() && redis.log()?.contains(&refusal),
+                "{password:?}: {}",
+                redis.tail()
+            );
+            std::fs::write(&path, PASSWORD)?;
+        }
+    }
+    Ok(())
+}
+
+/// While a password is replaced, both are valid.
+#[tokio::test]
+async fn the_previous_password_is_valid_too() -> Result {
     let mut pods = Pods::new("redis-server", &[]).await?;
-    let pod = &mut pods.nodes[0];
-    for name in ["REDIS_PASSWORD", "NODE_PASSWORD"] {
-        let at = pod
-            .env
-            .iter()
-            .position(|(found, _)| found == name)
-            .context("no such variable")?;
-        let before = std::mem::replace(&mut pod.env[at].1, "two words".to_owned());
-        let mut redis = pod.spawn("refused", &pod.containers[0]["command"])?;
-        let status = redis.wait(SOON).await?;
-        ensure!(
-            !status.success() && redis.log()?.contains("the password must be of printable ASCII"),
-            "{}",
-            redis.tail()
-        );
-        pod.env[at].1 = before;
+    for pod in &pods.nodes {
+        std::fs::write(pod.folder.join("secrets/previous-password"), "before")?;
+    }
+    pods.start_all()?;
+    pods.ready().await?;
+    for password in [PASSWORD, "before"] {
+        let credentials = format!("tenure-controller:{password}@");
+        let mut connection = pods
+            .connection(&credentials, &pods.nodes[1].host, pods.redis_port)
+            .await?;
+        redis::cmd("PING").exec_async(&mut connection).await?;
     }
     Ok(())
 }
