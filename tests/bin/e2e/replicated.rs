@@ -54,6 +54,10 @@ impl E2e {
             held = self.fail(&held, turn, name, command).await?;
         }
         self.restart_all(&held).await?;
+        // Without a controller, its finalizer would stay.
+        self.cluster
+            .kubectl(&["delete", "lockpools", "--all", "--timeout=60s"])
+            .await?;
         let took = self.uninstall().await?;
         done(&format!("The release is gone after {took:.1} s."));
         Ok(())
