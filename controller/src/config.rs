@@ -51,6 +51,11 @@ pub(crate) struct Config {
     #[arg(long, env = "TENURE_REDIS_SECRET", value_name = "NAMESPACE/NAME", value_parser = secret, conflicts_with = "redis_password_file")]
     pub(crate) redis_secret: Option<(String, String)>,
 
+    /// Secret that gets a random password in the key node-password, as NAMESPACE/NAME: the servers of a replicated Redis share it. It is
+    /// written if it is missing, and never replaced
+    #[arg(long, env = "TENURE_REDIS_NODE_SECRET", value_name = "NAMESPACE/NAME", value_parser = secret)]
+    pub(crate) redis_node_secret: Option<(String, String)>,
+
     /// Secret that gets a certificate for Redis and the authority that has signed it, as NAMESPACE/NAME. The file of --redis-ca-file is
     /// written with that authority
     #[arg(
@@ -386,6 +391,10 @@ mod tests {
             (["--epoch-record", "tenure/a/b"], "such as tenure/tenure-epoch"),
             (["--installation", "tenure"], "such as tenure/tenure"),
             (["--redis-secret", "tenure-redis"], "such as tenure/tenure-redis"),
+            (
+                ["--redis-node-secret", "tenure-redis"],
+                "such as tenure/tenure-redis",
+            ),
             (
                 ["--redis-tls-secret", "tenure/a/b"],
                 "such as tenure/tenure-redis",

@@ -25,6 +25,7 @@ mod notes;
 mod probes;
 mod refusals;
 mod releases;
+mod replicated;
 mod scopes;
 mod tls;
 mod values;

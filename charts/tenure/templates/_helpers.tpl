@@ -93,7 +93,11 @@ capabilities:
 {{- end -}}
 
 {{- define "tenure.redis.url" -}}
+{{- if include "tenure.replicated" . -}}
+{{ include "tenure.replicated.url" . }}
+{{- else -}}
 {{ ternary "rediss" "redis" .Values.redis.tls.enabled }}://{{ include "tenure.redis.name" . }}.{{ .Release.Namespace }}.svc:6379
+{{- end -}}
 {{- end -}}
 
 {{/* The Secret with the key `password`. */}}

@@ -5,12 +5,14 @@
 //! |---|---|
 //! | [`password`] | the password of the controller's own Redis user: made, replaced on demand, and the same on all servers |
 //! | [`credentials`] | the credentials with which the controller connects |
+//! | [`node_password`] | the password that the servers of a replicated Redis share: made once |
 //! | [`certificate`] | the certificate of the server, with its authority: made and renewed |
 //! | [`followed`] | a Secret, as the watch delivers it, and its writes |
 
 mod certificate;
 pub(crate) mod credentials;
 mod followed;
+mod node_password;
 mod password;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -53,8 +55,15 @@ impl Bundled {
             let username = config.redis_username.as_deref();
             (follow(place), Arc::new(OwnPasswords::of(username)))
         });
-        if let Some(place) = &config.redis_tls_secret {
-            let secret = follow(place);
+        let nodes = config.redis_node_secret.as_ref().map(&mut follow);
+        let certificate = config
+            .redis_tls_secret
+            .as_ref()
+            .map(|place| (place, follow(place)));
+        if let Some(secret) = nodes {
+            background.spawn(node_password::keep(secret, health.clone(), stop.clone()));
+        }
+        if let Some((place, secret)) = certificate {
             let file = config.redis_ca_file.clone().unwrap_or_default();
             let certificates =
                 Certificates::new(secret, file.clone(), config.redis_tls_names.clone(), health);

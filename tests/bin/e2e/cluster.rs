@@ -100,8 +100,11 @@ impl Cluster {
         // helm logs this when it ends its own watches at the end of a wait.
         let of_a_watch =
             |line: &str| line.contains("watch ended with error") && line.contains("context canceled");
-        let is_warning =
-            |line: &&str| (line.contains("Warning:") && !of_a_watch(line)) || line.contains("level=WARN");
+        // kubectl prints this with each `--force`.
+        let of_force = |line: &str| line.contains("Warning: Immediate deletion does not wait");
+        let is_warning = |line: &&str| {
+            (line.contains("Warning:") && !of_a_watch(line) && !of_force(line)) || line.contains("level=WARN")
+        };
         if let Some(warning) = log.lines().find(is_warning) {
             bail!("{what}: {warning}");
         }
@@ -118,6 +121,14 @@ impl Cluster {
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["logs", "deployment/tenure-controller", "--tail=40"],
             &["logs", "tenure-redis-0", "--tail=40"],
+            &[
+                "logs",
+                "-l",
+                "app.kubernetes.io/component=redis",
+                "--all-containers",
+                "--prefix",
+                "--tail=30",
+            ],
             &["logs", "tenure-test"],
             &["logs", "-l", "job-name", "--prefix", "--tail=20"],
         ] {

@@ -1,7 +1,7 @@
 //! `make e2e`: the chart on a real cluster, from `helm install` to the end of the definitions. The steps are in this file;
 //! [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be, [`upgrades`] has
-//! the steps that end in failures, or need a hand, [`first_lease`] the way of a user, and [`secrets`] the password and the
-//! certificate of Redis.
+//! the steps that end in failures, or need a hand, [`first_lease`] the way of a user, [`secrets`] the password and the
+//! certificate of Redis, and [`replicated`] the steps with three pods of Redis.
 //!
 //! The cluster is the one that KUBECONFIG names; it must not have Tenure, and the images must be there. On kind:
 //!
@@ -13,7 +13,8 @@
 //!
 //! If kubectl and helm work only in a certain environment, such as a network namespace, `--prefix` is the command that
 //! leads there. If no image can be pulled, `--redis-image` names an image that was loaded. If no volumes are provisioned,
-//! `--volume` names a folder of the node that belongs to the user 999. `.ci/e2e` does all of that.
+//! `--volume` names a folder of the node that belongs to the user 999, and has such folders `node-0` to `node-2`. `.ci/e2e` does all of
+//! that. `--only` runs one part of the steps.
 //!
 //! At the end the cluster is as it was. After a failure everything stays, to be looked at.
 
@@ -22,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde_json::Value;
 use tenure_tests::{Context, Result, ensure, eventually};
 
@@ -35,6 +36,7 @@ mod cluster;
 mod first_lease;
 mod guard;
 mod objects;
+mod replicated;
 mod secrets;
 mod upgrades;
 
@@ -55,9 +57,21 @@ struct Args {
     /// The image for Redis, with its tag; the chart's default if absent
     #[arg(long, env = "TENURE_E2E_REDIS_IMAGE", value_name = "NAME:TAG")]
     redis_image: Option<String>,
-    /// A folder of the node that belongs to the user 999, for a cluster that provisions no volumes
+    /// A folder of the node that belongs to the user 999, with folders node-0 to node-2, for a cluster that provisions no volumes
     #[arg(long, env = "TENURE_E2E_VOLUME", value_name = "FOLDER")]
     volume: Option<PathBuf>,
+    /// Run one part of the steps only
+    #[arg(long, value_enum, value_name = "PART")]
+    only: Option<Part>,
+}
+
+/// A part of the steps.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Part {
+    /// One pod of Redis, and another Redis
+    Standalone,
+    /// Three pods of Redis
+    Replicated,
 }
 
 #[tokio::main]
@@ -78,6 +92,7 @@ async fn main() -> Result {
 struct E2e {
     redis_image: Option<String>,
     volume: Option<PathBuf>,
+    only: Option<Part>,
     cluster: Cluster,
 }
 
@@ -93,6 +108,7 @@ impl E2e {
         Ok(Self {
             redis_image: args.redis_image,
             volume: args.volume,
+            only: args.only,
             cluster: Cluster::new(args.prefix)?,
         })
     }
@@ -108,6 +124,17 @@ impl E2e {
              the definitions (kubectl delete crd {}) and the namespace {NAMESPACE}",
             DEFINITIONS.join(" ")
         );
+        self.cluster.apply(&objects::namespace()).await?;
+        if self.only != Some(Part::Replicated) {
+            self.with_one_pod().await?;
+        }
+        if self.only != Some(Part::Standalone) {
+            self.replicate().await?;
+        }
+        self.clean_up().await
+    }
+
+    async fn with_one_pod(&self) -> Result {
         self.install_and_test().await?;
         guard::password(&self.cluster).await?;
         guard::roles(&self.cluster).await?;
@@ -132,7 +159,6 @@ impl E2e {
         say(
             "1. Install on an empty cluster, into a namespace that enforces the standard `restricted`, and test.",
         );
-        self.cluster.apply(&objects::namespace()).await?;
         if let Some(path) = &self.volume {
             self.cluster.apply(&objects::volume(path)).await?;
         }
@@ -529,7 +555,8 @@ impl E2e {
             .kubectl_everywhere(&["delete", "namespace", NAMESPACE, "--timeout=120s"])
             .await?;
         if self.volume.is_some() {
-            let delete = ["delete", "persistentvolume", NAMESPACE, "--timeout=60s"];
+            let volumes = "persistentvolumes";
+            let delete = ["delete", volumes, "-l", objects::VOLUMES, "--timeout=60s"];
             self.cluster.kubectl_everywhere(&delete).await?;
         }
         Ok(())

@@ -12,6 +12,8 @@ pub(crate) const APPLICATION: &str = "tenure-e2e-application";
 pub(crate) const POOL: &str = "licence";
 /// Length of a lease, and the time for which nothing new is granted after a restart of Redis.
 pub(crate) const LEASE_SECONDS: u64 = 15;
+/// The selector of our volumes.
+pub(crate) const VOLUMES: &str = "app=tenure-e2e";
 /// The password of [`other_redis`].
 pub(crate) const OTHER_PASSWORD: &str = "sesame";
 
@@ -27,12 +29,25 @@ pub(crate) fn namespace() -> Value {
 
 /// The volume for the chart's Redis.
 pub(crate) fn volume(path: &Path) -> Value {
+    claimed(NAMESPACE, path, "data-tenure-redis-0")
+}
+
+/// The volume for one of three pods of Redis.
+pub(crate) fn volume_of_node(path: &Path, number: u32) -> Value {
+    let (name, claim) = (
+        format!("{NAMESPACE}-{number}"),
+        format!("data-tenure-redis-node-{number}"),
+    );
+    claimed(&name, &path.join(format!("node-{number}")), &claim)
+}
+
+fn claimed(name: &str, path: &Path, claim: &str) -> Value {
     json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": NAMESPACE},
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "labels": {"app": NAMESPACE}},
         "spec": {
             "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
             "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": path, "type": "Directory"},
-            "claimRef": {"namespace": NAMESPACE, "name": "data-tenure-redis-0"},
+            "claimRef": {"namespace": NAMESPACE, "name": claim},
         },
     })
 }

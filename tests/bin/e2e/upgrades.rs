@@ -123,7 +123,7 @@ impl E2e {
     }
 
     /// Names of the controllers that are ready.
-    async fn ready_controllers(&self) -> Result<String> {
+    pub(crate) async fn ready_controllers(&self) -> Result<String> {
         let ready = "jsonpath={.items[?(@.status.containerStatuses[0].ready==true)].metadata.name}";
         self.controllers(ready).await
     }

@@ -105,6 +105,14 @@ async fn a_value_of_another_type_is_refused_with_a_message_that_names_both() -> 
             "at '/redis/appendFsync': value must be one of 'everysec', 'always'",
         ),
         (
+            "redis.mode=cluster",
+            "at '/redis/mode': value must be one of 'standalone', 'replicated'",
+        ),
+        (
+            "redis.replicated.downAfterSeconds=4",
+            "at '/redis/replicated/downAfterSeconds': minimum: got 4, want 5",
+        ),
+        (
             "redis.networkPolicy.clients=Some",
             "value must be one of 'Labelled', 'All'",
         ),
@@ -168,6 +176,10 @@ async fn a_bad_text_is_refused_with_a_message_that_names_it_and_the_fix() -> Res
         (
             "controller.resources.limits.cpu=1 core",
             "controller.resources.limits.cpu is \"1 core\": write a quantity",
+        ),
+        (
+            "redis.replicated.sentinel.resources.limits.cpu=1 core",
+            "redis.replicated.sentinel.resources.limits.cpu is \"1 core\": write a quantity",
         ),
         (
             "redis.auth.existingSecret=My_Secret",
@@ -268,6 +280,10 @@ async fn values_that_do_not_go_together_are_refused() -> Result {
         (
             "externalRedis.tls.certKey=tls.crt",
             "a certificate and its private key go together",
+        ),
+        (
+            "redis.mode=replicated,redis.enabled=false,externalRedis.existingSecret=mine",
+            "redis.mode is replicated, but redis.enabled is false",
         ),
         (
             "serviceAccount.create=false",

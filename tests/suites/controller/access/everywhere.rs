@@ -72,6 +72,28 @@ async fn a_replica_that_is_promoted_lets_the_holders_of_a_namespace_in() -> Resu
     Ok(())
 }
 
+/// Users are neither replicated nor kept, so that a server that starts again has none.
+#[tokio::test]
+async fn a_replica_that_was_made_anew_gets_the_users_and_so_does_an_old_master() -> Result {
+    let builder = Sentinel::builder().down_after(Duration::from_millis(500));
+    let sentinel = builder.start().await?;
+    let url = sentinel.url();
+    let mut world = World::at("access-anew", sentinel, url, 1, &[]).await?;
+    let namespace = world.namespaces[0].clone();
+    let secret = world.grant(&namespace).await?;
+    all_have_it(&secret, [world.redis.server(0), world.redis.server(1)]).await?;
+    world.redis.kill9(1)?;
+    world.redis.start_again(1).await?;
+    world.redis.demoted(1).await?;
+    all_have_it(&secret, [world.redis.server(0), world.redis.server(1)]).await?;
+    world.redis.replicated().await?;
+    world.redis.kill9(0)?;
+    world.redis.promoted(0).await?;
+    world.redis.start_again(0).await?;
+    world.redis.demoted(0).await?;
+    all_have_it(&secret, [world.redis.server(0), world.redis.server(1)]).await
+}
+
 /// The dead shard shows as a remark, and the others have the users.
 #[tokio::test]
 async fn a_dead_shard_does_not_make_the_controller_unready() -> Result {
