@@ -52,7 +52,7 @@
 //! | core | `namespaces` | `list`, `watch` |
 //! | core | `secrets`, of the name tenure-access | `list`, `watch`, `create`, `patch`, `delete` |
 //!
-//! Of the Secrets of `--redis-secret` and `--redis-tls-secret`, in their namespace:
+//! Of the Secrets of `--redis-secret`, `--redis-node-secret` and `--redis-tls-secret`, in their namespace:
 //!
 //! | group | resources | verbs |
 //! |---|---|---|

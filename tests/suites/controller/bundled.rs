@@ -309,3 +309,38 @@ async fn a_password_that_redis_does_not_take_keeps_the_controller_from_being_rea
         .await?;
     ready(&controller).await
 }
+
+#[tokio::test]
+async fn the_servers_get_a_password_of_their_own_once() -> Result {
+    const NODE: &str = "tenure-redis-node";
+    let (world, port) = (World::new("nodes").await?, free_port()?);
+    world.kubectl(&["create", "secret", "generic", NODE]).await?;
+    let place = format!("{}/{NODE}", world.namespace);
+    let args = ["--redis-node-secret", &place];
+    let shown = async || -> Result<String> {
+        let path = "jsonpath={.data.node-password}";
+        world.kubectl(&["get", "secret", NODE, "--output", path]).await
+    };
+    let _both = [
+        world.controller(port, &args).await?,
+        world.controller(port, &args).await?,
+    ];
+    let first = eventually("a password", SOON, async || {
+        let shown = shown().await?;
+        ensure!(
+            shown.len() == 88,
+            "64 digits have 88 characters in base64: {shown}"
+        );
+        Ok(shown)
+    })
+    .await?;
+    let third = world.controller(port, &args).await?;
+    eventually("the third controller to have seen it", SOON, async || {
+        let (_, body) = third.get("/readyz?verbose").await?;
+        ensure!(body.contains("\"redis node password\":{\"ok\":true"), "{body}");
+        Ok(())
+    })
+    .await?;
+    ensure!(shown().await? == first, "it was replaced");
+    Ok(())
+}
