@@ -151,8 +151,7 @@ impl E2e {
         let fourth = self.install_again(&third).await?;
         self.delete_definitions(&fourth).await?;
         self.use_another_redis().await?;
-        self.use_tls().await?;
-        self.clean_up().await
+        self.use_tls().await
     }
 
     async fn install_and_test(&self) -> Result {

@@ -23,7 +23,7 @@ const LOCK: [&str; 4] = ["lock", "kept", "--lease-ms", "120000"];
 
 impl E2e {
     pub(crate) async fn replicate(&self) -> Result {
-        say("14. Install with three pods of Redis and a Sentinel in each, and test.");
+        say("16. Install with three pods of Redis and a Sentinel in each, and test.");
         let started = Instant::now();
         if let Some(path) = &self.volume {
             for number in 0..3 {
@@ -41,7 +41,7 @@ impl E2e {
         self.cluster.apply(&objects::job("turn-0", &LICENCE)).await?;
         let mut held = self.granted_to("turn-0").await?;
 
-        say("15. The master fails in each way, with a holder and a waiter.");
+        say("17. The master fails in each way, with a holder and a waiter.");
         let stop: &[&str] = &["delete", "pod", "MASTER", "--wait=false"];
         let force: &[&str] = &["delete", "pod", "MASTER", "--force", "--grace-period=0"];
         let kill: &[&str] = &["exec", "MASTER", "-c", "redis", "--", "sh", "-c", KILL];
