@@ -132,9 +132,7 @@ impl<'a, K: Declared> Applier<'a, K> {
             }
             Step::Publish(event) => self.publish(&event).await,
             Step::Forget => {
-                context.tracker.forget(&self.name);
-                context.holders.forget(&self.name);
-                context.epochs.forget(&self.name);
+                context.forget(&self.name);
             }
         }
         Ok(())
@@ -145,7 +143,13 @@ impl<'a, K: Declared> Applier<'a, K> {
         let names_installation = report.common.controller.is_some();
         let is_counted = status::is_churn(&facts.report, &report);
         let replaced = self.resource_version.clone();
-        let report = self.write_status(report).await?;
+        let report = match self.write_status(report).await {
+            Err(failure) if names_installation && failure.is_of_old_definitions() => {
+                self.context.installations.recorded(None);
+                return Err(failure);
+            }
+            written => written?,
+        };
         let version = self.resource_version.clone();
         self.context
             .tracker
@@ -154,7 +158,7 @@ impl<'a, K: Declared> Applier<'a, K> {
         if names_installation {
             let recorded = facts.report.common.controller.as_deref();
             self.context.installations.recorded(recorded);
-            facts.installation = self.context.installations.own().map(str::to_owned);
+            facts.recorded_as = self.context.installations.recorded_as().map(str::to_owned);
         }
         Ok(())
     }
@@ -210,12 +214,16 @@ impl<'a, K: Declared> Applier<'a, K> {
     ) -> Result<(), Failure> {
         let (epochs, adopts) = (&self.context.epochs, plan.adopts);
         // The answer of Redis may be lost.
-        epochs.report_later(&self.name, Unreported { adopts });
-        if let Err(failure) = self.declare(facts, plan, life, declaration).await {
-            if failure.is_outdated() {
-                epochs.undo(&self.name, before);
+        let unreported = |recovers| Unreported { recovers, adopts };
+        epochs.report_later(&self.name, unreported(true));
+        match self.declare(facts, plan, life, declaration).await {
+            Ok(recovers) => epochs.report_later(&self.name, unreported(recovers)),
+            Err(failure) => {
+                if failure.is_outdated() {
+                    epochs.undo(&self.name, before);
+                }
+                return Err(failure);
             }
-            return Err(failure);
         }
         facts.waits = Some(STATUSES_AFTER);
         Ok(())
@@ -236,15 +244,15 @@ impl<'a, K: Declared> Applier<'a, K> {
         Ok(())
     }
 
-    /// Declares the object. The event of a recovery comes with its status, and a first declaration has none: the condition `Ready` has its
-    /// time.
+    /// Declares the object, and returns whether it recovers. The event of a recovery comes with its status, and a first declaration has
+    /// none: the condition `Ready` has its time.
     async fn declare(
         &self,
         facts: &mut Facts,
         plan: control::Plan,
         life: &Life,
         declaration: &Declaration,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         self.reachable()?;
         let context = self.context;
         let recovers = context.control.declare_in(life, &self.name, declaration).await?;
@@ -257,7 +265,7 @@ impl<'a, K: Declared> Applier<'a, K> {
             .get_or_create(&OfKind::of::<K>())
             .inc();
         tracing::info!(object = %self.name, recovers, floor = plan.floor, "declared");
-        Ok(())
+        Ok(recovers)
     }
 
     async fn observe(&mut self, facts: &mut Facts) -> Result<(), Failure> {
@@ -276,7 +284,9 @@ impl<'a, K: Declared> Applier<'a, K> {
             let digest = snapshot.digest.as_deref();
             facts.in_force_for = tracker.in_force_for(&self.name, digest, floor, Instant::now());
         }
-        if withdrawal::is_lost(facts, &seen) {
+        // What Redis knows may end before a lease that it does not know.
+        let was_lost = facts.desired.deleted_at.is_some() && tracker.is_lost(&self.name);
+        if was_lost || withdrawal::is_lost(facts, &seen) {
             facts.lost_for = Some(tracker.lost_for(&self.name, Instant::now()));
         }
         facts.seen = Some(seen);

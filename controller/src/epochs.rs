@@ -106,6 +106,8 @@ struct State {
 /// The part of a declaration that the next status of the object reports.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Unreported {
+    /// The object recovers from a loss of data.
+    pub(crate) recovers: bool,
     /// First users may have got longer leases than the status shows: see [`Plan::adopts`].
     pub(crate) adopts: bool,
 }

@@ -68,15 +68,28 @@ impl Failure {
         matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.code == 403 && says(&status.message)))
     }
 
+    /// Returns whether the definitions lack a field of a status. The API server refuses it in a server-side apply, with a 500.
+    pub(crate) fn is_of_old_definitions(&self) -> bool {
+        matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if is_of_old_definitions(status)))
+    }
+
     /// Returns whether the custom resource is gone.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.is_not_found()))
     }
 }
 
+fn is_of_old_definitions(status: &Status) -> bool {
+    status.code == 500 && status.message.contains("field not declared in schema")
+}
+
 /// Describes an error of a call to the API server, by the message of the API server where it has answered.
 pub(crate) fn describe(error: &kube::Error) -> String {
     match error {
+        kube::Error::Api(status) if is_of_old_definitions(status) => format!(
+            "{}; the custom resource definitions are older than the controller: apply crds/yaml of its version",
+            status.message.trim()
+        ),
         kube::Error::Api(status) => match (status.message.trim(), status.reason.trim()) {
             ("", "") => format!("it answers {}", status.code),
             ("", reason) => reason.to_owned(),

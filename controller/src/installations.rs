@@ -65,8 +65,13 @@ impl Installations {
         }
     }
 
-    /// The installation that is recorded in the objects of this controller.
+    /// The installation of this controller.
     pub(crate) fn own(&self) -> Option<&str> {
+        self.own.as_deref()
+    }
+
+    /// The installation that is recorded in the objects of this controller. `None`: the definitions lack the field.
+    pub(crate) fn recorded_as(&self) -> Option<&str> {
         let is_supported = !self.unsupported.load(Ordering::Relaxed);
         self.own.as_deref().filter(|_| is_supported)
     }

@@ -8,7 +8,7 @@ use kube::{
     Client,
     runtime::{controller::Action, events::Recorder},
 };
-use tenure::Control;
+use tenure::{Control, ObjectRef};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -44,6 +44,15 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     pub(crate) key_prefix: String,
+}
+
+impl Context {
+    /// Forgets an object that is gone.
+    pub(crate) fn forget(&self, object: &ObjectRef) {
+        self.tracker.forget(object);
+        self.holders.forget(object);
+        self.epochs.forget(object);
+    }
 }
 
 /// One reconciliation.
@@ -89,6 +98,7 @@ async fn reconcile_now<K: Declared>(
     );
     facts.asked_for = asked_for;
     facts.installation = context.installations.own().map(str::to_owned);
+    facts.recorded_as = context.installations.recorded_as().map(str::to_owned);
     facts.status_waits = context.tracker.status_waits(&name, version, started);
     let mut applier = Applier::new(&context, &*object, &name);
     context.epochs.written(&name, facts.report.common.fencing_floor);

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tenure::{Error, Kind, ObjectRef, control::Server};
+use tokio::time::Instant;
 
 use crate::{http::Health, reconcile::Context};
 
@@ -19,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub(crate) async fn follow(context: Arc<Context>, health: Arc<Health>) -> &'static str {
     let (control, metrics) = (&context.control, &context.metrics);
     let probe = ObjectRef::new(Kind::Semaphore, "default", "tenure-readyz").ok();
-    let mut refusal = None;
+    let (mut refusal, mut next_look) = (None, Instant::now() + LOOK_EVERY);
     loop {
         let server = control.server();
         let (is_well, message) = verdict(&server, refusal.as_ref());
@@ -35,10 +36,12 @@ pub(crate) async fn follow(context: Arc<Context>, health: Arc<Health>) -> &'stat
                 "Redis refuses to let the controller work, trying on"
             );
         }
-        let changed = tokio::time::timeout(LOOK_EVERY, control.server_changed(&server)).await;
-        if changed.is_err()
+        // A state that keeps changing, as in a cluster with a master that fails now and then, does not keep it from looking.
+        let _ = tokio::time::timeout_at(next_look, control.server_changed(&server)).await;
+        if Instant::now() >= next_look
             && let Some(probe) = &probe
         {
+            next_look = Instant::now() + LOOK_EVERY;
             // An error of the connection is in its state.
             let outcome = control.look(probe, 0).await;
             refusal = outcome.err().filter(|error| !error.is_unreachable());

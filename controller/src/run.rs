@@ -233,6 +233,15 @@ fn context(config: &Config, client: &Client, control: &tenure::Control, metrics:
     })
 }
 
+/// Forgets an object that is gone: of several controllers, one has removed its finalizer.
+fn forget_deleted<K: Declared>(context: &Context, event: &watcher::Event<K>) {
+    if let watcher::Event::Delete(object) = event
+        && let Ok(name) = object.declares()
+    {
+        context.forget(&name);
+    }
+}
+
 /// The tasks of one scope: a namespace, or all of them.
 #[derive(Clone)]
 struct Part {
@@ -302,6 +311,7 @@ impl Part {
         triggers: BoxStream<'static, reflector::ObjectRef<K>>,
         check: Arc<WatchCheck>,
     ) {
+        let context = self.context.clone();
         let config = watcher::Config::default()
             .timeout(WATCH_SECONDS)
             .page_size(OBJECTS_A_PAGE);
@@ -310,7 +320,10 @@ impl Part {
             .modify(kinds::strip)
             .reflect(writer)
             .inspect(move |event| match event {
-                Ok(event) => check.delivered(event),
+                Ok(event) => {
+                    check.delivered(event);
+                    forget_deleted(&context, event);
+                }
                 Err(error) => check.broke(error),
             })
             .applied_objects()

@@ -183,6 +183,13 @@ impl ObjectTracker {
         now.saturating_duration_since(*entry.lost_since.get_or_insert(now))
     }
 
+    /// Returns whether Redis was known to have lost the object while it was being deleted.
+    pub(crate) fn is_lost(&self, object: &ObjectRef) -> bool {
+        lock(&self.0)
+            .get(object)
+            .is_some_and(|entry| entry.lost_since.is_some())
+    }
+
     /// Notes that the object is left to another installation; returns whether that is news.
     pub(crate) fn left_to(&self, object: &ObjectRef, other: &str) -> bool {
         let mut entries = lock(&self.0);

@@ -16,6 +16,7 @@ use crate::{
     failure::{Failure, bounded},
     http::Health,
     run::WATCH_SECONDS,
+    watching::{self, WatchCheck, with_probe},
 };
 
 /// The Secret is looked at again at least this often: time passes, and Redis may have lost a password.
@@ -72,7 +73,12 @@ impl Followed {
         fields.metadata.resource_version = found.resource_version();
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patched = bounded(self.api.patch(&self.name, &params, &Patch::Apply(fields))).await?;
-        self.written.send_replace(Some(Some(Arc::new(patched))));
+        self.written.send_if_modified(|known| {
+            // A write that has changed nothing is no reason to look again at once.
+            let is_new = patched.resource_version() != found.resource_version();
+            *known = Some(Some(Arc::new(patched)));
+            is_new
+        });
         Ok(())
     }
 }
@@ -83,30 +89,30 @@ async fn follow(
     seen: watch::Sender<Known>,
     health: Arc<Health>,
 ) -> &'static str {
-    let check = format!("watch secret {name}");
-    health.bad(&check, "the first list has not come yet");
+    let check = WatchCheck::new(&health, format!("watch secret {name}"), "secrets");
     // The name stands in the request, so that a role may be bound to it.
-    let config = watcher::Config::default()
-        .fields(&format!("metadata.name={name}"))
-        .timeout(WATCH_SECONDS);
-    let mut events = watcher(api, config).default_backoff().boxed();
-    let mut listed = None;
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(watcher::Event::Init) => listed = None,
-            Ok(watcher::Event::InitApply(secret)) => listed = Some(Arc::new(secret)),
-            Ok(watcher::Event::InitDone) => {
-                health.good(&check);
-                seen.send_replace(Some(listed.take()));
+    let fields = format!("metadata.name={name}");
+    let config = watcher::Config::default().fields(&fields).timeout(WATCH_SECONDS);
+    let mut events = watcher(api.clone(), config)
+        .backoff(watching::Backoff::default())
+        .boxed();
+    let following = async {
+        let mut listed = None;
+        while let Some(event) = events.next().await {
+            match &event {
+                Ok(event) => check.delivered(event),
+                Err(error) => check.broke(error),
             }
-            Ok(watcher::Event::Apply(secret)) => drop(seen.send_replace(Some(Some(Arc::new(secret))))),
-            Ok(watcher::Event::Delete(_)) => drop(seen.send_replace(Some(None))),
-            Err(error) => {
-                if health.bad(&check, &error.to_string()) {
-                    tracing::warn!(%error, check, "the watch broke, trying on");
-                }
+            match event {
+                Ok(watcher::Event::Init) => listed = None,
+                Ok(watcher::Event::InitApply(secret)) => listed = Some(Arc::new(secret)),
+                Ok(watcher::Event::InitDone) => drop(seen.send_replace(Some(listed.take()))),
+                Ok(watcher::Event::Apply(secret)) => drop(seen.send_replace(Some(Some(Arc::new(secret))))),
+                Ok(watcher::Event::Delete(_)) => drop(seen.send_replace(Some(None))),
+                Err(_) => {}
             }
         }
-    }
+    };
+    with_probe(following, check.probe(api, Some(&fields))).await;
     "the watch of a Secret"
 }

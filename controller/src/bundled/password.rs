@@ -276,7 +276,8 @@ impl OwnPassword {
                         tracing::info!(secret = shown, "wrote the password for Redis");
                         self.passwords.set(passwords);
                         self.draft = None;
-                        Ok(Some(Instant::now()))
+                        // The Secret as it is written now is looked at next.
+                        Ok(None)
                     }
                     // Another controller was faster, or the watch lags behind.
                     Err(failure) if failure.is_outdated() => Ok(None),

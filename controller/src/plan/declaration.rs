@@ -69,7 +69,7 @@ fn steps_of_declaration(facts: &Facts, seen: &Observation) -> Option<Vec<Step>> 
     report.common.fencing_floor = Some(plan.floor);
     report.common.fencing_floor_time = Some(whole_seconds(facts.started));
     report.common.lease_duration_seconds = Some(longest_lease);
-    if let Some(own) = &facts.installation {
+    if let Some(own) = &facts.recorded_as {
         report.common.controller = Some(own.clone());
     }
     let declaration = Declaration {

@@ -59,8 +59,10 @@ pub(crate) struct Facts {
     pub(crate) limits: withdrawal::Limits,
     /// The prefix of all keys in Redis.
     pub(crate) key_prefix: String,
-    /// The installation of this controller, if it records one.
+    /// The installation of this controller.
     pub(crate) installation: Option<String>,
+    /// The installation that statuses get. `None`: the definitions lack the field.
+    pub(crate) recorded_as: Option<String>,
     /// The result of [`Step::FindOwner`].
     pub(crate) owner: Option<Owner>,
     /// The time of the first failure since the last success.
@@ -185,6 +187,7 @@ impl Facts {
             limits,
             key_prefix: key_prefix.to_owned(),
             installation: None,
+            recorded_as: None,
             owner: None,
             failing_since,
             status_waits: None,

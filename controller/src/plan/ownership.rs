@@ -28,7 +28,7 @@ pub(super) fn of_another(facts: &Facts) -> Option<Plan> {
     let Some(owner) = &facts.owner else {
         return Some(Plan::unfinished(vec![Step::FindOwner(other.clone())]));
     };
-    if let (Owner::Gone, Some(own)) = (owner, &facts.installation) {
+    if let (Owner::Gone, Some(own)) = (owner, &facts.recorded_as) {
         let event = ObjectEvent::TakenOver { from: other.clone() };
         let steps = vec![recorded(facts, own), Step::Publish(event)];
         return Some(Plan::unfinished(steps));
@@ -49,7 +49,7 @@ pub(super) fn of_another(facts: &Facts) -> Option<Plan> {
 
 /// Returns the step that records this installation in the status of an object that was declared before, and names none.
 pub(super) fn claim(facts: &Facts) -> Option<Step> {
-    let own = facts.installation.as_ref()?;
+    let own = facts.recorded_as.as_ref()?;
     let common = &facts.report.common;
     let is_declared = common.fencing_floor.is_some();
     (is_declared && common.controller.is_none()).then(|| recorded(facts, own))
@@ -69,6 +69,7 @@ mod tests {
     fn named(own: Option<&str>, controller: Option<&str>) -> Facts {
         let mut facts = facts(Some(100));
         facts.installation = own.map(str::to_owned);
+        facts.recorded_as.clone_from(&facts.installation);
         facts.report.common.controller = controller.map(str::to_owned);
         facts
     }

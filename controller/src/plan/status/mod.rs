@@ -64,7 +64,12 @@ pub(super) fn steps(facts: &Facts, outcome: Outcome<'_>) -> Vec<Step> {
     if fresh == *previous {
         return Vec::new();
     }
-    let event = event(previous, &fresh);
+    // The recovery of an object with a short lease may be over when its status is written.
+    let has_recovered = facts
+        .ahead
+        .unreported
+        .is_some_and(|unreported| unreported.recovers);
+    let event = event(previous, &fresh).or_else(|| has_recovered.then_some(ObjectEvent::Recovering));
     let mut steps = vec![Step::WriteStatus(Box::new(fresh))];
     steps.extend(event.map(Step::Publish));
     steps
