@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tenure_crds::Semaphore;
-use tenure_tests::{Context, Redis, Result, ensure, eventually};
+use tenure_tests::{Context, ControlPlane, Controller, Redis, Result, ensure, eventually};
 
 use super::support::{SOON, Watched, World, expect, metric, version};
 
@@ -129,5 +129,68 @@ async fn an_object_without_an_installation_gets_one_with_one_write() -> Result {
     .await?;
     let now = world.api::<Semaphore>().get("calls").await?;
     ensure!(version(&now) == version(&recorded), "written: {:?}", now.status);
+    Ok(())
+}
+
+/// As in an upgrade with `crds.install=false`: an object was declared by a controller that records nothing, and the definitions lack the
+/// field.
+#[tokio::test]
+async fn definitions_that_lack_the_field_stop_nothing() -> Result {
+    const NAMESPACE: &str = "default";
+    let (plane, redis) = (
+        ControlPlane::start_without_definitions().await?,
+        Redis::start().await?,
+    );
+    plane.install_definitions().await?;
+    for name in ["lockpools", "semaphores"] {
+        let field = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/controller";
+        let patch = format!(r#"[{{"op":"remove","path":"{field}"}}]"#);
+        let definition = format!("{name}.tenure.dev");
+        plane
+            .kubectl(&["patch", "crd", &definition, "--type=json", "--patch", &patch])
+            .await?;
+    }
+    plane
+        .apply(
+            "apiVersion: tenure.dev/v1alpha1\nkind: Semaphore\nmetadata: {name: calls}\n\
+             spec: {permits: 1, leaseDurationSeconds: 1}\n",
+        )
+        .await?;
+    let ready = [
+        "wait",
+        "--for=condition=Ready",
+        "--timeout=30s",
+        "semaphore/calls",
+    ];
+    let mut before = Controller::start(&plane, &redis.url(), &[NAMESPACE]).await?;
+    plane.kubectl(&ready).await?;
+    before.terminate().await?;
+
+    let url = redis.url();
+    let args = ["--redis-url", &url, "--watch-namespaces", NAMESPACE];
+    let args = [&args[..], &["--epoch-record", "default/tenure-epoch"]].concat();
+    let controller = Controller::start_with(&plane, &args).await?;
+    eventually("the old definitions to be logged", SOON, async || {
+        let log = controller.logs()?;
+        ensure!(log.contains("are older than the controller"), "{log}");
+        Ok(())
+    })
+    .await?;
+    redis.cli(&["FLUSHALL"]).await?;
+    let client = tenure::Client::builder(redis.url())
+        .namespace(NAMESPACE)
+        .connect()
+        .await?;
+    let semaphore = client.semaphore("calls")?;
+    eventually("a grant after the loss", SOON, async || {
+        let permit = semaphore.acquire_timeout(Duration::from_secs(5)).await?;
+        permit.context("it is held")?.release().await?;
+        Ok(())
+    })
+    .await?;
+    plane
+        .kubectl(&["delete", "semaphore", "calls", "--timeout=20s"])
+        .await
+        .with_context(|| controller.logs().unwrap_or_default())?;
     Ok(())
 }
