@@ -64,6 +64,15 @@ impl Failure {
         Self::new(Code::Usage, message)
     }
 
+    /// The same, with another code where the object was not granted.
+    pub(crate) fn on_conflict(self, code: Option<u8>) -> Self {
+        let is_conflict = [Code::Busy as u8, Code::Timeout as u8].contains(&self.code);
+        Self {
+            code: code.filter(|_| is_conflict).unwrap_or(self.code),
+            ..self
+        }
+    }
+
     /// Ended by a signal, as a shell reports it.
     pub(crate) fn signal(number: i32) -> Self {
         Self {

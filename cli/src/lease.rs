@@ -131,8 +131,9 @@ pub(crate) async fn acquire(connection: &Connection, args: Acquire) -> Result<u8
 }
 
 pub(crate) async fn renew(connection: &Connection, args: Renew) -> Result<u8, Failure> {
-    let (object, secret) = args.known.read()?;
+    let (object, secret, namespace) = args.known.read()?;
     let client = connection.connect(None).await?;
+    check_namespace(&client, &object, namespace.as_deref())?;
     let held = adopt(&client, &object, &secret).await?;
     detach(&client, held, &object, args.known.lease_file.as_deref()).await
 }
@@ -141,8 +142,9 @@ pub(crate) async fn release(connection: &Connection, args: Release) -> Result<u8
     if args.force {
         return take(connection, &args).await;
     }
-    let (object, secret) = args.known.read()?;
+    let (object, secret, namespace) = args.known.read()?;
     let client = connection.connect(None).await?;
+    check_namespace(&client, &object, namespace.as_deref())?;
     let held = adopt(&client, &object, &secret).await?;
     held.lease.release().await?;
     Ok(0)
@@ -204,9 +206,10 @@ async fn adopt(client: &Client, object: &Object, secret: &str) -> Result<Held, F
 }
 
 impl Known {
-    fn read(&self) -> Result<(Object, String), Failure> {
-        let (object, secret) = match (&self.lease, &self.lease_file) {
-            (Some(secret), _) => (None, secret.clone()),
+    /// The object, the secret of the lease, and the namespace that the file names.
+    fn read(&self) -> Result<(Object, String, Option<String>), Failure> {
+        let (object, secret, namespace) = match (&self.lease, &self.lease_file) {
+            (Some(secret), _) => (None, secret.clone(), None),
             (None, Some(file)) => {
                 let named =
                     |error: String| Failure::usage(format!("--lease-file {}: {error}", file.display()));
@@ -216,6 +219,7 @@ impl Known {
                 (
                     Some(detached.object.parse::<Object>().map_err(named)?),
                     detached.lease,
+                    Some(detached.namespace),
                 )
             }
             (None, None) => {
@@ -225,9 +229,21 @@ impl Known {
             }
         };
         match self.object.clone().or(object) {
-            Some(object) => Ok((object, secret)),
+            Some(object) => Ok((object, secret, namespace)),
             None => Err(Failure::usage("KIND/NAME is missing: name the object")),
         }
+    }
+}
+
+/// Fails if the lease is one of another namespace than the client's, where it would not be found.
+fn check_namespace(client: &Client, object: &Object, namespace: Option<&str>) -> Result<(), Failure> {
+    let own = object.of(client)?;
+    match namespace {
+        Some(other) if other != own.namespace() => Err(Failure::usage(format!(
+            "the lease is in the namespace {other}, and the command works in {}: add --namespace {other}",
+            own.namespace()
+        ))),
+        _ => Ok(()),
     }
 }
 

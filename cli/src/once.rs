@@ -29,7 +29,7 @@ const EXAMPLES: &str = "Examples:
 ///
 /// One of them runs the command under the lock `once:NAME`, as `tenure exec` does. The others wait, and end with success once it
 /// has succeeded. If it fails, its own process returns its exit code, and the next one tries. If its process is killed, the
-/// next one tries when the lease has run out (--ttl).
+/// next one tries when the lease has run out (--ttl). A run that a signal has interrupted is not remembered.
 ///
 /// Redis remembers the success in the register `once:NAME@VERSION`. A Redis that loses its data forgets it, so that the command
 /// should do no harm when it runs again.
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "command")]
     reset: bool,
     /// Time for which the outcome is remembered; without it, for ever
-    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, value_parser = memory, value_name = "DURATION")]
     remember: Option<Duration>,
     #[command(flatten)]
     request: Request,
@@ -131,7 +131,10 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     }
     let ended = exec::run_command(&held, &lock, &args.command, &args.running, &mut signals).await;
     let kept = match &ended {
-        Ok(ended) if ended.lost.is_none() => args.remember(&register, before, ended.code).await,
+        // A command that was asked to end may have done a part of its work, whatever its exit code.
+        Ok(ended) if ended.lost.is_none() && !ended.interrupted => {
+            args.remember(&register, before, ended.code).await
+        }
         _ => Ok(()),
     };
     let code = exec::finish(held, on_loss, ended).await?;
@@ -198,6 +201,16 @@ impl Args {
     }
 }
 
+/// The time for which an outcome is remembered, checked before the command runs.
+fn memory(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
+    let time = duration::parse(text)?;
+    if time < Duration::from_millis(1) || time > LONGEST {
+        return Err("is out of range: use 1ms to 3650d, or leave it out to remember for ever".to_owned());
+    }
+    Ok(time)
+}
+
 /// A name or version: both are parts of one name, which @ separates.
 fn part(text: &str) -> Result<String, String> {
     if text.contains('@') {
@@ -225,6 +238,14 @@ mod tests {
         }
         // Written by another program.
         assert_eq!(decide(Some(&RegisterValue::Int(1)), false), Decision::Run);
+    }
+
+    #[test]
+    fn the_time_to_remember_is_one_that_redis_takes() {
+        assert_eq!(memory("1h").unwrap(), Duration::from_secs(3600));
+        for bad in ["0", "3651d", "soon"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -284,7 +284,7 @@ impl<'a, K: Declared> Applier<'a, K> {
             let digest = snapshot.digest.as_deref();
             facts.in_force_for = tracker.in_force_for(&self.name, digest, floor, Instant::now());
         }
-        // What Redis knows may end before a lease that it does not know.
+        // The leases that Redis knows may end before one that it does not know.
         let was_lost = facts.desired.deleted_at.is_some() && tracker.is_lost(&self.name);
         if was_lost || withdrawal::is_lost(facts, &seen) {
             facts.lost_for = Some(tracker.lost_for(&self.name, Instant::now()));

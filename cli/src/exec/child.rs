@@ -115,7 +115,7 @@ impl Child {
     pub(crate) fn signal_group(&self, signal: Signal) {
         let _ = kill_process_group(self.pid, signal);
         // A stopped process ends when it is continued.
-        if signal == Signal::TERM {
+        if signals::ends(signal) {
             let _ = kill_process_group(self.pid, Signal::CONT);
         }
     }

@@ -57,7 +57,7 @@ const EXAMPLES: &str = "Examples:
   tenure exec lockpool/gpu-seats --matching zone=a --timeout 10m -- sh -c 'train --host $TENURE_PROPERTY_HOST'
 
   # Nothing to do if another run is under way
-  tenure exec lock/backup --timeout 0 -- backup || test $? = 71";
+  tenure exec lock/backup --timeout 0 --conflict-exit-code 0 -- backup";
 
 /// Runs a command under a lease: waits for the object, runs the command, renews the lease, and releases it at the end.
 ///
@@ -80,6 +80,9 @@ pub(crate) struct Args {
     request: Request,
     #[command(flatten)]
     running: Running,
+    /// Exit code when the object is not granted within --timeout, in place of 71 and 72
+    #[arg(long, value_name = "CODE")]
+    conflict_exit_code: Option<u8>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -116,7 +119,8 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     let mut signals = listen()?;
     let (client, spent) = connect(connection, args.request.timeout, &mut signals).await?;
     let acquired = args.request.acquire(&client, &args.object, &args.amount, spent);
-    let held = until_signal(&client, &args.object, acquired, &mut signals).await?;
+    let held = until_signal(&client, &args.object, acquired, &mut signals).await;
+    let held = held.map_err(|failure| failure.on_conflict(args.conflict_exit_code))?;
     let ended = run_command(&held, &args.object, &args.command, &args.running, &mut signals).await;
     finish(held, args.running.on_loss(), ended).await
 }
@@ -206,7 +210,7 @@ pub(crate) async fn finish(
 ) -> Result<u8, Failure> {
     let object = held.lease.object().clone();
     let released = tokio::time::timeout(PATIENCE, held.lease.release()).await;
-    let Ended { code, lost } = ended?;
+    let Ended { code, lost, .. } = ended?;
     let lost = match (lost, released) {
         (Some(cause), _) | (None, Ok(Err(Error::Lost { cause, .. }))) => Some(cause),
         (None, Ok(Ok(()))) => None,

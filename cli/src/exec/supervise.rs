@@ -10,7 +10,7 @@ use crate::{
     exec::{
         child::Child,
         loss::{OnLoss, Policy, Step, kill_in},
-        signals::Signals,
+        signals::{self, Signals},
     },
     report,
 };
@@ -22,6 +22,8 @@ pub(crate) struct Ended {
     pub(crate) code: u8,
     /// Why the lease was lost, or its time ran out, before the command had ended.
     pub(crate) lost: Option<String>,
+    /// The command was asked to end by a signal, so that its exit code is not its outcome.
+    pub(crate) interrupted: bool,
 }
 
 /// The rest of a group is looked at this often: a process whose parent lives is waited for by that parent.
@@ -38,12 +40,16 @@ pub(crate) async fn supervise(
         lost: None,
         kill_at: None,
     };
+    let mut interrupted = false;
     while !child.reap() {
         let wake = watched.act(child, lease, policy);
         tokio::select! {
             biased;
             _ = signals.child.recv() => {}
-            signal = signals.passed_on.next() => child.forward(signal),
+            signal = signals.passed_on.next() => {
+                interrupted |= signals::ends(signal);
+                child.forward(signal);
+            }
             cause = lease.lost(), if watched.lost.is_none() => watched.lose(child, lease, policy, cause),
             () = sleep_until(wake) => {}
         }
@@ -56,6 +62,7 @@ pub(crate) async fn supervise(
     Ended {
         code: child.code().unwrap_or(1),
         lost: watched.lost,
+        interrupted,
     }
 }
 
@@ -82,9 +89,11 @@ impl Watched {
         }
         let remaining = lease.remaining();
         self.longest = self.longest.max(remaining);
-        child.guard_until(kill_in(remaining, self.longest));
+        let guarded = kill_in(remaining, self.longest);
+        child.guard_until(guarded);
         match policy.step(remaining, self.longest) {
-            Step::Wait(time) => now + time,
+            // The guardian hears of a renewal long before the end that it knows.
+            Step::Wait(time) => now + time.min((guarded / 2).max(POLL)),
             step => {
                 let cause = cause(lease);
                 self.begin_to_end(child, step, policy, cause);

@@ -39,11 +39,25 @@ async fn a_secret_that_lacks_a_key_is_refused_with_the_key_and_the_fix() -> Resu
         &namespace,
     ];
     plane.kubectl(&create).await?;
+    let half = [
+        "create",
+        "secret",
+        "generic",
+        "without-node",
+        "--from-literal=password=x",
+    ];
+    plane
+        .kubectl(&[&half[..], &["--namespace", &namespace]].concat())
+        .await?;
     let external = "redis.enabled=false,externalRedis.existingSecret";
     for (set, message) in [
         (
             "redis.auth.existingSecret=mine",
-            "that Secret has no key password: add the key password to it",
+            "that Secret has no key password: add the key to it",
+        ),
+        (
+            "redis.mode=replicated,redis.auth.existingSecret=without-node",
+            "that Secret has no key node-password: add the key to it",
         ),
         (
             "redis.tls.enabled=true,redis.tls.existingSecret=mine",

@@ -282,6 +282,14 @@ async fn values_that_do_not_go_together_are_refused() -> Result {
             "a certificate and its private key go together",
         ),
         (
+            "fullnameOverride=a-name-that-has-forty-seven-letters-and-hyphens",
+            "with more than 52 characters, and could make no pod: set a shorter fullnameOverride",
+        ),
+        (
+            "redis.mode=replicated,redis.tls.enabled=true",
+            "redis.tls.enabled is true, but redis.mode is replicated",
+        ),
+        (
             "redis.mode=replicated,redis.enabled=false,externalRedis.existingSecret=mine",
             "redis.mode is replicated, but redis.enabled is false",
         ),

@@ -56,6 +56,11 @@ async fn each_failure_has_a_code_of_its_own_and_says_why() -> Result {
     for (args, expected, named) in [
         ("exec lock/held --timeout 0 -- true", 71, "lock/held is busy"),
         (
+            "exec lock/held --timeout 0 --conflict-exit-code 0 -- true",
+            0,
+            "lock/held is busy",
+        ),
+        (
             "exec lock/held --timeout 100ms -- true",
             72,
             "not granted within 100ms",

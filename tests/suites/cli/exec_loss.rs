@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tenure::Kind;
 use tenure_tests::{Context, Redis, Result, ensure, redis::Persistence};
 
-use super::{Bench, SOON, gone, printed, runs};
+use super::{Bench, SOON, code, gone, output, printed, runs};
 
 /// Writes its process id, and what happens to it.
 const WORK: &str = "trap 'echo asked; exit 5' TERM; echo $$ > pid; echo ready; while :; do sleep 0.01; done";
@@ -51,6 +51,17 @@ async fn a_command_that_ignores_sigterm_is_killed() -> Result {
         !runs(&fs::read_to_string(bench.folder.join("pid"))?),
         "it was left running"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_that_is_renewed_outlives_its_first_end_however_short_the_grace() -> Result {
+    let bench = Bench::shared().await?;
+    for args in ["--on-loss kill", "--kill-after 0", "--kill-after 100ms"] {
+        // Three leases.
+        let ended = output(bench.script(&format!("exec lock/x --ttl 1s {args}"), "sleep 3")?).await?;
+        ensure!(code(&ended)? == 0, "{args}: {ended:?}");
+    }
     Ok(())
 }
 

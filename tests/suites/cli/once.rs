@@ -158,3 +158,20 @@ async fn a_timeout_ends_the_wait_for_the_run() -> Result {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_run_that_a_signal_interrupts_is_not_remembered() -> Result {
+    let bench = Bench::shared().await?;
+    // It ends with success, half-way.
+    let script = "trap 'exit 0' TERM; echo run >> runs; echo ready; while ! [ -e end ]; do sleep 0.01; done";
+    for on_failure in ["retry", "stop"] {
+        let args = format!("once migrate --on-failure {on_failure}");
+        let mut process = bench.start(on_failure, &bench.script(&args, script)?)?;
+        printed(&mut process, "ready").await?;
+        process.signal(Signal::TERM)?;
+        let status = process.wait(SOON).await?;
+        ensure!(status.code() == Some(0), "{status}: {}", process.tail());
+    }
+    ensure!(runs(&bench) == 2, "{} runs", runs(&bench));
+    Ok(())
+}
