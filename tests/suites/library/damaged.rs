@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tenure::{Error, LeaseState, Options};
-use tenure_tests::{Redis, Result, ensure};
+use tenure_tests::{Context, Redis, Result, ensure};
 use tokio::time::{sleep, timeout};
 
 use super::support::{SOON, World};
@@ -86,12 +86,12 @@ async fn a_damaged_key_is_named_with_the_command_that_repairs_it() -> Result {
     ensure!(matches!(error, Error::Damaged { .. }), "{error:?}");
     let text = error.to_string();
     ensure!(text.contains(&key) && !text.contains("user_script"), "{text}");
-    let pattern = text.split('\'').nth(1).unwrap_or_default();
-    let keys = redis.cli(&["KEYS", pattern]).await?;
-    ensure!(keys.contains(&key), "{pattern}: {keys}");
-    for key in keys.split_whitespace() {
-        redis.cli(&["UNLINK", key]).await?;
-    }
+    let (_, command) = text
+        .split_once("redis-cli -u URL unlink ")
+        .context("no command")?;
+    let keys: Vec<&str> = command.split(' ').map(|key| key.trim_matches('\'')).collect();
+    ensure!(keys.contains(&&*key), "{command}");
+    redis.cli(&[&["UNLINK"][..], &keys].concat()).await?;
     ensure!(lock.try_acquire().await?.is_some(), "it is not mended");
     Ok(())
 }
