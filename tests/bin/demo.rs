@@ -187,8 +187,8 @@ impl Demo {
         // The marker of the controller, `{_data}`, stays.
         let keys = self.redis.cli(&["KEYS", "*/*"]).await?;
         ensure!(keys.trim().is_empty(), "Redis still has {keys}");
-        println!("\n   $ redis-cli -p {} KEYS '*'", self.redis.port());
-        done("Redis has no key left.");
+        println!("\n   $ redis-cli -p {} KEYS '*/*'", self.redis.port());
+        done("Redis has no key of an object left.");
         Ok(())
     }
 }
