@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use kube::{
     Api, Resource, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tenure::{
@@ -34,6 +34,22 @@ use crate::{
 };
 
 pub(crate) const FIELD_MANAGER: &str = "tenure-controller";
+
+/// The parameters of a patch that merges fields.
+pub(crate) fn merge_params() -> PatchParams {
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
+}
+
+/// The parameters of the call that makes a resource.
+pub(crate) fn post_params() -> PostParams {
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
+}
 
 /// Executes the steps of one reconciliation.
 pub(crate) struct Applier<'a, K> {
@@ -131,9 +147,7 @@ impl<'a, K: Declared> Applier<'a, K> {
                 facts.redis_changed();
             }
             Step::Publish(event) => self.publish(&event).await,
-            Step::Forget => {
-                context.forget(&self.name);
-            }
+            Step::Forget => context.forget(&self.name),
         }
         Ok(())
     }
@@ -213,8 +227,8 @@ impl<'a, K: Declared> Applier<'a, K> {
         before: Option<Raised>,
     ) -> Result<(), Failure> {
         let (epochs, adopts) = (&self.context.epochs, plan.adopts);
-        // The answer of Redis may be lost.
         let unreported = |recovers| Unreported { recovers, adopts };
+        // The answer of Redis may be lost.
         epochs.report_later(&self.name, unreported(true));
         match self.declare(facts, plan, life, declaration).await {
             Ok(recovers) => epochs.report_later(&self.name, unreported(recovers)),
@@ -381,12 +395,8 @@ impl<'a, K: Declared> Applier<'a, K> {
         if let Some(annotations) = annotations {
             patch["metadata"]["annotations"] = json!(annotations);
         }
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
         let patch = Patch::Merge(&patch);
-        let written = bounded(self.api.patch_metadata(self.name.name(), &params, &patch)).await?;
+        let written = bounded(self.api.patch_metadata(self.name.name(), &merge_params(), &patch)).await?;
         let version = written.resource_version();
         let replaced = std::mem::replace(&mut self.resource_version, version.clone());
         self.context.tracker.wrote(&self.name, replaced, version, false);

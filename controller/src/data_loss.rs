@@ -26,7 +26,7 @@ impl DataLosses {
     }
 
     /// Checks all masters, again and again. Never ends.
-    pub(crate) async fn watch(self, control: Control) {
+    pub(crate) async fn watch(self, control: Control) -> &'static str {
         let mut watch = control.data_watch();
         let mut refused = false;
         loop {

@@ -21,11 +21,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{
-    Api, Client, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
-    runtime::reflector::Store,
-};
+use kube::{Api, Client, ResourceExt, api::Patch, runtime::reflector::Store};
 use serde_json::json;
 use tenure::{
     ObjectRef,
@@ -34,8 +30,9 @@ use tenure::{
 use tokio::time::Instant;
 
 use crate::{
-    apply::FIELD_MANAGER,
+    apply::{merge_params, post_params},
     failure::{Failure, bounded},
+    installations,
     kinds::Declared,
     lock::lock,
     plan::{declaration, status::timestamp},
@@ -140,7 +137,7 @@ impl EpochRecord {
     pub(crate) fn new(
         client: &Client,
         record: Option<&(String, String)>,
-        installation: Option<&(String, String)>,
+        installation: Option<&str>,
         metrics: Metrics,
     ) -> Self {
         let api = |(namespace, name): &(String, String)| {
@@ -149,7 +146,7 @@ impl EpochRecord {
         };
         Self {
             api: record.map(api),
-            installation: installation.map(|(namespace, name)| format!("{namespace}/{name}")),
+            installation: installation.map(str::to_owned),
             process: format!("{:016x}", fastrand::u64(..)),
             known: tokio::sync::Mutex::default(),
             state: Mutex::default(),
@@ -433,17 +430,9 @@ impl EpochRecord {
         known.sent = Some(epoch);
         let data = data(&epoch, &self.process);
         let written = if let Some(version) = &known.version {
-            let params = PatchParams {
-                field_manager: Some(FIELD_MANAGER.to_owned()),
-                ..PatchParams::default()
-            };
             let patch = Patch::Merge(json!({ "metadata": { "resourceVersion": version }, "data": data }));
-            bounded(api.patch(name, &params, &patch)).await
+            bounded(api.patch(name, &merge_params(), &patch)).await
         } else {
-            let params = PostParams {
-                field_manager: Some(FIELD_MANAGER.to_owned()),
-                ..PostParams::default()
-            };
             let metadata = ObjectMeta {
                 name: Some(name.clone()),
                 ..ObjectMeta::default()
@@ -453,7 +442,7 @@ impl EpochRecord {
                 data: Some(data),
                 ..ConfigMap::default()
             };
-            bounded(api.create(&params, &config_map)).await
+            bounded(api.create(&post_params(), &config_map)).await
         };
         match written {
             Ok(written) => {
@@ -500,8 +489,7 @@ impl EpochRecord {
 /// The state that the status of an object has; `None` of an object of another installation than `own`.
 fn status<K: Declared>(object: &K, own: Option<&str>) -> Option<(ObjectRef, Option<Kept>)> {
     let report = object.report();
-    let controller = report.common.controller.as_deref();
-    if controller.is_some() && controller != own {
+    if installations::is_another(report.common.controller.as_deref(), own) {
         return None;
     }
     let kept = declaration::kept_in(&report, object.lease());

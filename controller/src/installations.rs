@@ -16,11 +16,11 @@ use std::{
 };
 
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{Api, Client, api::PostParams};
+use kube::{Api, Client};
 use tokio::time::Instant;
 
 use crate::{
-    apply::FIELD_MANAGER,
+    apply::post_params,
     failure::{Failure, bounded},
     lock::lock,
 };
@@ -54,11 +54,11 @@ pub(crate) enum Owner {
 }
 
 impl Installations {
-    /// `own` is the namespace and name of the own Lease.
-    pub(crate) fn new(client: &Client, own: Option<&(String, String)>) -> Self {
+    /// `own` is the own Lease, as `NAMESPACE/NAME`.
+    pub(crate) fn new(client: &Client, own: Option<&str>) -> Self {
         Self {
             client: client.clone(),
-            own: own.map(|(namespace, name)| format!("{namespace}/{name}")),
+            own: own.map(str::to_owned),
             unsupported: AtomicBool::new(false),
             known: tokio::sync::Mutex::default(),
             logged: Mutex::default(),
@@ -78,7 +78,7 @@ impl Installations {
 
     /// Returns whether an object that names `controller` is that of another installation.
     pub(crate) fn is_another(&self, controller: Option<&str>) -> bool {
-        controller.is_some() && controller != self.own.as_deref()
+        is_another(controller, self.own())
     }
 
     /// Makes the own Lease if it is missing.
@@ -101,11 +101,7 @@ impl Installations {
             ..ObjectMeta::default()
         };
         let lease = Lease { metadata, spec: None };
-        let params = PostParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        match bounded(api.create(&params, &lease)).await {
+        match bounded(api.create(&post_params(), &lease)).await {
             // Another controller of the installation has made it.
             Err(failure) if !failure.is_outdated() => Err(failure),
             _ => Ok(()),
@@ -170,6 +166,11 @@ impl Installations {
             );
         }
     }
+}
+
+/// Returns whether an object that names `controller` is that of another installation than `own`.
+pub(crate) fn is_another(controller: Option<&str>, own: Option<&str>) -> bool {
+    controller.is_some() && controller != own
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let mut objects = Objects::new(&context);
     let (pods_ended, pods_ended_out) = watch::channel(());
     let mut parts = JoinSet::new();
-    bundled.keep_password(&config, &control, &health, &stop, &mut parts);
+    bundled.keep_password(&config, &control, &health, &stop, (&mut parts, &mut watchers));
     for scope in config.scopes() {
         let part = Part {
             scope,
@@ -157,11 +157,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     }
     access::start(&config, (&context, &health), &stop, (&mut parts, &mut watchers))?;
     registry.register_collector(Box::new(objects));
-    let watched = context.losses.clone().watch(control.clone());
-    watchers.spawn(async move {
-        watched.await;
-        "the watch of Redis' data"
-    });
+    watchers.spawn(context.losses.clone().watch(control.clone()));
     registry.register_collector(Box::new(Readiness(health.clone())));
     watchers.spawn(redis_health::follow(context.clone(), health.clone()));
     watchers.spawn(beat(context.clone(), health.clone()));
@@ -208,6 +204,9 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
 }
 
 fn context(config: &Config, client: &Client, control: &tenure::Control, metrics: &Metrics) -> Arc<Context> {
+    let installation = config
+        .installation()
+        .map(|(namespace, name)| format!("{namespace}/{name}"));
     Arc::new(Context {
         recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
         client: client.clone(),
@@ -216,11 +215,11 @@ fn context(config: &Config, client: &Client, control: &tenure::Control, metrics:
         epochs: EpochRecord::new(
             client,
             config.epoch_record.as_ref(),
-            config.installation(),
+            installation.as_deref(),
             metrics.clone(),
         ),
         refused: watch::Sender::new(false),
-        installations: Installations::new(client, config.installation()),
+        installations: Installations::new(client, installation.as_deref()),
         ended: EndedPods::default(),
         holders: Holders::default(),
         losses: DataLosses::default(),
@@ -271,21 +270,15 @@ impl Part {
         let check = self.watch_check("watch", &K::plural(&()));
         Ok(async move {
             let mut stop = self.stop.clone();
+            let prepared = async {
+                self.wait_for_definition::<K>().await;
+                first_connection(&self.context).await;
+                self.context.epochs.start().await;
+                self.context.installations.start().await;
+            };
             tokio::select! {
                 () = stopped(&mut stop) => return K::CRD_KIND,
-                () = self.wait_for_definition::<K>() => {}
-            }
-            tokio::select! {
-                () = stopped(&mut stop) => return K::CRD_KIND,
-                () = first_connection(&self.context) => {}
-            }
-            tokio::select! {
-                () = stopped(&mut stop) => return K::CRD_KIND,
-                () = self.context.epochs.start() => {}
-            }
-            tokio::select! {
-                () = stopped(&mut stop) => return K::CRD_KIND,
-                () = self.context.installations.start() => {}
+                () = prepared => {}
             }
             let asked_for = asked_for::reconcile(store.clone(), self.context.clone(), asked_for);
             let asked_for = async {
@@ -297,7 +290,7 @@ impl Part {
             };
             tokio::select! {
                 () = self.clone().reconcile(store.clone(), writer, triggers, check.clone()) => {}
-                () = check.probe(self.api::<K>(), None) => {}
+                never = check.probe(self.api::<K>(), None) => match never {},
                 () = asked_for => {}
             }
             K::CRD_KIND

@@ -15,7 +15,7 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use tenure_crds::{Condition, ConditionReason, ConditionStatus, ConditionType};
+use tenure_crds::{Condition, ConditionReason, ConditionStatus, ConditionType, condition};
 use tracing_subscriber::EnvFilter;
 
 use crate::{config::LogFormat, http::Health, kinds::Declared, reconcile::Context};
@@ -308,9 +308,7 @@ impl Collector for Objects {
 
 /// Returns status and reason of the condition `Ready`, each of a closed set.
 fn ready(conditions: &[Condition]) -> (&'static str, &'static str) {
-    let name = ConditionType::Ready.as_str();
-    let found = conditions.iter().find(|condition| condition.type_ == name);
-    let Some(found) = found else {
+    let Some(found) = condition(conditions, ConditionType::Ready) else {
         return (
             ConditionStatus::Unknown.as_str(),
             ConditionReason::Pending.as_str(),

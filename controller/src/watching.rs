@@ -7,13 +7,12 @@
 //! be read.
 
 use std::{
+    convert::Infallible,
     fmt::Debug,
-    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
 use kube::{
     Api, Resource,
     api::{ListParams, WatchParams},
@@ -123,7 +122,7 @@ impl WatchCheck {
     }
 
     /// Probes the watch of these objects until it is dropped.
-    pub(crate) async fn probe<K>(&self, api: Api<K>, fields: Option<&str>)
+    pub(crate) async fn probe<K>(&self, api: Api<K>, fields: Option<&str>) -> Infallible
     where
         K: Resource + Clone + Debug + DeserializeOwned,
     {
@@ -177,11 +176,13 @@ where
 }
 
 /// Runs the work of a watch, with its probe beside it, until the work ends.
-pub(crate) async fn with_probe<T>(work: impl Future<Output = T>, probe: impl Future<Output = ()>) -> T {
-    let (work, probe) = (pin!(work), pin!(probe));
-    match select(work, probe).await {
-        Either::Left((output, _)) => output,
-        Either::Right(((), work)) => work.await,
+pub(crate) async fn with_probe<T>(
+    work: impl Future<Output = T>,
+    probe: impl Future<Output = Infallible>,
+) -> T {
+    tokio::select! {
+        output = work => output,
+        never = probe => match never {},
     }
 }
 

@@ -160,6 +160,14 @@ pub struct Assessment {
     pub message: String,
 }
 
+/// Returns the condition of a type, of which a status has at most one.
+#[must_use]
+pub fn condition(conditions: &[Condition], type_: ConditionType) -> Option<&Condition> {
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == type_.as_str())
+}
+
 /// Returns the conditions with `found` of `generation`.
 ///
 /// A condition keeps its transition time from `previous` as long as its status is the same, and `previous` conditions
@@ -181,9 +189,8 @@ pub fn merge(
                  reason,
                  message,
              }| {
-                let last_transition_time = previous
-                    .iter()
-                    .find(|before| before.type_ == type_.as_str() && before.status == status.as_str())
+                let last_transition_time = condition(previous, *type_)
+                    .filter(|before| before.status == status.as_str())
                     .map_or_else(
                         || whole_seconds(now),
                         |before| before.last_transition_time.clone(),

@@ -28,7 +28,7 @@ mod lint;
 #[cfg(test)]
 mod rules;
 
-pub use condition::{Assessment, ConditionReason, ConditionStatus, ConditionType, merge};
+pub use condition::{Assessment, ConditionReason, ConditionStatus, ConditionType, condition, merge};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 pub use lease::{DeletionPolicy, LeasePolicy, ReclaimPolicy};
 pub use lockpool::{Generate, LockPool, LockPoolSpec, LockPoolStatus, Order, Resource, ResourceHolder};

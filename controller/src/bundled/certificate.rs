@@ -11,7 +11,7 @@
 //! data: {ca.crt: ..., ca.key: ..., tls.crt: ..., tls.key: ...}
 //! ```
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -20,9 +20,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
-use crate::{bundled::followed::Followed, http::Health, run::stopped};
+use crate::bundled::{followed::Followed, task::Task};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// The life of a certificate of the server, and the age at which it is renewed.
@@ -34,8 +34,6 @@ const NAMES: &str = "tenure.dev/certificate-names";
 const SINCE: &str = "tenure.dev/certificate-since";
 const AUTHORITY_SINCE: &str = "tenure.dev/authority-since";
 const AUTHORITY: &str = "Tenure, authority of the bundled Redis";
-/// The name of the check in `/readyz`.
-const CHECK: &str = "redis certificate";
 
 /// The task that keeps the certificates.
 pub(crate) struct Certificates {
@@ -43,7 +41,6 @@ pub(crate) struct Certificates {
     /// The file with the authority, from which the controller connects.
     file: PathBuf,
     names: Vec<String>,
-    health: Arc<Health>,
     /// The contents of the file.
     written: Option<Vec<u8>>,
 }
@@ -153,57 +150,34 @@ fn params(
 }
 
 impl Certificates {
-    pub(crate) fn new(secret: Followed, file: PathBuf, names: Vec<String>, health: &Arc<Health>) -> Self {
-        health.bad(CHECK, "the Secret is not read yet");
+    pub(crate) fn new(secret: Followed, file: PathBuf, names: Vec<String>) -> Self {
         Self {
             secret,
             file,
             names,
-            health: health.clone(),
             written: None,
         }
     }
+}
 
-    /// Runs until the controller stops.
-    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> &'static str {
-        let passes = async {
-            loop {
-                match self.pass().await {
-                    Ok(()) => self.health.good(CHECK),
-                    Err(problem) => {
-                        if self.health.bad(CHECK, &problem) {
-                            tracing::warn!(problem, "Redis does not get its certificate, trying on");
-                        }
-                    }
-                }
-                self.secret.changed(None::<Instant>).await;
-            }
-        };
-        tokio::select! {
-            () = stopped(&mut stop) => {}
-            () = passes => {}
-        }
-        "the certificates of Redis"
+impl Task for Certificates {
+    const CHECK: &'static str = "redis certificate";
+    const PROBLEM: &'static str = "Redis does not get its certificate";
+
+    fn secret(&mut self) -> &mut Followed {
+        &mut self.secret
     }
 
-    async fn pass(&mut self) -> Result<(), String> {
-        let Some(seen) = self.secret.seen() else {
-            return Err("the Secret is not read yet".to_owned());
-        };
-        let shown = self.secret.shown.clone();
-        let secret =
-            seen.ok_or_else(|| format!("the Secret {shown} is missing: make it, as `helm upgrade` does"))?;
-        let fields = decide(&secret, &self.names, Timestamp::now())
-            .map_err(|error| format!("no certificate can be made from the Secret {shown} ({error}): remove its data, and all is made again"))?;
+    async fn reach_target(&mut self, secret: &Secret) -> Result<Option<Instant>, String> {
+        let fields = decide(secret, &self.names, Timestamp::now()).map_err(|error| {
+            let shown = &self.secret.shown;
+            format!("no certificate can be made from the Secret {shown} ({error}): remove its data, and all is made again")
+        })?;
         if let Some(fields) = fields {
-            match self.secret.write(&secret, fields).await {
-                Ok(()) => tracing::info!(secret = shown, "wrote the certificate for Redis"),
-                // Another controller was faster, or the watch lags behind.
-                Err(failure) if failure.is_outdated() => {}
-                Err(failure) => return Err(format!("the Secret {shown} cannot be written: {failure}")),
-            }
+            let what = "the certificate for Redis";
+            self.secret.write(secret, fields, what).await?;
             // The watch or the write has delivered another state.
-            return Ok(());
+            return Ok(None);
         }
         let ca = secret
             .data
@@ -216,7 +190,7 @@ impl Certificates {
                 .map_err(|error| format!("{} cannot be written: {error}", self.file.display()))?;
             self.written = ca;
         }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     apply::FIELD_MANAGER,
-    failure::{Failure, bounded},
+    failure::bounded,
     http::Health,
     run::WATCH_SECONDS,
     watching::{self, WatchCheck, with_probe},
@@ -67,19 +67,25 @@ impl Followed {
         let _ = tokio::time::timeout_at(until, self.seen.changed()).await;
     }
 
-    /// Writes fields of the Secret, if it is the one that was seen.
-    pub(crate) async fn write(&self, found: &Secret, mut fields: Secret) -> Result<(), Failure> {
+    /// Writes fields of the Secret, if it is the one that was seen. `what` is logged. Returns `false` if another controller was faster, or
+    /// the watch lags behind: the next state of the Secret is delivered.
+    pub(crate) async fn write(&self, found: &Secret, mut fields: Secret, what: &str) -> Result<bool, String> {
         fields.metadata.name = Some(self.name.clone());
         fields.metadata.resource_version = found.resource_version();
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let patched = bounded(self.api.patch(&self.name, &params, &Patch::Apply(fields))).await?;
+        let patched = match bounded(self.api.patch(&self.name, &params, &Patch::Apply(fields))).await {
+            Ok(patched) => patched,
+            Err(failure) if failure.is_outdated() => return Ok(false),
+            Err(failure) => return Err(format!("the Secret {} cannot be written: {failure}", self.shown)),
+        };
         self.written.send_if_modified(|known| {
             // A write that has changed nothing is no reason to look again at once.
             let is_new = patched.resource_version() != found.resource_version();
             *known = Some(Some(Arc::new(patched)));
             is_new
         });
-        Ok(())
+        tracing::info!(secret = self.shown, "wrote {what}");
+        Ok(true)
     }
 }
 

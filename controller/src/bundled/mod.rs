@@ -7,6 +7,7 @@
 //! | [`credentials`] | the credentials with which the controller connects |
 //! | [`node_password`] | the password that the servers of a replicated Redis share: made once |
 //! | [`certificate`] | the certificate of the server, with its authority: made and renewed |
+//! | [`task`] | the loop that they share |
 //! | [`followed`] | a Secret, as the watch delivers it, and its writes |
 
 mod certificate;
@@ -14,15 +15,18 @@ pub(crate) mod credentials;
 mod followed;
 mod node_password;
 mod password;
+mod task;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use kube::Client;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     bundled::{
-        certificate::Certificates, credentials::OwnPasswords, followed::Followed, password::OwnPassword,
+        certificate::Certificates, credentials::OwnPasswords, followed::Followed,
+        node_password::NodePassword, password::OwnPassword,
     },
     config::Config,
     http::Health,
@@ -61,13 +65,14 @@ impl Bundled {
             .as_ref()
             .map(|place| (place, follow(place)));
         if let Some(secret) = nodes {
-            background.spawn(node_password::keep(secret, health.clone(), stop.clone()));
+            let kept = task::keep(NodePassword(secret), health, stop.clone());
+            background.spawn(kept.map(|()| "the password of the servers of Redis"));
         }
         if let Some((place, secret)) = certificate {
             let file = config.redis_ca_file.clone().unwrap_or_default();
-            let certificates =
-                Certificates::new(secret, file.clone(), config.redis_tls_names.clone(), health);
-            background.spawn(certificates.run(stop.clone()));
+            let certificates = Certificates::new(secret, file.clone(), config.redis_tls_names.clone());
+            let kept = task::keep(certificates, health, stop.clone());
+            background.spawn(kept.map(|()| "the certificates of Redis"));
             wait_for(&file, place, stop).await?;
         }
         Ok(Self { password })
@@ -85,11 +90,13 @@ impl Bundled {
         control: &tenure::Control,
         health: &Arc<Health>,
         stop: &watch::Receiver<bool>,
-        parts: &mut JoinSet<&'static str>,
+        (parts, background): (&mut JoinSet<&'static str>, &mut JoinSet<&'static str>),
     ) {
         if let Some((secret, passwords)) = self.password {
-            let own = OwnPassword::new(secret, passwords, config.access_overlap, control, health);
-            parts.spawn(own.run(stop.clone()));
+            background.spawn(password::follow_connections(control.clone(), passwords.clone()));
+            let own = OwnPassword::new(secret, passwords, config.access_overlap, control);
+            let kept = task::keep(own, health, stop.clone());
+            parts.spawn(kept.map(|()| "the password of Redis"));
         }
     }
 }

@@ -1,70 +1,45 @@
 //! The password that the servers of a replicated Redis share. No client has it, and it is made once: servers with different ones do not
 //! reach one another.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::{bundled::followed::Followed, http::Health, password::Password, run::stopped};
+use crate::{
+    bundled::{followed::Followed, task::Task},
+    password::Password,
+};
 
 const KEY: &str = "node-password";
-/// The name of the check in `/readyz`.
-const CHECK: &str = "redis node password";
 
-/// Keeps a password in the Secret until the controller stops.
-pub(crate) async fn keep(
-    mut secret: Followed,
-    health: Arc<Health>,
-    mut stop: watch::Receiver<bool>,
-) -> &'static str {
-    health.bad(CHECK, "the Secret is not read yet");
-    let passes = async {
-        loop {
-            match pass(&mut secret).await {
-                Ok(()) => health.good(CHECK),
-                Err(problem) => {
-                    if health.bad(CHECK, &problem) {
-                        tracing::warn!(problem, "the servers of Redis do not get a password, trying on");
-                    }
-                }
-            }
-            secret.changed(None).await;
-        }
-    };
-    tokio::select! {
-        () = stopped(&mut stop) => {}
-        () = passes => {}
-    }
-    "the password of the servers of Redis"
-}
+/// The task that keeps the password.
+pub(crate) struct NodePassword(pub(crate) Followed);
 
-async fn pass(secret: &mut Followed) -> Result<(), String> {
-    let shown = secret.shown.clone();
-    let Some(seen) = secret.seen() else {
-        return Err(format!("the Secret {shown} is not read yet"));
-    };
-    let found =
-        seen.ok_or_else(|| format!("the Secret {shown} is missing: make it, as `helm upgrade` does"))?;
-    if has_password(&found) {
-        return Ok(());
+impl Task for NodePassword {
+    const CHECK: &'static str = "redis node password";
+    const PROBLEM: &'static str = "the servers of Redis do not get a password";
+
+    fn secret(&mut self) -> &mut Followed {
+        &mut self.0
     }
-    let password = Password::random().map_err(|error| error.to_string())?;
-    let fields = Secret {
-        data: Some(BTreeMap::from([(
-            KEY.to_owned(),
-            ByteString(password.0.into_bytes()),
-        )])),
-        ..Secret::default()
-    };
-    match secret.write(&found, fields).await {
-        Ok(()) => {
-            tracing::info!(secret = shown, "wrote the password of the servers of Redis");
-            Ok(())
+
+    async fn reach_target(&mut self, found: &Secret) -> Result<Option<Instant>, String> {
+        if has_password(found) {
+            return Ok(None);
         }
-        // Another controller was faster, or the watch lags behind.
-        Err(failure) if failure.is_outdated() => Ok(()),
-        Err(failure) => Err(format!("the Secret {shown} cannot be written: {failure}")),
+        let password = Password::random().map_err(|error| error.to_string())?;
+        let fields = Secret {
+            data: Some(BTreeMap::from([(
+                KEY.to_owned(),
+                ByteString(password.0.into_bytes()),
+            )])),
+            ..Secret::default()
+        };
+        self.0
+            .write(found, fields, "the password of the servers of Redis")
+            .await?;
+        Ok(None)
     }
 }
 

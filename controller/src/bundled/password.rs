@@ -21,21 +21,17 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::ResourceExt;
 use tenure::{Control, control::Server};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     access::secret::{ROTATE, ROTATED_AT, ROTATED_FOR},
-    bundled::{credentials::OwnPasswords, followed::Followed},
-    http::Health,
+    bundled::{credentials::OwnPasswords, followed::Followed, task::Task},
     password::{NoRandomness, Password},
-    run::stopped,
 };
 
 const PASSWORD: &str = "password";
 const PREVIOUS: &str = "previous-password";
 const PREVIOUS_UNTIL: &str = "tenure.dev/previous-until";
-/// The name of the check in `/readyz`.
-const CHECK: &str = "redis password";
 
 /// The task that keeps the password.
 pub(crate) struct OwnPassword {
@@ -43,7 +39,6 @@ pub(crate) struct OwnPassword {
     passwords: Arc<OwnPasswords>,
     overlap: Duration,
     control: Control,
-    health: Arc<Health>,
     /// A new password that is not written yet.
     draft: Option<Password>,
 }
@@ -173,67 +168,47 @@ impl OwnPassword {
         passwords: Arc<OwnPasswords>,
         overlap: Duration,
         control: &Control,
-        health: &Arc<Health>,
     ) -> Self {
-        health.bad(CHECK, "the Secret is not read yet");
         Self {
             secret,
             passwords,
             overlap,
             control: control.clone(),
-            health: health.clone(),
             draft: None,
         }
     }
 
-    /// Runs until the controller stops.
-    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> &'static str {
-        let (control, passwords) = (self.control.clone(), self.passwords.clone());
-        let connections = async {
-            let mut server = control.server();
-            loop {
-                passwords.set_connected(!matches!(server, Server::Disconnected { .. }));
-                server = control.server_changed(&server).await;
-            }
-        };
-        let passes = async {
-            loop {
-                let next = self.pass().await;
-                self.secret.changed(next).await;
-            }
-        };
-        tokio::select! {
-            () = stopped(&mut stop) => {}
-            () = connections => {}
-            () = passes => {}
+    /// Gives each server the passwords.
+    async fn give(&self, passwords: &[Password]) -> Result<(), tenure::Error> {
+        let hashes: Vec<String> = passwords.iter().map(Password::hash).collect();
+        if self.control.set_passwords(self.passwords.user(), &hashes).await? {
+            tracing::info!(
+                passwords = hashes.len(),
+                "gave Redis the passwords of the controller's user"
+            );
         }
-        "the password of Redis"
+        Ok(())
+    }
+}
+
+/// Notes whether there is a connection, by which the next password is chosen. Never ends.
+pub(crate) async fn follow_connections(control: Control, passwords: Arc<OwnPasswords>) -> &'static str {
+    let mut server = control.server();
+    loop {
+        passwords.set_connected(!matches!(server, Server::Disconnected { .. }));
+        server = control.server_changed(&server).await;
+    }
+}
+
+impl Task for OwnPassword {
+    const CHECK: &'static str = "redis password";
+    const PROBLEM: &'static str = "the password for Redis is not as it should be";
+
+    fn secret(&mut self) -> &mut Followed {
+        &mut self.secret
     }
 
-    /// Brings Redis and the Secret to the target once. Returns the time at which the target changes, if nothing else happens.
-    async fn pass(&mut self) -> Option<Instant> {
-        let seen = self.secret.seen()?;
-        match self.reach_target(seen.as_deref()).await {
-            Ok(next) => {
-                self.health.good(CHECK);
-                next
-            }
-            Err(problem) => {
-                if self.health.bad(CHECK, &problem) {
-                    tracing::warn!(
-                        problem,
-                        "the password for Redis is not as it should be, trying on"
-                    );
-                }
-                None
-            }
-        }
-    }
-
-    async fn reach_target(&mut self, secret: Option<&Secret>) -> Result<Option<Instant>, String> {
-        let shown = self.secret.shown.clone();
-        let secret = secret
-            .ok_or_else(|| format!("the Secret {shown} is missing: make it, as `helm upgrade` does"))?;
+    async fn reach_target(&mut self, secret: &Secret) -> Result<Option<Instant>, String> {
         let now = Timestamp::now();
         let known = self.passwords.known();
         let facts = Facts {
@@ -249,7 +224,8 @@ impl OwnPassword {
         });
         match decision.map_err(|error| error.to_string())? {
             Decision::Unusable => Err(format!(
-                "the key {PASSWORD} of the Secret {shown} is no password: use printable ASCII characters without spaces"
+                "the key {PASSWORD} of the Secret {} is no password: use printable ASCII characters without spaces",
+                self.secret.shown
             )),
             Decision::Keep { passwords, next } => {
                 self.draft = None;
@@ -270,33 +246,15 @@ impl OwnPassword {
                     self.passwords.set(vec![current.clone()]);
                     return Ok(Some(Instant::now()));
                 }
-                let write = self.secret.write(secret, fields.render()).await;
-                match write {
-                    Ok(()) => {
-                        tracing::info!(secret = shown, "wrote the password for Redis");
-                        self.passwords.set(passwords);
-                        self.draft = None;
-                        // The Secret as it is written now is looked at next.
-                        Ok(None)
-                    }
-                    // Another controller was faster, or the watch lags behind.
-                    Err(failure) if failure.is_outdated() => Ok(None),
-                    Err(failure) => Err(format!("the Secret {shown} cannot be written: {failure}")),
+                let what = "the password for Redis";
+                if self.secret.write(secret, fields.render(), what).await? {
+                    self.passwords.set(passwords);
+                    self.draft = None;
                 }
+                // The Secret as it is written now is looked at next.
+                Ok(None)
             }
         }
-    }
-
-    /// Gives each server the passwords.
-    async fn give(&self, passwords: &[Password]) -> Result<(), tenure::Error> {
-        let hashes: Vec<String> = passwords.iter().map(Password::hash).collect();
-        if self.control.set_passwords(self.passwords.user(), &hashes).await? {
-            tracing::info!(
-                passwords = hashes.len(),
-                "gave Redis the passwords of the controller's user"
-            );
-        }
-        Ok(())
     }
 }
 

@@ -9,8 +9,7 @@
 //! ends between this write and the declaration, the next one cannot know that Redis never got the object, and lets it recover.
 //!
 //! After a loss of data the record of epochs has the floors of all objects, and the statuses get them later: see
-//! [`tenure::control::Epochs`], and [`epochs`](crate::epochs). A change of the spec, and a first declaration, write the status
-//! first.
+//! [`tenure::control::Epochs`], and [`epochs`](crate::epochs). A change of the spec writes the status first.
 //!
 //! For the same reason the longest lease that may be running lies in the status: an object that was lost has to recover
 //! for as long, and neither Redis nor the spec knows of a lease that was longer before. Leases of first users, and those that
@@ -20,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use tenure::control::{self, DIGEST_SCHEME, Declaration, Kept, Observation, Snapshot};
-use tenure_crds::{ConditionReason, ConditionType, LeasePolicy, Time, whole_seconds};
+use tenure_crds::{ConditionReason, ConditionType, LeasePolicy, Time, condition, whole_seconds};
 
 use crate::{
     epochs::Ahead,
@@ -118,12 +117,9 @@ fn is_of_newer_scheme(digest: &str) -> bool {
 fn is_applied(facts: &Facts) -> bool {
     let common = &facts.report.common;
     let applied = [ConditionReason::Synced, ConditionReason::Recovering].map(ConditionReason::as_str);
-    let mut ready = common
-        .conditions
-        .iter()
-        .filter(|condition| condition.type_ == ConditionType::Ready.as_str());
+    let ready = condition(&common.conditions, ConditionType::Ready);
     common.observed_generation == facts.desired.generation
-        && ready.any(|condition| applied.contains(&condition.reason.as_str()))
+        && ready.is_some_and(|ready| applied.contains(&ready.reason.as_str()))
 }
 
 /// The declaration of a spec, without a floor and a recovery.

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use tenure::control::Snapshot;
-use tenure_crds::{Assessment, ConditionReason, ConditionStatus, ConditionType, LeasePolicy, whole_seconds};
+use tenure_crds::{
+    Assessment, ConditionReason, ConditionStatus, ConditionType, LeasePolicy, condition, whole_seconds,
+};
 
 use crate::{kinds::StatusDraft, plan::status::timestamp};
 
@@ -50,12 +52,9 @@ impl BackendProblem {
 
     /// The message, which must not change from attempt to attempt.
     fn message(&self, previous: &StatusDraft) -> String {
-        let shown = previous
-            .common
-            .conditions
-            .iter()
-            .find(|c| c.type_ == ConditionType::Ready.as_str() && c.reason == self.reason.as_str());
-        let shown = shown.map(|c| c.message.as_str());
+        let shown = condition(&previous.common.conditions, ConditionType::Ready)
+            .filter(|ready| ready.reason == self.reason.as_str())
+            .map(|ready| ready.message.as_str());
         match self.removed_at {
             // Another controller may have begun to fail at another time: the first time is kept.
             Some(at) => shown.filter(|shown| shown.starts_with(DELETED)).map_or_else(
@@ -99,8 +98,7 @@ impl From<&tenure::Error> for BackendProblem {
 
 /// Returns whether the report has `reason` for `type_`.
 pub(super) fn has_reason(report: &StatusDraft, type_: ConditionType, reason: ConditionReason) -> bool {
-    let mut conditions = report.common.conditions.iter();
-    conditions.any(|c| c.type_ == type_.as_str() && c.reason == reason.as_str())
+    condition(&report.common.conditions, type_).is_some_and(|found| found.reason == reason.as_str())
 }
 
 /// The conditions of an object after an outcome.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use tenure::control::Snapshot;
-use tenure_crds::{CommonStatus, ConditionReason, ConditionType, merge};
+use tenure_crds::{CommonStatus, Condition, ConditionReason, ConditionType, condition, merge};
 
 use crate::{
     epochs::Ahead,
@@ -99,18 +99,16 @@ fn event(previous: &StatusDraft, next: &StatusDraft) -> Option<ObjectEvent> {
     if begins(ConditionType::Ready, ConditionReason::Recovering) {
         return Some(ObjectEvent::Recovering);
     }
-    let stalled = |report: &StatusDraft| {
-        let mut conditions = report.common.conditions.iter();
-        conditions
-            .find(|c| c.type_ == ConditionType::Stalled.as_str() && c.status == "True")
-            .cloned()
-    };
     match (stalled(previous), stalled(next)) {
         (None, Some(condition)) => Some(ObjectEvent::Stalled {
-            message: condition.message,
+            message: condition.message.clone(),
         }),
         _ => None,
     }
+}
+
+fn stalled(report: &StatusDraft) -> Option<&Condition> {
+    condition(&report.common.conditions, ConditionType::Stalled).filter(|found| found.status == "True")
 }
 
 /// The status that an object should have.
