@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redis::Cmd;
+use redis::{Cmd, Value};
 
 use crate::{Control, Error, control::acl, transport::all_servers::ServerAnswer};
 
@@ -66,20 +66,15 @@ impl Control {
     pub async fn tenants(&self) -> Result<Vec<ServerTenants>, Error> {
         let prefix = &self.session.prefix;
         let answers = self.session.link.send_to_all(&command(["LIST"])).await?;
-        let read = |answer: ServerAnswer| {
-            let lines = answer
-                .reply
-                .and_then(|reply| redis::from_redis_value::<Vec<String>>(reply).map_err(Error::protocol));
-            ServerTenants {
-                server: answer.server,
-                is_replica: answer.is_replica,
-                users: lines.map(|lines| {
-                    lines
-                        .iter()
-                        .filter_map(|line| user_in(prefix, |namespace| self.rules(namespace).ok(), line))
-                        .collect()
-                }),
-            }
+        let read = |answer: ServerAnswer| ServerTenants {
+            server: answer.server,
+            is_replica: answer.is_replica,
+            users: lines(answer.reply).map(|lines| {
+                lines
+                    .iter()
+                    .filter_map(|line| user_in(prefix, |namespace| self.rules(namespace).ok(), line))
+                    .collect()
+            }),
         };
         Ok(answers.into_iter().map(read).collect())
     }
@@ -175,10 +170,7 @@ impl Control {
         let listed = self.session.link.send_to_all(&command(["LIST"])).await?;
         let mut differs = false;
         for answer in listed {
-            let lines = answer
-                .reply
-                .and_then(|reply| redis::from_redis_value::<Vec<String>>(reply).map_err(Error::protocol));
-            match lines {
+            match lines(answer.reply) {
                 Ok(lines) => {
                     differs |= lines
                         .iter()
@@ -227,6 +219,11 @@ fn command<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> Cmd {
         command.arg(word.as_ref());
     }
     command
+}
+
+/// The lines of `ACL LIST`.
+fn lines(reply: Result<Value, Error>) -> Result<Vec<String>, Error> {
+    redis::from_redis_value(reply?).map_err(Error::protocol)
 }
 
 fn check_hash(password: &str) -> Result<(), Error> {

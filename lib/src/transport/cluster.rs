@@ -180,12 +180,11 @@ impl Cluster {
     }
 
     /// The slots that a server has, in order.
-    pub(crate) fn slots_of(&self, node: &Arc<ServerConnection>) -> Vec<u16> {
+    pub(crate) fn slots_of(&self, node: &Arc<ServerConnection>) -> impl Iterator<Item = u16> {
         let slots = (0..SLOTS).zip(&self.slots);
         slots
             .filter(|(_, owner)| owner.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, node)))
             .map(|(slot, _)| slot)
-            .collect()
     }
 
     /// The addresses of the replicas in the map.

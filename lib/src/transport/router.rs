@@ -221,7 +221,9 @@ impl Router {
 
     /// The slots that a master has, in order; `None`: it is not one of a cluster.
     pub(crate) fn slots_of(&self, shard: &Shard) -> Option<Vec<u16>> {
-        self.0.routes.cluster(|cluster| cluster.slots_of(&shard.node))
+        self.0
+            .routes
+            .cluster(|cluster| cluster.slots_of(&shard.node).collect())
     }
 
     /// Sends a command about the servers themselves to each master and each replica.

@@ -121,7 +121,7 @@ impl RoutingTable {
             }]),
             Map::Cluster(cluster) => {
                 let first = |node: Arc<ServerConnection>| {
-                    let slot = cluster.slots_of(&node).first().copied()?;
+                    let slot = cluster.slots_of(&node).next()?;
                     let first_slot = Some(slot);
                     Some(Shard { node, first_slot })
                 };
