@@ -405,6 +405,6 @@ impl<'a, K: Declared> Applier<'a, K> {
 
     async fn publish(&self, event: &ObjectEvent) {
         let regarding = Resource::object_ref(self.object, &());
-        events::publish(&self.context.recorder, &regarding, event).await;
+        self.context.events.publish(&regarding, event).await;
     }
 }

@@ -1,17 +1,28 @@
 //! Events: what `kubectl describe` shows of the past of an object.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
 use tenure_crds::bounded;
+
+use crate::lock::lock;
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// The API server takes no longer note, in bytes; a cut character is up to three of them.
 const MAX_NOTE: usize = 1000;
+/// A recorder keeps each event in memory for six minutes, and counts it up if it comes again. Another recorder follows after so many
+/// events: else a loss of data, with an event for each object, would cost 3 KiB an object.
+const EVENTS_A_RECORDER: u32 = 500;
 
-/// An event of an object. The note is for people; an event of the same reason, and of the same related object, within six minutes only
-/// counts up, so that other details that differ from one to the next belong in the status.
+/// An event of an object. The note is for people; an event of the same reason, and of the same related object, within six minutes normally
+/// only counts up, so that other details that differ from one to the next belong in the status.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum ObjectEvent {
     /// Another installation manages it: the name of its resource, and why it is not known whether that one exists.
@@ -222,16 +233,47 @@ fn managed_by_another(
     }
 }
 
-/// Publishes the event; a failure is only logged, because no decision depends on it.
-pub(crate) async fn publish(recorder: &Recorder, regarding: &ObjectReference, event: &ObjectEvent) {
-    let event = event.to_event();
-    let outcome = match tokio::time::timeout(LIMIT, recorder.publish(&event, regarding)).await {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
-    };
-    if let Err(error) = outcome {
-        tracing::warn!(reason = event.reason, error, "an event could not be published");
+/// Publishes events.
+#[derive(Clone)]
+pub(crate) struct Publisher {
+    client: Client,
+    /// The recorder, and the events that it has still to record.
+    current: Arc<Mutex<(Recorder, u32)>>,
+}
+
+impl Publisher {
+    pub(crate) fn new(client: &Client) -> Self {
+        Self {
+            client: client.clone(),
+            current: Arc::new(Mutex::new((recorder(client), EVENTS_A_RECORDER))),
+        }
     }
+
+    /// Publishes the event; a failure is only logged, because no decision depends on it.
+    pub(crate) async fn publish(&self, regarding: &ObjectReference, event: &ObjectEvent) {
+        let (recorder, event) = (self.next(), event.to_event());
+        let outcome = match tokio::time::timeout(LIMIT, recorder.publish(&event, regarding)).await {
+            Ok(outcome) => outcome.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(reason = event.reason, error, "an event could not be published");
+        }
+    }
+
+    /// The recorder of the next event.
+    fn next(&self) -> Recorder {
+        let (current, left) = &mut *lock(&self.current);
+        if *left == 0 {
+            (*current, *left) = (recorder(&self.client), EVENTS_A_RECORDER);
+        }
+        *left -= 1;
+        current.clone()
+    }
+}
+
+fn recorder(client: &Client) -> Recorder {
+    Recorder::new(client.clone(), Reporter::from("tenure-controller"))
 }
 
 #[cfg(test)]
@@ -350,5 +392,44 @@ mod tests {
             );
             assert!(event.reason.len() <= 128 && event.action.len() <= 128);
         }
+    }
+
+    /// A recorder that is replaced forgets, so that a loss of data does not leave an event of each object in memory.
+    #[tokio::test]
+    async fn a_repeated_event_counts_up_until_another_recorder_follows() {
+        let methods = Arc::new(Mutex::new(Vec::new()));
+        let seen = methods.clone();
+        let server = tower::service_fn(move |request: axum::http::Request<kube::client::Body>| {
+            let seen = seen.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect_bytes().await.unwrap();
+                lock(&seen).push(head.method);
+                Ok::<_, std::convert::Infallible>(axum::http::Response::new(kube::client::Body::from(
+                    body.to_vec(),
+                )))
+            }
+        });
+        let publisher = Publisher::new(&Client::new(server, "ml"));
+        let pool = |name: String| ObjectReference {
+            kind: Some("LockPool".to_owned()),
+            namespace: Some("ml".to_owned()),
+            name: Some(name),
+            ..ObjectReference::default()
+        };
+        let last = async || {
+            publisher
+                .publish(&pool("seats".to_owned()), &ObjectEvent::Recovering)
+                .await;
+            lock(&methods).last().unwrap().to_string()
+        };
+        assert_eq!(last().await, "POST");
+        assert_eq!(last().await, "PATCH");
+        for number in 2..EVENTS_A_RECORDER {
+            publisher
+                .publish(&pool(format!("x{number}")), &ObjectEvent::Recovering)
+                .await;
+        }
+        assert_eq!(last().await, "POST");
     }
 }

@@ -1,6 +1,6 @@
 //! The properties of a custom resource that the controller uses, so that one path serves every kind.
 
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug};
 
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
@@ -49,6 +49,9 @@ pub(crate) trait Declared:
     /// Resources or permits, disabled ones included.
     fn total(&self) -> u32;
 
+    /// The common part of the status, as the API server has it.
+    fn common(&self) -> Option<&CommonStatus>;
+
     /// The status, if it has one yet, with the floor of the first declaration.
     fn report(&self) -> StatusDraft;
 
@@ -82,12 +85,16 @@ pub(crate) trait Declared:
 }
 
 /// Removes the parts of a custom resource that the controller does not read, and that may be as large as the rest.
-pub(crate) fn strip<K: Resource>(object: &mut K) {
+pub(crate) fn strip<K: Declared>(object: &mut K) {
+    let has_floor = object
+        .common()
+        .is_some_and(|common| common.fencing_floor.is_some());
     let meta = object.meta_mut();
-    meta.managed_fields = None;
-    if let Some(annotations) = &mut meta.annotations {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
+    (meta.managed_fields, meta.labels) = (None, None);
+    // The annotation of the first floor counts as long as the status has none.
+    let annotations = meta.annotations.take().filter(|_| !has_floor);
+    let first_floor = annotations.and_then(|mut all| all.remove_entry(first_floor::ANNOTATION));
+    meta.annotations = first_floor.map(|entry| BTreeMap::from([entry]));
 }
 
 /// A custom resource without its status and its kind: the desired state of an object.
@@ -166,6 +173,10 @@ impl Declared for LockPool {
         }
     }
 
+    fn common(&self) -> Option<&CommonStatus> {
+        self.status.as_ref().map(|status| &status.common)
+    }
+
     fn report(&self) -> StatusDraft {
         let mut status = self.status.clone().unwrap_or_default();
         first_floor::add(&mut status.common, &self.metadata);
@@ -219,6 +230,10 @@ impl Declared for Semaphore {
         self.spec.permits
     }
 
+    fn common(&self) -> Option<&CommonStatus> {
+        self.status.as_ref().map(|status| &status.common)
+    }
+
     fn report(&self) -> StatusDraft {
         let mut status = self.status.clone().unwrap_or_default();
         first_floor::add(&mut status.common, &self.metadata);
@@ -262,16 +277,33 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_object_has_neither_managed_fields_nor_the_last_applied_configuration() {
+    fn a_stored_object_has_of_its_annotations_only_the_first_floor_and_only_until_the_status_has_one() {
         let mut pool = pool(serde_json::json!({"generate": {"prefix": "s", "count": 2}}));
         pool.metadata.managed_fields = Some(Vec::new());
-        let annotations = ["kubectl.kubernetes.io/last-applied-configuration", "other"];
+        pool.metadata.labels = Some(BTreeMap::from([("app".to_owned(), "x".to_owned())]));
+        let annotations = [
+            "kubectl.kubernetes.io/last-applied-configuration",
+            first_floor::ANNOTATION,
+        ];
         let annotations = annotations.map(|name| (name.to_owned(), "x".to_owned()));
         pool.metadata.annotations = Some(annotations.into());
         strip(&mut pool);
-        assert_eq!(pool.metadata.managed_fields, None);
-        let left: Vec<_> = pool.metadata.annotations.unwrap().into_keys().collect();
-        assert_eq!(left, ["other"]);
+        assert_eq!(
+            (&pool.metadata.managed_fields, &pool.metadata.labels),
+            (&None, &None)
+        );
+        let left: Vec<_> = pool
+            .metadata
+            .annotations
+            .iter()
+            .flat_map(BTreeMap::keys)
+            .collect();
+        assert_eq!(left, [first_floor::ANNOTATION]);
+        let mut status = LockPoolStatus::default();
+        status.common.fencing_floor = Some(1);
+        pool.status = Some(status);
+        strip(&mut pool);
+        assert_eq!(pool.metadata.annotations, None);
     }
 
     #[test]

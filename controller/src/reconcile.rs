@@ -4,10 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{
-    Client,
-    runtime::{controller::Action, events::Recorder},
-};
+use kube::{Client, runtime::controller::Action};
 use tenure::{Control, ObjectRef};
 use tokio::{sync::watch, time::Instant};
 
@@ -16,6 +13,7 @@ use crate::{
     data_loss::DataLosses,
     ended_pods::EndedPods,
     epochs::EpochRecord,
+    events::Publisher,
     failure::{Failure, RECONCILE_LIMIT},
     holders::Holders,
     installations::Installations,
@@ -32,7 +30,7 @@ const AFTER_ANOTHER: Duration = Duration::from_millis(100);
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) control: Control,
-    pub(crate) recorder: Recorder,
+    pub(crate) events: Publisher,
     pub(crate) tracker: ObjectTracker,
     pub(crate) epochs: EpochRecord,
     pub(crate) installations: Installations,

@@ -19,7 +19,6 @@ use kube::{
     runtime::{
         Controller, WatchStreamExt,
         controller::{self, Config as ControllerConfig},
-        events::{Recorder, Reporter},
         predicates,
         reflector::{self, Store, store::Writer},
         watcher,
@@ -41,6 +40,7 @@ use crate::{
     data_loss::DataLosses,
     ended_pods::{self, EndedPods},
     epochs::EpochRecord,
+    events::Publisher,
     failure,
     holders::Holders,
     http::{self, Health},
@@ -208,7 +208,7 @@ fn context(config: &Config, client: &Client, control: &tenure::Control, metrics:
         .installation()
         .map(|(namespace, name)| format!("{namespace}/{name}"));
     Arc::new(Context {
-        recorder: Recorder::new(client.clone(), Reporter::from("tenure-controller")),
+        events: Publisher::new(client),
         client: client.clone(),
         control: control.clone(),
         tracker: ObjectTracker::default(),

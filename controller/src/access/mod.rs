@@ -42,7 +42,7 @@ use crate::{
         watches::Watches,
     },
     config::{Config, ConfigError},
-    events::{self, ObjectEvent},
+    events::ObjectEvent,
     failure::Failure,
     http::Health,
     password::{NoRandomness, Password},
@@ -443,7 +443,7 @@ impl Access {
             ..ObjectReference::default()
         };
         let context = self.context.clone();
-        tokio::spawn(async move { events::publish(&context.recorder, &regarding, &event).await });
+        tokio::spawn(async move { context.events.publish(&regarding, &event).await });
     }
 }
 
