@@ -333,8 +333,9 @@ impl EpochRecord {
         if let Some(floor) = floor {
             state.epochs.written(object, floor);
         }
-        if state.epochs.raised(object).is_none() {
-            state.unreported.remove(object);
+        if state.epochs.raised(object).is_none() && state.unreported.remove(object).is_some() {
+            let left = state.unreported.len();
+            state.unreported.shrink_to(left * 4);
         }
     }
 

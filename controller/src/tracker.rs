@@ -21,7 +21,7 @@ const LONGEST_RETRY_OF_A_DELETION: Duration = Duration::from_secs(5);
 
 /// The state that the controller keeps of each object, by name: back-off, the last observation, and writes.
 #[derive(Debug, Default)]
-pub(crate) struct ObjectTracker(Mutex<HashMap<ObjectRef, Entry>>, Mutex<HashSet<ObjectRef>>);
+pub(crate) struct ObjectTracker(Mutex<HashMap<ObjectRef, Box<Entry>>>, Mutex<HashSet<ObjectRef>>);
 
 /// The right to reconcile an object, until it is dropped.
 #[derive(Debug)]

@@ -38,7 +38,7 @@ impl StatusWrites {
             return;
         }
         if version == self.own {
-            self.replaced.clear();
+            self.replaced = Vec::new();
         }
         if self.seen.is_some() && version != self.own {
             self.pay(now);

@@ -79,6 +79,14 @@ impl Controller {
             .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
             .args(args);
         command.env("KUBECONFIG", kubeconfig);
+        // As in the Deployment of the chart.
+        for (name, value) in [
+            ("MALLOC_ARENA_MAX", "1"),
+            ("MALLOC_MMAP_THRESHOLD_", "131072"),
+            ("MALLOC_TRIM_THRESHOLD_", "131072"),
+        ] {
+            command.env(name, value);
+        }
         for name in [
             "TENURE_REDIS_URL",
             "TENURE_WATCH_NAMESPACES",

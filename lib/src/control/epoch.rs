@@ -380,6 +380,8 @@ impl Epochs {
     pub fn written(&mut self, object: &ObjectRef, floor: u64) {
         if self.raised(object).is_some_and(|raised| raised.floor <= floor) {
             self.raised.remove(object);
+            // A loss of data has filled it with all objects.
+            self.raised.shrink_to(self.raised.len() * 4);
         }
     }
 

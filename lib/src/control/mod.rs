@@ -77,7 +77,7 @@ pub enum Withdrawal {
     Drain,
     /// Waiters are sent away, leases are lost, the keys go.
     Delete,
-    /// Everything goes on as it is, for at most this long.
+    /// Everything stays as it is, for at most this long.
     Retain {
         /// The time for which the keys stay.
         keep: Duration,
@@ -94,7 +94,7 @@ pub enum Withdrawal {
 ///     Server::Connected { version, .. } => println!("{version}"),
 ///     Server::Degraded { error, .. } => println!("some objects are not served: {error}"),
 ///     Server::Disconnected { error, transient: true } => println!("trying on: {error}"),
-///     Server::Disconnected { error, .. } => println!("somebody has to mend it: {error}"),
+///     Server::Disconnected { error, .. } => println!("the URL or the server must be changed: {error}"),
 /// }
 /// # }
 /// ```

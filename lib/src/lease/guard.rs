@@ -332,7 +332,7 @@ impl Lease {
     /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
     /// let lock = client.lock("migration")?;
     /// let secret = lock.acquire().await?.detach();
-    /// // ... in the process that goes on with the work:
+    /// // ... in the process that continues the work:
     /// let lease = lock.adopt(&secret).await?;
     /// # Ok(()) }
     /// ```

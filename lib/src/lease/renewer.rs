@@ -196,7 +196,7 @@ async fn renew(
     }
 }
 
-/// Redis has lost data and come back: the holder shows its fencing token and goes on.
+/// Redis has lost data and come back: the holder shows its fencing token and keeps its lease.
 async fn readmit(registry: &LeaseRegistry, link: &Router, client: &str, item: &Item, hold: &Hold) -> Action {
     let call = Readmit {
         token: &hold.token,

@@ -171,7 +171,7 @@ impl KeyedLock {
     /// ```no_run
     /// # async fn run(report: tenure::KeyedLock) -> Result<(), tenure::Error> {
     /// if report.try_acquire().await?.is_none() {
-    ///     println!("somebody else writes it");
+    ///     println!("another client writes it");
     /// }
     /// # Ok(()) }
     /// ```

@@ -199,7 +199,7 @@ impl Register {
     /// # async fn run(client: tenure::Client) -> Result<(), tenure::Error> {
     /// use tenure::{Compare, Outcome};
     ///
-    /// // From one state to the next, unless somebody was faster.
+    /// // From one state to the next, unless another client was faster.
     /// match client.register("state")?.set_if(Compare::eq("ready"), "running").await? {
     ///     Outcome::Applied => println!("it is ours to run"),
     ///     Outcome::Kept { stored } => println!("too late: {stored:?}"),
