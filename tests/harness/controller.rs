@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use kube::config::Kubeconfig;
 use serde_json::Value;
 
 use crate::process::{Process, folder};
-use crate::{ControlPlane, Result, binaries};
+use crate::{ControlPlane, Result, binaries, eventually};
 
 const START: Duration = Duration::from_secs(30);
 /// The time that Kubernetes gives a Pod by default.
@@ -96,6 +96,17 @@ impl Controller {
             command.env_remove(name);
         }
         Process::spawn("tenure-controller", &folder("controller")?, &command)
+    }
+
+    /// Waits until `/readyz` is green. An error has the log.
+    pub async fn until_ready(&self, limit: Duration) -> Result {
+        eventually("the controller to be ready", limit, async || {
+            let (code, text) = self.get("/readyz").await?;
+            ensure!(code == 200, "{text}");
+            Ok(())
+        })
+        .await
+        .with_context(|| self.logs().unwrap_or_default())
     }
 
     /// The status and the body of a GET of `path`, such as `/readyz`.

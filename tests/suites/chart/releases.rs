@@ -1,26 +1,15 @@
 //! Two releases on one API server: the second one is refused if it watches a namespace of the first one.
 
-use tenure_tests::{Context, ControlPlane, Result, assets, ensure, process::unique};
-use tokio::task::spawn_blocking;
+use tenure_tests::{Context, ControlPlane, Result, ensure, process::unique};
 
-use super::{Said, chart, run};
-
-/// Runs helm with the API server.
-async fn helm(plane: &ControlPlane, args: &[&str]) -> Result<Said> {
-    let program = spawn_blocking(|| assets::path("helm")).await??;
-    let config = plane
-        .kubeconfig()
-        .to_str()
-        .context("the kubeconfig's path is not UTF-8")?;
-    run("helm", &program, args, &[("KUBECONFIG", config)]).await
-}
+use super::{Said, chart, helm_with};
 
 /// `helm install`; the definitions are there already.
 async fn install(plane: &ControlPlane, release: &str, namespace: &str, set: &str) -> Result<Said> {
     let chart = chart();
     let args = ["install", release, &chart, "--namespace", namespace];
     let set = format!("crds.install=false,{set}");
-    helm(plane, &[&args[..], &["--set", &set]].concat()).await
+    helm_with(plane, &[&args[..], &["--set", &set]].concat()).await
 }
 
 async fn is_refused(
@@ -54,12 +43,12 @@ async fn a_release_that_watches_namespaces_of_another_one_is_refused() -> Result
     // The own release is no other one.
     let chart = chart();
     let set = format!("crds.install=false,{watch}");
-    helm(
+    helm_with(
         plane,
         &["upgrade", one, &chart, "--namespace", &first, "--set", &set],
     )
     .await?;
-    helm(plane, &["uninstall", one, "--namespace", &first]).await?;
+    helm_with(plane, &["uninstall", one, "--namespace", &first]).await?;
 
     install(plane, all, &first, "rbac.aggregate=false").await?;
     let of_all = format!(
@@ -74,7 +63,7 @@ async fn a_release_that_watches_namespaces_of_another_one_is_refused() -> Result
         lease.trim() == format!("lease.coordination.k8s.io/{all}-tenure"),
         "{lease}"
     );
-    helm(plane, &["uninstall", all, "--namespace", &first]).await?;
+    helm_with(plane, &["uninstall", all, "--namespace", &first]).await?;
     let lease = plane
         .kubectl(&["get", "leases", "--namespace", &first, "-o", "name"])
         .await?;
@@ -98,7 +87,7 @@ async fn a_release_is_refused_while_a_definition_is_being_deleted() -> Result {
     let args = ["install", "tenure", &chart, "--namespace", &namespace];
     let error = format!(
         "{:#}",
-        helm(&plane, &args).await.err().context("it is installed")?
+        helm_with(&plane, &args).await.err().context("it is installed")?
     );
     let message = "the definition lockpools.tenure.dev is being deleted, and waits for its objects";
     ensure!(error.contains(message), "{error}");

@@ -31,7 +31,7 @@ async fn the_controller_makes_and_renews_the_certificate_and_redis_loads_it() ->
         .await
         .with_context(|| controller.logs().unwrap_or_default())?;
     let redis = pod.start()?;
-    ready(&controller).await.with_context(|| redis.tail())?;
+    controller.until_ready(SOON).await.with_context(|| redis.tail())?;
     ensure!(
         pod.liveness().await? == Ok(()) && pod.readiness().await? == Ok(()),
         "{}",
@@ -78,7 +78,7 @@ async fn the_controller_makes_and_renews_the_certificate_and_redis_loads_it() ->
         Ok(())
     })
     .await?;
-    ready(&controller).await
+    controller.until_ready(SOON).await
 }
 
 #[tokio::test]
@@ -144,14 +144,4 @@ async fn controller(
     let more = ["--watch-namespaces", namespace, &url];
     let args: Vec<&str> = args.iter().map(String::as_str).chain(more).collect();
     Controller::start_with(plane, &args).await
-}
-
-async fn ready(controller: &Controller) -> Result {
-    eventually("the controller to be ready", SOON, async || {
-        let (code, text) = controller.get("/readyz").await?;
-        ensure!(code == 200, "{text}");
-        Ok(())
-    })
-    .await
-    .with_context(|| controller.logs().unwrap_or_default())
 }

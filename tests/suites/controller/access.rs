@@ -129,13 +129,7 @@ impl<R> World<R> {
     }
 
     async fn ready(&self) -> Result {
-        eventually("the controller to be ready", SOON, async || {
-            let (code, text) = self.controller.get("/readyz").await?;
-            ensure!(code == 200, "{text}");
-            Ok(())
-        })
-        .await
-        .with_context(|| self.controller.logs().unwrap_or_default())
+        self.controller.until_ready(SOON).await
     }
 
     /// One more controller with the same settings.

@@ -39,6 +39,12 @@ impl World {
     }
 
     /// A controller for the Redis at this port.
+    /// Changes the Secret.
+    async fn patch(&self, fields: &str) -> Result {
+        let args = ["patch", "secret", NAME, "--patch", fields];
+        self.kubectl(&args).await.map(drop)
+    }
+
     async fn controller(&self, port: u16, args: &[&str]) -> Result<Controller> {
         let url = format!("redis://127.0.0.1:{port}");
         let secret = format!("{}/{NAME}", self.namespace);
@@ -114,16 +120,6 @@ async fn redis(password: &str) -> Result<Redis> {
         .await
 }
 
-async fn ready(controller: &Controller) -> Result {
-    eventually("the controller to be ready", SOON, async || {
-        let (code, text) = controller.get("/readyz").await?;
-        ensure!(code == 200, "{text}");
-        Ok(())
-    })
-    .await
-    .with_context(|| controller.logs().unwrap_or_default())
-}
-
 /// Passwords that open the user in Redis.
 async fn opens(redis: &Redis, password: &str) -> Result<bool> {
     let answer = redis.cli(&["AUTH", "controller", password]).await;
@@ -141,7 +137,7 @@ async fn two_controllers_make_one_password_and_a_controller_connects_with_it() -
     ensure!(password.len() == 64, "{password}");
     let redis = redis(&password).await?;
     let controller = world.controller(redis.port(), &[]).await?;
-    ready(&controller).await?;
+    controller.until_ready(SOON).await?;
     ensure!(
         world.secret().await? == BTreeMap::from([("password".to_owned(), password.clone())]),
         "it changed"
@@ -163,7 +159,7 @@ async fn a_rotation_leaves_no_moment_in_which_controller_or_redis_lacks_a_passwo
         world.controller(redis.port(), &["--access-overlap=12s"]).await?,
     ];
     for controller in &controllers {
-        ready(controller).await?;
+        controller.until_ready(SOON).await?;
     }
     let client = tenure::Client::builder(redis.url())
         .namespace(&world.namespace)
@@ -184,7 +180,7 @@ async fn a_rotation_leaves_no_moment_in_which_controller_or_redis_lacks_a_passwo
     // A controller that starts, and a Redis that starts from the Secret as it was before.
     controllers[0].kill9()?;
     controllers[0] = world.controller(redis.port(), &["--access-overlap=12s"]).await?;
-    ready(&controllers[0]).await?;
+    controllers[0].until_ready(SOON).await?;
     redis.stop().await?;
     redis.start_again().await?;
     eventually("Redis to have the new password", SOON, async || {
@@ -197,7 +193,7 @@ async fn a_rotation_leaves_no_moment_in_which_controller_or_redis_lacks_a_passwo
     .await
     .with_context(|| controllers[0].logs().unwrap_or_default())?;
     for controller in &controllers {
-        ready(controller).await?;
+        controller.until_ready(SOON).await?;
     }
     eventually("the first password to end", SOON, async || {
         ensure!(!opens(&redis, &first).await?, "it opens Redis");
@@ -213,7 +209,7 @@ async fn a_rotation_leaves_no_moment_in_which_controller_or_redis_lacks_a_passwo
         .await?;
     redis.cli(&["CLIENT", "KILL", "USER", "controller"]).await?;
     for controller in &controllers {
-        ready(controller).await?;
+        controller.until_ready(SOON).await?;
     }
     lease.check()?;
     lease.release().await?;
@@ -227,10 +223,8 @@ async fn a_secret_that_loses_its_password_gets_another_one_beside_the_one_in_use
     let first = world.first_password().await?;
     let redis = redis(&first).await?;
     let controller = world.controller(redis.port(), &[]).await?;
-    ready(&controller).await?;
-    world
-        .kubectl(&["patch", "secret", NAME, "--patch", "data: null"])
-        .await?;
+    controller.until_ready(SOON).await?;
+    world.patch("data: null").await?;
     world
         .until("another password", |secret| {
             secret.get("password").is_some_and(|password| *password != first)
@@ -241,21 +235,19 @@ async fn a_secret_that_loses_its_password_gets_another_one_beside_the_one_in_use
     for password in [&first, &second["password"]] {
         ensure!(opens(&redis, password).await?, "it does not open Redis");
     }
-    ready(&controller).await
+    controller.until_ready(SOON).await
 }
 
 /// As with `redis.auth.existingSecret`.
 #[tokio::test]
 async fn a_password_that_its_owner_replaces_is_given_to_redis() -> Result {
     let world = World::new("bundled-theirs").await?;
-    world
-        .kubectl(&["patch", "secret", NAME, "--patch", "stringData: {password: one}"])
-        .await?;
+    world.patch("stringData: {password: one}").await?;
     let redis = redis("one").await?;
     let controller = world.controller(redis.port(), &[]).await?;
-    ready(&controller).await?;
+    controller.until_ready(SOON).await?;
     let both = "stringData: {password: two, previous-password: one}";
-    world.kubectl(&["patch", "secret", NAME, "--patch", both]).await?;
+    world.patch(both).await?;
     eventually("both passwords", SOON, async || {
         ensure!(
             opens(&redis, "one").await? && opens(&redis, "two").await?,
@@ -264,35 +256,19 @@ async fn a_password_that_its_owner_replaces_is_given_to_redis() -> Result {
         Ok(())
     })
     .await?;
-    world
-        .kubectl(&[
-            "patch",
-            "secret",
-            NAME,
-            "--patch",
-            "data: {previous-password: null}",
-        ])
-        .await?;
+    world.patch("data: {previous-password: null}").await?;
     eventually("the first password to end", SOON, async || {
         ensure!(!opens(&redis, "one").await?, "it opens Redis");
         Ok(())
     })
     .await?;
-    ready(&controller).await
+    controller.until_ready(SOON).await
 }
 
 #[tokio::test]
 async fn a_password_that_redis_does_not_take_keeps_the_controller_from_being_ready() -> Result {
     let world = World::new("bundled-wrong").await?;
-    world
-        .kubectl(&[
-            "patch",
-            "secret",
-            NAME,
-            "--patch",
-            "stringData: {password: wrong}",
-        ])
-        .await?;
+    world.patch("stringData: {password: wrong}").await?;
     let redis = redis("right").await?;
     let controller = world.controller(redis.port(), &[]).await?;
     eventually("the denial to show", SOON, async || {
@@ -301,16 +277,8 @@ async fn a_password_that_redis_does_not_take_keeps_the_controller_from_being_rea
         Ok(())
     })
     .await?;
-    world
-        .kubectl(&[
-            "patch",
-            "secret",
-            NAME,
-            "--patch",
-            "stringData: {password: right}",
-        ])
-        .await?;
-    ready(&controller).await
+    world.patch("stringData: {password: right}").await?;
+    controller.until_ready(SOON).await
 }
 
 #[tokio::test]

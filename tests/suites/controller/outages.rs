@@ -102,12 +102,7 @@ async fn a_frozen_redis_is_reported_within_seconds_and_changes_are_observed_afte
         Ok(())
     });
     back.await?;
-    eventually("the controller to be ready", SOON, async || {
-        let (code, text) = world.controller.get("/readyz").await?;
-        ensure!(code == 200, "{code}: {text}");
-        Ok(())
-    })
-    .await?;
+    world.controller.until_ready(SOON).await?;
     lease.release().await?;
     Ok(())
 }

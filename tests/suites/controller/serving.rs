@@ -91,12 +91,7 @@ async fn without_its_definitions_it_waits_unready_and_names_the_fix() -> Result 
     assert_eq!(controller.get("/livez").await?.0, 200);
 
     plane.install_definitions().await?;
-    let ready = eventually("the controller to be ready", SOON, async || {
-        let (code, text) = controller.get("/readyz").await?;
-        ensure!(code == 200, "{text}");
-        Ok(())
-    });
-    ready.await
+    controller.until_ready(SOON).await
 }
 
 #[tokio::test]

@@ -189,12 +189,7 @@ async fn start(plane: &ControlPlane, redis: &Redis, namespace: &str) -> Result<C
     let record = format!("{namespace}/tenure-epoch");
     let args = ["--redis-url", &redis.url(), "--epoch-record", &record];
     let controller = Controller::start_with(plane, &args).await?;
-    eventually("the controller to be ready", PATIENCE, async || {
-        let (code, text) = controller.get("/readyz").await?;
-        ensure!(code == 200, "{text}");
-        Ok(())
-    })
-    .await?;
+    controller.until_ready(PATIENCE).await?;
     Ok(controller)
 }
 

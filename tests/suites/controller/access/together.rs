@@ -9,12 +9,7 @@ use crate::controller::support::SOON;
 async fn two_controllers_agree_on_each_password() -> Result {
     let mut world = World::start("access-two", 6, &["--access-overlap=6s"]).await?;
     let other = world.another_controller().await?;
-    eventually("the other one to be ready", SOON, async || {
-        let (code, text) = other.get("/readyz").await?;
-        ensure!(code == 200, "{text}");
-        Ok(())
-    })
-    .await?;
+    other.until_ready(SOON).await?;
     let writes = async |world: &World| -> Result<u64> {
         let series = "tenure_access_secret_writes_total";
         Ok(world.metric(series).await? + metric(&other, series).await?)
