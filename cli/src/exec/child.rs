@@ -1,140 +1,135 @@
-//! The command as a child process, in a process group of its own.
+//! The command, as `tenure` sees it: a guardian that runs it, with a pipe to it.
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal},
-    os::unix::process::CommandExt,
+    fmt,
+    io::{self, IsTerminal, PipeWriter, Write},
+    os::{fd::AsRawFd, unix::process::CommandExt},
     process::Command,
     time::Duration,
 };
 
-use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpgrp, kill_process, kill_process_group, test_kill_process_group,
-    wait,
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::{Pid, Signal, WaitOptions, WaitStatus, getpgrp, wait},
 };
 
-use crate::{
-    exec::{
-        guardian::Guardian,
-        launcher::{self, give_terminal},
-        signals,
-    },
-    exit, report,
+use crate::exec::{
+    children,
+    guardian::{self, Settings, now},
 };
 
 #[derive(Debug)]
 pub(crate) struct Child {
-    pid: Pid,
+    guardian: Pid,
+    pipe: PipeWriter,
+    sent: Option<Duration>,
     status: Option<WaitStatus>,
-    guardian: Option<Guardian>,
-    has_terminal: bool,
+}
+
+/// The limits of a command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The command ends with `tenure`, and after this time at the latest unless [`Child::guard_until`] moves the end.
+    pub(crate) tied: Option<Duration>,
+    /// The longest time from SIGTERM to SIGKILL for processes that the command leaves behind.
+    pub(crate) kill_after: Duration,
+    /// The longest time for which a command may be stopped.
+    pub(crate) stopped: Duration,
 }
 
 impl Child {
-    /// Starts the command. `tied`: it ends with `tenure`, and after that time at the latest unless [`Child::guard_until`] moves the end.
     pub(crate) fn start(
         command: &[OsString],
         variables: Vec<(String, String)>,
-        tied: Option<Duration>,
+        limits: Limits,
     ) -> io::Result<Self> {
-        // Orphans of the command become children of this process, which has to wait for them.
-        #[cfg(target_os = "linux")]
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let mut guardian = tied.map(|_| Guardian::start()).transpose()?;
-        if let (Some(guardian), Some(remaining)) = (&mut guardian, tied) {
-            guardian.until(remaining);
-        }
-        let has_terminal = is_in_foreground();
-        let flag = |set: bool, name: &'static str| if set { name } else { "-" };
-        let child = Command::new(super::this_program()?)
-            .arg(launcher::NAME)
-            .arg(std::process::id().to_string())
-            .arg(flag(has_terminal, launcher::TERMINAL))
-            .arg(flag(tied.is_some(), launcher::TIED))
+        // A killed guardian leaves its children to this process.
+        children::adopt_orphans()?;
+        let (read, pipe) = io::pipe()?;
+        fcntl_setfd(&read, FdFlags::empty())?;
+        let settings = Settings {
+            pipe: read.as_raw_fd(),
+            terminal: is_in_foreground(),
+            tied: limits.tied.is_some(),
+            kill_after: limits.kill_after,
+            stopped: limits.stopped,
+        };
+        let guardian = Command::new(super::this_program()?)
+            // For people who list processes.
+            .arg0("tenure")
+            .arg(guardian::NAME)
+            .arg(settings.to_argument()?)
             .args(command)
             .envs(variables)
+            // Ctrl-C is for the command.
             .process_group(0)
             .spawn()?;
-        let pid = Pid::from_child(&child);
-        if let Some(guardian) = &mut guardian {
-            guardian.watch(pid);
-        }
-        Ok(Self {
-            pid,
+        let mut child = Self {
+            guardian: Pid::from_child(&guardian),
+            pipe,
+            sent: None,
             status: None,
-            guardian,
-            has_terminal,
-        })
+        };
+        if let Some(remaining) = limits.tied {
+            child.guard_until(remaining);
+        }
+        Ok(child)
     }
 
-    /// Waits for all children that have ended, orphans included. Returns whether the command has ended.
+    /// Waits for all children that have ended: as the first process of a container, this one gets the orphans of all others.
+    /// Returns whether the command, and all that it has left behind, have ended.
     pub(crate) fn reap(&mut self) -> bool {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
-            if status.stopped() {
-                self.stopped(pid, status);
-            } else if pid == self.pid {
-                self.status = Some(status);
+        let more = loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.guardian => self.status = Some(status),
+                Ok(Some(_)) => {}
+                Ok(None) => break true,
+                Err(_) => break false,
             }
-        }
-        self.status.is_some()
-    }
-
-    /// Continues a command that was stopped on its terminal: the shell could not take the terminal back, and others would wait
-    /// for a command that does nothing.
-    fn stopped(&self, pid: Pid, status: WaitStatus) {
-        let from_terminal = status.stopping_signal() == Some(Signal::TSTP.as_raw());
-        if pid == self.pid && self.has_terminal && from_terminal {
-            report("the command holds a lease, and is continued");
-            let _ = kill_process_group(self.pid, Signal::CONT);
+        };
+        match self.status {
+            // Nothing guards them any more.
+            Some(status) if more && status.terminating_signal().is_some() => {
+                children::kill_all();
+                false
+            }
+            status => status.is_some(),
         }
     }
 
-    /// Its exit code, as a shell reports it.
+    /// The exit code of the command, as a shell reports it.
     pub(crate) fn code(&self) -> Option<u8> {
-        let status = self.status?;
-        let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
-        Some(code.unwrap_or_else(|| exit::of_signal(status.terminating_signal().unwrap_or(0))))
+        Some(code(self.status?))
     }
 
+    /// Passes the deadline on if it has moved.
     pub(crate) fn guard_until(&mut self, remaining: Duration) {
-        if let Some(guardian) = &mut self.guardian {
-            guardian.until(remaining);
+        let deadline = now() + remaining;
+        // The same deadline is computed with the error of two clocks.
+        let moved = self
+            .sent
+            .is_none_or(|sent| deadline.abs_diff(sent) > Duration::from_millis(50));
+        if moved {
+            self.sent = Some(deadline);
+            self.send(format_args!("until {}", deadline.as_millis()));
         }
     }
 
-    /// Passes a signal on: one that ends programs to the whole group, another to the command alone.
-    pub(crate) fn forward(&self, signal: Signal) {
-        if signals::ends(signal) {
-            self.signal_group(signal);
-        } else if self.status.is_none() {
-            // An error means that it has ended.
-            let _ = kill_process(self.pid, signal);
-        }
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.send(format_args!("signal {}", signal.as_raw()));
     }
 
-    pub(crate) fn signal_group(&self, signal: Signal) {
-        let _ = kill_process_group(self.pid, signal);
-        // A stopped process ends when it is continued.
-        if signals::ends(signal) {
-            let _ = kill_process_group(self.pid, Signal::CONT);
-        }
+    /// A guardian that has ended reads nothing: [`Child::reap`] notices its end.
+    fn send(&mut self, message: fmt::Arguments<'_>) {
+        let _ = self.pipe.write_all(format!("{message}\n").as_bytes());
     }
+}
 
-    /// Has the command left processes of its group behind?
-    pub(crate) fn left_some(&self) -> bool {
-        test_kill_process_group(self.pid).is_ok()
-    }
-
-    /// Takes the terminal back and ends the guardian.
-    pub(crate) fn finish(self) {
-        if self.has_terminal {
-            // The terminal may be gone.
-            let _ = give_terminal(getpgrp());
-        }
-        if let Some(guardian) = self.guardian {
-            guardian.end();
-        }
-    }
+/// The exit code of a process, as a shell reports it.
+pub(crate) fn code(status: WaitStatus) -> u8 {
+    let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
+    code.unwrap_or_else(|| crate::exit::of_signal(status.terminating_signal().unwrap_or(0)))
 }
 
 /// Does this process read from a terminal, and has no other process the use of it?

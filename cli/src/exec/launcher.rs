@@ -1,5 +1,5 @@
 //! The process that becomes the command. It is this program, so that it can prepare itself between fork and exec without
-//! unsafe code: the kernel kills it when `tenure` ends, and it takes the terminal.
+//! unsafe code: the kernel kills it when the guardian ends, and it takes the terminal.
 
 use std::{
     ffi::OsString,
@@ -11,29 +11,32 @@ use std::{
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{getpgrp, getppid};
 
-use crate::report;
+use crate::{exec::guardian, report};
 
 /// The first argument of such a process.
 pub(crate) const NAME: &str = "__command";
 /// Its second argument where the command gets the terminal.
 pub(crate) const TERMINAL: &str = "terminal";
-/// Its third argument where the command ends with `tenure`.
+/// Its third argument where the command ends with the guardian.
 pub(crate) const TIED: &str = "tied";
 
-/// Arguments: the process id of `tenure`, `terminal` or `-`, `tied` or `-`, and the command.
+/// Arguments: the process id of the guardian, `terminal` or `-`, `tied` or `-`, and the command.
 pub(crate) fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let mut next = || args.next().unwrap_or_default();
     let (parent, terminal, tied, program) = (next(), next(), next(), next());
     if tied == TIED
         && let Err(error) = die_with(&parent)
     {
-        report(format_args!("cannot tie the command to tenure: {error}"));
+        report(format_args!("cannot tie the command to its guardian: {error}"));
         return ExitCode::FAILURE;
     }
     if terminal == TERMINAL
         && let Err(error) = take_terminal()
     {
         report(format_args!("cannot give the terminal to the command: {error}"));
+    }
+    if let Err(error) = guardian::unshield() {
+        report(format_args!("cannot receive signals: {error}"));
     }
     let error = Command::new(&program).args(args).exec();
     report(format_args!("{}: {error}", program.to_string_lossy()));

@@ -3,9 +3,10 @@
 //! | module | contents |
 //! |---|---|
 //! | [`signals`] | the signals that are passed on |
-//! | [`child`] | the command as a process group |
+//! | [`child`] | the command as this process sees it: a guardian, and a pipe to it |
+//! | [`guardian`] | the process that runs the command and ends it, with all that it leaves behind |
 //! | [`launcher`] | the process that becomes the command |
-//! | [`guardian`] | the process that kills the command when this one cannot |
+//! | [`children`] | the children of a process |
 //! | [`loss`] | the decision when the command is ended |
 //! | [`supervise`] | the loop that watches command and lease |
 //! | [`environment`] | the variables that the command gets |
@@ -32,6 +33,7 @@ use crate::{
 };
 
 mod child;
+mod children;
 mod environment;
 mod guardian;
 mod launcher;
@@ -39,7 +41,7 @@ mod loss;
 mod signals;
 mod supervise;
 
-use child::Child;
+use child::{Child, Limits};
 use loss::{OnLoss, Policy};
 use signals::Signals;
 use supervise::{Ended, supervise};
@@ -62,11 +64,18 @@ const EXAMPLES: &str = "Examples:
 /// Runs a command under a lease: waits for the object, runs the command, renews the lease, and releases it at the end.
 ///
 /// The command runs in a process group of its own. SIGTERM, SIGINT, SIGHUP and SIGQUIT are passed on to the group, SIGUSR1 and
-/// SIGUSR2 to the command. Ctrl-Z does not stop the command, for others wait. Processes of its group that the command leaves behind are ended before the lease is released. While it waits
-/// in the queue, tenure leaves the queue at SIGTERM or SIGINT, and does not wait for Redis at the second one.
+/// SIGUSR2 to the command. While it waits in the queue, tenure leaves the queue at SIGTERM or SIGINT, and does not wait for Redis
+/// at the second one.
+///
+/// Processes that the command leaves behind are ended before the lease is released: on Linux all descendants, also those that
+/// have made a session or process group of their own, as daemons do; elsewhere those of its group. Processes that
+/// another program starts for the command, such as a daemon of containers or systemd, are not among them.
 ///
 /// When the lease is lost, or cannot be renewed, the command gets SIGTERM, and SIGKILL before the lease's deadline
-/// (--on-loss). When tenure itself is killed or stopped, the command is killed by the lease's deadline at the latest.
+/// (--on-loss). When tenure itself is killed or stopped, all of them are killed by the lease's deadline at the latest.
+///
+/// Ctrl-Z does not stop the command, for others wait. A command that is stopped in another way, or by its use of the terminal while it is in the
+/// background, is ended after --max-stop with the code 73; `fg` gives it the terminal.
 ///
 /// The exit code is that of the command, 128+n if the signal n has ended it. `tenure --help` has those of tenure.
 #[derive(Debug, clap::Args)]
@@ -100,6 +109,9 @@ pub(crate) struct Running {
     /// Longest time from SIGTERM to SIGKILL; at most a third of the lease
     #[arg(long, default_value = "5s", value_parser = duration::parse, value_name = "DURATION")]
     kill_after: Duration,
+    /// Longest time for which the command may be stopped, as by SIGSTOP, before it is ended: others wait for it
+    #[arg(long, default_value = "30s", value_parser = duration::parse, value_name = "DURATION")]
+    max_stop: Duration,
     /// File to which the fencing token is written before the command starts
     #[arg(long, value_name = "FILE")]
     fence_file: Option<PathBuf>,
@@ -110,7 +122,7 @@ pub(crate) fn internal() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     match args.next()?.to_str()? {
         launcher::NAME => Some(launcher::run(args)),
-        guardian::NAME => Some(guardian::run()),
+        guardian::NAME => Some(guardian::run(args)),
         _ => None,
     }
 }
@@ -195,10 +207,14 @@ pub(crate) async fn run_command(
         let remaining = held.lease.remaining();
         loss::kill_in(remaining, remaining)
     });
-    let mut child = Child::start(command, environment::of(object, held), tied)
+    let limits = Limits {
+        tied,
+        kill_after: running.kill_after,
+        stopped: running.max_stop,
+    };
+    let mut child = Child::start(command, environment::of(object, held), limits)
         .map_err(|error| failed("the command cannot be started", error))?;
     let ended = supervise(&mut child, &held.lease, policy, signals).await;
-    child.finish();
     Ok(ended)
 }
 

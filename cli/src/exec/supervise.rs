@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tenure::{Lease, LeaseState};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     exec::{
@@ -26,7 +26,7 @@ pub(crate) struct Ended {
     pub(crate) interrupted: bool,
 }
 
-/// The rest of a group is looked at this often: a process whose parent lives is waited for by that parent.
+/// The shortest time between two steps.
 const POLL: Duration = Duration::from_millis(10);
 
 pub(crate) async fn supervise(
@@ -48,7 +48,7 @@ pub(crate) async fn supervise(
             _ = signals.child.recv() => {}
             signal = signals.passed_on.next() => {
                 interrupted |= signals::ends(signal);
-                child.forward(signal);
+                child.signal(signal);
             }
             cause = lease.lost(), if watched.lost.is_none() => watched.lose(child, lease, policy, cause),
             () = sleep_until(wake) => {}
@@ -58,7 +58,6 @@ pub(crate) async fn supervise(
         // It may have been the guardian that has ended the command.
         watched.lost = lease.check().err().map(|_| cause(lease));
     }
-    end_the_rest(child, lease, policy, signals).await;
     Ended {
         code: child.code().unwrap_or(1),
         lost: watched.lost,
@@ -80,8 +79,9 @@ impl Watched {
         if self.lost.is_some() {
             return match self.kill_at {
                 Some(at) if at <= now => {
-                    child.signal_group(Signal::KILL);
-                    now + POLL
+                    child.signal(Signal::KILL);
+                    self.kill_at = None;
+                    now
                 }
                 Some(at) => at,
                 None => now + Duration::from_secs(5),
@@ -102,20 +102,20 @@ impl Watched {
         }
     }
 
-    fn lose(&mut self, child: &Child, lease: &Lease, policy: Policy, cause: String) {
+    fn lose(&mut self, child: &mut Child, lease: &Lease, policy: Policy, cause: String) {
         let step = policy.lost(lease.remaining(), self.longest);
         self.begin_to_end(child, step, policy, cause);
     }
 
-    fn begin_to_end(&mut self, child: &Child, step: Step, policy: Policy, cause: String) {
+    fn begin_to_end(&mut self, child: &mut Child, step: Step, policy: Policy, cause: String) {
         match step {
             Step::Wait(_) => {}
             Step::Term { kill_in } => {
-                child.signal_group(Signal::TERM);
+                child.signal(Signal::TERM);
                 self.kill_at = Some(Instant::now() + kill_in);
             }
             Step::Kill => {
-                child.signal_group(Signal::KILL);
+                child.signal(Signal::KILL);
                 self.kill_at = Some(Instant::now());
             }
         }
@@ -135,27 +135,5 @@ fn cause(lease: &Lease) -> String {
         LeaseState::Unsure { reason } => format!("it was not renewed in time: {reason}"),
         // A call that has no answer yet looks like a lease that is renewed no more.
         _ => "it was not renewed in time: Redis does not answer, or the longest hold is reached".to_owned(),
-    }
-}
-
-/// Ends what the command has left behind in its group, before the lease is released.
-async fn end_the_rest(child: &mut Child, lease: &Lease, policy: Policy, signals: &mut Signals) {
-    if !child.left_some() {
-        return;
-    }
-    report("the command has ended and left processes behind, which are ended");
-    child.signal_group(Signal::TERM);
-    let kill_at = Instant::now() + policy.kill_after.min(lease.remaining() / 2);
-    while child.left_some() {
-        if Instant::now() >= kill_at {
-            child.signal_group(Signal::KILL);
-        }
-        tokio::select! {
-            _ = signals.child.recv() => {}
-            // A user who does not want to wait for them sends a signal.
-            _ = signals.passed_on.ending() => child.signal_group(Signal::KILL),
-            () = sleep(POLL) => {}
-        }
-        child.reap();
     }
 }

@@ -125,6 +125,7 @@ async fn wrong_credentials_are_refused_with_a_code_of_their_own() -> Result {
 #[tokio::test]
 async fn signals_reach_the_command_at_once() -> Result {
     let bench = Bench::shared().await?;
+    bench.pipe("pipe")?;
     for (name, signal, expected) in [
         ("TERM", Signal::TERM, 40),
         ("INT", Signal::INT, 41),
@@ -135,10 +136,6 @@ async fn signals_reach_the_command_at_once() -> Result {
     ] {
         // Without a child of its own in the way, the shell runs its trap at once.
         let script = format!("trap 'exit {expected}' {name}; echo ready; while :; do read -r _ < pipe; done");
-        let pipe = bench.folder.join("pipe");
-        if !pipe.exists() {
-            ensure!(Command::new("mkfifo").arg(&pipe).status()?.success(), "mkfifo");
-        }
         let mut process = bench.start(name, &bench.script(&format!("exec lock/{name}"), &script)?)?;
         printed(&mut process, "ready").await?;
         let sent = Instant::now();
@@ -175,13 +172,7 @@ async fn a_signal_that_ends_reaches_the_whole_group() -> Result {
 async fn a_hangup_that_was_ignored_is_ignored_by_the_command_too() -> Result {
     let bench = Bench::shared().await?;
     let tenure = bench.script("exec lock/x", "echo ready; read -r _ < pipe; echo survived")?;
-    ensure!(
-        Command::new("mkfifo")
-            .arg(bench.folder.join("pipe"))
-            .status()?
-            .success(),
-        "mkfifo"
-    );
+    bench.pipe("pipe")?;
     let mut command = Command::new("nohup");
     command
         .arg(tenure.get_program())
@@ -241,13 +232,7 @@ async fn what_the_command_leaves_behind_is_ended_before_the_release() -> Result 
 async fn zombies_are_reaped() -> Result {
     let bench = Bench::shared().await?;
     let script = "setsid sh -c 'sleep 0.05 & echo $! > pid' ; echo ready; read -r _ < pipe";
-    ensure!(
-        Command::new("mkfifo")
-            .arg(bench.folder.join("pipe"))
-            .status()?
-            .success(),
-        "mkfifo"
-    );
+    bench.pipe("pipe")?;
     let mut process = bench.start("zombies", &bench.script("exec lock/zombies", script)?)?;
     printed(&mut process, "ready").await?;
     let pid = fs::read_to_string(bench.folder.join("pid"))?;
@@ -333,13 +318,7 @@ async fn the_second_signal_in_the_queue_does_not_wait_for_redis() -> Result {
 #[tokio::test]
 async fn the_next_one_runs_as_soon_as_the_last_has_ended() -> Result {
     let bench = Bench::shared().await?;
-    ensure!(
-        Command::new("mkfifo")
-            .arg(bench.folder.join("pipe"))
-            .status()?
-            .success(),
-        "mkfifo"
-    );
+    bench.pipe("pipe")?;
     let first = bench.script(
         "exec lock/handoff",
         "echo ready; read -r _ < pipe; date +%s%N > end",

@@ -5,6 +5,7 @@
 //! | [`doctor`] | `tenure doctor` |
 //! | [`exec`] | `tenure exec`: the command, its codes, environment, signals and streams |
 //! | [`exec_loss`] | `tenure exec`: the reasons for which the command is ended |
+//! | [`exec_tree`] | `tenure exec`: all that the command starts, and a command that is stopped |
 //! | [`lease`] | `tenure acquire`, `renew` and `release` |
 //! | [`view`] | `tenure get`, `holders`, `queue` and `why` |
 //! | [`recipes`] | the manifests in `docs/jobs.md` |
@@ -13,6 +14,7 @@
 mod doctor;
 mod exec;
 mod exec_loss;
+mod exec_tree;
 mod lease;
 mod once;
 mod recipes;
@@ -74,6 +76,18 @@ impl Bench {
         let mut command = self.tenure(args)?;
         command.args(["--", "sh", "-c", script]);
         Ok(command)
+    }
+
+    /// A named pipe, which keeps a script that reads from it until something is written to it.
+    fn pipe(&self, name: &str) -> Result<PathBuf> {
+        let pipe = self.folder.join(name);
+        ensure!(Command::new("mkfifo").arg(&pipe).status()?.success(), "mkfifo");
+        Ok(pipe)
+    }
+
+    /// A process id that a script has written.
+    fn pid(&self, file: &str) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.join(file))?.trim().to_owned())
     }
 
     fn start(&self, name: &str, command: &Command) -> Result<Process> {

@@ -1,0 +1,233 @@
+//! `tenure exec`: all that the command starts ends before the lease does, and a command that is stopped does not keep it.
+
+use std::{ffi::OsStr, fs, process::Command};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tenure_tests::{Context, Result, ensure, eventually};
+
+use super::{Bench, SOON, code, gone, output, output_of, printed, runs, text};
+
+/// Starts processes outside of the command's group: of another session, of another group, and a daemon. Each is deaf to
+/// SIGTERM but the last one, which leaves a zombie in the group of the command.
+const SCATTER: &str = "
+    deaf() { trap '' TERM; echo $$ > $1; while :; do sleep 600; done; }
+    case $1 in deaf) deaf $2;; esac
+    setsid sh $0 deaf session &
+    timeout 600 sh $0 deaf group &
+    (setsid sh -c 'sh $0 deaf daemon & exit' $0 &)
+    sh -c 'true & echo $$ > zombie; exec setsid sleep 600' &
+    for file in session group daemon zombie; do while ! [ -s $file ]; do sleep 0.01; done; done
+    echo $$ > command
+    echo ready
+    case $1 in stay) read -r _ < pipe;; esac
+";
+const SCATTERED: [&str; 4] = ["session", "group", "daemon", "zombie"];
+
+fn scatter(bench: &Bench, args: &str, stay: bool) -> Result<Command> {
+    fs::write(bench.folder.join("scatter"), SCATTER)?;
+    let mut command = bench.tenure(args)?;
+    command.args(["--", "sh", "scatter"]);
+    if stay {
+        bench.pipe("pipe")?;
+        command.arg("stay");
+    }
+    Ok(command)
+}
+
+fn none_runs(bench: &Bench) -> Result {
+    for file in SCATTERED {
+        ensure!(!runs(&bench.pid(file)?), "{file} was left running");
+    }
+    Ok(())
+}
+
+fn signal(pid: &str, signal: Signal) -> Result {
+    kill_process(Pid::from_raw(pid.parse()?).context("no pid")?, signal)?;
+    Ok(())
+}
+
+/// The parent of a process: of the command, its guardian.
+fn parent(pid: &str) -> Result<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    Ok(line.context("no parent")?.trim().to_owned())
+}
+
+#[tokio::test]
+async fn descendants_in_other_groups_and_sessions_are_ended_before_the_release() -> Result {
+    let bench = Bench::shared().await?;
+    let ended = output(scatter(&bench, "exec lock/tree --kill-after 500ms", false)?).await?;
+    none_runs(&bench)?;
+    ensure!(
+        code(&ended)? == 0 && text(&ended.stderr).contains("left processes behind"),
+        "{ended:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn descendants_end_with_a_lease_that_is_lost() -> Result {
+    let bench = Bench::shared().await?;
+    let command = scatter(&bench, "exec lock/tree --kill-after 500ms", true)?;
+    let mut process = bench.start("tree", &command)?;
+    printed(&mut process, "ready").await?;
+    bench.reclaim("tree").await?;
+    let status = process.wait(SOON).await?;
+    none_runs(&bench)?;
+    ensure!(status.code() == Some(73), "{status}: {}", process.tail());
+    Ok(())
+}
+
+#[tokio::test]
+async fn descendants_end_when_tenure_is_killed() -> Result {
+    let bench = Bench::shared().await?;
+    let mut process = bench.start("tree", &scatter(&bench, "exec lock/tree", true)?)?;
+    printed(&mut process, "ready").await?;
+    process.signal(Signal::KILL)?;
+    for file in SCATTERED {
+        gone(&bench.pid(file)?).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn descendants_end_at_the_deadline_of_a_stopped_tenure() -> Result {
+    let bench = Bench::shared().await?;
+    let mut process = bench.start("tree", &scatter(&bench, "exec lock/tree --ttl 2s", true)?)?;
+    printed(&mut process, "ready").await?;
+    process.signal(Signal::STOP)?;
+    let next = bench.client.lock("tree")?.acquire().await?;
+    none_runs(&bench)?;
+    next.release().await?;
+    process.signal(Signal::CONT)?;
+    let status = process.wait(SOON).await?;
+    ensure!(status.code() == Some(73), "{status}: {}", process.tail());
+    Ok(())
+}
+
+/// Without its guardian, the command would outlive a `tenure` that is killed.
+#[tokio::test]
+async fn all_ends_when_the_guardian_is_killed() -> Result {
+    let bench = Bench::shared().await?;
+    let mut process = bench.start("tree", &scatter(&bench, "exec lock/tree", true)?)?;
+    printed(&mut process, "ready").await?;
+    signal(&parent(&bench.pid("command")?)?, Signal::KILL)?;
+    let status = process.wait(SOON).await?;
+    none_runs(&bench)?;
+    ensure!(!runs(&bench.pid("command")?), "the command was left running");
+    ensure!(status.code() == Some(137), "{status}: {}", process.tail());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_what_is_left() -> Result {
+    let bench = Bench::shared().await?;
+    let mut process = bench.start("tree", &scatter(&bench, "exec lock/tree --kill-after 9s", false)?)?;
+    eventually("the notice", SOON, async || {
+        let log = process.log()?;
+        ensure!(log.contains("left processes behind"), "{log}");
+        Ok(())
+    })
+    .await?;
+    let sent = std::time::Instant::now();
+    process.signal(Signal::TERM)?;
+    let status = process.wait(SOON).await?;
+    none_runs(&bench)?;
+    ensure!(status.success(), "{status}: {}", process.tail());
+    ensure!(sent.elapsed().as_secs() < 5, "{:?}", sent.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_that_is_stopped_for_too_long_is_ended() -> Result {
+    let bench = Bench::shared().await?;
+    let script =
+        "trap 'echo asked; exit 5' TERM; echo $$ > command; echo ready; while :; do sleep 0.01; done";
+    let command = bench.script("exec lock/stopped --max-stop 500ms", script)?;
+    let mut process = bench.start("stopped", &command)?;
+    printed(&mut process, "ready").await?;
+    signal(&bench.pid("command")?, Signal::STOP)?;
+    let status = process.wait(SOON).await?;
+    ensure!(status.code() == Some(73), "{status}: {}", process.tail());
+    ensure!(process.output()?.contains("asked"), "{}", process.tail());
+    let log = process.log()?;
+    ensure!(
+        log.contains("a signal has stopped it") && log.contains("within 500ms"),
+        "{log}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_that_is_continued_in_time_goes_on() -> Result {
+    let bench = Bench::shared().await?;
+    bench.pipe("pipe")?;
+    let script = "echo $$ > command; echo ready; read -r line < pipe; echo $line; exit 4";
+    let mut process = bench.start(
+        "stopped",
+        &bench.script("exec lock/stopped --max-stop 3s", script)?,
+    )?;
+    printed(&mut process, "ready").await?;
+    let command = bench.pid("command")?;
+    for _ in 0..3 {
+        signal(&command, Signal::STOP)?;
+        eventually("the notice", SOON, async || {
+            let stat = fs::read_to_string(format!("/proc/{command}/stat"))?;
+            ensure!(stat.contains(") T "), "{stat}");
+            Ok(())
+        })
+        .await?;
+        signal(&command, Signal::CONT)?;
+    }
+    fs::write(bench.folder.join("pipe"), "hello\n")?;
+    let status = process.wait(SOON).await?;
+    ensure!(status.code() == Some(4), "{status}: {}", process.tail());
+    ensure!(process.output()?.contains("hello"), "{}", process.tail());
+    Ok(())
+}
+
+/// Runs a script of bash with job control on a terminal of its own.
+async fn on_terminal(bench: &Bench, script: &str) -> Result<String> {
+    let tenure = bench.tenure("")?;
+    fs::write(bench.folder.join("jobs"), format!("set -m\n{script}"))?;
+    let typed = bench.folder.join("typed");
+    fs::write(&typed, "hello\n")?;
+    let mut command = Command::new("script");
+    command
+        .args(["-qec", "bash jobs", "/dev/null"])
+        .env("TENURE", tenure.get_program())
+        .current_dir(&bench.folder);
+    for (name, value) in tenure.get_envs() {
+        command.env(name, value.unwrap_or(OsStr::new("")));
+    }
+    let ended = output_of(command, fs::File::open(&typed)?).await?;
+    Ok(text(&ended.stdout))
+}
+
+#[tokio::test]
+async fn a_command_that_reads_from_the_terminal_in_the_background_is_ended() -> Result {
+    let bench = Bench::shared().await?;
+    let script = "$TENURE exec lock/tty --max-stop 500ms -- sh -c 'read -r line; echo got $line' & wait $!; echo code $?";
+    let shown = on_terminal(&bench, script).await?;
+    ensure!(
+        shown.contains("bring it to the foreground") && shown.contains("code 73"),
+        "{shown}"
+    );
+    ensure!(!shown.contains("got hello"), "{shown}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_that_is_brought_to_the_foreground_gets_the_terminal() -> Result {
+    let bench = Bench::shared().await?;
+    let script = "
+        $TENURE exec lock/tty -- sh -c 'echo $$ > command; read -r line; echo got $line' &
+        until [ -s command ] && grep -q ') T ' /proc/$(cat command)/stat; do sleep 0.01; done
+        fg; echo code $?; stty -a >/dev/null && echo back";
+    let shown = on_terminal(&bench, script).await?;
+    ensure!(
+        shown.contains("got hello") && shown.contains("code 0") && shown.contains("back"),
+        "{shown}"
+    );
+    Ok(())
+}
