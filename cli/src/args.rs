@@ -8,7 +8,7 @@ use crate::{
     connect::Connection,
     doctor, exec,
     exit::{self, Code, Failure},
-    install, lease, once, reference, view,
+    install, lease, once, reference, serve, view,
 };
 
 /// Runs commands under leases of locks, semaphores and pools, and shows who holds them and who waits.
@@ -25,6 +25,7 @@ pub(crate) struct Cli {
 enum Command {
     Exec(exec::Args),
     Once(once::Args),
+    Serve(serve::Args),
     Acquire(lease::Acquire),
     Renew(lease::Renew),
     Release(lease::Release),
@@ -66,6 +67,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Exec(args) => exec::run(&cli.connection, args).await,
         Command::Once(args) => once::run(&cli.connection, args).await,
+        Command::Serve(args) => serve::run(&cli.connection, args).await,
         Command::Acquire(args) => lease::acquire(&cli.connection, args).await,
         Command::Renew(args) => lease::renew(&cli.connection, args).await,
         Command::Release(args) => lease::release(&cli.connection, args).await,

@@ -10,6 +10,7 @@
 //! | [`lease`] | leases that scripts keep without a process of their own |
 //! | [`view`] | holders, waiters, and the reason of a wait |
 //! | [`once`] | runs a command once, of many who start it |
+//! | [`serve`] | holds leases for another program, over HTTP |
 //! | [`reference`] | completion, manual pages and `docs/cli.md`, from the definition of the command line |
 //! | [`doctor`] | checks Redis and the objects |
 //! | [`install`] | copies the program into a folder |
@@ -29,6 +30,7 @@ mod lease;
 mod object;
 mod once;
 mod reference;
+mod serve;
 mod view;
 
 fn main() -> ExitCode {

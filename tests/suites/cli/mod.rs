@@ -9,6 +9,7 @@
 //! | [`lease`] | `tenure acquire`, `renew` and `release` |
 //! | [`view`] | `tenure get`, `holders`, `queue` and `why` |
 //! | [`recipes`] | the manifests in `docs/jobs.md` |
+//! | [`serve`] | `tenure serve`: leases over HTTP, and `docs/sidecar.md` |
 //! | [`once`] | `tenure once`: one of many runs the command |
 
 mod doctor;
@@ -18,6 +19,7 @@ mod exec_tree;
 mod lease;
 mod once;
 mod recipes;
+mod serve;
 mod view;
 
 use std::{
