@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "memory")]
 use crate::memory::Memory;
-use crate::{Client, CredentialsProvider, Error, Identity};
+use crate::{AddressResolver, Client, CredentialsProvider, Error, Identity, protocol::channel};
 
 /// The settings of a connection, and the identity of its user. Made by [`Client::builder`].
 ///
@@ -31,18 +31,22 @@ pub struct ClientBuilder {
     sentinel_credentials: UserAndPassword,
     provider: Option<Arc<dyn CredentialsProvider>>,
     sentinel_provider: Option<Arc<dyn CredentialsProvider>>,
+    resolver: Option<Arc<dyn AddressResolver>>,
     identity: Identity,
     namespace: Option<String>,
     prefix: String,
     connect_timeout: Duration,
     response_timeout: Duration,
-    listen: bool,
+    listen: Option<EventChannels>,
     #[cfg(feature = "tls")]
     tls: crate::transport::tls::Tls,
 }
 
 /// No server answers sooner: every call would be repeated for ever.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// Returns the channels of events for a prefix and a namespace.
+type EventChannels = fn(&str, &str) -> Arc<str>;
 
 /// User and password.
 type UserAndPassword = (Option<String>, Option<String>);
@@ -66,12 +70,13 @@ impl ClientBuilder {
             sentinel_credentials: (None, None),
             provider: None,
             sentinel_provider: None,
+            resolver: None,
             identity: Identity::from_env(),
             namespace: None,
             prefix: "tenure".to_owned(),
             connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(3),
-            listen: false,
+            listen: None,
             #[cfg(feature = "tls")]
             tls: crate::transport::tls::Tls::default(),
         }
@@ -139,6 +144,19 @@ impl ClientBuilder {
     /// ```
     pub fn sentinel_credentials_provider(mut self, provider: impl CredentialsProvider) -> Self {
         self.sentinel_provider = Some(Arc::new(provider));
+        self
+    }
+
+    /// Finds the addresses of the servers in place of the system, at each connect: for a tunnel into a network of which the names
+    /// are not known outside. Names in the URL, and those that servers announce, stay as they are, also for TLS.
+    ///
+    /// ```
+    /// # fn run(tunnel: impl tenure::AddressResolver) {
+    /// let builder = tenure::Client::builder("rediss://redis.tenure").resolver(tunnel);
+    /// # }
+    /// ```
+    pub fn resolver(mut self, resolver: impl AddressResolver) -> Self {
+        self.resolver = Some(Arc::new(resolver));
         self
     }
 
@@ -296,7 +314,17 @@ impl ClientBuilder {
     /// let builder = tenure::Client::builder("redis://127.0.0.1").with_events();
     /// ```
     pub fn with_events(mut self) -> Self {
-        self.listen = true;
+        self.listen = Some(|prefix, _namespace| channel::of_events(prefix));
+        self
+    }
+
+    /// As [`with_events`](Self::with_events), of the objects of the client's own namespace alone: for a user that has no more rights.
+    ///
+    /// ```
+    /// let builder = tenure::Client::builder("redis://127.0.0.1").namespace("ml").with_namespace_events();
+    /// ```
+    pub fn with_namespace_events(mut self) -> Self {
+        self.listen = Some(channel::of_event);
         self
     }
 }

@@ -95,6 +95,7 @@ pub use protocol::{
     object::{Kind, ObjectRef, ResourceState},
 };
 pub use transport::credentials::{Credentials, CredentialsFuture, CredentialsProvider, FileCredentials};
+pub use transport::resolver::{AddressFuture, AddressResolver};
 
 /// Compiles the examples of the README.
 #[cfg(doctest)]

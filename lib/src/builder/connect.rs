@@ -13,7 +13,7 @@ use crate::{
     control,
     lease::{registry::LeaseRegistry, releaser, renewer, session::Session},
     protocol::{
-        channel::{self, ClientChannels},
+        channel::ClientChannels,
         name::{check_namespace, check_prefix},
     },
     transport::{
@@ -22,6 +22,7 @@ use crate::{
         connection::{ConnectionConfig, Endpoint},
         endpoint::{self, Access, Servers},
         later,
+        resolver::Resolver,
         router::Router,
         sentinel::Sentinels,
         uptime::Uptime,
@@ -93,7 +94,7 @@ impl ClientBuilder {
         let mut config = ConnectionConfig {
             channels: Channels {
                 own: own.clone(),
-                events: self.listen.then(|| channel::of_events(&self.prefix)),
+                events: self.listen.map(|channels| channels(&self.prefix, &namespace)),
             },
             response_timeout: self.response_timeout,
             receiver: registry.clone(),
@@ -103,7 +104,7 @@ impl ClientBuilder {
             draw,
         };
         let mut events = None;
-        if self.listen {
+        if self.listen.is_some() {
             let mailbox = Arc::new(control::Mailbox::new(&self.prefix, own, registry.clone()));
             config.receiver = mailbox.clone();
             events = Some(mailbox);
@@ -184,17 +185,18 @@ impl ClientBuilder {
                       credentials: &UserAndPassword,
                       provider: &Option<Arc<dyn CredentialsProvider>>| {
             let credentials = (credentials.0.as_deref(), credentials.1.as_deref());
-            let provider = provider.clone();
+            let (provider, resolver) = (provider.clone(), self.resolver.clone().map(Resolver));
             #[cfg(feature = "tls")]
             return Access::new(
                 servers,
                 settings,
                 credentials,
                 provider,
+                resolver,
                 named.secure.then(|| self.tls.clone()),
             );
             #[cfg(not(feature = "tls"))]
-            Access::new(servers, settings, credentials, provider)
+            Access::new(servers, settings, credentials, provider, resolver)
         };
         let redis = Arc::new(access(
             Servers::Redis,

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use redis::{AsyncConnectionConfig, Cmd, RedisError, Value, aio::MultiplexedConnection};
+use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 
 use crate::{
     Error,
@@ -166,9 +166,7 @@ impl AllServers {
         };
         let client = access.client_at(host, port)?;
         let (client, _) = access.current(&client, self.response_timeout).await?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.response_timeout))
-            .set_response_timeout(Some(self.response_timeout));
+        let config = access.connection(self.response_timeout);
         let connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await

@@ -37,7 +37,7 @@ pub(crate) trait ScriptConnection: Send + Sync {
 pub(crate) struct Channels {
     /// Its own.
     pub(crate) own: ClientChannels,
-    /// The pattern of the channels of events with a single server; only a controller listens to them.
+    /// The channel of the events of a namespace, or the pattern of those of all, with a single server.
     pub(crate) events: Option<Arc<str>>,
 }
 

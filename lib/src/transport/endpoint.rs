@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
@@ -11,7 +12,10 @@ use redis::{
 use crate::transport::tls::Tls;
 use crate::{
     Credentials, CredentialsProvider, Error,
-    transport::url::{self, unusable},
+    transport::{
+        resolver::Resolver,
+        url::{self, unusable},
+    },
 };
 
 /// Load balancers forget idle connections after a minute at the earliest.
@@ -30,6 +34,8 @@ pub(crate) struct Access {
     settings: RedisConnectionInfo,
     /// Knows the credentials, in place of the settings.
     provider: Option<Arc<dyn CredentialsProvider>>,
+    /// Finds the servers' addresses, in place of the system.
+    resolver: Option<Resolver>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
 }
@@ -76,6 +82,7 @@ impl Access {
         settings: RedisConnectionInfo,
         credentials: (Option<&str>, Option<&str>),
         provider: Option<Arc<dyn CredentialsProvider>>,
+        resolver: Option<Resolver>,
         #[cfg(feature = "tls")] tls: Option<Tls>,
     ) -> Result<Self, Error> {
         let mut settings = settings
@@ -94,9 +101,21 @@ impl Access {
         Ok(Self {
             settings,
             provider,
+            resolver,
             #[cfg(feature = "tls")]
             tls,
         })
+    }
+
+    /// The settings of a connection, with a timeout for the connect and for each command.
+    pub(crate) fn connection(&self, timeout: Duration) -> AsyncConnectionConfig {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout));
+        match &self.resolver {
+            Some(resolver) => config.set_dns_resolver(resolver.clone()),
+            None => config,
+        }
     }
 
     /// The number of the database.

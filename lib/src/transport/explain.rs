@@ -1,7 +1,5 @@
 //! Explains why a connection could not be made, and what to do.
 
-use std::time::Duration;
-
 use redis::{
     AsyncConnectionConfig, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
     aio::MultiplexedConnection,
@@ -113,7 +111,7 @@ fn hint(user: &str) -> String {
     }
 }
 
-/// Connects, as far as the driver does so. `known`: the server has spoken RESP3 before.
+/// Connects, as far as the driver does so. `plain`: the settings without pushes. `known`: the server has spoken RESP3 before.
 ///
 /// Some proxies close the connection at the driver's greeting, a command that they do not know; but so does a server
 /// that is about to start or stop, and a proxy whose server is. A server that is known to speak RESP3 is the latter.
@@ -122,7 +120,7 @@ fn hint(user: &str) -> String {
 pub(crate) async fn greet(
     client: &redis::Client,
     config: &AsyncConnectionConfig,
-    patience: Duration,
+    plain: &AsyncConnectionConfig,
     known: bool,
 ) -> Result<MultiplexedConnection, Error> {
     let connect = || client.get_multiplexed_async_connection_with_config(config);
@@ -130,7 +128,7 @@ pub(crate) async fn greet(
         Ok(connection) => return Ok(connection),
         Err(error) => error,
     };
-    if known || !is_closed(&error) || !speaks_resp2(client, patience).await {
+    if known || !is_closed(&error) || !speaks_resp2(client, plain).await {
         return Err(explain(client, &error));
     }
     match connect().await {
@@ -149,7 +147,7 @@ fn is_closed(error: &RedisError) -> bool {
         && !error.is_timeout()
 }
 
-async fn speaks_resp2(client: &redis::Client, patience: Duration) -> bool {
+async fn speaks_resp2(client: &redis::Client, config: &AsyncConnectionConfig) -> bool {
     let info = client.get_connection_info().clone();
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
     let Ok(client) = info
@@ -159,12 +157,9 @@ async fn speaks_resp2(client: &redis::Client, patience: Duration) -> bool {
     else {
         return false;
     };
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(patience))
-        .set_response_timeout(Some(patience));
     let answer = async {
         let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
+            .get_multiplexed_async_connection_with_config(config)
             .await?;
         redis::cmd("PING").query_async::<String>(&mut connection).await
     };

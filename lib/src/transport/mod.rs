@@ -5,6 +5,7 @@
 //! | [`url`] | reads a URL: servers, Sentinels and credentials |
 //! | [`endpoint`] | the clients of the driver for them |
 //! | [`credentials`] | credentials that change while a client runs |
+//! | [`resolver`] | finds the addresses of servers in place of the system |
 //! | [`tls`] | certificates |
 //! | [`connection`] | the connection to one server, which is made again when it breaks |
 //! | [`backend`] | the interface between a session and its server |
@@ -49,6 +50,7 @@ mod explain;
 mod own_connection;
 mod redis_connection;
 mod replicated;
+pub(crate) mod resolver;
 mod retry;
 pub(crate) mod router;
 pub(crate) mod routing_table;

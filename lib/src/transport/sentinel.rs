@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use redis::AsyncConnectionConfig;
 
 use crate::Error;
 use crate::transport::{endpoint::Access, explain::explain};
@@ -45,9 +44,7 @@ impl Sentinels {
 
     async fn ask(&self, sentinel: &redis::Client) -> Answer {
         let (sentinel, _) = self.own.current(sentinel, self.patience).await?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.patience))
-            .set_response_timeout(Some(self.patience));
+        let config = self.own.connection(self.patience);
         let answer = async {
             let mut connection = sentinel
                 .get_multiplexed_async_connection_with_config(&config)

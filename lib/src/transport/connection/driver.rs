@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, PushKind, RedisError, Value, aio::MultiplexedConnection};
+use redis::{PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, info, warn};
 
@@ -193,16 +193,14 @@ impl ConnectionDriver {
         };
         let address = endpoint::of(&client);
         let (client, credentials) = access.current(&client, timeout).await?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout))
-            .set_push_sender(on_push(
-                broken,
-                number,
-                on_message,
-                self.on_unsubscribed(number, subscriptions.clone()),
-            ));
-        let mut connection = greet(&client, &config, timeout, self.greeted).await?;
+        let plain = access.connection(timeout);
+        let config = plain.clone().set_push_sender(on_push(
+            broken,
+            number,
+            on_message,
+            self.on_unsubscribed(number, subscriptions.clone()),
+        ));
+        let mut connection = greet(&client, &config, &plain, self.greeted).await?;
         self.greeted = true;
         let asked = Instant::now();
         let text = ask_info(&mut connection)
@@ -226,7 +224,7 @@ impl ConnectionDriver {
             redis: Some(connection.clone()),
             connection: Arc::new(connection),
             subscriptions: about.is_cluster.then_some(subscriptions),
-            own_connection: Some(Arc::new(OwnConnection::new(client, timeout))),
+            own_connection: Some(Arc::new(OwnConnection::new(client, plain))),
             version_and_run: version_and_run(&about.run_id),
             run_id: about.run_id,
             version: about.version,
@@ -309,10 +307,13 @@ async fn open_channels(
     let refused = |channel: &str, error: &RedisError| explain_channel(client, channel, error);
     connection.subscribe(&*own).await.map_err(|e| refused(&own, &e))?;
     if let Some(events) = &channels.events {
-        connection
-            .psubscribe(&**events)
-            .await
-            .map_err(|e| refused(events, &e))?;
+        // The user of a namespace has the right to its channel, and to no pattern.
+        let subscribed = if events.contains('*') {
+            connection.psubscribe(&**events).await
+        } else {
+            connection.subscribe(&**events).await
+        };
+        subscribed.map_err(|e| refused(events, &e))?;
     }
     let mut publish = redis::cmd("PUBLISH");
     publish.arg(&*own).arg("");
