@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     connect::Connection,
-    doctor, exec,
+    doctor, drain, exec,
     exit::{self, Code, Failure},
     install, lease, once, reference, serve, view,
 };
@@ -33,6 +33,10 @@ enum Command {
     Holders(view::Holders),
     Queue(view::Queue),
     Why(view::why::Args),
+    Describe(view::describe::Args),
+    Watch(view::watch::Args),
+    Drain(drain::Drain),
+    Undrain(drain::Undrain),
     Doctor(doctor::Args),
     Install(install::Args),
     Completion(reference::Completion),
@@ -75,6 +79,10 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Holders(args) => view::holders(&cli.connection, args).await,
         Command::Queue(args) => view::queue(&cli.connection, args).await,
         Command::Why(args) => view::why::run(&cli.connection, args).await,
+        Command::Describe(args) => view::describe::run(&cli.connection, args).await,
+        Command::Watch(args) => view::watch::run(&cli.connection, args).await,
+        Command::Drain(args) => drain::drain(&cli.connection, args).await,
+        Command::Undrain(args) => drain::undrain(&cli.connection, args).await,
         Command::Doctor(args) => doctor::run(&cli.connection, &args).await,
         Command::Install(args) => install::run(&args),
         Command::Completion(args) => reference::completion(&args, Cli::command()),

@@ -1,11 +1,15 @@
-//! The way to Redis: `--redis-url`, or the settings of the environment.
+//! The way to Redis: `--redis-url`, the settings of the environment, or a Secret that the user of a kubeconfig may read.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use tenure::{Client, ClientBuilder};
 
-use crate::{duration, exit::Failure};
+use crate::{
+    duration,
+    exit::Failure,
+    kubernetes::{self, Forwards, Kubernetes},
+};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
@@ -16,8 +20,8 @@ pub(crate) struct Connection {
         value_name = "URL",
         help = "Where Redis is: redis://[user][:password@]host[:port][/database], with TLS rediss://; Sentinels: \
                 redis+sentinel://host[:port][,host[:port]]/service. If absent, the environment has it: TENURE_REDIS_URL, or \
-                the Secret tenure-access, mounted below SERVICE_BINDING_ROOT. Other users can see arguments: a password is safer \
-                in the environment"
+                the Secret tenure-access, mounted below SERVICE_BINDING_ROOT; else the kubeconfig leads to that Secret. Other \
+                users can see arguments: a password is safer in the environment"
     )]
     redis_url: Option<String>,
 
@@ -35,7 +39,7 @@ pub(crate) struct Connection {
     )]
     key_prefix: Option<String>,
 
-    /// Namespace of the objects; if absent, that of the Secret or of the pod, else `default`
+    /// Namespace of the objects; if absent, that of the Secret, of the pod or of the context, else `default`
     #[arg(
         short,
         long,
@@ -49,11 +53,27 @@ pub(crate) struct Connection {
     /// Time to wait for the first connection to Redis
     #[arg(long, global = true, default_value = "10s", value_parser = duration::parse, value_name = "DURATION")]
     connect_timeout: Duration,
+
+    #[command(flatten)]
+    kubernetes: kubernetes::Settings,
 }
 
 impl Connection {
     /// Connects, for at most as long as the caller can wait.
     pub(crate) async fn connect(&self, at_most: Option<Duration>) -> Result<Client, Failure> {
+        self.connect_as(at_most, |builder| builder).await
+    }
+
+    /// Connects, to hear of changes of the objects of the namespace.
+    pub(crate) async fn connect_with_events(&self) -> Result<Client, Failure> {
+        self.connect_as(None, ClientBuilder::with_namespace_events).await
+    }
+
+    async fn connect_as(
+        &self,
+        at_most: Option<Duration>,
+        set: fn(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Client, Failure> {
         let timeout = at_most.map_or(self.connect_timeout, |most| most.min(self.connect_timeout));
         // No server answers within nothing: a caller that does not wait for its object waits for the connection.
         let timeout = if timeout.is_zero() {
@@ -61,13 +81,40 @@ impl Connection {
         } else {
             timeout
         };
-        Ok(self.builder()?.connect_timeout(timeout).connect().await?)
+        let (builder, forwards) = self.builder().await?;
+        let connected = set(builder).connect_timeout(timeout).connect();
+        match forwards {
+            None => Ok(connected.await?),
+            Some(forwards) => tokio::select! {
+                connected = connected => Ok(connected?),
+                // Redis would count as unreachable until the timeout.
+                refused = forwards.refused() => Err(refused),
+            },
+        }
     }
 
-    fn builder(&self) -> Result<ClientBuilder, Failure> {
-        let mut builder = match &self.redis_url {
-            Some(url) => Client::builder(url),
-            None => Client::builder_from_env()?,
+    /// The cluster of the kubeconfig or of the pod, if there is one. No request is sent.
+    pub(crate) async fn kubernetes(&self) -> Result<Option<Kubernetes>, Failure> {
+        self.kubernetes.find().await
+    }
+
+    /// The namespace that the user has named.
+    pub(crate) fn namespace(&self) -> Option<&String> {
+        self.namespace.as_ref().filter(|name| !name.is_empty())
+    }
+
+    /// The prefix of all keys, as far as it is known here.
+    pub(crate) fn prefix(&self) -> &str {
+        self.key_prefix
+            .as_deref()
+            .filter(|prefix| !prefix.is_empty())
+            .unwrap_or("tenure")
+    }
+
+    async fn builder(&self) -> Result<(ClientBuilder, Option<Forwards>), Failure> {
+        let (mut builder, forwards) = match &self.redis_url {
+            Some(url) => (Client::builder(url), None),
+            None => self.builder_without_url().await?,
         };
         if let Some(file) = &self.redis_ca_file {
             builder = builder.tls_ca_file(file);
@@ -80,6 +127,30 @@ impl Connection {
                 builder = setting(builder, value);
             }
         }
-        Ok(builder)
+        Ok((builder, forwards))
+    }
+
+    async fn builder_without_url(&self) -> Result<(ClientBuilder, Option<Forwards>), Failure> {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_in_environment = is_set("TENURE_REDIS_URL") || is_set("SERVICE_BINDING_ROOT");
+        // A pod has the Secret itself, or no access.
+        let has_cluster = !kubernetes::in_pod() || self.kubernetes.is_given();
+        if !is_in_environment
+            && has_cluster
+            && let Some(kubernetes) = self.kubernetes.find().await?
+        {
+            let namespace = self.namespace().unwrap_or(&kubernetes.namespace);
+            let (builder, forwards) = kubernetes.redis(namespace).await?;
+            return Ok((builder, Some(forwards)));
+        }
+        let builder = Client::builder_from_env().map_err(|error| {
+            let fix = if is_in_environment || !has_cluster {
+                ""
+            } else {
+                "; or have a kubeconfig (--kubeconfig, KUBECONFIG), by whose user the Secret is read"
+            };
+            Failure::usage(format!("{error}{fix}"))
+        })?;
+        Ok((builder, None))
     }
 }

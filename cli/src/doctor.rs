@@ -1,18 +1,19 @@
 //! `tenure doctor`: checks the servers, the rights of the user and the objects, and names the fix of each problem.
 
 use std::{
-    collections::BTreeMap,
-    io::{self, Write},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
+use anstyle::AnsiColor;
 use serde::Serialize;
 use tenure::{Client, Error, ObjectRef, control::Snapshot};
 
 use crate::{
     connect::Connection,
     exit::{Code, Failure},
-    view::{all_objects, shown},
+    object::shown,
+    view::{all_objects, namespace, table::coloured, time::until, write},
 };
 
 /// Checks the connection, the servers, the rights of the user and the objects of the namespace, and names the fix of each problem.
@@ -55,23 +56,22 @@ pub(crate) async fn run(connection: &Connection, args: &Args) -> Result<u8, Fail
     let mut findings = of_servers(&client).await?;
     findings.push(of_clock(&client).await?);
     findings.push(of_rights(&client).await);
-    findings.extend(of_objects(&client).await);
+    findings.extend(of_objects(connection, &client).await?);
     let text = if args.json {
         serde_json::to_string_pretty(&findings).map_err(|error| Failure::new(Code::Failed, error))?
     } else {
         findings.iter().map(line).collect::<Vec<_>>().join("\n")
     };
-    // The exit code is an answer, too.
-    let _ = writeln!(io::stdout(), "{text}");
+    write(&text);
     let has_problem = findings.iter().any(|finding| finding.level == Level::Problem);
     Ok(if has_problem { Code::Failed as u8 } else { 0 })
 }
 
 fn line(finding: &Finding) -> String {
     let level = match finding.level {
-        Level::Ok => "ok     ",
-        Level::Warning => "WARNING",
-        Level::Problem => "PROBLEM",
+        Level::Ok => coloured(AnsiColor::Green, "ok     "),
+        Level::Warning => coloured(AnsiColor::Yellow, "WARNING"),
+        Level::Problem => coloured(AnsiColor::Red, "PROBLEM"),
     };
     format!("{level}  {}: {}", finding.about, finding.message)
 }
@@ -185,31 +185,123 @@ async fn of_rights(client: &Client) -> Finding {
     }
 }
 
-async fn of_objects(client: &Client) -> Vec<Finding> {
-    let objects = match all_objects(client).await {
-        Ok(objects) => objects,
+async fn of_objects(connection: &Connection, client: &Client) -> Result<Vec<Finding>, Failure> {
+    let (objects, partly) = match all_objects(connection, client).await {
+        Ok(found) => found,
         Err(failure) => {
             let message = failure.message.unwrap_or_default();
-            return vec![Finding::new(Level::Warning, "objects", message)];
+            return Ok(vec![Finding::new(Level::Warning, "objects", message)]);
         }
     };
+    let cluster = of_cluster(connection, &namespace(client)?).await?;
     let mut findings = Vec::new();
+    let mut damaged = BTreeSet::new();
     for object in &objects {
         match client.control().look(object, usize::MAX).await {
-            Ok(Some(snapshot)) => findings.extend(of_object(object, &snapshot)),
+            Ok(Some(snapshot)) => {
+                let found: Vec<_> = of_object(object, &snapshot)
+                    .into_iter()
+                    .chain(cluster.of_object(object, &snapshot, connection.prefix()))
+                    .collect();
+                if !found.is_empty() {
+                    damaged.insert(object);
+                }
+                findings.extend(found);
+            }
             // It is gone since it was listed.
             Ok(None) => {}
             // The error names the key and the command that mends it.
-            Err(error) => findings.push(Finding::new(Level::Problem, &shown(object), error.to_string())),
+            Err(error) => {
+                damaged.insert(object);
+                findings.push(Finding::new(Level::Problem, &shown(object), error.to_string()));
+            }
         }
     }
-    let sound = objects.len() - findings.len().min(objects.len());
+    for object in cluster.declared.iter().flatten() {
+        if client
+            .control()
+            .look(object, 0)
+            .await
+            .is_ok_and(|seen| seen.is_none())
+        {
+            let message = "is declared, and Redis does not have it: check its conditions (tenure describe) and that the controller runs";
+            findings.push(Finding::new(Level::Problem, &shown(object), message));
+        }
+    }
+    findings.extend(cluster.problem);
+    findings.extend(partly.map(|message| Finding::new(Level::Warning, "objects", message)));
+    let sound = objects.len() - damaged.len();
     findings.push(Finding::new(
         Level::Ok,
         "objects",
         format!("{sound} of {} are sound", objects.len()),
     ));
-    findings
+    Ok(findings)
+}
+
+/// The objects and pods that the API server has.
+#[derive(Default)]
+struct Cluster {
+    declared: Option<BTreeSet<ObjectRef>>,
+    pods: Option<BTreeSet<String>>,
+    /// They could not be read.
+    problem: Option<Finding>,
+}
+
+async fn of_cluster(connection: &Connection, namespace: &str) -> Result<Cluster, Failure> {
+    let Some(kubernetes) = connection.kubernetes().await? else {
+        let message = "without a kubeconfig, objects that no resource declares and leases of pods that do not exist are not found";
+        return Ok(Cluster {
+            problem: Some(Finding::new(Level::Ok, "kubernetes", message)),
+            ..Cluster::default()
+        });
+    };
+    let declared = kubernetes.declared(namespace).await;
+    let pods = kubernetes.pods(namespace).await;
+    let failure = declared.as_ref().err().or(pods.as_ref().err());
+    let problem = failure.map(|failure| {
+        let message = failure.message.clone().unwrap_or_default();
+        Finding::new(Level::Warning, "kubernetes", message)
+    });
+    Ok(Cluster {
+        declared: declared.ok().map(BTreeSet::from_iter),
+        pods: pods.ok(),
+        problem,
+    })
+}
+
+impl Cluster {
+    /// The findings about an object of Redis that the API server contradicts.
+    fn of_object(&self, object: &ObjectRef, snapshot: &Snapshot, prefix: &str) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let is_orphan = snapshot.digest.is_some()
+            && !snapshot.withdrawing
+            && self.declared.as_ref().is_some_and(|all| !all.contains(object));
+        if is_orphan {
+            let message = format!(
+                "no resource declares it any more: apply its resource again, or remove it with all leases: {}",
+                object.removal_command(prefix)
+            );
+            findings.push(Finding::new(Level::Problem, &shown(object), message));
+        }
+        let is_gone = |identity: &tenure::Identity| {
+            let (Some(pods), Some(pod)) = (&self.pods, &identity.pod) else {
+                return false;
+            };
+            identity.namespace == object.namespace() && !pods.contains(pod)
+        };
+        for view in snapshot.holders.iter().filter(|view| is_gone(&view.holder)) {
+            let pod = view.holder.pod.as_deref().unwrap_or_default();
+            let message = format!(
+                "the pod {pod} holds it, and does not exist: the lease runs out in {}, or is taken by tenure release {} --force \
+                 --holder {pod} --reason TEXT",
+                until(snapshot.now, view.expires),
+                shown(object)
+            );
+            findings.push(Finding::new(Level::Warning, &shown(object), message));
+        }
+        findings
+    }
 }
 
 /// The problem of an object that can be read, if it has one.
@@ -254,7 +346,7 @@ mod tests {
             .collect();
         of_server("r:6379", is_replica, &fields)
             .iter()
-            .map(line)
+            .map(|finding| anstream::adapter::strip_str(&line(finding)).to_string())
             .collect::<Vec<_>>()
             .join("\n")
     }

@@ -13,14 +13,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tenure::{Client, Kind, Lease};
+use tenure::{Client, Identity, Kind, Lease, ObjectRef};
 
 use crate::{
     acquire::{Amount, Held, Request},
     connect::Connection,
     exec,
     exit::{Code, Failure},
-    object::Object,
+    kubernetes::{Kubernetes, objects},
+    object::{Object, shown},
     report,
     view::time,
 };
@@ -62,6 +63,8 @@ pub(crate) struct Renew {
 }
 
 /// Releases a lease of `tenure acquire`; or, with --force, takes an object from its holders.
+///
+/// With a kubeconfig, or the rights of the pod's account, an event of the object records who has taken it and why.
 ///
 /// A holder whose lease is taken is notified of the loss, with the reason: `tenure exec` ends its command. The next in the
 /// queue is granted the object at once, so that two may work at the same time if a holder does not notice. Take a lease where its
@@ -131,10 +134,7 @@ pub(crate) async fn acquire(connection: &Connection, args: Acquire) -> Result<u8
 }
 
 pub(crate) async fn renew(connection: &Connection, args: Renew) -> Result<u8, Failure> {
-    let (object, secret, namespace) = args.known.read()?;
-    let client = connection.connect(None).await?;
-    check_namespace(&client, &object, namespace.as_deref())?;
-    let held = adopt(&client, &object, &secret).await?;
+    let (client, object, held) = take_over(connection, &args.known).await?;
     detach(&client, held, &object, args.known.lease_file.as_deref()).await
 }
 
@@ -142,10 +142,7 @@ pub(crate) async fn release(connection: &Connection, args: Release) -> Result<u8
     if args.force {
         return take(connection, &args).await;
     }
-    let (object, secret, namespace) = args.known.read()?;
-    let client = connection.connect(None).await?;
-    check_namespace(&client, &object, namespace.as_deref())?;
-    let held = adopt(&client, &object, &secret).await?;
+    let (_client, _object, held) = take_over(connection, &args.known).await?;
     held.lease.release().await?;
     Ok(0)
 }
@@ -180,6 +177,15 @@ async fn detach(client: &Client, held: Held, object: &Object, file: Option<&Path
         ));
     }
     Ok(0)
+}
+
+/// Connects, and takes over a lease that was acquired before.
+async fn take_over(connection: &Connection, known: &Known) -> Result<(Client, Object, Held), Failure> {
+    let (object, secret, namespace) = known.read()?;
+    let client = connection.connect(None).await?;
+    check_namespace(&client, &object, namespace.as_deref())?;
+    let held = adopt(&client, &object, &secret).await?;
+    Ok((client, object, held))
 }
 
 async fn adopt(client: &Client, object: &Object, secret: &str) -> Result<Held, Failure> {
@@ -279,12 +285,51 @@ async fn take(connection: &Connection, args: &Release) -> Result<u8, Failure> {
     if !args.yes && !confirmed(meant.len())? {
         return Err(Failure::new(Code::Failed, "nothing was released"));
     }
-    let who = std::env::var("USER").unwrap_or_else(|_| client.identity().to_string());
-    let tokens: Vec<_> = meant.into_iter().map(|view| view.token).collect();
+    let kubernetes = connection.kubernetes().await.ok().flatten();
+    let who = match &kubernetes {
+        Some(kubernetes) => kubernetes.user().await,
+        None => None,
+    };
+    let who = who
+        .or_else(|| std::env::var("USER").ok())
+        .unwrap_or_else(|| client.identity().to_string());
+    let tokens: Vec<_> = meant.iter().map(|view| view.token.clone()).collect();
     let cause = format!("released by force by {who}: {reason}");
     let ended = client.control().reclaim(&full, &tokens, &cause).await?;
     report(format_args!("{ended} leases of {object} were {cause}"));
+    if ended > 0 {
+        let holders: Vec<_> = meant.into_iter().map(|view| view.holder).collect();
+        match record(kubernetes.as_ref(), &full, &holders, &cause).await {
+            Ok(()) => report("the event ForcedRelease was written"),
+            Err(reason) => report(format_args!("no event was written: {reason}")),
+        }
+    }
     Ok(0)
+}
+
+/// Writes the event about a release by force: of the object, or, where no resource declares it, of the pods that held it.
+async fn record(
+    kubernetes: Option<&Kubernetes>,
+    object: &ObjectRef,
+    holders: &[Identity],
+    cause: &str,
+) -> Result<(), String> {
+    let text = |failure: Failure| failure.message.unwrap_or_default();
+    let kubernetes = kubernetes.ok_or("there is no kubeconfig")?;
+    let involved = match kubernetes.declaration(object).await.map_err(text)? {
+        Some(resource) => vec![objects::reference(&resource)],
+        None => holders.iter().filter_map(objects::pod_reference).collect(),
+    };
+    if involved.is_empty() {
+        return Err("neither the object nor a holder is one of Kubernetes".to_owned());
+    }
+    let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    let note = format!("{}, held by {}, was {cause}", shown(object), names.join(", "));
+    for one in involved {
+        let recorded = kubernetes.record(one, "ForcedRelease", "Release", &note);
+        recorded.await.map_err(text)?;
+    }
+    Ok(())
 }
 
 fn confirmed(leases: usize) -> Result<bool, Failure> {

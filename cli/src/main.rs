@@ -3,12 +3,15 @@
 //! | module | contents |
 //! |---|---|
 //! | [`args`] | the command line |
-//! | [`connect`] | the way to Redis: flags and environment |
+//! | [`connect`] | the way to Redis: flags, environment and kubeconfig |
+//! | [`kubernetes`] | the API server: the Secret with the credentials, and connections into the cluster |
 //! | [`object`], [`duration`] | the grammar of arguments |
 //! | [`acquire`] | the request for a lease that the subcommands share |
 //! | [`exec`] | runs a command under a lease |
 //! | [`lease`] | leases that scripts keep without a process of their own |
 //! | [`view`] | holders, waiters, and the reason of a wait |
+//! | [`drain`] | takes resources of a lockpool out of service |
+//! | [`changes`] | waits for the next change of objects |
 //! | [`once`] | runs a command once, of many who start it |
 //! | [`serve`] | holds leases for another program, over HTTP |
 //! | [`reference`] | completion, manual pages and `docs/cli.md`, from the definition of the command line |
@@ -20,12 +23,15 @@ use std::process::ExitCode;
 
 mod acquire;
 mod args;
+mod changes;
 mod connect;
 mod doctor;
+mod drain;
 mod duration;
 mod exec;
 mod exit;
 mod install;
+mod kubernetes;
 mod lease;
 mod object;
 mod once;

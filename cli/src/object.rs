@@ -34,6 +34,11 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
+/// An object as it stands on the command line.
+pub(crate) fn shown(object: &ObjectRef) -> String {
+    format!("{}/{}", kind_name(object.kind()), object.name())
+}
+
 impl FromStr for Object {
     type Err = String;
 

@@ -163,6 +163,19 @@ impl ControlPlane {
         &self.kubeconfig
     }
 
+    /// Writes a kubeconfig of another user, whom the administrator impersonates.
+    pub fn kubeconfig_as(&self, user: &str) -> Result<PathBuf> {
+        let mut config = Kubeconfig::read_from(&self.kubeconfig)?;
+        for named in &mut config.auth_infos {
+            if let Some(auth) = &mut named.auth_info {
+                auth.impersonate = Some(user.to_owned());
+            }
+        }
+        let file = folder("kubeconfig")?.join("kubeconfig");
+        fs::write(&file, serde_json::to_string(&config)?)?;
+        Ok(file)
+    }
+
     /// A new client, bound to the caller's runtime.
     pub async fn client(&self) -> Result<Client> {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;

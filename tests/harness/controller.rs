@@ -1,12 +1,10 @@
 //! The real `tenure-controller` as a child process.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use kube::config::Kubeconfig;
 use serde_json::Value;
 
 use crate::process::{Process, folder};
@@ -54,16 +52,7 @@ impl Controller {
 
     /// As [`Controller::start_with`], as a user of Kubernetes.
     pub async fn start_as(plane: &ControlPlane, user: &str, args: &[&str]) -> Result<Self> {
-        let mut config = Kubeconfig::read_from(plane.kubeconfig())?;
-        for auth in config
-            .auth_infos
-            .iter_mut()
-            .filter_map(|named| named.auth_info.as_mut())
-        {
-            auth.impersonate = Some(user.to_owned());
-        }
-        let kubeconfig = folder("kubeconfig")?.join("kubeconfig");
-        fs::write(&kubeconfig, serde_json::to_string(&config)?)?;
+        let kubeconfig = plane.kubeconfig_as(user)?;
         Self::listening(Self::spawn_with(&kubeconfig, args)?).await
     }
 

@@ -1,32 +1,34 @@
-//! `tenure get`, `holders`, `queue` and `why`: an object as Redis has it.
+//! `tenure get`, `describe`, `holders`, `queue`, `watch` and `why`: an object as Redis has it.
 //!
 //! | module | contents |
 //! |---|---|
 //! | [`model`] | the object as JSON and YAML |
 //! | [`table`], [`time`] | the object for people |
+//! | [`describe`] | all that is known of one object |
+//! | [`watch`] | each change as it happens |
 //! | [`why`] | the reason for which a pod waits |
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-    str::FromStr,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, io::Write, str::FromStr, time::SystemTime};
 
+use serde::Serialize;
 use tenure::{
     Client, Error, Kind, ObjectRef,
     control::{Snapshot, WaiterRequest},
 };
 
 use crate::{
+    changes::Changes,
     connect::Connection,
     exit::{Code, Failure},
-    object::{self, Object},
+    object::{self, Object, shown},
+    report,
 };
 
+pub(crate) mod describe;
 pub(crate) mod model;
 pub(crate) mod table;
 pub(crate) mod time;
+pub(crate) mod watch;
 pub(crate) mod why;
 
 use model::{name, state};
@@ -141,16 +143,24 @@ pub(crate) async fn queue(connection: &Connection, args: Queue) -> Result<u8, Fa
     show(connection, args.shown, &WAITERS).await
 }
 
-/// A person does not read faster.
-const WATCHED_EVERY: Duration = Duration::from_secs(1);
-
 async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8, Failure> {
-    let client = connection.connect(None).await?;
+    let client = if args.watch {
+        connection.connect_with_events().await?
+    } else {
+        connection.connect(None).await?
+    };
+    // The list is that of the start.
+    let targets = targets(connection, &client, &args.objects).await?;
+    let mut changes = None;
     let mut before = None;
     loop {
         let mut all = Vec::new();
-        for (object, is_named) in targets(&client, &args.objects).await? {
-            all.extend(look(&client, object, is_named, args.limit).await?);
+        for (object, is_named) in &targets {
+            if args.watch {
+                // Its next change is published.
+                client.control().observe(object, 0).await?;
+            }
+            all.extend(look(&client, object.clone(), *is_named, args.limit).await?);
         }
         // Relative times change without a change.
         let state: Vec<_> = all
@@ -158,8 +168,7 @@ async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8,
             .map(|seen| seen.snapshot.clone().map(timeless))
             .collect();
         if before.as_ref() != Some(&state) {
-            let text = rendered(&all, args.output, table)?;
-            if writeln!(io::stdout(), "{text}").is_err() {
+            if !write(&rendered(&all, args.output, table)?) {
                 return Ok(0);
             }
             before = Some(state);
@@ -167,12 +176,25 @@ async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8,
         if !args.watch {
             return Ok(0);
         }
-        tokio::time::sleep(WATCHED_EVERY).await;
+        if changes.is_none() {
+            changes = Some(Changes::of(&client)?);
+            continue;
+        }
+        if let Some(changes) = &mut changes {
+            let seen = all.iter().map(|seen| seen.snapshot.as_ref());
+            changes
+                .next(targets.iter().map(|(object, _)| object), seen)
+                .await?;
+        }
     }
 }
 
 /// The objects that are meant, and whether each was named.
-async fn targets(client: &Client, targets: &[Target]) -> Result<Vec<(ObjectRef, bool)>, Failure> {
+async fn targets(
+    connection: &Connection,
+    client: &Client,
+    targets: &[Target],
+) -> Result<Vec<(ObjectRef, bool)>, Failure> {
     let mut objects = Vec::new();
     for target in targets {
         if let Target::One(object) = target {
@@ -184,7 +206,11 @@ async fn targets(client: &Client, targets: &[Target]) -> Result<Vec<(ObjectRef, 
         targets.is_empty() || targets.iter().any(of_kind)
     };
     if targets.is_empty() || objects.len() < targets.len() {
-        let all = all_objects(client).await?.into_iter();
+        let (all, problem) = all_objects(connection, client).await?;
+        if let Some(problem) = problem {
+            report(problem);
+        }
+        let all = all.into_iter();
         objects.extend(
             all.filter(|object| is_meant(object.kind()))
                 .map(|object| (object, false)),
@@ -193,16 +219,40 @@ async fn targets(client: &Client, targets: &[Target]) -> Result<Vec<(ObjectRef, 
     Ok(objects)
 }
 
-/// All objects of the namespace that Redis has.
-pub(crate) async fn all_objects(client: &Client) -> Result<Vec<ObjectRef>, Failure> {
-    let namespace = client.lock("x")?.object().namespace().to_owned();
-    client.control().objects(&namespace).await.map_err(|error| match error {
-        Error::Refused { reason } => Failure::new(
+/// All objects of the namespace that Redis has; if its user may not list them, those that custom resources declare, and the text about
+/// that.
+pub(crate) async fn all_objects(
+    connection: &Connection,
+    client: &Client,
+) -> Result<(Vec<ObjectRef>, Option<String>), Failure> {
+    let namespace = namespace(client)?;
+    let reason = match client.control().objects(&namespace).await {
+        Ok(objects) => return Ok((objects, None)),
+        Err(Error::Refused { reason }) => reason,
+        Err(error) => return Err(error.into()),
+    };
+    let refused = |more: &str| {
+        let fix = "Name them as KIND/NAME, use a Redis user that may SCAN, or a kubeconfig that may list lockpools and semaphores";
+        Failure::new(
             Code::Refused,
-            format!("cannot list the objects: {reason}. Name them as KIND/NAME, or use a Redis user that may SCAN"),
-        ),
-        other => other.into(),
-    })
+            format!("cannot list the objects: {reason}{more}. {fix}"),
+        )
+    };
+    let Some(kubernetes) = connection.kubernetes().await? else {
+        return Err(refused(""));
+    };
+    match kubernetes.declared(&namespace).await {
+        Ok(objects) => Ok((
+            objects,
+            Some("the Redis user may not list objects: those without a custom resource, such as locks, are shown by name alone".to_owned()),
+        )),
+        Err(failure) => Err(refused(&format!("; and {}", failure.message.unwrap_or_default()))),
+    }
+}
+
+/// The namespace of the client.
+pub(crate) fn namespace(client: &Client) -> Result<String, Error> {
+    Ok(client.lock("x")?.object().namespace().to_owned())
 }
 
 /// Looks at an object. One that was named, must be declared and is not, is an error; one that is gone since it was listed is left
@@ -247,39 +297,38 @@ fn timeless(mut snapshot: Snapshot) -> Snapshot {
 }
 
 fn rendered(all: &[Seen], output: Output, table: &Table) -> Result<String, Failure> {
-    let model = |seen: &Seen| match &seen.snapshot {
-        Some(snapshot) => model::Object::of(&seen.object, snapshot),
-        None => model::Object::free(&seen.object),
-    };
-    let models: Vec<_> = all.iter().map(model).collect();
-    let failed = |error: String| Failure::new(Code::Failed, error);
+    let models = all
+        .iter()
+        .map(|seen| model::Object::of(&seen.object, seen.snapshot.as_ref()));
     match output {
-        Output::Json => match &models[..] {
-            [one] => serde_json::to_string_pretty(one),
-            several => serde_json::to_string_pretty(several),
-        }
-        .map_err(|error| failed(error.to_string())),
-        Output::Yaml => match &models[..] {
-            [one] => serde_saphyr::to_string(one),
-            _ => serde_saphyr::to_string(&models),
-        }
-        .map(|text| text.trim_end().to_owned())
-        .map_err(|error| failed(error.to_string())),
-        Output::Name => {
-            let names: Vec<_> = models.into_iter().map(|model| model.name).collect();
-            Ok(names.join("\n"))
-        }
+        Output::Json | Output::Yaml => match &models.collect::<Vec<_>>()[..] {
+            [one] => serialized(one, output),
+            several => serialized(&several, output),
+        },
+        Output::Name => Ok(models.map(|model| model.name).collect::<Vec<_>>().join("\n")),
         Output::Table | Output::Wide => {
             let wide = if output == Output::Wide { table.wide } else { &[] };
             let head: Vec<_> = table.head.iter().chain(wide).copied().collect();
             let rows: Vec<_> = all.iter().flat_map(table.rows).collect();
-            Ok(table::lines(&head, &rows).join("\n"))
+            let longest = table::terminal().filter(|_| output == Output::Table);
+            Ok(table::lines(&head, &rows, longest).join("\n"))
         }
     }
 }
 
-pub(crate) fn shown(object: &ObjectRef) -> String {
-    format!("{}/{}", object::kind_name(object.kind()), object.name())
+/// The value as YAML, or as JSON.
+fn serialized(value: &impl Serialize, output: Output) -> Result<String, Failure> {
+    let text = match output {
+        Output::Yaml => serde_saphyr::to_string(value).map_err(|error| error.to_string()),
+        _ => serde_json::to_string_pretty(value).map_err(|error| error.to_string()),
+    };
+    text.map(|text| text.trim_end().to_owned())
+        .map_err(|error| Failure::new(Code::Failed, error))
+}
+
+/// Writes to standard output. `false`: its reader has gone, which is no failure.
+pub(crate) fn write(text: &str) -> bool {
+    writeln!(anstream::stdout(), "{text}").is_ok()
 }
 
 fn object_row(seen: &Seen) -> Vec<Vec<String>> {

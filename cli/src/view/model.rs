@@ -9,7 +9,7 @@ use tenure::{
     control::{HolderView, Snapshot, WaiterView},
 };
 
-use crate::{object::kind_name, view::time::rfc3339};
+use crate::{object::shown, view::time::rfc3339};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,41 +79,25 @@ impl Who {
 }
 
 impl Object {
-    pub(crate) fn of(object: &ObjectRef, snapshot: &Snapshot) -> Self {
-        let waiters = snapshot.waiters.iter().enumerate();
+    /// Without a snapshot: an object that Redis does not have, because its first user makes it.
+    pub(crate) fn of(object: &ObjectRef, snapshot: Option<&Snapshot>) -> Self {
+        let number = |of: fn(&Snapshot) -> u64| snapshot.map_or(0, of);
+        let holders = snapshot.map_or(&[][..], |seen| &seen.holders);
+        let waiters = snapshot.map_or(&[][..], |seen| &seen.waiters).iter().enumerate();
         Self {
-            name: format!("{}/{}", kind_name(object.kind()), object.name()),
+            name: shown(object),
             namespace: object.namespace().to_owned(),
-            declared: snapshot.digest.is_some(),
-            total: snapshot.limit,
-            held: snapshot.held,
-            free: snapshot.free,
-            draining: snapshot.draining(),
-            waiting: snapshot.waiting,
-            last_fencing_token: snapshot.last_fence,
-            recovering_until: snapshot.recovering_until.map(rfc3339),
-            withdrawing: snapshot.withdrawing,
-            holders: snapshot.holders.iter().map(Holder::of).collect(),
+            declared: snapshot.is_some_and(|seen| seen.digest.is_some()),
+            total: snapshot.map_or(1, |seen| seen.limit),
+            held: number(|seen| seen.held),
+            free: snapshot.map_or(1, |seen| seen.free),
+            draining: number(Snapshot::draining),
+            waiting: number(|seen| seen.waiting),
+            last_fencing_token: number(|seen| seen.last_fence),
+            recovering_until: snapshot.and_then(|seen| seen.recovering_until).map(rfc3339),
+            withdrawing: snapshot.is_some_and(|seen| seen.withdrawing),
+            holders: holders.iter().map(Holder::of).collect(),
             waiters: waiters.map(|(index, view)| Waiter::of(index + 1, view)).collect(),
-        }
-    }
-
-    /// An object that Redis does not have: its first user makes it.
-    pub(crate) fn free(object: &ObjectRef) -> Self {
-        Self {
-            name: format!("{}/{}", kind_name(object.kind()), object.name()),
-            namespace: object.namespace().to_owned(),
-            declared: false,
-            total: 1,
-            held: 0,
-            free: 1,
-            draining: 0,
-            waiting: 0,
-            last_fencing_token: 0,
-            recovering_until: None,
-            withdrawing: false,
-            holders: Vec::new(),
-            waiters: Vec::new(),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Tables for people: columns with two spaces between them, as those of kubectl.
+//! Tables for people: columns with three spaces between them, as those of kubectl.
 
-/// Lines without an end of line; no spaces at their ends.
-pub(crate) fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+use anstyle::AnsiColor;
+
+/// Lines without an end of line; no spaces at their ends. The last column is cut where a line would be longer than the width.
+pub(crate) fn lines(head: &[&str], rows: &[Vec<String>], longest: Option<usize>) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells
@@ -11,16 +13,67 @@ pub(crate) fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
             .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
+    let before_last: usize = widths
+        .iter()
+        .rev()
+        .skip(1)
+        .map(|width| width + BETWEEN.len())
+        .sum();
+    // A column of less is no column.
+    let left = longest
+        .map(|longest| longest.saturating_sub(before_last))
+        .filter(|left| *left >= 12);
+    let line = |cells: &mut dyn Iterator<Item = &str>, is_head: bool| {
         let padded: Vec<String> = cells
             .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
+            .enumerate()
+            .map(|(column, (cell, width))| match left {
+                Some(left) if column + 1 == widths.len() => cut(cell, left),
+                _ if is_head => format!("{cell:width$}"),
+                _ => painted(head[column], format!("{cell:width$}")),
+            })
             .collect();
-        padded.join("   ").trim_end().to_owned()
+        padded.join(BETWEEN).trim_end().to_owned()
     };
-    std::iter::once(line(&mut head.iter().copied()))
-        .chain(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))))
+    std::iter::once(line(&mut head.iter().copied(), true))
+        .chain(
+            rows.iter()
+                .map(|row| line(&mut row.iter().map(String::as_str), false)),
+        )
         .collect()
+}
+
+const BETWEEN: &str = "   ";
+
+fn cut(cell: &str, width: usize) -> String {
+    if cell.chars().count() <= width {
+        return cell.to_owned();
+    }
+    let start: String = cell.chars().take(width - 1).collect();
+    format!("{start}…")
+}
+
+/// The cell in the colour of its state. Standard output removes it where it is no terminal.
+fn painted(head: &str, padded: String) -> String {
+    let colour = match (head, padded.trim_end()) {
+        ("STATE", "Free") => AnsiColor::Green,
+        ("STATE", "Busy" | "Held" | "Draining" | "Recovering") => AnsiColor::Yellow,
+        ("STATE", "Stale" | "Damaged" | "Withdrawing") => AnsiColor::Red,
+        _ => return padded,
+    };
+    coloured(colour, &padded)
+}
+
+/// The text in a colour.
+pub(crate) fn coloured(colour: AnsiColor, text: &str) -> String {
+    let style = colour.on_default();
+    format!("{style}{text}{style:#}")
+}
+
+/// The columns of the terminal, if standard output is one.
+pub(crate) fn terminal() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// The text, or `-` where there is none.
@@ -37,6 +90,11 @@ pub(crate) fn or_dash(text: &str) -> String {
     }
 }
 
+/// The reason that a holder or waiter has given, if it has.
+pub(crate) fn reason(text: &str) -> Option<String> {
+    Some(or_dash(text)).filter(|text| text != "-")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,8 +106,16 @@ mod tests {
             vec!["né".to_owned(), "-".to_owned()],
         ];
         assert_eq!(
-            lines(&["NAME", "REASON"], &rows),
+            lines(&["NAME", "REASON"], &rows, None),
             ["NAME   REASON", "a      long cell", "né     -"]
+        );
+        assert_eq!(
+            lines(
+                &["NAME", "REASON"],
+                &[vec!["a".to_owned(), "x".repeat(20)]],
+                Some(20)
+            )[1],
+            format!("a      {}…", "x".repeat(12))
         );
         assert_eq!(
             (or_dash(" "), or_dash("a\nb\x1b[2J")),

@@ -1,11 +1,6 @@
 //! `tenure why`: the reason for which a pod or Job waits, as a pure function of the object's state.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    io::{self, Write},
-    str::FromStr,
-};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use tenure::{
     Identity, Kind, ResourceState, ResourceView,
@@ -15,13 +10,14 @@ use tenure::{
 use crate::{
     connect::Connection,
     exit::{Code, Failure},
+    object::shown,
     view::{
         Target, look,
         model::name,
-        shown,
-        table::or_dash,
+        table::reason,
         targets,
         time::{since, until},
+        write,
     },
 };
 
@@ -100,7 +96,7 @@ fn is_of_job(rest: &str) -> bool {
 pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failure> {
     let client = connection.connect(None).await?;
     let mut found = Vec::new();
-    for (object, is_named) in targets(&client, &args.objects).await? {
+    for (object, is_named) in targets(connection, &client, &args.objects).await? {
         let Some(seen) = look(&client, object, is_named, 100_000).await? else {
             continue;
         };
@@ -123,8 +119,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
         let message = format!("{} neither holds nor waits for any of these objects", args.who);
         return Err(Failure::new(Code::NotDeclared, message));
     }
-    // A reader that has gone needs no reason.
-    let _ = writeln!(io::stdout(), "{}", found.join("\n"));
+    write(&found.join("\n"));
     Ok(0)
 }
 
@@ -243,10 +238,7 @@ impl Situation<'_> {
                     .any(|resource| holder.resources.contains(&resource.name) && matches(request, resource))
         };
         let line = |holder: &HolderView| {
-            let reason = match or_dash(&holder.reason) {
-                none if none == "-" => String::new(),
-                reason => format!(": {reason}"),
-            };
+            let reason = reason(&holder.reason).map_or_else(String::new, |reason| format!(": {reason}"));
             format!("Held by {}{}{reason}.", name(&holder.holder), self.hold(holder))
         };
         self.snapshot.holders.iter().filter(blocks).take(SHOWN).map(line)
@@ -271,10 +263,7 @@ pub(crate) fn summary(snapshot: &Snapshot) -> String {
     let waiting = format!("waiting, {} in the queue", snapshot.waiting);
     match snapshot.holders.first() {
         Some(holder) => {
-            let reason = match or_dash(&holder.reason) {
-                none if none == "-" => String::new(),
-                reason => format!(" ({reason})"),
-            };
+            let reason = reason(&holder.reason).map_or_else(String::new, |reason| format!(" ({reason})"));
             let age = since(snapshot.now, holder.since);
             format!("{waiting}; held for {age} by {}{reason}", name(&holder.holder))
         }
@@ -285,7 +274,7 @@ pub(crate) fn summary(snapshot: &Snapshot) -> String {
 /// The most that a line or a list names.
 const SHOWN: usize = 10;
 
-fn some(names: &[&str]) -> String {
+pub(crate) fn some(names: &[&str]) -> String {
     let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(SHOWN) {
         0 => shown,

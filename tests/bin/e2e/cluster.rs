@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 use tenure_tests::{
-    Context, Process, Result, assets, bail, ensure,
+    Context, Process, Result, assets, bail, binaries, ensure,
     process::{folder, unique},
 };
 
@@ -46,6 +46,11 @@ impl Cluster {
 
     pub(crate) async fn helm(&self, args: &[&str]) -> Result<String> {
         self.run(&self.helm, &in_namespace(args)).await
+    }
+
+    /// Runs `tenure` with no setting but the kubeconfig.
+    pub(crate) async fn tenure(&self, args: &[&str]) -> Result<String> {
+        self.run(&binaries::find("tenure")?, &in_namespace(args)).await
     }
 
     /// Runs a command as a user would, and shows the command and its output.

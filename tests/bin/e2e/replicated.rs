@@ -37,6 +37,7 @@ impl E2e {
         self.install_more(&["--set", "redis.mode=replicated"]).await?;
         done(&format!("Installed after {:.1} s.", seconds(started)));
         self.cluster.helm(&["test", "tenure"]).await?;
+        self.use_kubeconfig().await?;
         ensure!(
             self.master(PODS[2]).await? == PODS[0],
             "the first pod is not the first master"

@@ -40,6 +40,21 @@ impl E2e {
         Ok(())
     }
 
+    /// The program `tenure` with a kubeconfig alone, through a port-forward.
+    pub(crate) async fn use_kubeconfig(&self) -> Result {
+        let started = Instant::now();
+        let run = ["exec", "lock/by-kubeconfig", "--", "echo", "under a lease"];
+        let said = self.cluster.tenure(&run).await?;
+        ensure!(said.contains("under a lease"), "{said}");
+        let took = seconds(started);
+        let shown = self.cluster.tenure(&["doctor"]).await?;
+        ensure!(shown.contains("may acquire, renew and release"), "{shown}");
+        done(&format!(
+            "`kubectl tenure exec` over a port-forward takes {took:.1} s, and `doctor` finds no problem."
+        ));
+        Ok(())
+    }
+
     /// TLS with certificates by the controller; and an image that does not start, which `helm rollback` undoes.
     pub(crate) async fn use_tls(&self) -> Result {
         say(
@@ -58,6 +73,7 @@ impl E2e {
             "`helm test` is green over TLS after {:.1} s.",
             seconds(started)
         ));
+        self.use_kubeconfig().await?;
         let upgrade = [
             "upgrade",
             "tenure",

@@ -6,6 +6,9 @@
 //! | [`exec`] | `tenure exec`: the command, its codes, environment, signals and streams |
 //! | [`exec_loss`] | `tenure exec`: the reasons for which the command is ended |
 //! | [`exec_tree`] | `tenure exec`: all that the command starts, and a command that is stopped |
+//! | [`krew`] | the manifest for krew |
+//! | [`kubeconfig`] | a kubeconfig as the only way to Redis |
+//! | [`kubernetes`] | the commands that use the API server, and `watch` |
 //! | [`lease`] | `tenure acquire`, `renew` and `release` |
 //! | [`view`] | `tenure get`, `holders`, `queue` and `why` |
 //! | [`recipes`] | the manifests in `docs/jobs.md` |
@@ -16,6 +19,9 @@ mod doctor;
 mod exec;
 mod exec_loss;
 mod exec_tree;
+mod krew;
+mod kubeconfig;
+mod kubernetes;
 mod lease;
 mod once;
 mod recipes;
