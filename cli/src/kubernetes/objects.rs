@@ -124,7 +124,7 @@ impl Kubernetes {
         Ok(events)
     }
 
-    /// The name by which the API server knows the user, if it says so.
+    /// The name by which the API server knows the user, if it returns one.
     pub(crate) async fn user(&self) -> Option<String> {
         let api: Api<SelfSubjectReview> = Api::all(self.client.clone());
         let review = SelfSubjectReview::default();

@@ -92,7 +92,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     let declaration = declaration(connection, &object).await;
     let seen = match look(&client, object.clone(), true, args.limit).await {
         Ok(seen) => seen,
-        // The conditions say why Redis does not have it.
+        // The conditions have the reason why Redis does not have it.
         Err(_) if matches!(declaration, Ok(Some(_))) => None,
         Err(failure) => return Err(failure),
     };
