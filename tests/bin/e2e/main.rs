@@ -1,13 +1,13 @@
 //! `make e2e`: the chart on a real cluster, from `helm install` to the end of the definitions. The steps are in this file;
 //! [`cluster`] is the way to the cluster, [`objects`] what is applied to it, [`guard`] what must not be, [`upgrades`] has
 //! the steps that end in failures, or need a hand, [`first_lease`] the way of a user, [`secrets`] the password and the
-//! certificate of Redis, and [`replicated`] the steps with three pods of Redis.
+//! certificate of Redis, [`jobs`] the recipes of the command line, and [`replicated`] the steps with three pods of Redis.
 //!
 //! The cluster is the one that KUBECONFIG names; it must not have Tenure, and the images must be there. On kind:
 //!
 //! ```console
 //! $ make image
-//! $ kind load docker-image tenure-controller:0.1.0 tenure-worker:0.1.0
+//! $ kind load docker-image tenure-controller:0.1.0 tenure-cli:0.1.0 tenure-worker:0.1.0
 //! $ make e2e
 //! ```
 //!
@@ -35,6 +35,7 @@ use crate::{
 mod cluster;
 mod first_lease;
 mod guard;
+mod jobs;
 mod objects;
 mod replicated;
 mod secrets;
@@ -72,6 +73,8 @@ enum Part {
     Standalone,
     /// Three pods of Redis
     Replicated,
+    /// The recipes of the command line
+    Jobs,
 }
 
 #[tokio::main]
@@ -125,10 +128,15 @@ impl E2e {
             DEFINITIONS.join(" ")
         );
         self.cluster.apply(&objects::namespace()).await?;
-        if self.only != Some(Part::Replicated) {
+        if self.only == Some(Part::Jobs) {
+            self.install_and_test().await?;
+            self.jobs().await?;
+            self.uninstall().await?;
+        }
+        if matches!(self.only, None | Some(Part::Standalone)) {
             self.with_one_pod().await?;
         }
-        if self.only != Some(Part::Standalone) {
+        if matches!(self.only, None | Some(Part::Replicated)) {
             self.replicate().await?;
         }
         self.clean_up().await
@@ -136,6 +144,7 @@ impl E2e {
 
     async fn with_one_pod(&self) -> Result {
         self.install_and_test().await?;
+        self.jobs().await?;
         guard::password(&self.cluster).await?;
         guard::roles(&self.cluster).await?;
         self.declare().await?;
