@@ -20,7 +20,7 @@ use crate::{
     serve::held::{Entry, Leases, Owned},
 };
 
-/// A lease whose owner has said nothing else is released after this time without a request that names it.
+/// The default: a lease is released after this time without a request that names it.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// A request for a lease.
@@ -201,7 +201,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The status and the word for an exit code of `tenure`.
+/// The status and the name of the error for an exit code of `tenure`.
 fn status(code: u8) -> (StatusCode, &'static str) {
     let is = |one: Code| code == one as u8;
     if is(Code::Busy) {

@@ -40,7 +40,7 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Where to listen: unix:PATH or 127.0.0.1:PORT. Every process that can reach a port can use it: prefer a socket
+    /// Address to listen on: unix:PATH or 127.0.0.1:PORT. Every process that can reach a port can use it: prefer a socket
     #[arg(long, default_value = "unix:/run/tenure/tenure.sock", value_name = "ADDRESS")]
     listen: Address,
     /// Mode of the Unix socket, in octal: 0660 for a group that several containers share

@@ -404,3 +404,45 @@ async fn the_command_has_the_use_of_the_terminal() -> Result {
     );
     Ok(())
 }
+
+/// The bug of others: a file that the command inherits keeps the lock after its end.
+#[tokio::test]
+async fn the_command_inherits_no_file_of_tenure() -> Result {
+    let bench = Bench::shared().await?;
+    let mut ls = Command::new("ls");
+    ls.arg("/proc/self/fd");
+    let alone = text(&output(ls).await?.stdout);
+    let under_lease = text(
+        &output(bench.tenure("exec lock/files -- ls /proc/self/fd")?)
+            .await?
+            .stdout,
+    );
+    ensure!(
+        under_lease == alone && alone.contains('2'),
+        "{under_lease:?} {alone:?}"
+    );
+    Ok(())
+}
+
+/// The bug of others: a command under a semaphore runs alone, or not at all.
+#[tokio::test]
+async fn as_many_commands_run_as_a_semaphore_has_permits() -> Result {
+    let bench = Bench::shared().await?;
+    let command = bench.script(
+        "exec sem/two --or-permits 2",
+        "echo ready; while ! [ -e end ]; do sleep 0.01; done",
+    )?;
+    let mut all = Vec::new();
+    for name in ["first", "second"] {
+        let mut process = bench.start(name, &command)?;
+        printed(&mut process, "ready").await?;
+        all.push(process);
+    }
+    let third = output(bench.tenure("exec sem/two --or-permits 2 --timeout 0 -- true")?).await?;
+    ensure!(code(&third)? == 71, "{third:?}");
+    fs::write(bench.folder.join("end"), "")?;
+    for process in &mut all {
+        ensure!(process.wait(SOON).await?.success(), "{}", process.tail());
+    }
+    Ok(())
+}

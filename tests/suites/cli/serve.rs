@@ -162,7 +162,7 @@ async fn a_lease_is_acquired_looked_at_and_released() -> Result {
 }
 
 #[tokio::test]
-async fn each_error_has_a_status_and_a_word() -> Result {
+async fn each_error_has_a_status_and_a_name() -> Result {
     let sidecar = Sidecar::shared().await?;
     let held = sidecar.bench.client.lock("held")?.acquire().await?;
     for (body, status, error) in [
