@@ -268,16 +268,27 @@ fn of_redis(title: &str, table: &Table, seen: &Seen, output: Output) -> Vec<Stri
     let rows = (table.rows)(seen)
         .into_iter()
         .map(|row| row.into_iter().skip(1).collect());
-    section(title, &head, rows)
+    let longest = table::terminal().filter(|_| output == Output::Table);
+    cut_section(title, &head, rows, longest)
 }
 
 /// A table below its title; one line if it is empty.
 fn section(title: &str, head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
+    cut_section(title, head, rows, None)
+}
+
+/// The same, for a terminal of that width.
+fn cut_section(
+    title: &str,
+    head: &[&str],
+    rows: impl Iterator<Item = Vec<String>>,
+    longest: Option<usize>,
+) -> Vec<String> {
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
         return vec![format!("{:15}none", format!("{title}:"))];
     }
-    let lines = table::lines(head, &rows, None)
+    let lines = table::lines(head, &rows, longest.map(|longest| longest.saturating_sub(2)))
         .into_iter()
         .map(|line| format!("  {line}"));
     std::iter::once(format!("{title}:")).chain(lines).collect()

@@ -2,8 +2,13 @@
 
 use anstyle::AnsiColor;
 
-/// Lines without an end of line; no spaces at their ends. The last column is cut where a line would be longer than the width.
+/// Lines without an end of line; no spaces at their ends. On a terminal of that width, columns without a value are left out, and
+/// the last column is cut where a line would be longer.
 pub(crate) fn lines(head: &[&str], rows: &[Vec<String>], longest: Option<usize>) -> Vec<String> {
+    let (head, rows) = match longest {
+        Some(_) => with_values(head, rows),
+        None => (head.to_vec(), rows.to_vec()),
+    };
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells
@@ -19,14 +24,14 @@ pub(crate) fn lines(head: &[&str], rows: &[Vec<String>], longest: Option<usize>)
         .skip(1)
         .map(|width| width + BETWEEN.len())
         .sum();
-    // A column of less is no column.
-    let left = longest
-        .map(|longest| longest.saturating_sub(before_last))
-        .filter(|left| *left >= 12);
+    // A column of less is left out, and `-o wide` has it.
+    let left = longest.map(|longest| longest.saturating_sub(before_last));
+    let shown = head.len() - usize::from(left.is_some_and(|left| left < 8));
     let line = |cells: &mut dyn Iterator<Item = &str>, is_head: bool| {
         let padded: Vec<String> = cells
             .zip(&widths)
             .enumerate()
+            .take(shown)
             .map(|(column, (cell, width))| match left {
                 Some(left) if column + 1 == widths.len() => cut(cell, left),
                 _ if is_head => format!("{cell:width$}"),
@@ -41,6 +46,23 @@ pub(crate) fn lines(head: &[&str], rows: &[Vec<String>], longest: Option<usize>)
                 .map(|row| line(&mut row.iter().map(String::as_str), false)),
         )
         .collect()
+}
+
+fn with_values<'a>(head: &[&'a str], rows: &[Vec<String>]) -> (Vec<&'a str>, Vec<Vec<String>>) {
+    let has_value = |column: &usize| {
+        let mut cells = rows.iter().filter_map(|row| row.get(*column));
+        rows.is_empty() || cells.any(|cell| cell != "-")
+    };
+    let kept: Vec<usize> = (0..head.len()).filter(has_value).collect();
+    let row = |row: &Vec<String>| {
+        kept.iter()
+            .filter_map(|column| row.get(*column).cloned())
+            .collect()
+    };
+    (
+        kept.iter().map(|column| head[*column]).collect(),
+        rows.iter().map(row).collect(),
+    )
 }
 
 const BETWEEN: &str = "   ";
@@ -116,6 +138,11 @@ mod tests {
                 Some(20)
             )[1],
             format!("a      {}…", "x".repeat(12))
+        );
+        let row = ["a", "-", "reason"].map(str::to_owned).to_vec();
+        assert_eq!(
+            lines(&["NAME", "RESOURCE", "REASON"], &[row], Some(10)),
+            ["NAME", "a"]
         );
         assert_eq!(
             (or_dash(" "), or_dash("a\nb\x1b[2J")),
