@@ -12,6 +12,7 @@
 //! | [`apply`] | its I/O: executes one step of a plan |
 //! | [`epochs`] | the record that backs the fencing floors of all objects after a loss of data |
 //! | [`installations`] | which installation manages an object, if several watch the same namespaces |
+//! | [`replicas`] | whether another controller of the installation reaches Redis while this one does not |
 //! | [`asked_for`] | objects that clients ask for are reconciled before the others |
 //! | [`access`] | a Redis user for each namespace that is allowed, with its credentials in a Secret |
 //! | [`bundled`] | the password and the certificate of the Redis that the chart runs |
@@ -43,7 +44,11 @@
 //! |---|---|---|
 //! | core | `configmaps`, of that name | `get`, `patch` |
 //!
-//! Of the Lease of `--installation`, in its namespace, `get`, and `create` if nothing else makes it.
+//! Of the Lease of `--installation`, in its namespace, and `create` of Leases if nothing else makes it:
+//!
+//! | group | resources | verbs |
+//! |---|---|---|
+//! | `coordination.k8s.io` | `leases`, of that name | `get`, `list`, `watch`, `patch` |
 //!
 //! With `--access`, in every namespace that it watches, also:
 //!
@@ -87,6 +92,7 @@ mod password;
 mod plan;
 mod reconcile;
 mod redis_health;
+mod replicas;
 mod run;
 mod telemetry;
 mod tracker;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{Client, runtime::controller::Action};
-use tenure::{Control, ObjectRef};
+use tenure::{Control, ObjectRef, control::Server};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     installations::Installations,
     kinds::Declared,
     plan::{self, Facts, finalizer, withdrawal::Limits},
+    replicas::Replicas,
     telemetry::{Metrics, OfFailure},
     tracker::ObjectTracker,
 };
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) tracker: ObjectTracker,
     pub(crate) epochs: EpochRecord,
     pub(crate) installations: Installations,
+    pub(crate) replicas: Replicas,
     /// Redis refuses to let the controller work.
     pub(crate) refused: watch::Sender<bool>,
     pub(crate) ended: EndedPods,
@@ -45,6 +47,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Returns whether the reconciliation of an object has failed because this controller has no connection to its server.
+    fn is_cut_off(&self, object: &ObjectRef, failure: &Failure) -> bool {
+        let is_disconnected = || matches!(self.control.server_of(object), Server::Disconnected { .. });
+        matches!(failure, Failure::Redis(error) if error.is_unreachable() || is_disconnected())
+    }
+
     /// Forgets an object that is gone.
     pub(crate) fn forget(&self, object: &ObjectRef) {
         self.tracker.forget(object);
@@ -101,7 +109,7 @@ async fn reconcile_now<K: Declared>(
     let mut applier = Applier::new(&context, &*object, &name);
     context.epochs.written(&name, facts.report.common.fencing_floor);
     applier.look_ahead(&mut facts);
-    let reconciliation = run(&context.tracker, &mut applier, &mut facts);
+    let reconciliation = run(&context, &mut applier, &mut facts);
     let outcome = tokio::time::timeout(RECONCILE_LIMIT, reconciliation)
         .await
         .unwrap_or(Err(Failure::Timeout));
@@ -110,11 +118,11 @@ async fn reconcile_now<K: Declared>(
 }
 
 async fn run<K: Declared>(
-    tracker: &ObjectTracker,
+    context: &Context,
     applier: &mut Applier<'_, K>,
     facts: &mut Facts,
 ) -> Result<Action, Failure> {
-    let name = facts.desired.name.clone();
+    let (name, tracker) = (facts.desired.name.clone(), &context.tracker);
     // Others keep it.
     if facts.desired.deleted_at.is_some() && !finalizer::is_set(&facts.desired) {
         return plan_and_apply(applier, facts).await;
@@ -128,6 +136,11 @@ async fn run<K: Declared>(
             Ok(action)
         }
         Err(failure) => {
+            if context.is_cut_off(&name, &failure) && context.replicas.another_reaches_redis().await {
+                // What is written about the object is left to the other one.
+                tracker.reached_by_another(&name);
+                return Err(failure);
+            }
             facts.now = Timestamp::now();
             let plan = plan::failure::plan(facts, &failure);
             if plan.done.is_some() {

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tenure::{Error, Kind, ObjectRef, control::Server};
+use tenure::{Control, Error, Kind, ObjectRef, control::Server};
 use tokio::time::Instant;
 
 use crate::{http::Health, reconcile::Context};
@@ -19,7 +19,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Follows the state of Redis. Never ends.
 pub(crate) async fn follow(context: Arc<Context>, health: Arc<Health>) -> &'static str {
     let (control, metrics) = (&context.control, &context.metrics);
-    let probe = ObjectRef::new(Kind::Semaphore, "default", "tenure-readyz").ok();
     let (mut refusal, mut next_look) = (None, Instant::now() + LOOK_EVERY);
     loop {
         let server = control.server();
@@ -38,13 +37,10 @@ pub(crate) async fn follow(context: Arc<Context>, health: Arc<Health>) -> &'stat
         }
         // A state that keeps changing, as in a cluster with a master that fails now and then, does not keep it from looking.
         let _ = tokio::time::timeout_at(next_look, control.server_changed(&server)).await;
-        if Instant::now() >= next_look
-            && let Some(probe) = &probe
-        {
+        if Instant::now() >= next_look {
             next_look = Instant::now() + LOOK_EVERY;
             // An error of the connection is in its state.
-            let outcome = control.look(probe, 0).await;
-            refusal = outcome.err().filter(|error| !error.is_unreachable());
+            refusal = look(control).await.err().filter(|error| !error.is_unreachable());
             // The conditions of all objects have to show it.
             let is_refused = refusal.is_some();
             context
@@ -52,6 +48,12 @@ pub(crate) async fn follow(context: Arc<Context>, health: Arc<Health>) -> &'stat
                 .send_if_modified(|refused| std::mem::replace(refused, is_refused) != is_refused);
         }
     }
+}
+
+/// Looks at an object that is not there, with the script and the keys of any other object.
+pub(crate) async fn look(control: &Control) -> Result<(), Error> {
+    let probe = ObjectRef::new(Kind::Semaphore, "default", "tenure-readyz")?;
+    control.look(&probe, 0).await.map(drop)
 }
 
 /// Returns whether the controller can work with Redis, with a remark or the problem.

@@ -49,6 +49,7 @@ use crate::{
     plan::withdrawal::Limits,
     reconcile::{self, Context},
     redis_health,
+    replicas::Replicas,
     telemetry::{Metrics, Objects, Readiness},
     tracker::ObjectTracker,
     triggers,
@@ -161,11 +162,8 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     registry.register_collector(Box::new(Readiness(health.clone())));
     watchers.spawn(redis_health::follow(context.clone(), health.clone()));
     watchers.spawn(beat(context.clone(), health.clone()));
-    let epochs = context.clone();
-    watchers.spawn(async move {
-        epochs.epochs.follow().await;
-        "the record of epochs"
-    });
+    watchers.spawn(follow_epochs(context.clone()));
+    watchers.spawn(follow_replicas(context.clone(), health.clone()));
     watchers.spawn(async move {
         match http::serve(listener, health, registry).await {
             Ok(()) => "the HTTP server",
@@ -220,6 +218,7 @@ fn context(config: &Config, client: &Client, control: &tenure::Control, metrics:
         ),
         refused: watch::Sender::new(false),
         installations: Installations::new(client, installation.as_deref()),
+        replicas: Replicas::new(client, config.installation()),
         ended: EndedPods::default(),
         holders: Holders::default(),
         losses: DataLosses::default(),
@@ -413,6 +412,16 @@ impl Part {
             None => format!("{what} {plural}"),
         }
     }
+}
+
+async fn follow_epochs(context: Arc<Context>) -> &'static str {
+    context.epochs.follow().await;
+    "the record of epochs"
+}
+
+async fn follow_replicas(context: Arc<Context>, health: Arc<Health>) -> &'static str {
+    context.replicas.follow(&context.control, &health).await;
+    "the Lease of the installation"
 }
 
 /// Notes that the controller works, for `/livez`. Never ends.

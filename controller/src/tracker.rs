@@ -103,6 +103,13 @@ impl ObjectTracker {
         }
     }
 
+    /// Notes that another controller reaches the server of the object: the time for which Redis has been unreachable begins anew.
+    pub(crate) fn reached_by_another(&self, object: &ObjectRef) {
+        if let Some(entry) = lock(&self.0).get_mut(object) {
+            entry.failing_since = None;
+        }
+    }
+
     /// Since when every try has failed.
     pub(crate) fn failing_since(&self, object: &ObjectRef) -> Option<Timestamp> {
         lock(&self.0).get(object).and_then(|entry| entry.failing_since)

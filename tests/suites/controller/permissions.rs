@@ -22,6 +22,7 @@ rules:
 - {apiGroups: [''], resources: [pods], verbs: [list, watch]}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
 - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [epoch], verbs: [get, list, watch, patch]}
 - {apiGroups: [''], resources: [configmaps], resourceNames: [epoch], verbs: [get, patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1

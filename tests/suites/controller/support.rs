@@ -66,6 +66,11 @@ impl<R> World<R> {
         start(self.plane, &self.url, &self.namespace, &[]).await
     }
 
+    /// Starts one more controller beside the first, which reaches the same Redis at another URL.
+    pub(super) async fn another_controller_at(&self, url: &str, args: &[&str]) -> Result<Controller> {
+        start(self.plane, url, &self.namespace, args).await
+    }
+
     /// Starts a controller of another installation, with another Redis, in the same namespace.
     pub(super) async fn another_installation(&self, redis: &Redis, name: &str) -> Result<Controller> {
         let installation = format!("{}/{name}", self.namespace);

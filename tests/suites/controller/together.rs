@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use tenure_crds::Semaphore;
-use tenure_tests::{Controller, Result, ensure};
+use tenure_tests::{Context, Controller, Proxy, Redis, Result, ensure, eventually};
 
-use super::support::{SOON, Watched, World, expect, metric, version};
+use super::support::{SOON, Watched, World, condition, expect, metric, version};
 
 /// Number of statuses that both have written.
 async fn writes(world: &World, other: &Controller) -> Result<u64> {
@@ -127,4 +127,87 @@ async fn two_controllers_mend_a_loss_of_data_like_one() -> Result {
     world.until_gone::<Semaphore>("calls", SOON).await?;
     ensure!(other.get("/readyz").await?.0 == 200, "the other one is not ready");
     Ok(())
+}
+
+/// Number of reconciliations that have failed because Redis was unreachable.
+async fn failures(controller: &Controller) -> Result<f64> {
+    let series = "tenure_reconcile_failures_total{kind=\"Semaphore\",class=\"redis_unreachable\"}";
+    Ok(metric(controller, series).await?.unwrap_or_default())
+}
+
+async fn until_failed_again(controller: &Controller, times: f64, within: Duration) -> Result {
+    let before = failures(controller).await?;
+    eventually("more failed reconciliations", within, async || {
+        let now = failures(controller).await?;
+        ensure!(now >= before + times, "{before}, and now {now}");
+        Ok(())
+    })
+    .await
+    .with_context(|| controller.logs().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_controller_that_alone_is_cut_off_leaves_statuses_and_deletions_to_the_other_one() -> Result {
+    let redis = Redis::start().await?;
+    let proxy = Proxy::start(redis.port()).await?;
+    let mut world = World::with("two-cut-off", redis, &[]).await?;
+    let other = world
+        .another_controller_at(&proxy.url(), &["--cleanup-timeout=1s"])
+        .await?;
+    world.semaphore("calls", 1, "").await?;
+    world.semaphore("deleted", 1, "leaseDurationSeconds: 30").await?;
+    let client = world.client("holder").await?;
+    let held = client.semaphore("deleted")?.acquire().await?;
+
+    proxy.refuse(true);
+    proxy.cut_all();
+    until_failed_again(&other, 2.0, SOON).await?;
+    for permits in [2, 3] {
+        world.semaphore("calls", permits, "").await?;
+        until_failed_again(&other, 1.0, SOON).await?;
+        let calls = world.api::<Semaphore>().get("calls").await?;
+        expect(&calls, "Ready", "True", "Synced")?;
+        expect(&calls, "BackendReachable", "True", "Connected")?;
+    }
+
+    // Several times the time after which a deletion is given up.
+    world.delete("semaphore", "deleted").await?;
+    let deleting = Instant::now();
+    while deleting.elapsed() < Duration::from_secs(5) {
+        until_failed_again(&other, 1.0, SOON).await?;
+    }
+    let deleted = world.api::<Semaphore>().get("deleted").await?;
+    ensure!(
+        condition(&deleted, "Ready")?.reason == "Deleting",
+        "{:?}",
+        deleted.status
+    );
+    held.check()?;
+    held.release().await?;
+    world.until_gone::<Semaphore>("deleted", SOON).await?;
+    let keys = world.keys("semaphore", "deleted").await?;
+    ensure!(keys.is_empty(), "{keys:?}");
+
+    // Without the other one, it reports what it sees.
+    world.controller.kill9()?;
+    let api = world.api::<Semaphore>();
+    let mut permits = 3;
+    eventually("the outage to be reported", Duration::from_secs(60), async || {
+        permits += 1;
+        world.apply_semaphore("calls", permits, "").await?;
+        until_failed_again(&other, 1.0, SOON).await?;
+        let reason = condition(&api.get("calls").await?, "Ready")?.reason;
+        ensure!(reason == "BackendUnreachable", "{reason}");
+        Ok(())
+    })
+    .await?;
+
+    // And it takes over when it reaches Redis again.
+    proxy.refuse(false);
+    world
+        .until::<Semaphore>("calls", "declared", SOON, |s| {
+            expect(s, "Ready", "True", "Synced")
+        })
+        .await
+        .map(drop)
 }
