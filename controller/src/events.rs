@@ -21,6 +21,11 @@ const MAX_NOTE: usize = 1000;
 /// events: else a loss of data, with an event for each object, would cost 3 KiB an object.
 const EVENTS_A_RECORDER: u32 = 500;
 
+/// The note of [`ObjectEvent::RotationRefused`].
+const ROTATION_REFUSED: &str = "the controller may not write this Secret, so that tenure.dev/rotate has no effect: write the new password \
+                                into the key password and the present one into previous-password, and remove the second key after two \
+                                minutes";
+
 /// An event of an object. The note is for people; an event of the same reason, and of the same related object, within six minutes normally
 /// only counts up, so that other details that differ from one to the next belong in the status.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,6 +62,10 @@ pub(crate) enum ObjectEvent {
     AccessRemoved,
     /// The namespace has a Secret of the same name that is not the controller's.
     AccessForeign,
+    /// Another installation keeps the Secret of the namespace.
+    AccessOfAnother { other: String },
+    /// The controller may not write the password that the Secret asks for.
+    RotationRefused,
     /// The Secret cannot be written.
     AccessFailed { error: String },
 }
@@ -134,6 +143,8 @@ impl ObjectEvent {
                 "this Secret was not made by Tenure, and is left alone, so the namespace gets no access: delete or rename it"
                     .to_owned(),
             ),
+            Self::AccessOfAnother { other } => (Warning, "AccessOfAnother", "Access", access_of_another(other)),
+            Self::RotationRefused => (Warning, "RotationRefused", "Rotate", ROTATION_REFUSED.to_owned()),
             Self::AccessFailed { error } => (
                 Warning,
                 "AccessFailed",
@@ -206,6 +217,13 @@ fn taken_over(from: &str) -> String {
     format!(
         "the installation {from} is uninstalled, and this one manages the object from now on; if it has another Redis, nothing new is \
          granted for one lease"
+    )
+}
+
+fn access_of_another(other: &str) -> String {
+    format!(
+        "the installation {other} keeps this Secret, and another one that allows the namespace, too, leaves it alone: allow it in one of \
+         the two"
     )
 }
 
@@ -380,6 +398,10 @@ mod tests {
             ObjectEvent::AccessRotated,
             ObjectEvent::AccessRemoved,
             ObjectEvent::AccessForeign,
+            ObjectEvent::AccessOfAnother {
+                other: "o".repeat(317),
+            },
+            ObjectEvent::RotationRefused,
             ObjectEvent::AccessFailed {
                 error: "e".repeat(2000),
             },

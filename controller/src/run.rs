@@ -136,7 +136,14 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let mut objects = Objects::new(&context);
     let (pods_ended, pods_ended_out) = watch::channel(());
     let mut parts = JoinSet::new();
-    bundled.keep_password(&config, &control, &health, &stop, (&mut parts, &mut watchers));
+    let redis_and_events = (&control, &context.events);
+    bundled.keep_password(
+        &config,
+        redis_and_events,
+        &health,
+        &stop,
+        (&mut parts, &mut watchers),
+    );
     for scope in config.scopes() {
         let part = Part {
             scope,

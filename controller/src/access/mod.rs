@@ -37,7 +37,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use crate::{
     access::{
         attempts::Attempts,
-        plan::{Decision, Facts, Reason, Surplus, Write},
+        plan::{Decision, Facts, Foreign, Reason, Surplus, Write},
         settings::Settings,
         watches::Watches,
     },
@@ -45,6 +45,7 @@ use crate::{
     events::ObjectEvent,
     failure::Failure,
     http::Health,
+    installations::Owner,
     password::{NoRandomness, Password},
     reconcile::Context,
     run::stopped,
@@ -69,7 +70,7 @@ struct Access {
     /// New passwords of namespaces whose Secrets are not written yet.
     drafts: BTreeMap<String, Password>,
     /// Namespaces with a Secret that is not the controller's, of which an event was published.
-    foreign: BTreeSet<String>,
+    foreign: BTreeMap<String, Foreign>,
     /// The problems of replicas and of the file with the authorities that the log has.
     reported: BTreeMap<String, String>,
 }
@@ -112,7 +113,7 @@ impl Access {
             surplus: Surplus::default(),
             attempts: Attempts::default(),
             drafts: BTreeMap::new(),
-            foreign: BTreeSet::new(),
+            foreign: BTreeMap::new(),
             reported: BTreeMap::new(),
         }
     }
@@ -150,7 +151,8 @@ impl Access {
         let mut secrets = self.watches.secrets();
         self.attempts.bring_up_to_date(&mut secrets, Instant::now());
         let mut pass = Pass::default();
-        let decisions = match self.decide(&allowed, &secrets, &mut pass) {
+        let gone = self.gone(&secrets).await;
+        let decisions = match self.decide(&allowed, (&secrets, &gone), &mut pass) {
             Ok(decisions) => decisions,
             Err(error) => {
                 // Without a decision, a namespace would lose its user.
@@ -182,11 +184,23 @@ impl Access {
         pass
     }
 
+    /// The installations that have kept a Secret, and are gone.
+    async fn gone(&self, secrets: &BTreeMap<String, Secret>) -> BTreeSet<String> {
+        let installations = &self.context.installations;
+        let mut gone = BTreeSet::new();
+        for other in secrets.values().filter_map(secret::installation) {
+            if installations.is_another(Some(other)) && installations.find(other).await == Owner::Gone {
+                gone.insert(other.to_owned());
+            }
+        }
+        gone
+    }
+
     /// Decides about each namespace.
     fn decide(
         &mut self,
         allowed: &BTreeSet<String>,
-        secrets: &BTreeMap<String, Secret>,
+        (secrets, gone): (&BTreeMap<String, Secret>, &BTreeSet<String>),
         pass: &mut Pass,
     ) -> Result<BTreeMap<String, Decision>, NoRandomness> {
         let (now, instant) = (Timestamp::now(), Instant::now());
@@ -203,6 +217,8 @@ impl Access {
                 now,
                 ages: self.settings.ages,
                 binding: &self.settings.binding,
+                installation: self.context.installations.own(),
+                gone,
             };
             let drafts = &mut self.drafts;
             let mut decision = plan::decide(&facts, || draft(drafts, namespace))?;
@@ -326,14 +342,34 @@ impl Access {
     }
 
     fn report_foreign(&mut self, decisions: &BTreeMap<String, Decision>) {
-        let foreign = decisions.iter().filter(|(_, decision)| decision.is_foreign);
-        let foreign: BTreeSet<String> = foreign.map(|(namespace, _)| namespace.clone()).collect();
-        for namespace in foreign.difference(&self.foreign) {
-            tracing::warn!(
-                namespace,
-                "the namespace gets no access: its Secret tenure-access was not made by Tenure, and is left alone; delete or rename it"
-            );
-            self.publish(namespace, ObjectEvent::AccessForeign);
+        let foreign = decisions.iter().filter_map(|(namespace, decision)| {
+            let foreign = decision.foreign.clone()?;
+            Some((namespace.clone(), foreign))
+        });
+        let foreign: BTreeMap<String, Foreign> = foreign.collect();
+        for (namespace, foreign) in &foreign {
+            if self.foreign.get(namespace) == Some(foreign) {
+                continue;
+            }
+            let event = match foreign {
+                Foreign::Program => {
+                    tracing::warn!(
+                        namespace,
+                        "the namespace gets no access: its Secret tenure-access was not made by Tenure, and is left alone; delete or \
+                         rename it"
+                    );
+                    ObjectEvent::AccessForeign
+                }
+                Foreign::Installation(other) => {
+                    tracing::warn!(
+                        namespace,
+                        other,
+                        "the namespace has its access from another installation, whose Secret tenure-access is left alone"
+                    );
+                    ObjectEvent::AccessOfAnother { other: other.clone() }
+                }
+            };
+            self.publish(namespace, event);
         }
         self.foreign = foreign;
     }

@@ -48,6 +48,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: Timestamp,
     pub(crate) ages: Ages,
     pub(crate) binding: &'a Binding,
+    /// The installation of this controller.
+    pub(crate) installation: Option<&'a str>,
+    /// Installations that are gone, so that their Secrets may be taken over.
+    pub(crate) gone: &'a BTreeSet<String>,
 }
 
 /// The target of one namespace.
@@ -57,9 +61,18 @@ pub(crate) struct Decision {
     pub(crate) passwords: Option<BTreeSet<String>>,
     pub(crate) write: Option<Write>,
     /// The Secret is not the controller's, and stays as it is.
-    pub(crate) is_foreign: bool,
+    pub(crate) foreign: Option<Foreign>,
     /// The decision may be another one then, even if nothing happens.
     pub(crate) next: Option<Timestamp>,
+}
+
+/// Who keeps a Secret that is not the controller's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Foreign {
+    /// Not Tenure.
+    Program,
+    /// Another installation.
+    Installation(String),
 }
 
 /// A write of the Secret.
@@ -93,7 +106,8 @@ pub(crate) fn decide<E>(
         binding,
         ..
     } = *facts;
-    let ours = facts.secret.filter(|secret| secret::is_ours(secret));
+    let foreign = facts.secret.and_then(|secret| foreign(secret, facts));
+    let ours = facts.secret.filter(|_| foreign.is_none());
     if !facts.allowed {
         let deleted = ours.filter(|secret| secret.metadata.deletion_timestamp.is_none());
         return Ok(Decision {
@@ -105,9 +119,9 @@ pub(crate) fn decide<E>(
     let Ok(user) = acl::tenant_user(&binding.key_prefix, namespace) else {
         return Ok(Decision::default());
     };
-    if facts.secret.is_some() && ours.is_none() {
+    if foreign.is_some() {
         return Ok(Decision {
-            is_foreign: true,
+            foreign,
             ..Decision::default()
         });
     }
@@ -150,7 +164,7 @@ pub(crate) fn decide<E>(
             (Credentials { previous, ..found }, Reason::Changed)
         }
     };
-    let mut rendered = secret::render(namespace, &user, &credentials, binding);
+    let mut rendered = secret::render(namespace, &user, &credentials, binding, facts.installation);
     let is_written = ours.is_none_or(|ours| secret::differs(ours, &rendered));
     let next = next_change(&credentials, ages);
     let passwords = valid(&credentials, ages, now);
@@ -166,9 +180,19 @@ pub(crate) fn decide<E>(
             Some(passwords.clone())
         },
         write: is_written.then(|| Write::Apply(Box::new(rendered), reason, passwords)),
-        is_foreign: false,
+        foreign: None,
         next: Some(next).filter(|next| *next < Timestamp::MAX),
     })
+}
+
+/// Returns who keeps the Secret. `None`: this installation does, or takes it over.
+fn foreign(secret: &Secret, facts: &Facts<'_>) -> Option<Foreign> {
+    if !secret::is_ours(secret) {
+        return Some(Foreign::Program);
+    }
+    let other = secret::installation(secret)?;
+    let is_left = Some(other) != facts.installation && !facts.gone.contains(other);
+    is_left.then(|| Foreign::Installation(other.to_owned()))
 }
 
 /// The password is to be replaced.

@@ -7,6 +7,7 @@
 //! metadata:
 //!   labels: {app.kubernetes.io/managed-by: tenure-controller}
 //!   annotations:
+//!     tenure.dev/installation: tenure/tenure          # the installation that keeps the Secret
 //!     tenure.dev/rotated-at: "2026-11-28T09:17:28Z"   # when the password was made
 //!     tenure.dev/rotated-for: "after the leak"        # the last request for a rotation that was carried out
 //!     tenure.dev/previous-passwords: "<SHA-256> 2026-11-29T09:17:28Z"  # and the time until which each is valid
@@ -31,6 +32,7 @@ const TYPE: &str = "servicebinding.io/redis";
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "tenure-controller");
 pub(crate) const ROTATED_AT: &str = "tenure.dev/rotated-at";
 pub(crate) const ROTATED_FOR: &str = "tenure.dev/rotated-for";
+const INSTALLATION: &str = "tenure.dev/installation";
 const PREVIOUS: &str = "tenure.dev/previous-passwords";
 /// Keys that a Secret may lose.
 const WITH_TLS: [&str; 2] = ["ca.crt", "TENURE_REDIS_CA"];
@@ -60,6 +62,11 @@ pub(crate) struct Previous {
 pub(crate) fn is_ours(secret: &Secret) -> bool {
     let label = secret.labels().get(MANAGED_BY.0);
     label.is_some_and(|value| value == MANAGED_BY.1) && secret.type_.as_deref() == Some(TYPE)
+}
+
+/// The installation that keeps the Secret, if it names one.
+pub(crate) fn installation(secret: &Secret) -> Option<&str> {
+    secret.annotations().get(INSTALLATION).map(String::as_str)
 }
 
 /// The request for a rotation, if there is one.
@@ -98,7 +105,13 @@ fn read_previous(text: &str) -> Option<Previous> {
 }
 
 /// The fields of the Secret that belong to the controller.
-pub(crate) fn render(namespace: &str, user: &str, credentials: &Credentials, binding: &Binding) -> Secret {
+pub(crate) fn render(
+    namespace: &str,
+    user: &str,
+    credentials: &Credentials,
+    binding: &Binding,
+    installation: Option<&str>,
+) -> Secret {
     let url = binding.url(user, &credentials.password);
     let (host, port) = binding.host_and_port();
     let mut data = BTreeMap::from(
@@ -124,6 +137,9 @@ pub(crate) fn render(namespace: &str, user: &str, credentials: &Credentials, bin
         .map(|one| format!("{} {}", one.hash, one.until))
         .collect();
     let mut annotations = BTreeMap::from([(ROTATED_AT.to_owned(), credentials.since.to_string())]);
+    if let Some(installation) = installation {
+        annotations.insert(INSTALLATION.to_owned(), installation.to_owned());
+    }
     if !previous.is_empty() {
         annotations.insert(PREVIOUS.to_owned(), previous.join(","));
     }
@@ -155,7 +171,7 @@ pub(crate) fn differs(found: &Secret, rendered: &Secret) -> bool {
         value(found) == value(rendered)
     };
     let keys = rendered.data.iter().flat_map(BTreeMap::keys).map(String::as_str);
-    let annotations = [ROTATED_AT, ROTATED_FOR, PREVIOUS];
+    let annotations = [ROTATED_AT, ROTATED_FOR, PREVIOUS, INSTALLATION];
     let same_annotation = |key: &str| found.annotations().get(key) == rendered.annotations().get(key);
     !keys.chain(WITH_TLS).all(same) || !annotations.into_iter().all(same_annotation)
 }

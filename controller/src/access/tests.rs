@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::access::{
     binding::Binding,
-    plan::{Ages, Decision, Facts, Reason, SURPLUS_FOR, Surplus, Users, Write, decide},
+    plan::{Ages, Decision, Facts, Foreign, Reason, SURPLUS_FOR, Surplus, Users, Write, decide},
     secret::{self, ROTATE},
 };
 use crate::password::Password;
@@ -39,6 +39,18 @@ fn hashes(texts: &[&str]) -> BTreeSet<String> {
 
 /// Decides about a namespace with this Secret at this second. A new password is `drawn`.
 fn decided(allowed: bool, secret: Option<&Secret>, second: i64, drawn: &str) -> Decision {
+    decided_in("tenure/a", &[], allowed, secret, second, drawn)
+}
+
+/// The same in this installation, while others are gone.
+fn decided_in(
+    installation: &str,
+    gone: &[&str],
+    allowed: bool,
+    secret: Option<&Secret>,
+    second: i64,
+    drawn: &str,
+) -> Decision {
     let seconds = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
     let facts = Facts {
         namespace: "team-a",
@@ -50,6 +62,8 @@ fn decided(allowed: bool, secret: Option<&Secret>, second: i64, drawn: &str) -> 
             overlap: seconds(OVERLAP),
         },
         binding: &Binding::of_controller("redis://redis", "tenure").unwrap(),
+        installation: Some(installation),
+        gone: &gone.iter().map(|&gone| gone.to_owned()).collect(),
     };
     decide(&facts, || Ok::<_, Infallible>(Password(drawn.to_owned()))).unwrap()
 }
@@ -124,7 +138,8 @@ fn a_secret_of_another_program_stays_and_opens_nothing() {
     other_type.type_ = Some("Opaque".to_owned());
     for foreign in [Secret::default(), unlabelled, other_type] {
         let decision = decided(true, Some(&foreign), 0, "never");
-        assert!(decision.is_foreign && decision.passwords.is_none() && decision.write.is_none());
+        assert_eq!(decision.foreign, Some(Foreign::Program));
+        assert!(decision.passwords.is_none() && decision.write.is_none());
     }
 }
 
@@ -327,4 +342,28 @@ fn a_user_without_permission_goes_and_one_that_is_not_watched_stays() {
     let removed = plan(true, SURPLUS_FOR);
     assert_eq!(removed.remove, BTreeSet::from(["team-a".to_owned()]));
     assert!(removed.set.is_empty() && !removed.waits);
+}
+
+#[test]
+fn a_secret_of_another_installation_is_left_alone_until_that_is_gone() {
+    let made = applied(&decided(true, None, 0, "first"), Reason::New);
+    assert_eq!(secret::installation(&made), Some("tenure/a"));
+    let other = |gone, allowed| decided_in("tenure/b", gone, allowed, Some(&made), 1, "second");
+    for allowed in [true, false] {
+        let left = other(&[], allowed);
+        assert_eq!((left.write, left.passwords), (None, None));
+        let foreign = allowed.then(|| Foreign::Installation("tenure/a".to_owned()));
+        assert_eq!(left.foreign, foreign);
+    }
+    let taken = applied(&other(&["tenure/a"], true), Reason::Changed);
+    assert_eq!(secret::installation(&taken), Some("tenure/b"));
+    assert_eq!(other(&["tenure/a"], false).write, Some(Write::Delete));
+
+    let mut before_an_upgrade = made.clone();
+    before_an_upgrade
+        .annotations_mut()
+        .remove("tenure.dev/installation");
+    let recorded = decided(true, Some(&before_an_upgrade), 1, "second");
+    let recorded = applied(&recorded, Reason::Changed);
+    assert_eq!(secret::installation(&recorded), Some("tenure/a"));
 }

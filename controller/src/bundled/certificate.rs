@@ -175,7 +175,8 @@ impl Task for Certificates {
         })?;
         if let Some(fields) = fields {
             let what = "the certificate for Redis";
-            self.secret.write(secret, fields, what).await?;
+            let written = self.secret.write(secret, fields, what).await;
+            written.map_err(|failure| self.secret.unwritten(&failure))?;
             // The watch or the write has delivered another state.
             return Ok(None);
         }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     apply::FIELD_MANAGER,
-    failure::bounded,
+    failure::{Failure, bounded},
     http::Health,
     run::WATCH_SECONDS,
     watching::{self, WatchCheck, with_probe},
@@ -69,14 +69,19 @@ impl Followed {
 
     /// Writes fields of the Secret, if it is the one that was seen. `what` is logged. Returns `false` if another controller was faster, or
     /// the watch lags behind: the next state of the Secret is delivered.
-    pub(crate) async fn write(&self, found: &Secret, mut fields: Secret, what: &str) -> Result<bool, String> {
+    pub(crate) async fn write(
+        &self,
+        found: &Secret,
+        mut fields: Secret,
+        what: &str,
+    ) -> Result<bool, Failure> {
         fields.metadata.name = Some(self.name.clone());
         fields.metadata.resource_version = found.resource_version();
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patched = match bounded(self.api.patch(&self.name, &params, &Patch::Apply(fields))).await {
             Ok(patched) => patched,
             Err(failure) if failure.is_outdated() => return Ok(false),
-            Err(failure) => return Err(format!("the Secret {} cannot be written: {failure}", self.shown)),
+            Err(failure) => return Err(failure),
         };
         self.written.send_if_modified(|known| {
             // A write that has changed nothing is no reason to look again at once.
@@ -86,6 +91,22 @@ impl Followed {
         });
         tracing::info!(secret = self.shown, "wrote {what}");
         Ok(true)
+    }
+
+    /// Describes the failure of a write.
+    pub(crate) fn unwritten(&self, failure: &Failure) -> String {
+        format!("the Secret {} cannot be written: {failure}", self.shown)
+    }
+
+    /// The Secret, for events.
+    pub(crate) fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Secret".to_owned()),
+            name: Some(self.name.clone()),
+            namespace: self.api.namespace().map(str::to_owned),
+            ..ObjectReference::default()
+        }
     }
 }
 

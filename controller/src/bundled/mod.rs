@@ -29,6 +29,7 @@ use crate::{
         node_password::NodePassword, password::OwnPassword,
     },
     config::Config,
+    events::Publisher,
     http::Health,
     run::{RunError, stopped},
 };
@@ -87,14 +88,14 @@ impl Bundled {
     pub(crate) fn keep_password(
         self,
         config: &Config,
-        control: &tenure::Control,
+        (control, events): (&tenure::Control, &Publisher),
         health: &Arc<Health>,
         stop: &watch::Receiver<bool>,
         (parts, background): (&mut JoinSet<&'static str>, &mut JoinSet<&'static str>),
     ) {
         if let Some((secret, passwords)) = self.password {
             background.spawn(password::follow_connections(control.clone(), passwords.clone()));
-            let own = OwnPassword::new(secret, passwords, config.access_overlap, control);
+            let own = OwnPassword::new(secret, passwords, config.access_overlap, (control, events));
             let kept = task::keep(own, health, stop.clone());
             parts.spawn(kept.map(|()| "the password of Redis"));
         }

@@ -38,7 +38,8 @@ impl Task for NodePassword {
         };
         self.0
             .write(found, fields, "the password of the servers of Redis")
-            .await?;
+            .await
+            .map_err(|failure| self.0.unwritten(&failure))?;
         Ok(None)
     }
 }

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::{
     access::secret::{ROTATE, ROTATED_AT, ROTATED_FOR},
     bundled::{credentials::OwnPasswords, followed::Followed, task::Task},
+    events::{ObjectEvent, Publisher},
     password::{NoRandomness, Password},
 };
 
@@ -39,8 +40,11 @@ pub(crate) struct OwnPassword {
     passwords: Arc<OwnPasswords>,
     overlap: Duration,
     control: Control,
+    events: Publisher,
     /// A new password that is not written yet.
     draft: Option<Password>,
+    /// The last request for a rotation that the API server did not let the controller carry out.
+    refused: Option<String>,
 }
 
 /// The state of the Secret.
@@ -51,6 +55,8 @@ struct Facts<'a> {
     overlap: Duration,
     /// The password that the controller uses, which a Secret may have lost.
     known: Option<&'a Password>,
+    /// The request for a rotation that cannot be carried out.
+    refused: Option<&'a str>,
 }
 
 /// The target.
@@ -88,6 +94,7 @@ fn decide(
         now,
         overlap,
         known,
+        refused,
     } = *facts;
     let value = |key: &str| {
         let data = secret.data.as_ref()?.get(key)?;
@@ -117,7 +124,8 @@ fn decide(
     let Some(current) = Password::read(current) else {
         return Ok(Decision::Unusable);
     };
-    if request.is_some() && request.as_ref() != annotation(ROTATED_FOR) {
+    let is_answered = request.as_ref() == annotation(ROTATED_FOR) || request.as_deref() == refused;
+    if request.is_some() && !is_answered {
         return Ok(replaced(draw()?, Some(current)));
     }
     let previous = value(PREVIOUS).and_then(Password::read);
@@ -167,14 +175,16 @@ impl OwnPassword {
         secret: Followed,
         passwords: Arc<OwnPasswords>,
         overlap: Duration,
-        control: &Control,
+        (control, events): (&Control, &Publisher),
     ) -> Self {
         Self {
             secret,
             passwords,
             overlap,
             control: control.clone(),
+            events: events.clone(),
             draft: None,
+            refused: None,
         }
     }
 
@@ -216,6 +226,7 @@ impl Task for OwnPassword {
             now,
             overlap: self.overlap,
             known: known.first(),
+            refused: self.refused.as_deref(),
         };
         let draft = &mut self.draft;
         let decision = decide(&facts, || match draft {
@@ -247,9 +258,22 @@ impl Task for OwnPassword {
                     return Ok(Some(Instant::now()));
                 }
                 let what = "the password for Redis";
-                if self.secret.write(secret, fields.render(), what).await? {
-                    self.passwords.set(passwords);
-                    self.draft = None;
+                match self.secret.write(secret, fields.render(), what).await {
+                    Ok(true) => {
+                        self.passwords.set(passwords);
+                        self.draft = None;
+                    }
+                    Ok(false) => {}
+                    // A Secret that the user keeps: Redis gets its passwords again, and loses the new one.
+                    Err(failure) if failure.lacks_permission() && fields.previous.is_some() => {
+                        tracing::warn!(secret = self.secret.shown, error = %failure, "the controller may not write the password that the \
+                            annotation {ROTATE} asks for");
+                        let event = ObjectEvent::RotationRefused;
+                        self.events.publish(&self.secret.reference(), &event).await;
+                        self.refused.clone_from(&fields.answered);
+                        return Ok(Some(Instant::now()));
+                    }
+                    Err(failure) => return Err(self.secret.unwritten(&failure)),
                 }
                 // The Secret as it is written now is looked at next.
                 Ok(None)
@@ -296,6 +320,7 @@ mod tests {
             now: at(1000),
             overlap: OVERLAP,
             known,
+            refused: Some("not allowed"),
         };
         decide(&facts, || Ok(password("new"))).unwrap()
     }
@@ -362,6 +387,11 @@ mod tests {
         assert!(matches!(
             decided(&answered, None),
             Decision::Keep { next: Some(_), .. }
+        ));
+        let refused = self::secret(&[(PASSWORD, "old")], &[(ROTATE, "not allowed")]);
+        assert!(matches!(
+            decided(&refused, None),
+            Decision::Keep { next: None, .. }
         ));
     }
 

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use kube::config::Kubeconfig;
 use tenure_crds::Semaphore;
 use tenure_tests::{
-    Context, ControlPlane, Process, Redis, Result, binaries, ensure, eventually,
+    Context, ControlPlane, Controller, Process, Redis, Result, binaries, ensure, eventually,
     process::{folder, unique},
 };
 
@@ -174,6 +174,59 @@ async fn a_password_in_a_secret_takes_no_more_than_the_listed_permissions() -> R
     let log = controller.log()?;
     ensure!(!log.contains("forbidden"), "{log}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_rotation_of_a_secret_that_the_controller_may_only_read_is_refused() -> Result {
+    let access = Access::prepare().await?;
+    let role = SECRET_ROLE.replace("list, watch, patch", "list, watch");
+    access
+        .apply(&format!("{role}stringData: {{password: first}}\n"))
+        .await?;
+    access
+        .redis
+        .cli(&["CONFIG", "SET", "requirepass", "first"])
+        .await?;
+    let secret = format!("{}/tenure-redis", access.namespace);
+    let record = format!("{}/epoch", access.namespace);
+    let url = access.redis.url();
+    let args = [
+        "--redis-url",
+        &url,
+        "--redis-secret",
+        &secret,
+        "--watch-namespaces",
+        &access.namespace,
+        "--epoch-record",
+        &record,
+    ];
+    let controller = Controller::start_as(access.plane, &access.user, &args).await?;
+    controller.until_ready(SOON).await?;
+    let in_namespace = ["-n", &access.namespace];
+    let annotate = ["annotate", "secret", "tenure-redis", "tenure.dev/rotate=now"];
+    access
+        .plane
+        .kubectl(&[&in_namespace[..], &annotate].concat())
+        .await?;
+    let selector = "--field-selector=reason=RotationRefused";
+    let get = ["get", "events", selector, "-o", "jsonpath={.items[*].message}"];
+    eventually("the event", SOON, async || {
+        let note = access.plane.kubectl(&[&in_namespace[..], &get].concat()).await?;
+        ensure!(note.contains("previous-password"), "{note}");
+        // Redis had the new password for a moment.
+        let log = controller.logs()?;
+        let given = log
+            .lines()
+            .rfind(|line| line.contains("gave Redis the passwords"));
+        ensure!(
+            given.is_some_and(|line| line.contains("\"passwords\":1")),
+            "{log}"
+        );
+        Ok(())
+    })
+    .await
+    .with_context(|| controller.logs().unwrap_or_default())?;
+    controller.until_ready(SOON).await
 }
 
 #[tokio::test]
