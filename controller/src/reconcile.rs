@@ -137,7 +137,7 @@ async fn run<K: Declared>(
         }
         Err(failure) => {
             if context.is_cut_off(&name, &failure) && context.replicas.another_reaches_redis().await {
-                // What is written about the object is left to the other one.
+                // Status and finalizer of the object are left to the other one.
                 tracker.reached_by_another(&name);
                 return Err(failure);
             }
