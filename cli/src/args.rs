@@ -100,6 +100,17 @@ mod tests {
     }
 
     #[test]
+    fn each_command_about_objects_has_an_example() {
+        let mut command = Cli::command();
+        for one in command.get_subcommands_mut() {
+            // Their usage line is the example.
+            let is_plain = ["completion", "man", "install"].contains(&one.get_name());
+            let help = one.render_long_help().to_string();
+            assert!(is_plain || help.contains("Examples:"), "{}", one.get_name());
+        }
+    }
+
+    #[test]
     fn the_name_of_the_program_decides_whether_it_is_a_plugin() {
         assert!(is_plugin(Path::new("/usr/local/bin/kubectl-tenure")));
         assert!(!is_plugin(Path::new("./tenure")));

@@ -16,10 +16,17 @@ use crate::{
     view::{all_objects, namespace, table::coloured, time::until, write},
 };
 
+const EXAMPLES: &str = "Examples:
+  tenure doctor
+
+  # The problems alone, in a script
+  tenure doctor --json | jq '.[] | select(.level == \"problem\")'";
+
 /// Checks the connection, the servers, the rights of the user and the objects of the namespace, and names the fix of each problem.
 ///
 /// It acquires and releases a lock of its own. The exit code is 0 if there is no problem; a warning is none.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Prints the findings as JSON
     #[arg(long)]

@@ -35,8 +35,29 @@ use model::{name, state};
 use table::or_dash;
 use time::{since, until};
 
+const GET_EXAMPLES: &str = "Examples:
+  # All objects of the namespace
+  tenure get
+
+  # One, again after each change
+  tenure get lockpool/gpu-seats --watch
+
+  # The number of waiters, in a script
+  tenure get semaphore/api-callers -o json | jq .waiting";
+const HOLDERS_EXAMPLES: &str = "Examples:
+  tenure holders lockpool/gpu-seats
+
+  # With processes and fencing tokens, of all semaphores
+  tenure holders semaphores -o wide";
+const QUEUE_EXAMPLES: &str = "Examples:
+  tenure queue lockpool/gpu-seats
+
+  # The head of a long queue, with the request of each waiter
+  tenure queue lockpool/gpu-seats --limit 20 -o wide";
+
 /// Shows objects: their permits or resources, and how many wait.
 #[derive(Debug, clap::Args)]
+#[command(after_help = GET_EXAMPLES)]
 pub(crate) struct Get {
     #[command(flatten)]
     shown: Shown,
@@ -44,6 +65,7 @@ pub(crate) struct Get {
 
 /// Shows who holds an object, since when and until when, and why.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HOLDERS_EXAMPLES)]
 pub(crate) struct Holders {
     #[command(flatten)]
     shown: Shown,
@@ -51,6 +73,7 @@ pub(crate) struct Holders {
 
 /// Shows who waits for an object, in the order of the queue.
 #[derive(Debug, clap::Args)]
+#[command(after_help = QUEUE_EXAMPLES)]
 pub(crate) struct Queue {
     #[command(flatten)]
     shown: Shown,
