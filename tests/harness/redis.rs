@@ -148,10 +148,7 @@ impl Builder {
         fs::create_dir(&data)?;
         let port = free_port()?;
         let mut command = if self.counted {
-            let mut command = Command::new("valgrind");
-            let out = format!("--callgrind-out-file={}", folder.join("callgrind").display());
-            command.args(["--tool=callgrind", &out]).arg(program);
-            command
+            counted(&program, &folder)
         } else {
             Command::new(program)
         };
@@ -209,6 +206,24 @@ impl Builder {
         redis.ready().await?;
         Ok(redis)
     }
+}
+
+/// Returns the command that runs a program under callgrind, which writes its counts into the folder when the program ends.
+#[must_use]
+pub fn counted(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new("valgrind");
+    let out = format!("--callgrind-out-file={}", folder.join("callgrind").display());
+    command.args(["--tool=callgrind", &out]).arg(program);
+    command
+}
+
+/// Returns the number of instructions that callgrind has counted.
+pub fn instructions(folder: &Path) -> Result<u64> {
+    let text = fs::read_to_string(folder.join("callgrind"))?;
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+    Ok(total.context("callgrind has written no total")?.trim().parse()?)
 }
 
 /// A running redis-server. The shared one cannot be stopped, as what stops a server needs `&mut`.
@@ -331,11 +346,7 @@ impl Redis {
     /// Stops a [counted](Builder::counted) server, and returns the number of instructions that it has executed.
     pub async fn instructions(mut self) -> Result<u64> {
         self.stop().await?;
-        let text = fs::read_to_string(self.folder.join("callgrind"))?;
-        let total = text
-            .lines()
-            .find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
-        Ok(total.context("callgrind has written no total")?.trim().parse()?)
+        instructions(&self.folder)
     }
 
     /// Kills it; what it has not written to disk is lost.

@@ -1,4 +1,4 @@
-//! Instructions of the server, counted by callgrind. They repeat, where times on a shared machine do not.
+//! Instructions of the server and of a client, counted by callgrind. They repeat, where times on a shared machine do not.
 //!
 //! Each figure is the difference between two runs, of which the second does twice as much, divided by the work of the first:
 //! starting, connecting and loading the scripts count for nothing.
@@ -6,19 +6,25 @@
 use std::time::Duration;
 
 use tenure::{
-    Kind,
+    Client, Kind,
     control::{Capacity, Declaration},
 };
-use tenure_tests::{Redis, Result};
+use tenure_tests::{
+    Process, Redis, Result, ensure,
+    process::folder,
+    redis::{counted, instructions},
+};
 use tokio::task::JoinSet;
 
 use crate::{
-    connect, object,
+    NAMESPACE, connect, object,
     raw::COMPARE_AND_DELETE,
     report::{Goal, Report},
     uncontended::pair,
 };
 
+/// The first argument of a run of this program that is the client whose instructions are counted.
+pub(crate) const CLIENT: &str = "counted-client";
 const RENEW: &str = include_str!("../../../lua/dist/renew.lua");
 /// Tokens in one renewal, as the library sends them.
 const BATCH: u32 = 100;
@@ -67,16 +73,59 @@ async fn per_unit(units: u32, work: impl AsyncFn(&Redis, u32) -> Result) -> Resu
         redis.instructions().await
     };
     let (once, twice) = (count(units).await?, count(2 * units).await?);
-    #[allow(clippy::cast_precision_loss)] // far less than 2^52
-    Ok(twice.saturating_sub(once) as f64 / f64::from(units))
+    Ok(each_of(units, once, twice))
 }
 
-async fn pairs(redis: &Redis, count: u32) -> Result {
-    let lock = connect(redis).await?.lock("x")?;
+fn each_of(units: u32, once: u64, twice: u64) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // far less than 2^52
+    let difference = twice.saturating_sub(once) as f64;
+    difference / f64::from(units)
+}
+
+/// Instructions of a client in a process of its own, with its runtime and its driver.
+pub(crate) async fn of_a_client(report: &mut Report) -> Result {
+    const PAIRS: u32 = 1000;
+    let redis = Redis::start().await?;
+    let count = async |pairs: u32| {
+        let folder = folder("client")?;
+        let mut command = counted(&std::env::current_exe()?, &folder);
+        command.arg(CLIENT).arg(redis.url()).arg(pairs.to_string());
+        let mut client = Process::spawn("client", &folder, &command)?;
+        let status = client.wait(Duration::from_secs(120)).await?;
+        ensure!(
+            status.success(),
+            "the client ended with {status}: {}",
+            client.tail()
+        );
+        instructions(&folder)
+    };
+    let (once, twice) = (count(PAIRS).await?, count(2 * PAIRS).await?);
+    report.figure(
+        "instructions_client_pair",
+        each_of(PAIRS, once, twice),
+        Goal::AtMost(35_000.0),
+        "a pair, in a process of its own",
+    );
+    Ok(())
+}
+
+/// The client that [`of_a_client`] counts.
+pub(crate) async fn client(url: String, count: u32) -> Result {
+    let client = Client::builder(url).namespace(NAMESPACE).connect().await?;
+    // On a worker of the runtime, as in a service.
+    tokio::spawn(async move { acquire_and_release(&client, count).await }).await?
+}
+
+async fn acquire_and_release(client: &Client, count: u32) -> Result {
+    let lock = client.lock("x")?;
     for _ in 0..count {
         pair(&lock).await?;
     }
     Ok(())
+}
+
+async fn pairs(redis: &Redis, count: u32) -> Result {
+    acquire_and_release(&connect(redis).await?, count).await
 }
 
 /// The way without a library.

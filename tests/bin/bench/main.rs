@@ -10,7 +10,7 @@
 //! | [`uncontended`] | acquire and release without other clients, one by one and 64 at once; small and large pools |
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
 //! | [`controller`] | only by its name, with the feature `kubernetes`: the controller with many objects |
-//! | [`instructions`] | only by its name: instructions of the server, counted by callgrind |
+//! | [`instructions`] | only by its name: instructions of the server and of a client, counted by callgrind |
 //! | [`killed`] | only by its name, with the feature `kubernetes`: a controller that is killed every five seconds under a hundred clients |
 //! | [`load`] | only by its name: 100,000 leases held and as many waited for, for five minutes |
 //! | [`many`] | ten thousand locks of one client: renewal, connections |
@@ -43,6 +43,11 @@ const NAMESPACE: &str = "bench";
 async fn main() -> Result {
     let started = Instant::now();
     let only: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, url, pairs] = &only[..]
+        && first == instructions::CLIENT
+    {
+        return instructions::client(url.clone(), pairs.parse()?).await;
+    }
     let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
     let mut report = Report::default();
     if wanted("uncontended") {
@@ -74,6 +79,7 @@ async fn main() -> Result {
     }
     if only.iter().any(|only| only == "instructions") {
         instructions::of_the_server(&mut report).await?;
+        instructions::of_a_client(&mut report).await?;
     }
     #[cfg(feature = "kubernetes")]
     if only.iter().any(|only| only == "controller") {
