@@ -99,6 +99,8 @@ fn decide(stored: Option<&RegisterValue>, retry_failed: bool) -> Decision {
 fn outcome(code: u8, on_failure: OnFailure) -> Option<String> {
     match (code, on_failure) {
         (0, _) => Some(SUCCEEDED.to_owned()),
+        // The command was stopped for too long, or has lost a lease of its own.
+        (code, _) if code == Code::Lost as u8 => None,
         (code, OnFailure::Stop) => Some(format!("{FAILED}{code}")),
         (_, OnFailure::Retry) => None,
     }
@@ -233,6 +235,7 @@ mod tests {
             (3, OnFailure::Retry, false, Decision::Run),
             (3, OnFailure::Stop, false, Decision::FailedBefore("3".to_owned())),
             (3, OnFailure::Stop, true, Decision::Run),
+            (73, OnFailure::Stop, false, Decision::Run),
         ] {
             assert_eq!(decide(stored(code, on_failure).as_ref(), retry_failed), decision);
         }
