@@ -85,7 +85,8 @@ e2e: build ## Run the chart on the cluster that KUBECONFIG names; E2E_ARGS: see 
 	@cargo run --quiet --bin assets -- kubectl helm
 	@cargo run --quiet --bin e2e -- $(E2E_ARGS)
 
-bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts; BENCH_ARGS=load or instructions
+bench: cargo ## Measure what it costs, on a real Redis, in ratios and counts; BENCH_ARGS=load, instructions or cli
+	$(if $(filter cli,$(BENCH_ARGS)),cargo build --release --package tenure-cli)
 	cargo run --release --package tenure-tests --no-default-features --bin bench -- $(BENCH_ARGS)
 
 bench-controller: cargo ## Measure the controller with many objects, or, with BENCH_ARGS=killed, its clients while it is killed; settings: see the head of tests/bin/bench/controller.rs

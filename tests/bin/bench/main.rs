@@ -2,13 +2,14 @@
 //!
 //! Times depend on the machine and on who else uses it, so none is reported alone: each is divided by one that was taken in
 //! turns with it, in the same process, and is a median. `target/bench/report.json` has the figures, the table also has
-//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `killed`, `load`, `instructions`, `controller`) as
+//! their inputs. With names of topics (`uncontended`, `pools`, `contended`, `queues`, `many`, `twin`, `killed`, `load`, `instructions`, `cli`, `controller`) as
 //! arguments, only those run, and the file stays as it is.
 //!
 //! | module | figures |
 //! |---|---|
 //! | [`uncontended`] | acquire and release without other clients, one by one and 64 at once; small and large pools |
 //! | [`contended`] | many clients, one lock: commands, fairness, handoff |
+//! | [`cli`] | only by its name: the program `tenure`: start, hand-off, size |
 //! | [`controller`] | only by its name, with the feature `kubernetes`: the controller with many objects |
 //! | [`instructions`] | only by its name: instructions of the server and of a client, counted by callgrind |
 //! | [`killed`] | only by its name, with the feature `kubernetes`: a controller that is killed every five seconds under a hundred clients |
@@ -18,6 +19,7 @@
 //! | [`raw`] | what it is compared with: a script that does nothing |
 //! | [`report`] | the table and the file |
 
+mod cli;
 mod contended;
 #[cfg(feature = "kubernetes")]
 mod controller;
@@ -76,6 +78,11 @@ async fn main() -> Result {
     }
     if only.iter().any(|only| only == "load") {
         load::held_and_waited_for(&mut report).await?;
+    }
+    if only.iter().any(|only| only == "cli") {
+        cli::start(&mut report).await?;
+        cli::handoff(&mut report).await?;
+        cli::size(&mut report)?;
     }
     if only.iter().any(|only| only == "instructions") {
         instructions::of_the_server(&mut report).await?;
