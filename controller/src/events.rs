@@ -39,9 +39,21 @@ pub(crate) enum ObjectEvent {
         problem: Option<String>,
     },
     /// This installation manages it in place of one that was uninstalled.
-    TakenOver { from: String },
-    /// It was in use before it was declared, with so many permits or resources, of which so many were held.
-    Adopted { limit: u64, held: u64 },
+    TakenOver {
+        from: String,
+        /// Who held what by the status, and may still hold it in the Redis of that one; empty: nobody.
+        holders: String,
+    },
+    /// It was in use before it was declared.
+    Adopted {
+        /// The permits or resources that programs had given it.
+        limit: u64,
+        /// Those of the spec.
+        total: u32,
+        held: u64,
+        /// Who held what; empty: nobody.
+        holders: String,
+    },
     /// Redis has it anew after a loss.
     Recovering,
     /// More is held than the spec has.
@@ -86,8 +98,18 @@ impl ObjectEvent {
                 "Declare",
                 managed_by_another(other, resource, name, namespace, problem.as_deref()),
             ),
-            Self::TakenOver { from } => (Warning, "TakenOver", "Declare", taken_over(from)),
-            Self::Adopted { limit, held } => (Warning, "Adopted", "Declare", adopted(*limit, *held)),
+            Self::TakenOver { from, holders } => (Warning, "TakenOver", "Declare", taken_over(from, holders)),
+            Self::Adopted {
+                limit,
+                total,
+                held,
+                holders,
+            } => (
+                Warning,
+                "Adopted",
+                "Declare",
+                adopted(*limit, *total, *held, holders),
+            ),
             Self::Recovering => (
                 Warning,
                 "Recovering",
@@ -206,18 +228,28 @@ fn of_ended(pods: &[(String, usize)]) -> String {
     format!("took back {leases} leases or places in the queue of pods that have ended: {names}")
 }
 
-fn adopted(limit: u64, held: u64) -> String {
-    format!(
+fn adopted(limit: u64, total: u32, held: u64, holders: &str) -> String {
+    let note = format!(
         "programs had made this object in Redis before it was declared, with {limit} permits or resources, of which {held} were held; the \
-         spec replaces them, and what it does not have is dropped. Holders keep theirs until they release them"
-    )
+         spec replaces them with {total}, and what it does not have is dropped. Holders keep theirs until they release them"
+    );
+    with_holders(note, holders)
 }
 
-fn taken_over(from: &str) -> String {
-    format!(
+fn taken_over(from: &str, holders: &str) -> String {
+    let note = format!(
         "the installation {from} is uninstalled, and this one manages the object from now on; if it has another Redis, nothing new is \
          granted for one lease"
-    )
+    );
+    with_holders(note, holders)
+}
+
+/// Adds the holders at the end of a note, where it may be cut.
+fn with_holders(note: String, holders: &str) -> String {
+    if holders.is_empty() {
+        return note;
+    }
+    format!("{note}. Held by {holders}")
 }
 
 fn access_of_another(other: &str) -> String {
@@ -377,10 +409,13 @@ mod tests {
             },
             ObjectEvent::TakenOver {
                 from: "o".repeat(317),
+                holders: "h".repeat(2000),
             },
             ObjectEvent::Adopted {
                 limit: u64::MAX,
+                total: u32::MAX,
                 held: u64::MAX,
+                holders: "h".repeat(2000),
             },
             ObjectEvent::Recovering,
             ObjectEvent::Draining,

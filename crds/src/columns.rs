@@ -93,13 +93,13 @@ fn with(
             "Waiter that is granted next",
         ),
         column(
-            "Lease",
+            "Lease seconds",
             "integer",
             ".spec.leaseDurationSeconds",
             "Length of a lease in seconds",
         ),
         column(
-            "Max hold",
+            "Max hold seconds",
             "integer",
             ".spec.maxHoldSeconds",
             "Longest hold in seconds",

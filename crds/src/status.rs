@@ -90,8 +90,8 @@ pub struct CommonStatus {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
-    /// Id of the lease, drawn when it was asked for. The lease cannot be adopted by it; with access to Redis it can be
-    /// ended.
+    /// Id of the lease: a random text, and no secret. No client can take the lease over with it, and to end the lease takes access to
+    /// Redis as well. It is not the fencing token, which is the number in `fencingToken`.
     #[schemars(length(min = 1, max = 64))]
     pub token: String,
 
@@ -109,7 +109,7 @@ pub struct Holder {
     #[schemars(length(max = 256))]
     pub reason: String,
 
-    /// Number that grows with every grant: a protected system refuses a smaller one than it has seen.
+    /// Fencing token: a number that grows with each grant, and no secret. A protected system refuses a smaller one than it has seen.
     pub fencing_token: u64,
 
     /// Time of the grant, by the clock of Redis.

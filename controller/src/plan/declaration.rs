@@ -135,9 +135,11 @@ pub(super) fn spec(desired: &Desired) -> Declaration {
 pub(crate) fn adopted(facts: &Facts) -> Option<ObjectEvent> {
     let snapshot = facts.seen.as_ref()?.snapshot.as_ref()?;
     let is_new = facts.desired.deleted_at.is_none() && snapshot.digest.is_none();
-    is_new.then_some(ObjectEvent::Adopted {
+    is_new.then(|| ObjectEvent::Adopted {
         limit: snapshot.limit,
+        total: facts.desired.total,
         held: snapshot.held,
+        holders: status::named_holders(facts.desired.name.namespace(), snapshot),
     })
 }
 

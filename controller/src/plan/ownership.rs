@@ -16,7 +16,7 @@ use kube::runtime::controller::Action;
 use crate::{
     events::ObjectEvent,
     installations::{LOOK_AGAIN, Owner},
-    plan::{Facts, Plan, Step},
+    plan::{Facts, Plan, Step, status},
 };
 
 /// Plans the reconciliation of an object of another installation. `None`: it is none.
@@ -29,7 +29,11 @@ pub(super) fn of_another(facts: &Facts) -> Option<Plan> {
         return Some(Plan::unfinished(vec![Step::FindOwner(other.clone())]));
     };
     if let (Owner::Gone, Some(own)) = (owner, &facts.recorded_as) {
-        let event = ObjectEvent::TakenOver { from: other.clone() };
+        let (holds, held) = (&facts.report.holds, facts.report.common.held);
+        let event = ObjectEvent::TakenOver {
+            from: other.clone(),
+            holders: status::named(holds, held.into()),
+        };
         let steps = vec![recorded(facts, own), Step::Publish(event)];
         return Some(Plan::unfinished(steps));
     }

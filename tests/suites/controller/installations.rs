@@ -85,7 +85,7 @@ async fn one_installation_grants_and_the_other_one_takes_over_when_it_is_uninsta
         .await
         .with_context(|| other.logs().unwrap_or_default())?;
     let note = world.event("TakenOver").await?;
-    ensure!(note.contains(&own), "{note}");
+    ensure!(note.contains(&own) && note.contains(". Held by holder"), "{note}");
     client.semaphore("calls")?.acquire().await?.release().await?;
     Ok(())
 }

@@ -387,8 +387,8 @@ async fn kubectl_get_shows_holders_resources_and_expiry() -> Result {
         ("SECOND HOLDER", "gpu-worker-2"),
         ("FREE", "62"),
         ("NEXT", "gpu-worker-9"),
-        ("LEASE", "30"),
-        ("MAX HOLD", ""),
+        ("LEASE SECONDS", "30"),
+        ("MAX HOLD SECONDS", ""),
         ("REASON", "Synced"),
         ("MESSAGE", "2 of 64 are held, 4 requests wait"),
     ];
@@ -456,7 +456,11 @@ async fn kubectl_explain_describes_every_field() -> Result {
         ),
         (
             "lockpool.status.holders",
-            "fencingToken <integer> -required- Number that grows with every grant",
+            "fencingToken <integer> -required- Fencing token: a number that grows with each grant, and no secret",
+        ),
+        (
+            "lockpool.status.holders",
+            "token <string> -required- Id of the lease: a random text, and no secret",
         ),
         (
             "semaphore.spec",

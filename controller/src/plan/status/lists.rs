@@ -15,6 +15,9 @@ use crate::{
 pub(super) const MAX_TOKEN: usize = 64;
 /// The longest name of a resource that a status shows, in characters.
 const MAX_RESOURCE: usize = 63;
+/// The names that the note of an event has at most, and the length of each, in characters.
+const MAX_NAMED: usize = 10;
+const MAX_NAME: usize = 40;
 
 /// Fills in the counts and the heads of the lists.
 pub(super) fn fill(report: &mut StatusDraft, namespace: &str, snapshot: &Snapshot) {
@@ -83,6 +86,35 @@ fn name(who: &Identity) -> String {
 
 fn foreign(namespace: &str, who: &Identity) -> Option<String> {
     (who.pod.is_some() && who.namespace != namespace).then(|| bounded(&who.namespace, 63))
+}
+
+/// Names who holds what, for the note of an event: `gpu-worker-1 (seat-a), gpu-worker-2 (seat-b) and 3 more`. `held`: the number of all
+/// held permits or resources.
+pub(in crate::plan) fn named(holds: &[Hold], held: u64) -> String {
+    let shown = &holds[..holds.len().min(MAX_NAMED)];
+    let names: Vec<_> = shown.iter().map(named_hold).collect();
+    let permits: u64 = shown.iter().map(|hold| u64::from(hold.permits)).sum();
+    let text = names.join(", ");
+    match held.saturating_sub(permits) {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
+}
+
+/// As [`named`], of an observation.
+pub(in crate::plan) fn named_holders(namespace: &str, snapshot: &Snapshot) -> String {
+    let lines = snapshot.holders.iter().flat_map(|h| hold_lines(namespace, h));
+    let holds: Vec<_> = lines.take(MAX_NAMED).collect();
+    named(&holds, snapshot.held)
+}
+
+fn named_hold(hold: &Hold) -> String {
+    let pod = bounded(&hold.holder.pod, MAX_NAME);
+    match (&hold.resource, hold.permits) {
+        (Some(resource), _) => format!("{pod} ({})", bounded(resource, MAX_NAME)),
+        (None, 1) => pod,
+        (None, permits) => format!("{pod} ({permits})"),
+    }
 }
 
 /// `gpu-worker-1 (seat-a) +2`

@@ -23,6 +23,7 @@ mod lists;
 
 use conditions::has_reason;
 pub(super) use conditions::{BackendProblem, Outcome};
+pub(super) use lists::{named, named_holders};
 
 /// An object is looked at this often at most because of time alone.
 const SHORTEST_REQUEUE: Duration = Duration::from_secs(1);

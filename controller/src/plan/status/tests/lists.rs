@@ -1,7 +1,10 @@
 use tenure_crds::{MAX_HELD_BY, MAX_POD, MAX_REASON};
 
 use super::*;
-use crate::{fixtures::identity, plan::status::lists::MAX_TOKEN};
+use crate::{
+    fixtures::identity,
+    plan::status::{lists::MAX_TOKEN, named, named_holders},
+};
 
 #[test]
 fn holders_and_waiters_are_listed() {
@@ -124,4 +127,22 @@ fn what_users_write_is_cut_to_what_the_schema_takes() {
         lengths.map(|text| text.chars().count()),
         [MAX_REASON, MAX_TOKEN, MAX_POD, 63]
     );
+}
+
+#[test]
+fn the_note_of_an_event_names_ten_holders_and_counts_the_others() {
+    let of = |holders: Vec<_>| snapshot(START, holders, vec![]);
+    assert_eq!(named_holders("ml", &of(vec![])), "");
+    let mut two = holder(1, &[], START + 30);
+    two.permits = 2;
+    assert_eq!(
+        named_holders("ml", &of(vec![two, holder(2, &[], START + 30)])),
+        "worker-1 (2), worker-2"
+    );
+    let many = of((1..=13).map(|n| holder(n, &["a"], START + 30)).collect());
+    let shown = named_holders("ml", &many);
+    assert!(shown.starts_with("worker-1 (a), worker-2 (a), "), "{shown}");
+    assert!(shown.ends_with("worker-10 (a) and 3 more"), "{shown}");
+    let report = declared(&StatusDraft::default(), &many);
+    assert_eq!(named(&report.holds, 40), shown.replace("3 more", "30 more"));
 }
