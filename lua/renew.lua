@@ -26,15 +26,6 @@ local function ask(...)
   return not (type(got) == 'table' and got.err) and got or nil
 end
 
--- Returns when the lease ends, or nil.
-local function renew_alone(obj, token, alone, seconds, at)
-  local start = 'v2 ' .. token .. ' '
-  if string.sub(alone, 1, #start) ~= start then return nil end
-  local since, lease = string.match(alone, '^(%d+) %d+ (%d+)', #start + 1)
-  if not lease or since > seconds or ask('PEXPIRE', obj, lease) ~= 1 then return nil end
-  return at + lease
-end
-
 -- Returns the outcome for a lease or a queue entry in a hash, or nil.
 local function renew_in_hash(obj, seen, token, at)
   local got, stem = ask('HMGET', obj, 'state', 't:' .. token), string.sub(obj, 1, -4)
@@ -75,19 +66,31 @@ end
 
 -- A longer call than clients send would not fit on Lua's stack. Further keys are there for a cluster.
 if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV > 1 and #ARGV <= 1000 then
-  local alone, clock = redis.call('MGET', unpack(KEYS, 1, #ARGV - 1)), redis.call('TIME')
-  local at = math.floor(clock[1] * 1000 + clock[2] / 1000)
+  local keys, arguments, pcall, find, byte, match = KEYS, ARGV, redis.pcall, string.find, string.byte, string.match
+  local alone, clock = redis.call('MGET', unpack(keys, 1, #arguments - 1)), redis.call('TIME')
+  local seconds, at = clock[1], math.floor(clock[1] * 1000 + clock[2] / 1000)
+  -- Most leases of a client are of one length: `known`, which is `length` as a number.
+  local known, length
   renewed[1] = at
-  for i = 1, #ARGV - 1 do
-    local obj, tokens, text, outcome = KEYS[i], ARGV[i + 1], alone[i], nil
+  for i = 1, #arguments - 1 do
+    local obj, tokens, text, outcome = keys[i], arguments[i + 1], alone[i], false
     if text then
-      outcome = renew_alone(obj, tokens, text, clock[1], at)
-    elseif not string.find(tokens, ' ', 1, true) then
-      local seen, token = string.match(tokens, '^(%d+)>(.*)$')
-      outcome = renew_in_hash(obj, seen, token or tokens, at)
+      -- Behind "v2 ". To capture the token would cost a tenth of a renewal.
+      local first, last = find(text, tokens, 4, true)
+      local since, lease
+      if first == 4 and byte(text, 2) == 50 then since, lease = match(text, '^ (%d+) %d+ (%d+)', last + 1) end
+      if lease and since <= seconds and pcall('PEXPIRE', obj, lease) == 1 then
+        if lease ~= known then
+          known, length = lease, lease + 0
+        end
+        outcome = at + length
+      end
+    elseif not find(tokens, ' ', 1, true) then
+      local seen, token = match(tokens, '^(%d+)>(.*)$')
+      outcome = renew_in_hash(obj, seen, token or tokens, at) or false
     end
-    renewed[i + 1] = outcome or false
-    slow = slow or not outcome
+    renewed[i + 1] = outcome
+    if not outcome then slow = true end
   end
   if not slow then return renewed end
 end

@@ -14,9 +14,13 @@ local alone
 if not ARGV[3] and string.sub(ARGV[1], 1, 2) == '2 ' then
   local obj, token = KEYS[1], ARGV[2]
   alone = redis.call('MGET', obj)[1]
-  if alone and string.find(alone, 'v2 ' .. token .. ' ', 1, true) == 1 then
-    redis.call('UNLINK', obj)
-    return 'released'
+  if alone then
+    -- "v2 ", the token, and a space, without another text of all that.
+    local first, last = string.find(alone, token, 4, true)
+    if first == 4 and string.byte(alone, 2) == 50 and string.byte(alone, last + 1) == 32 then
+      redis.call('UNLINK', obj)
+      return 'released'
+    end
   end
   local field, got = 't:' .. token, {}
   if not alone and not string.find(obj, '/pool/', 1, true) then got = redis.pcall('HMGET', obj, 'state', field) end

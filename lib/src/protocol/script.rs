@@ -75,6 +75,10 @@ mod tests {
         for script in [&ACQUIRE, &RELEASE, &RENEW] {
             assert!(script.text().contains(&lane) && script.text().contains(&format!("v{PROTOCOL} ")));
         }
+        // The second character of a lease alone.
+        let byte = format!("byte(alone, 2) == {}", u32::from(b'0') + PROTOCOL);
+        assert!(RELEASE.text().contains(&byte));
+        assert!(RENEW.text().contains(&byte.replace("alone", "text")));
         assert!(RELEASE.text().starts_with("#!lua flags=allow-oom\n-- release"));
         assert!(ACQUIRE.text().starts_with("-- acquire"));
     }
