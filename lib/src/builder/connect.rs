@@ -109,6 +109,7 @@ impl ClientBuilder {
             config.receiver = mailbox.clone();
             events = Some(mailbox);
         }
+        let holder = self.identity.holder("")?;
         let link = self.link(Arc::new(config))?;
         let (jobs, jobs_in) = mpsc::unbounded_channel();
         tokio::spawn(renewer::run(
@@ -124,6 +125,7 @@ impl ClientBuilder {
             jobs,
             client,
             identity: self.identity,
+            holder,
             prefix: self.prefix,
             namespace,
         };

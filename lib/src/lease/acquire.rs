@@ -20,7 +20,6 @@ use crate::{
     lease::{
         claim::{AT_ONCE, Claim},
         hold::Request,
-        identity::Holder,
         machine::request::Wait,
         object_keys::ObjectKeys,
         options::check_text,
@@ -137,13 +136,11 @@ impl Handle {
 
     pub(crate) fn request(&self, permits: u64) -> Result<Request, Error> {
         let options = self.options.check(self.first_limit == 0)?;
-        let identity = self.session.identity.clone();
-        let holder = Holder {
-            identity,
-            reason: options.reason.to_owned(),
+        let session = &self.session;
+        let holder = match options.reason {
+            "" => session.holder.clone(),
+            reason => session.identity.holder(reason)?,
         };
-        let holder = serde_json::to_string(&holder)
-            .map_err(|error| Error::invalid("identity", error.to_string(), "use plain text"))?;
         Ok(Request {
             permits,
             lease_ms: options.lease_ms,
@@ -153,7 +150,7 @@ impl Handle {
             first_limit: self.first_limit,
             selector: self.selector.clone(),
             takeover: None,
-            holder: holder.into(),
+            holder,
         })
     }
 }

@@ -57,7 +57,7 @@ impl Handle {
                 has_run_out: false,
             } = claim.granted_by_reply(grant, &reply.asked)
             {
-                break claim.take_up(granted, &terms);
+                break claim.take_up(granted, terms);
             }
         };
         self.replicated(Some(lease), None).await

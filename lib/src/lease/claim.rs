@@ -88,7 +88,7 @@ impl Claim {
                         }
                         break;
                     }
-                    Action::TakeUp(granted) => return Ok(Some(self.take_up(granted, &request))),
+                    Action::TakeUp(granted) => return Ok(Some(self.take_up(granted, request))),
                     Action::Leave => return self.leave().await.map(|()| None),
                     Action::End {
                         outcome,
@@ -238,7 +238,7 @@ impl Claim {
     }
 
     /// Makes the lease, which gives itself back from now on.
-    pub(crate) fn take_up(&mut self, granted: Granted, request: &Request) -> Lease {
+    pub(crate) fn take_up(&mut self, granted: Granted, request: Request) -> Lease {
         self.disarm();
         let Granted { grant, deadline } = granted;
         let (status, _) = watch::channel(Status::granted(deadline));
@@ -247,7 +247,7 @@ impl Claim {
             secret: self.secret.clone(),
             target: self.target.clone(),
             grant,
-            request: request.clone(),
+            request,
             status,
         };
         Lease::new(self.session.clone(), Arc::new(hold))

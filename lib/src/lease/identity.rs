@@ -1,6 +1,6 @@
 //! The identity of a holder or waiter.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,19 @@ impl Identity {
             }
         }
         Ok(())
+    }
+}
+
+impl Identity {
+    /// The JSON that is stored in Redis about this holder or waiter.
+    pub(crate) fn holder(&self, reason: &str) -> Result<Arc<str>, Error> {
+        let holder = Holder {
+            identity: self.clone(),
+            reason: reason.to_owned(),
+        };
+        serde_json::to_string(&holder)
+            .map(Arc::from)
+            .map_err(|error| Error::invalid("identity", error.to_string(), "use plain text"))
     }
 }
 

@@ -8,7 +8,7 @@
 //! A token is entered before its request is sent, because its push may arrive before the reply has been looked at.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -37,7 +37,7 @@ use crate::{
     protocol::{
         calls::Renewed,
         message::{self, End, Push},
-        secret::Token,
+        secret::{ByToken, Token},
         slot, unusable,
     },
     transport::{
@@ -115,7 +115,7 @@ pub(crate) struct LeaseRegistry {
 
 #[derive(Default)]
 struct Entries {
-    by_token: HashMap<Token, Entry>,
+    by_token: ByToken<Entry>,
     schedule: Schedule,
     /// Until when the renewal sleeps; it is woken only for what comes due before.
     asleep_until: Option<Instant>,
@@ -178,8 +178,9 @@ impl LeaseRegistry {
             request: Some(request),
         };
         let mut entries = lock(&self.entries);
-        entries.schedule.unset(token);
-        entries.by_token.insert(token.clone(), entry);
+        if entries.by_token.insert(token.clone(), entry).is_some() {
+            entries.schedule.unset(token);
+        }
         event
     }
 
@@ -209,18 +210,16 @@ impl LeaseRegistry {
         let due = later(first_interval(token, left, granted));
         let ended = {
             let mut entries = lock(&self.entries);
-            entries.schedule.unset(token);
-            match entries
-                .by_token
-                .insert(token.clone(), Entry::Held { hold: hold.clone() })
-            {
+            let entry = Entry::Held { hold: hold.clone() };
+            let before = entries.by_token.insert(token.clone(), entry);
+            self.set_due_as(&mut entries, token, Class::Lease, due);
+            match before {
                 Some(Entry::Waiting { state, .. }) => state.ended().cloned(),
                 _ => None,
             }
         };
-        match ended {
-            Some(end) => drop(self.on_lease(hold, held::Event::Ended(end))),
-            None => self.set_due(token, due),
+        if let Some(end) = ended {
+            let _ = self.on_lease(hold, held::Event::Ended(end));
         }
     }
 
@@ -246,12 +245,15 @@ impl LeaseRegistry {
     }
 
     fn set_due_in(&self, entries: &mut Entries, token: &Token, at: Instant) {
-        let sooner = entries.asleep_until.is_none_or(|wakes| at < wakes);
         if let Some(class) = entries.by_token.get(token).map(Entry::class) {
-            entries.schedule.set(token, class, at);
-            if sooner {
-                self.changed.notify_one();
-            }
+            self.set_due_as(entries, token, class, at);
+        }
+    }
+
+    fn set_due_as(&self, entries: &mut Entries, token: &Token, class: Class, at: Instant) {
+        entries.schedule.set(token, class, at);
+        if entries.asleep_until.is_none_or(|wakes| at < wakes) {
+            self.changed.notify_one();
         }
     }
 

@@ -3,14 +3,11 @@
 //! They are ordered by time, so that neither a wake-up nor a new entry looks at all of them. After a reconnect, or a suspend
 //! of the machine, all of them are overdue: they are set aside in their order, and taken in parts, leases first.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::protocol::secret::Token;
+use crate::protocol::secret::{ByToken, Token};
 
 /// The entries, in the order in which they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +30,7 @@ type Key = (Class, Instant, Token);
 
 #[derive(Default)]
 pub(super) struct Schedule {
-    keys: HashMap<Token, Key>,
+    keys: ByToken<Key>,
     overdue: BTreeSet<Key>,
     leases: BTreeSet<Key>,
     queue_entries: BTreeSet<Key>,

@@ -18,6 +18,8 @@ pub(crate) struct Session {
     /// The name of this client, by which the server pushes to it.
     pub(crate) client: Arc<str>,
     pub(crate) identity: Identity,
+    /// The identity as JSON, for a holder without a reason.
+    pub(crate) holder: Arc<str>,
     pub(crate) prefix: String,
     pub(crate) namespace: String,
 }

@@ -369,7 +369,7 @@ impl ScriptConnection for Connection {
     fn call<'a>(&'a self, call: ScriptCall<'a>) -> BoxFuture<'a, Result<Value, RedisError>> {
         let args = [call.version_and_run]
             .into_iter()
-            .chain(call.args.iter().copied());
+            .chain(call.args.iter().map(AsRef::as_ref));
         let request = Request::Script {
             script: call.script,
             keys: call.keys.iter().map(ToString::to_string).collect(),

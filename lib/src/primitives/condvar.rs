@@ -272,7 +272,7 @@ impl Claim {
             Event::Granted {
                 granted,
                 has_run_out: false,
-            } => Ok(self.take_up(granted, &request)),
+            } => Ok(self.take_up(granted, request)),
             Event::Removed(error) => {
                 self.disarm();
                 Err(error)

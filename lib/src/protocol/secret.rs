@@ -1,9 +1,38 @@
 //! The secret of a lease, and the token that is made of it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+};
 
 /// Names one request for a lease, from its first try to the lease's end.
 pub(crate) type Token = Arc<str>;
+
+/// A map by the tokens of this client.
+pub(crate) type ByToken<T> = HashMap<Token, T, BuildHasherDefault<TokenHasher>>;
+
+/// Hashes a token. The digits are random, and no other client can choose them, so that no keyed hash is needed.
+#[derive(Default)]
+pub(crate) struct TokenHasher(u64);
+
+impl Hasher for TokenHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(ODD);
+        }
+    }
+
+    fn write_u8(&mut self, _end_of_text: u8) {}
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+}
 
 /// Drawn once for each request. The server, and other clients, see only the [`Token`] that is computed from it, and
 /// cannot compute it from that; a client that shows the secret may adopt the lease.

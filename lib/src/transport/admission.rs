@@ -137,17 +137,24 @@ impl Admission {
         state.queues = Default::default();
     }
 
+    /// Returns a ticket if no call waits and there is room.
+    pub(crate) fn enter_now(self: &Arc<Self>, class: Class, cost: usize) -> Option<Ticket> {
+        let mut state = lock(&self.state);
+        let goes = state.queues.iter().all(VecDeque::is_empty) && state.has_room(class, cost);
+        goes.then(|| self.ticket(&mut state, class, cost))
+    }
+
     /// Waits for a ticket; `None`: the connection is gone.
     ///
     /// Dropping the future leaves the queue.
     pub(crate) async fn enter(self: &Arc<Self>, class: Class, cost: usize) -> Option<Ticket> {
+        if let Some(ticket) = self.enter_now(class, cost) {
+            return Some(ticket);
+        }
         let admitted = {
             let mut state = lock(&self.state);
             if !state.open {
                 return None;
-            }
-            if state.queues.iter().all(VecDeque::is_empty) && state.has_room(class, cost) {
-                return Some(self.ticket(&mut state, class, cost));
             }
             let (admit, admitted) = oneshot::channel();
             state.queues[class as usize].push_back(Waiting { cost, admit });

@@ -1,6 +1,6 @@
 //! The interface between a session and its server, which a connection to Redis and the in-memory server implement.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use redis::{RedisError, Value};
@@ -16,7 +16,7 @@ pub(crate) struct ScriptCall<'a> {
     pub(crate) script: &'static Script,
     pub(crate) keys: &'a [Arc<str>],
     pub(crate) version_and_run: &'a str,
-    pub(crate) args: &'a [&'a str],
+    pub(crate) args: &'a [Cow<'a, str>],
     /// The server is about to take the object over from another one of its cluster.
     pub(crate) asking: bool,
     /// Is set anew when the call has to be sent once more.

@@ -146,7 +146,7 @@ impl Cluster {
             }
             seen = Some(node);
             match node.state() {
-                State::Up(session) => version = Some(session.version),
+                State::Up(session) => version = Some(session.version.clone()),
                 State::Down { error } => return Err(error),
             }
         }
@@ -227,16 +227,17 @@ impl Cluster {
         open.extend(
             others
                 .filter_map(|address| self.client(address).ok())
-                .map(Candidate::Closed),
+                .map(|client| Candidate::Closed(Box::new(client))),
         );
-        open.extend(self.seeds.seeds.iter().cloned().map(Candidate::Closed));
+        let seeds = self.seeds.seeds.iter().cloned();
+        open.extend(seeds.map(|client| Candidate::Closed(Box::new(client))));
         open
     }
 }
 
 pub(super) enum Candidate {
-    Open(String, Session),
-    Closed(redis::Client),
+    Open(String, Arc<Session>),
+    Closed(Box<redis::Client>),
 }
 
 /// Reads the reply of CLUSTER SLOTS.

@@ -3,7 +3,9 @@
 mod driver;
 
 use std::{
+    borrow::Cow,
     io,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -91,7 +93,7 @@ pub(crate) trait Receiver: Send + Sync + 'static {
     fn closed(&self);
 }
 
-/// One connection's life.
+/// One connection's life. Each call has the session, so that it is shared and not copied.
 #[derive(Clone)]
 pub(crate) struct Session {
     number: u64,
@@ -138,15 +140,15 @@ impl LastAnswer {
         lock(&self.0).0
     }
 
-    fn took(&self) -> Duration {
-        lock(&self.0).1
+    fn last_and_took(&self) -> (Instant, Duration) {
+        *lock(&self.0)
     }
 }
 
 #[derive(Clone)]
 pub(crate) enum State {
     Down { error: Error },
-    Up(Session),
+    Up(Arc<Session>),
 }
 
 /// Wakes who waits for another state of any server. In the order of coming, so that calls go out over a new connection in
@@ -218,7 +220,7 @@ impl ServerConnection {
     /// The version of its server, where that answers.
     pub(crate) fn version(&self) -> Result<Arc<str>, Error> {
         match self.state() {
-            State::Up(session) => Ok(session.version),
+            State::Up(session) => Ok(session.version.clone()),
             State::Down { error } => Err(error),
         }
     }
@@ -265,54 +267,53 @@ impl Session {
         &self,
         answer: impl Future<Output = Result<T, RedisError>> + Send,
     ) -> Result<T, RedisError> {
-        let (asked, before) = (Instant::now(), self.heard.last());
-        // On the heap, as each acquisition's future would hold it several times otherwise.
-        let mut answered = Box::pin(async {
-            let answer = answer.await;
-            // An error reply is an answer.
-            if answer
-                .as_ref()
-                .map_or_else(|error| error.code().is_some(), |_| true)
-            {
-                self.heard.answer_to(asked);
-            }
-            answer
-        });
-        let patience = (self.response_timeout / 3).max(self.heard.took() * 2);
+        let asked = Instant::now();
+        let (before, took) = self.heard.last_and_took();
+        let mut answer = pin!(answer);
+        let patience = (self.response_timeout / 3).max(took * 2);
+        let mut early = None;
         if asked.duration_since(before) >= patience && patience < self.response_timeout {
-            if let Ok(answer) = tokio::time::timeout(patience, &mut answered).await {
-                return answer;
-            }
-            if self.heard.last() == before {
+            early = tokio::time::timeout(patience, &mut answer).await.ok();
+            if early.is_none() && self.heard.last() == before {
                 return Err(io::Error::from(io::ErrorKind::TimedOut).into());
             }
         }
-        answered.await
+        let answer = match early {
+            Some(answer) => answer,
+            None => answer.await,
+        };
+        // An error reply is an answer.
+        if answer
+            .as_ref()
+            .map_or_else(|error| error.code().is_some(), |_| true)
+        {
+            self.heard.answer_to(asked);
+        }
+        answer
     }
 
     /// Calls a script, with the protocol's version and the server's run id before the arguments. `asking`: of a server
     /// that is about to take the object over. `sent` is set anew when it has to be sent once more.
-    pub(crate) async fn send(
-        &self,
+    pub(crate) fn send<'a>(
+        &'a self,
         script: &'static Script,
-        keys: &[Arc<str>],
-        args: &[&str],
+        keys: &'a [Arc<str>],
+        args: &'a [Cow<'a, str>],
         asking: bool,
-        (sent, uptime): (&mut Moment, &Uptime),
-    ) -> Result<Value, RedisError> {
-        self.answer(self.evaluate(script, keys, args, asking, (sent, uptime)))
-            .await
+        sent: (&'a mut Moment, &'a Uptime),
+    ) -> impl Future<Output = Result<Value, RedisError>> + Send {
+        self.answer(self.evaluate(script, keys, args, asking, sent))
     }
 
     /// The same without an eye on the silence of the connection.
-    pub(super) async fn evaluate(
-        &self,
+    pub(super) fn evaluate<'a>(
+        &'a self,
         script: &'static Script,
-        keys: &[Arc<str>],
-        args: &[&str],
+        keys: &'a [Arc<str>],
+        args: &'a [Cow<'a, str>],
         asking: bool,
-        (sent, uptime): (&mut Moment, &Uptime),
-    ) -> Result<Value, RedisError> {
+        (sent, uptime): (&'a mut Moment, &'a Uptime),
+    ) -> impl Future<Output = Result<Value, RedisError>> + Send {
         let call = ScriptCall {
             script,
             keys,
@@ -322,11 +323,14 @@ impl Session {
             sent,
             uptime,
         };
-        self.reply(self.connection.call(call)).await
+        self.reply(self.connection.call(call))
     }
 
     /// Waits for a reply. Each request over the shared connection does: see [`Subscriptions`].
-    async fn reply<T>(&self, reply: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+    async fn reply<T>(
+        &self,
+        reply: impl Future<Output = Result<T, RedisError>> + Send,
+    ) -> Result<T, RedisError> {
         match &self.subscriptions {
             Some(subscriptions) => subscriptions.reply(reply).await,
             None => reply.await,

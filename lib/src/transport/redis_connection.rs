@@ -17,7 +17,10 @@ impl ScriptConnection for MultiplexedConnection {
             for key in call.keys {
                 command.arg(&**key);
             }
-            command.arg(call.version_and_run).arg(call.args);
+            command.arg(call.version_and_run);
+            for arg in call.args {
+                command.arg(&**arg);
+            }
             match send(&mut connection, &command, call.asking).await {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                     redis::cmd("SCRIPT")

@@ -4,7 +4,7 @@
 //! and `WAIT` go over one that nothing else uses, made when it is first needed. One write at a time: a write that does not
 //! get its turn in time has reached no replica, as far as its caller knows.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use redis::{RedisError, Value};
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ pub(crate) async fn call(
     session: &Session,
     script: &'static Script,
     keys: &[Arc<str>],
-    args: &[&str],
+    args: &[Cow<'_, str>],
     (replicas, until): (u8, Instant),
     (sent, uptime): (&mut Moment, &Uptime),
 ) -> Result<(Value, u64), RedisError> {

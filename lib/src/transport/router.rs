@@ -4,7 +4,7 @@
 //! wait for the next one and send the same again: every script may be repeated, for it carries its token. A caller that
 //! gives up gets `Unreachable`.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use redis::{Cmd, RedisError, Value};
 use tokio::{task::AbortHandle, time::Instant};
@@ -25,11 +25,12 @@ use crate::{
         clock::SentAt,
         cluster::{Cluster, ClusterSeeds},
         cluster_map,
-        connection::{ConnectionConfig, Endpoint, Receiver, ServerConnection, State, StateChanged},
+        connection::{ConnectionConfig, Endpoint, Receiver, ServerConnection, Session, State, StateChanged},
         error_text, later, replicated,
         retry::{RetryAction, retry_action},
         routing_table::{RoutingTable, Shard},
         unreachable,
+        uptime::Moment,
     },
 };
 
@@ -107,6 +108,17 @@ impl From<Failed> for Error {
     }
 }
 
+/// What happens to a try that is under way when the time of the call is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LastTry {
+    /// Its answer is waited for.
+    Whole,
+    Cut,
+}
+
+/// In response timeouts: a script that the server does not know takes three commands.
+const LONGEST_TRY: u32 = 3;
+
 /// A call of a script, or a subscription alone.
 struct Request<'a> {
     script: Option<&'static Script>,
@@ -181,7 +193,10 @@ impl Router {
 
     /// The version of the server that has the object with these keys, where that answers.
     pub(crate) fn health_of(&self, keys: &[Arc<str>]) -> Result<Arc<str>, Error> {
-        self.0.routes.find(keys, None).map(|(_, session)| session.version)
+        self.0
+            .routes
+            .find(keys, None)
+            .map(|(_, session)| session.version.clone())
     }
 
     /// Waits until `find` finds something; it looks again whenever a server has come, gone, or changed.
@@ -277,13 +292,7 @@ impl Router {
         } else {
             now + self.response_timeout()
         };
-        match tokio::time::timeout_at(until, self.repeat(call, keys, until)).await {
-            Ok(answered) => answered,
-            Err(_elapsed) => Err(Failed {
-                error: self.no_answer(keys),
-                repeated: true,
-            }),
-        }
+        self.answered(call, keys, (until, LastTry::Cut)).await
     }
 
     /// The error of a call that was not answered in time, with the address of its server, or the reason why that cannot
@@ -305,6 +314,15 @@ impl Router {
         keys: &[Arc<str>],
         until: Instant,
     ) -> Result<Reply<C::Reply>, Failed> {
+        self.answered(call, keys, (until, LastTry::Whole)).await
+    }
+
+    async fn answered<C: Call>(
+        &self,
+        call: &C,
+        keys: &[Arc<str>],
+        end: (Instant, LastTry),
+    ) -> Result<Reply<C::Reply>, Failed> {
         let mut repeated = false;
         let request = Request {
             script: Some(C::script()),
@@ -313,7 +331,7 @@ impl Router {
             arguments: &|ending| call.arguments_in(ending),
             hears: call.hears(),
         };
-        let answered = self.attempts(&request, until, &mut repeated).await;
+        let answered = self.attempts(&request, end, &mut repeated).await;
         answered
             .and_then(|reply| reply.read(call))
             .map_err(|error| Failed { error, repeated })
@@ -328,7 +346,12 @@ impl Router {
             arguments: &|_| Arguments::new(),
             hears: Hears::Events,
         };
-        match tokio::time::timeout_at(until, self.attempts(&request, until, &mut false)).await {
+        match tokio::time::timeout_at(
+            until,
+            self.attempts(&request, (until, LastTry::Whole), &mut false),
+        )
+        .await
+        {
             Ok(listens) => listens.map(drop),
             Err(_elapsed) => Err(self.no_answer(keys)),
         }
@@ -338,7 +361,7 @@ impl Router {
     async fn attempts(
         &self,
         request: &Request<'_>,
-        until: Instant,
+        (until, last_try): (Instant, LastTry),
         repeated: &mut bool,
     ) -> Result<Reply<Value>, Error> {
         let routes = &self.0.routes;
@@ -368,24 +391,18 @@ impl Router {
                 let ending = slot.map(|slot| self.0.config.channels.own.ending(slot));
                 arguments = Some((slot, (request.arguments)(ending)));
             }
-            let listens = match self.channel(request, slot) {
-                // On the heap, because it is rare, and each acquisition's future would hold it.
-                Some(channel) if !session.listens(&channel) => {
-                    Box::pin(session.listen(&channel, asking)).await
-                }
-                _ => Ok(()),
-            };
-            let uptime = &self.0.config.uptime;
-            let mut sent = uptime.now();
-            let answered = match (listens, request.script, &arguments) {
-                (Ok(()), Some(script), Some((_, arguments))) => {
-                    let arguments = calls::borrowed(arguments);
-                    let keys = sent_keys(keys, request.objects, slot);
-                    session
-                        .send(script, keys, &arguments, asking, (&mut sent, uptime))
-                        .await
-                }
-                (listens, ..) => listens.map(|()| Value::Nil),
+            let mut sent = self.0.config.uptime.now();
+            let arguments = arguments.as_ref().map_or(&[][..], |(_, arguments)| arguments);
+            let attempt = self.attempt(
+                request,
+                arguments,
+                (&session, slot, asking),
+                (until, last_try),
+                &mut sent,
+            );
+            let Some(answered) = attempt.await else {
+                *repeated = true;
+                return Err(self.no_answer(keys));
             };
             let error = match answered {
                 Ok(value) => {
@@ -446,6 +463,46 @@ impl Router {
         }
     }
 
+    /// Sends a call once, after the subscription that it needs. `None`: the time of the call is over.
+    async fn attempt(
+        &self,
+        request: &Request<'_>,
+        arguments: &[Cow<'_, str>],
+        (session, slot, asking): (&Session, Option<u16>, bool),
+        (until, last_try): (Instant, LastTry),
+        sent: &mut Moment,
+    ) -> Option<Result<Value, RedisError>> {
+        let may_be_late = last_try == LastTry::Cut;
+        if let Some(channel) = self.channel(request, slot)
+            && !session.listens(&channel)
+        {
+            // On the heap, because it is rare, and each acquisition's future would hold it.
+            let listening = Box::pin(session.listen(&channel, asking));
+            let listens = if may_be_late {
+                tokio::time::timeout_at(until, listening).await.ok()?
+            } else {
+                listening.await
+            };
+            if let Err(error) = listens {
+                return Some(Err(error));
+            }
+        }
+        let Some(script) = request.script else {
+            return Some(Ok(Value::Nil));
+        };
+        let uptime = &self.0.config.uptime;
+        *sent = uptime.now();
+        let keys = sent_keys(request.keys, request.objects, slot);
+        let sending = session.send(script, keys, arguments, asking, (sent, uptime));
+        // A timer costs as much as the arguments, and the driver has one for each command.
+        let longest = self.response_timeout().saturating_mul(LONGEST_TRY);
+        if may_be_late && until <= later(longest) {
+            tokio::time::timeout_at(until, sending).await.ok()
+        } else {
+            Some(sending.await)
+        }
+    }
+
     /// The sharded channel that the client has to be subscribed to before a call.
     fn channel(&self, request: &Request<'_>, slot: Option<u16>) -> Option<Arc<str>> {
         let slot = slot?;
@@ -481,7 +538,6 @@ impl Router {
                 return Ok((self.repeat(call, keys, until).await?, 0));
             };
             let arguments = call.arguments();
-            let arguments = calls::borrowed(&arguments);
             let mut sent = uptime.now();
             let outcome = replicated::call(
                 own,
@@ -543,7 +599,12 @@ async fn admitted(
     keys: &[Arc<str>],
     until: Instant,
 ) -> Result<Option<Ticket>, Error> {
-    let turn = node.admission.enter(class, admission::cost(keys.len()));
+    let cost = admission::cost(keys.len());
+    // Mostly there is room, and no need for a timer.
+    if let Some(ticket) = node.admission.enter_now(class, cost) {
+        return Ok(Some(ticket));
+    }
+    let turn = node.admission.enter(class, cost);
     tokio::time::timeout_at(until, turn).await.map_err(|_elapsed| {
         let refusal = node.admission.refusal(class);
         unreachable(&node.address, refusal.as_deref().unwrap_or("no answer in time"))

@@ -88,7 +88,7 @@ impl RoutingTable {
         &self,
         keys: &[Arc<str>],
         via: Option<&str>,
-    ) -> Result<(Arc<ServerConnection>, Session), Error> {
+    ) -> Result<(Arc<ServerConnection>, Arc<Session>), Error> {
         let node = match &mut *lock(&self.map) {
             Map::One(node) => node.clone(),
             Map::Cluster(cluster) => match via {
@@ -132,7 +132,7 @@ impl RoutingTable {
     }
 
     /// Any server that answers.
-    pub(crate) fn any(&self) -> Result<Session, Error> {
+    pub(crate) fn any(&self) -> Result<Arc<Session>, Error> {
         let node = match &*lock(&self.map) {
             Map::One(node) => Some(node.clone()),
             Map::Cluster(cluster) => cluster.any(),
@@ -158,7 +158,7 @@ impl RoutingTable {
     pub(crate) fn health(&self) -> Result<Arc<str>, Error> {
         match &*lock(&self.map) {
             Map::One(node) => match node.state() {
-                State::Up(session) => Ok(session.version),
+                State::Up(session) => Ok(session.version.clone()),
                 State::Down { error } => Err(error),
             },
             Map::Cluster(cluster) => cluster.health(),

@@ -54,11 +54,6 @@ pub(crate) fn read<C: Call>(call: &C, reply: &Value) -> Result<C::Reply, Error> 
     call.read(reply).ok_or_else(|| Error::protocol(reply))
 }
 
-/// The arguments as a driver expects them.
-pub(crate) fn borrowed<'a>(arguments: &'a Arguments<'_>) -> Vec<&'a str> {
-    arguments.iter().map(AsRef::as_ref).collect()
-}
-
 /// The name of a client as an argument: in a cluster with an ending, by which its channel lies in the slot of the object.
 pub(super) fn client_name<'a>(client: &'a str, ending: Option<&str>) -> Cow<'a, str> {
     match ending {
@@ -80,6 +75,15 @@ pub(super) fn flag(on: bool) -> Cow<'static, str> {
 /// The elements of a reply as texts, in any form that a server may give them.
 pub(super) fn texts(reply: &Value) -> Option<Vec<String>> {
     redis::from_redis_value_ref(reply).ok()
+}
+
+/// A reply of one text.
+pub(super) fn text(reply: &Value) -> Option<&str> {
+    match reply {
+        Value::BulkString(text) => std::str::from_utf8(text).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
 }
 
 /// An element of a reply, as a type of the driver.

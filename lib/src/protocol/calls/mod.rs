@@ -21,7 +21,7 @@ mod withdraw;
 pub(crate) use self::{
     acquire::{Acquire, Acquired},
     adopt::{Adopt, Adopted},
-    call::{Arguments, Call, Hears, borrowed, read},
+    call::{Arguments, Call, Hears, read},
     declare::{Declare, Pool},
     downgrade::Downgrade,
     list::{Entry, List},

@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::protocol::{
-    calls::call::{Arguments, Call, value},
+    calls::call::{Arguments, Call, text},
     script::{self, Script},
 };
 
@@ -58,14 +58,14 @@ impl Call for Release<'_> {
             "gone" => Some(Released::Neither),
             _ => None,
         };
-        value::<String>(reply)?.split_whitespace().map(released).collect()
+        text(reply)?.split_whitespace().map(released).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::calls::call::tests::text;
+    use crate::protocol::calls::call::tests::text as reply;
 
     fn release(how: Ending<'_>) -> Release<'_> {
         Release {
@@ -90,11 +90,11 @@ mod tests {
 
     #[test]
     fn each_reply_is_read() {
-        let read = release(Ending::Owner).read(&text("released left gone"));
+        let read = release(Ending::Owner).read(&reply("released left gone"));
         assert_eq!(
             read,
             Some(vec![Released::Held, Released::Waited, Released::Neither])
         );
-        assert_eq!(release(Ending::Owner).read(&text("maybe")), None);
+        assert_eq!(release(Ending::Owner).read(&reply("maybe")), None);
     }
 }

@@ -130,7 +130,7 @@ impl ConnectionDriver {
     }
 
     /// A session; `None`: the server is one of a cluster.
-    async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Option<Session>, Error> {
+    async fn connect(&mut self, number: u64, in_cluster: bool) -> Result<Option<Arc<Session>>, Error> {
         let receiver = self.config.receiver.clone();
         let clock = Arc::new(Clock::of_a_connection_begun_at(self.config.uptime.now()));
         let broken = self.node.broken.clone();
@@ -174,7 +174,7 @@ impl ConnectionDriver {
                 {
                     server.end(*id);
                 }
-                return Ok(Some(Session {
+                return Ok(Some(Arc::new(Session {
                     number,
                     clock,
                     credentials: None,
@@ -188,7 +188,7 @@ impl ConnectionDriver {
                     version_and_run: version_and_run(&connected.run_id),
                     run_id: connected.run_id,
                     version: connected.version,
-                }));
+                })));
             }
         };
         let address = endpoint::of(&client);
@@ -215,7 +215,7 @@ impl ConnectionDriver {
         let _ = here.set(about.run_id.clone());
         open_channels(&self.config.channels, about.is_cluster, &client, &mut connection).await?;
         let id = self.end_last(&mut connection, &about.run_id).await;
-        Ok(Some(Session {
+        Ok(Some(Arc::new(Session {
             number,
             clock,
             credentials,
@@ -229,7 +229,7 @@ impl ConnectionDriver {
             run_id: about.run_id,
             version: about.version,
             id,
-        }))
+        })))
     }
 
     /// The callback for the end of a sharded subscription.
