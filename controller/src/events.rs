@@ -41,7 +41,7 @@ pub(crate) enum ObjectEvent {
     /// This installation manages it in place of one that was uninstalled.
     TakenOver {
         from: String,
-        /// Who held what by the status, and may still hold it in the Redis of that one; empty: nobody.
+        /// The holders of the status, which may still hold it in the Redis of that installation; empty: there is no holder.
         holders: String,
     },
     /// It was in use before it was declared.
@@ -51,7 +51,7 @@ pub(crate) enum ObjectEvent {
         /// Those of the spec.
         total: u32,
         held: u64,
-        /// Who held what; empty: nobody.
+        /// The holders and what they held; empty: there was no holder.
         holders: String,
     },
     /// Redis has it anew after a loss.

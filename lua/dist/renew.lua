@@ -78,7 +78,9 @@ if string.sub(ARGV[1], 1, 2) == '2 ' and #ARGV > 1 and #ARGV <= 1000 then
       -- Behind "v2 ". To capture the token would cost a tenth of a renewal.
       local first, last = find(text, tokens, 4, true)
       local since, lease
-      if first == 4 and byte(text, 2) == 50 then since, lease = match(text, '^ (%d+) %d+ (%d+)', last + 1) end
+      if first == 4 and byte(text, 2) == 50 then
+        since, lease = match(text, '^ (%d+) %d+ (%d+)', last + 1)
+      end
       if lease and since <= seconds and pcall('PEXPIRE', obj, lease) == 1 then
         if lease ~= known then
           known, length = lease, lease + 0

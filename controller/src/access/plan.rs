@@ -66,7 +66,7 @@ pub(crate) struct Decision {
     pub(crate) next: Option<Timestamp>,
 }
 
-/// Who keeps a Secret that is not the controller's.
+/// The owner of a Secret that is not the controller's.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Foreign {
     /// Not Tenure.

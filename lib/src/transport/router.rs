@@ -108,7 +108,7 @@ impl From<Failed> for Error {
     }
 }
 
-/// What happens to a try that is under way when the time of the call is over.
+/// The treatment of a try that is under way when the time of the call is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LastTry {
     /// Its answer is waited for.

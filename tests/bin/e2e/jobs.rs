@@ -1,4 +1,4 @@
-//! The recipes of `docs/jobs.md` and `docs/sidecar.md`: their manifests, with an image that is there and a command that tells what happened.
+//! The recipes of `docs/jobs.md` and `docs/sidecar.md`: their manifests, with an image that is there and a command that prints what it did.
 
 use std::{fs, path::Path};
 
@@ -201,7 +201,7 @@ impl E2e {
         Ok(pods.lines().map(str::to_owned).collect())
     }
 
-    /// What the migration of a pod has printed, if it runs or has run there. A pod that has not started has no log.
+    /// The log of the migration of a pod, if it runs or has run there. A pod that has not started has no log.
     async fn run_of(&self, pod: &str) -> Option<String> {
         let log = self.in_jobs(&["logs", pod, "--container=migrate"]).await;
         log.ok().filter(|log| log.contains("begin"))
