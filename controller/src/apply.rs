@@ -24,6 +24,7 @@ use crate::{
     first_floor,
     holders::lists_all,
     kinds::{Declared, StatusDraft},
+    leftovers,
     plan::{
         Facts, Listing, Step, declaration,
         finalizer::{self, FINALIZER},
@@ -145,6 +146,12 @@ impl<'a, K: Declared> Applier<'a, K> {
                 self.reachable()?;
                 facts.withdrawn = Some(control.withdraw(&self.name, how).await?);
                 facts.redis_changed();
+            }
+            Step::LeaveBehind { command } => {
+                let uid = self.object.meta().uid.clone().unwrap_or_default();
+                let is_recorded = leftovers::record::<K>(context, &facts.desired, &uid).await;
+                let event = ObjectEvent::CleanupSkipped { command, is_recorded };
+                self.publish(&event).await;
             }
             Step::Publish(event) => self.publish(&event).await,
             Step::Forget => context.forget(&self.name),

@@ -21,6 +21,12 @@ const MAX_NOTE: usize = 1000;
 /// events: else a loss of data, with an event for each object, would cost 3 KiB an object.
 const EVENTS_A_RECORDER: u32 = 500;
 
+/// The note of [`ObjectEvent::Recovering`].
+const RECOVERING: &str = "Redis has lost the data of this object, or was restarted; nothing new is granted for one lease, and holders \
+                          keep what they have";
+/// The note of [`ObjectEvent::CleanupDone`].
+const CLEANUP_DONE: &str =
+    "Redis is reachable again, and the keys that were left behind are withdrawn by the deletion policy";
 /// The note of [`ObjectEvent::RotationRefused`].
 const ROTATION_REFUSED: &str = "the controller may not write this Secret, so that tenure.dev/rotate has no effect: write the new password \
                                 into the key password and the present one into previous-password, and remove the second key after two \
@@ -63,7 +69,13 @@ pub(crate) enum ObjectEvent {
     /// The time for draining is over, and holders lost their leases.
     DrainTimedOut,
     /// Redis was out of reach for so long that its keys were left behind.
-    CleanupSkipped { command: String },
+    CleanupSkipped {
+        command: String,
+        /// A controller removes them when Redis is reachable.
+        is_recorded: bool,
+    },
+    /// Keys that were left behind are withdrawn.
+    CleanupDone,
     /// The object needs an action.
     Stalled { message: String },
     /// A namespace has got a Redis user of its own.
@@ -110,14 +122,7 @@ impl ObjectEvent {
                 "Declare",
                 adopted(*limit, *total, *held, holders),
             ),
-            Self::Recovering => (
-                Warning,
-                "Recovering",
-                "Declare",
-                "Redis has lost the data of this object, or was restarted; nothing new is granted for one lease, and holders keep \
-                 what they have"
-                    .to_owned(),
-            ),
+            Self::Recovering => (Warning, "Recovering", "Declare", RECOVERING.to_owned()),
             Self::Draining => (
                 Normal,
                 "Draining",
@@ -131,12 +136,16 @@ impl ObjectEvent {
                 "Withdraw",
                 "the time for draining is over; who still held has lost the lease".to_owned(),
             ),
-            Self::CleanupSkipped { command } => (
+            Self::CleanupSkipped {
+                command,
+                is_recorded,
+            } => (
                 Warning,
                 "CleanupSkipped",
                 "Withdraw",
-                format!("Redis is unreachable, so the keys of this object were left behind; remove them with: {command}"),
+                cleanup_skipped(command, *is_recorded),
             ),
+            Self::CleanupDone => (Normal, "CleanupDone", "Withdraw", CLEANUP_DONE.to_owned()),
             Self::Stalled { message } => (Warning, "Stalled", "Declare", message.clone()),
             Self::AccessGranted => (
                 Normal,
@@ -226,6 +235,15 @@ fn of_ended(pods: &[(String, usize)]) -> String {
         .collect();
     let names = names.join(", ");
     format!("took back {leases} leases or places in the queue of pods that have ended: {names}")
+}
+
+fn cleanup_skipped(command: &str, is_recorded: bool) -> String {
+    let later = if is_recorded {
+        "the controller withdraws them when Redis is reachable, unless the object is applied again before. To remove them by hand"
+    } else {
+        "remove them with"
+    };
+    format!("Redis is unreachable, so the keys of this object were left behind; {later}: {command}")
 }
 
 fn adopted(limit: u64, total: u32, held: u64, holders: &str) -> String {
@@ -425,7 +443,9 @@ mod tests {
             ObjectEvent::DrainTimedOut,
             ObjectEvent::CleanupSkipped {
                 command: "c".repeat(500),
+                is_recorded: true,
             },
+            ObjectEvent::CleanupDone,
             ObjectEvent::Stalled {
                 message: "m".repeat(2000),
             },

@@ -13,6 +13,7 @@
 //! | [`epochs`] | the record that backs the fencing floors of all objects after a loss of data |
 //! | [`installations`] | which installation manages an object, if several watch the same namespaces |
 //! | [`replicas`] | whether another controller of the installation reaches Redis while this one does not |
+//! | [`leftovers`] | keys that were left behind while Redis was unreachable are withdrawn later |
 //! | [`asked_for`] | objects that clients ask for are reconciled before the others |
 //! | [`access`] | a Redis user for each namespace that is allowed, with its credentials in a Secret |
 //! | [`bundled`] | the password and the certificate of the Redis that the chart runs |
@@ -87,6 +88,7 @@ mod holders;
 mod http;
 mod installations;
 mod kinds;
+mod leftovers;
 mod lock;
 mod password;
 mod plan;

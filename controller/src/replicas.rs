@@ -11,7 +11,7 @@
 //!     tenure.dev/redis-answered: 5f2c9a61d03e7b48  # the last question that was answered
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -21,7 +21,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tenure::{Control, control::Server};
 use tokio::{sync::watch, time::Instant};
 
@@ -29,6 +29,7 @@ use crate::{
     apply::merge_params,
     failure::{Failure, bounded},
     http::Health,
+    leftovers::Records,
     redis_health,
     run::WATCH_SECONDS,
     watching::{self, WatchCheck},
@@ -51,6 +52,7 @@ pub(crate) struct Replicas {
     /// The Lease of the installation; absent: it has none, and no other controllers are known.
     lease: Option<(Api<LeaseMeta>, String)>,
     seen: watch::Sender<Seen>,
+    leftovers: watch::Sender<Records>,
     /// The last question that got no answer in time. Locked while this controller asks, so that one question serves all objects.
     unanswered: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -106,8 +108,32 @@ impl Replicas {
         Self {
             lease,
             seen: watch::Sender::default(),
+            leftovers: watch::Sender::default(),
             unanswered: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// The objects whose keys were left behind, as the Lease records them.
+    pub(crate) fn leftovers(&self) -> watch::Receiver<Records> {
+        self.leftovers.subscribe()
+    }
+
+    /// Writes annotations of the Lease, and removes those without a value, if the Lease has this version. Returns whether there is a
+    /// Lease.
+    pub(crate) async fn annotate(
+        &self,
+        version: Option<&str>,
+        annotations: &BTreeMap<String, Option<String>>,
+    ) -> Result<bool, Failure> {
+        let Some((api, name)) = &self.lease else {
+            return Ok(false);
+        };
+        let mut patch = json!({ "metadata": { "annotations": annotations } });
+        if let Some(version) = version {
+            patch["metadata"]["resourceVersion"] = version.into();
+        }
+        patch_lease(api, name, &patch).await?;
+        Ok(true)
     }
 
     /// Returns whether another controller reaches Redis, which this one does not.
@@ -173,7 +199,8 @@ impl Replicas {
             match event {
                 Ok(watcher::Event::InitApply(lease) | watcher::Event::Apply(lease)) => self.note(&lease),
                 Ok(watcher::Event::InitDone) => self.seen.send_modify(|seen| seen.is_listed = true),
-                Ok(watcher::Event::Init | watcher::Event::Delete(_)) | Err(_) => {}
+                Ok(watcher::Event::Delete(_)) => drop(self.leftovers.send_replace(Records::default())),
+                Ok(watcher::Event::Init) | Err(_) => {}
             }
         }
     }
@@ -183,6 +210,9 @@ impl Replicas {
         let (asked, answered) = (annotation(ASKED), annotation(ANSWERED));
         self.seen
             .send_modify(|seen| seen.note(asked, answered, Instant::now()));
+        let version = lease.resource_version();
+        self.leftovers
+            .send_if_modified(|records| records.note(version, lease.annotations()));
     }
 
     async fn answer(&self, api: &Api<LeaseMeta>, name: &str, control: &Control) {
@@ -209,8 +239,12 @@ impl Replicas {
 }
 
 async fn annotate(api: &Api<LeaseMeta>, name: &str, key: &str, value: &str) -> Result<(), Failure> {
-    let patch = Patch::Merge(json!({ "metadata": { "annotations": { key: value } } }));
-    bounded(api.patch_metadata(name, &merge_params(), &patch))
+    let patch = json!({ "metadata": { "annotations": { key: value } } });
+    patch_lease(api, name, &patch).await
+}
+
+async fn patch_lease(api: &Api<LeaseMeta>, name: &str, patch: &Value) -> Result<(), Failure> {
+    bounded(api.patch_metadata(name, &merge_params(), &Patch::Merge(patch)))
         .await
         .map(drop)
 }

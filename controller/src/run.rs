@@ -46,6 +46,7 @@ use crate::{
     http::{self, Health},
     installations::Installations,
     kinds::{self, Declared},
+    leftovers,
     plan::withdrawal::Limits,
     reconcile::{self, Context},
     redis_health,
@@ -170,6 +171,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     watchers.spawn(redis_health::follow(context.clone(), health.clone()));
     watchers.spawn(beat(context.clone(), health.clone()));
     watchers.spawn(follow_epochs(context.clone()));
+    watchers.spawn(leftovers::follow(context.clone()));
     watchers.spawn(follow_replicas(context.clone(), health.clone()));
     watchers.spawn(async move {
         match http::serve(listener, health, registry).await {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use kube::runtime::controller::Action;
 
 use crate::{
-    events::ObjectEvent,
     failure::Failure,
     plan::{
         Facts, Plan, Step, finalizer,
@@ -29,7 +28,7 @@ pub(crate) fn plan(facts: &Facts, failure: &Failure) -> Plan {
         && withdrawal::give_up(deleted_at, facts.failing_since, facts.started, facts.limits)
     {
         let command = facts.desired.name.removal_command(&facts.key_prefix);
-        let mut steps = vec![Step::Publish(ObjectEvent::CleanupSkipped { command })];
+        let mut steps = vec![Step::LeaveBehind { command }];
         steps.extend(finalizer::removal(&facts.desired));
         return Plan::last(steps, Action::await_change());
     }
@@ -60,7 +59,10 @@ mod tests {
     use tenure_crds::ConditionReason;
 
     use super::*;
-    use crate::fixtures::{START, desired, facts, time};
+    use crate::{
+        events::ObjectEvent,
+        fixtures::{START, desired, facts, time},
+    };
 
     fn unreachable() -> Failure {
         let reason = "connection refused".to_owned();
@@ -149,7 +151,7 @@ mod tests {
         let given_up = plan(&facts, &unreachable());
         assert_eq!(given_up.done, Some(Action::await_change()));
         let [
-            Step::Publish(ObjectEvent::CleanupSkipped { command }),
+            Step::LeaveBehind { command },
             Step::SetFinalizers(finalizers),
             Step::Forget,
         ] = &given_up.steps[..]

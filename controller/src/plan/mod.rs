@@ -144,6 +144,9 @@ pub(crate) enum Step {
     Reclaim(BTreeMap<String, Vec<String>>),
     /// Withdraws the object.
     Withdraw(Withdrawal),
+    /// Records the object, so that its keys are removed when Redis is reachable, and publishes that they are left behind. The command
+    /// removes them.
+    LeaveBehind { command: String },
     /// Publishes an event.
     Publish(ObjectEvent),
     /// Forgets what the tracker has of the object.

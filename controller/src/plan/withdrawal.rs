@@ -110,7 +110,12 @@ fn left(facts: &Facts, deleted_at: Timestamp) -> Duration {
 }
 
 /// Returns the way to withdraw an object that was deleted at `deleted_at`.
-fn how(policy: DeletionPolicy, deleted_at: Timestamp, now: Timestamp, limits: Limits) -> Withdrawal {
+pub(crate) fn how(
+    policy: DeletionPolicy,
+    deleted_at: Timestamp,
+    now: Timestamp,
+    limits: Limits,
+) -> Withdrawal {
     match policy {
         DeletionPolicy::Drain if now < drained_by(deleted_at, limits) => Withdrawal::Drain,
         DeletionPolicy::Drain | DeletionPolicy::Delete => Withdrawal::Delete,

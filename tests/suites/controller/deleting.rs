@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
 use kube::Api;
 use tenure::{Kind, ObjectRef};
 use tenure_crds::{LockPool, Semaphore};
-use tenure_tests::{ControlPlane, Redis, Result, ensure, eventually};
+use tenure_tests::{Context, ControlPlane, Redis, Result, ensure, eventually, redis::Persistence};
 use tokio::time::timeout;
 
 use super::support::{SOON, Watched, World, expect};
@@ -156,6 +156,98 @@ async fn a_deletion_without_redis_ends_and_describes_the_cleanup() -> Result {
     let note = world.event("CleanupSkipped").await?;
     assert!(note.contains(&command), "{note}");
     assert!(world.controller.logs()?.contains(&command));
+    Ok(())
+}
+
+/// A world whose Redis keeps its data over a restart.
+async fn kept(test: &str) -> Result<World> {
+    let redis = Redis::builder().persistence(Persistence::Aof).start().await?;
+    World::with(
+        test,
+        redis,
+        &["--cleanup-timeout", "2s", "--drain-timeout", "10s"],
+    )
+    .await
+}
+
+/// Deletes the semaphore `calls` while Redis is stopped, until the deletion is given up.
+async fn leave_behind(world: &mut World) -> Result {
+    world.redis.stop().await?;
+    world.delete("semaphore", "calls").await?;
+    world.until_gone::<Semaphore>("calls", SOON).await?;
+    let note = world.event("CleanupSkipped").await?;
+    ensure!(note.contains("when Redis is reachable"), "{note}");
+    assert_eq!(records(world).await?, 1);
+    Ok(())
+}
+
+/// The number of objects that the Lease of the installation records.
+async fn records(world: &World) -> Result<usize> {
+    let api = Api::<Lease>::namespaced(world.kube.clone(), &world.namespace);
+    let annotations = api.get("tenure-epoch").await?.metadata.annotations;
+    let keys = annotations.unwrap_or_default().into_keys();
+    Ok(keys.filter(|key| key.starts_with("left.tenure.dev/")).count())
+}
+
+async fn until_no_record(world: &World) -> Result {
+    eventually("the record to be removed", SOON, async || {
+        ensure!(records(world).await? == 0, "it is there");
+        Ok(())
+    })
+    .await
+    .with_context(|| world.controller.logs().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn keys_that_were_left_behind_are_removed_by_the_next_controller_that_reaches_redis() -> Result {
+    let mut world = kept("left").await?;
+    world.semaphore("calls", 1, "").await?;
+    leave_behind(&mut world).await?;
+    world.controller.kill9()?;
+    world.redis.start_again().await?;
+    ensure!(
+        !world.keys("semaphore", "calls").await?.is_empty(),
+        "Redis has lost them"
+    );
+    world.restart_controller().await?;
+    until_no_record(&world).await?;
+    assert_eq!(world.keys("semaphore", "calls").await?, [""; 0]);
+    world.event("CleanupDone").await.map(drop)
+}
+
+#[tokio::test]
+async fn keys_that_were_left_behind_are_drained_until_the_time_for_that_is_over() -> Result {
+    let mut world = kept("left-held").await?;
+    world.semaphore("calls", 1, "leaseDurationSeconds: 60").await?;
+    let client = world.client("holder").await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    leave_behind(&mut world).await?;
+    world.redis.start_again().await?;
+    // The holder renews: without another attempt it would keep the lease.
+    assert_eq!(timeout(SOON, lease.lost()).await?, "withdrawn");
+    until_no_record(&world).await?;
+    assert_eq!(world.keys("semaphore", "calls").await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_object_that_is_applied_again_keeps_the_keys_that_were_left_behind() -> Result {
+    let mut world = kept("left-again").await?;
+    let spec = "leaseDurationSeconds: 60, deletionPolicy: Delete";
+    world.semaphore("calls", 1, spec).await?;
+    let client = world.client("holder").await?;
+    let lease = client.semaphore("calls")?.acquire().await?;
+    leave_behind(&mut world).await?;
+    world.apply_semaphore("calls", 1, spec).await?;
+    world.redis.start_again().await?;
+    until_no_record(&world).await?;
+    let held = world.until::<Semaphore>("calls", "held as before", SOON, |s| {
+        ensure!(s.common().held == 1, "not held");
+        Ok(())
+    });
+    held.await?;
+    lease.check()?;
+    lease.release().await?;
     Ok(())
 }
 

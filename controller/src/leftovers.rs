@@ -1,0 +1,227 @@
+//! Leftovers: objects whose deletion was given up while Redis was unreachable, so that their keys were left behind.
+//!
+//! Their custom resources are gone, so an annotation of the Lease of the installation records each of them. A controller that reaches
+//! Redis withdraws the recorded objects by their deletion policies, and removes the records. An object that a custom resource declares
+//! again keeps its keys.
+//!
+//! ```yaml
+//! metadata:
+//!   annotations:
+//!     left.tenure.dev/5a1c7f0e-0b43-4a52-9d0b-6a8e6f2d9c11: >-
+//!       {"kind":"Semaphore","namespace":"ml","name":"calls","deletionPolicy":"Drain","deletedAt":"2026-01-02T03:04:05Z"}
+//! ```
+
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Api, Resource, api::ListParams};
+use serde::{Deserialize, Serialize};
+use tenure::{ObjectRef, control::Server};
+use tenure_crds::{DeletionPolicy, LockPool, Semaphore, Time};
+
+use crate::{
+    events::ObjectEvent,
+    failure::{Failure, bounded},
+    kinds::{Declared, Desired},
+    plan::withdrawal,
+    reconcile::Context,
+};
+
+/// The prefix of the annotations; the uid of the custom resource follows.
+const PREFIX: &str = "left.tenure.dev/";
+/// The records that a Lease has at most: a resource has 256 KiB of annotations at most. Keys of further objects stay until a person
+/// removes them with the command in the event.
+const MAX_RECORDS: usize = 200;
+/// Objects that are still held, and those that could not be withdrawn, are looked at again after this.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// The records, as the Lease had them last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Records {
+    /// The resource version of the Lease.
+    version: Option<String>,
+    by_annotation: BTreeMap<String, String>,
+}
+
+impl Records {
+    /// Notes the annotations of the Lease, and returns whether the records have changed.
+    pub(crate) fn note(&mut self, version: Option<String>, annotations: &BTreeMap<String, String>) -> bool {
+        let records = annotations.iter().filter(|(key, _)| key.starts_with(PREFIX));
+        let records = records.map(|(key, text)| (key.clone(), text.clone())).collect();
+        self.version = version;
+        let is_changed = self.by_annotation != records;
+        self.by_annotation = records;
+        is_changed
+    }
+}
+
+/// An object whose keys were left behind.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Leftover {
+    kind: String,
+    namespace: String,
+    name: String,
+    deletion_policy: DeletionPolicy,
+    deleted_at: Time,
+}
+
+/// The result of one attempt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Outcome {
+    Withdrawn,
+    /// A custom resource declares it again.
+    Declared,
+    /// Leases of it are running, or it is being reconciled.
+    Busy,
+}
+
+/// Records an object whose keys are left behind. Returns whether it is recorded.
+pub(crate) async fn record<K: Declared>(context: &Context, desired: &Desired, uid: &str) -> bool {
+    let Some(deleted_at) = desired.deleted_at else {
+        return false;
+    };
+    if context.replicas.leftovers().borrow().by_annotation.len() >= MAX_RECORDS {
+        return false;
+    }
+    let leftover = Leftover {
+        kind: K::CRD_KIND.to_owned(),
+        namespace: desired.name.namespace().to_owned(),
+        name: desired.name.name().to_owned(),
+        deletion_policy: desired.lease.deletion_policy,
+        deleted_at: Time(deleted_at),
+    };
+    let Ok(text) = serde_json::to_string(&leftover) else {
+        return false;
+    };
+    let annotation = BTreeMap::from([(format!("{PREFIX}{uid}"), Some(text))]);
+    let recorded = context.replicas.annotate(None, &annotation).await;
+    recorded.unwrap_or_else(|failure| {
+        tracing::warn!(object = %desired.name, error = %failure, "the Lease of the installation does not record the keys that are left behind");
+        false
+    })
+}
+
+/// Withdraws recorded objects whenever Redis is reachable. Never ends.
+pub(crate) async fn follow(context: Arc<Context>) -> &'static str {
+    let mut leftovers = context.replicas.leftovers();
+    loop {
+        let server = context.control.server();
+        let records = leftovers.borrow_and_update().clone();
+        let is_away = matches!(server, Server::Disconnected { .. });
+        let waits = is_away || withdraw_all(&context, &records).await;
+        let again = async {
+            if waits {
+                pending::<()>().await;
+            } else {
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+        };
+        tokio::select! {
+            _ = leftovers.changed() => {}
+            _ = context.control.server_changed(&server) => {}
+            () = again => {}
+        }
+    }
+}
+
+/// Withdraws recorded objects, and returns whether none is left to another attempt.
+async fn withdraw_all(context: &Context, records: &Records) -> bool {
+    let (mut ended, mut is_done) = (Vec::new(), true);
+    for (annotation, text) in &records.by_annotation {
+        // A record of a newer version is left to that.
+        let Ok(leftover) = serde_json::from_str::<Leftover>(text) else {
+            continue;
+        };
+        match leftover.withdraw(context).await {
+            Ok(Outcome::Busy) => is_done = false,
+            Ok(outcome) => ended.push((annotation, leftover, outcome)),
+            Err(failure) => {
+                is_done = false;
+                tracing::warn!(kind = leftover.kind, namespace = leftover.namespace, name = leftover.name, error = %failure,
+                    "the keys that were left behind cannot be removed yet");
+            }
+        }
+    }
+    if ended.is_empty() {
+        return is_done;
+    }
+    let removed = ended.iter().map(|(annotation, ..)| ((*annotation).clone(), None));
+    // Of several controllers, one removes the records, and publishes the events.
+    let version = records.version.as_deref();
+    if let Err(failure) = context.replicas.annotate(version, &removed.collect()).await {
+        tracing::debug!(error = %failure, "records of keys that were left behind could not be removed");
+        return false;
+    }
+    for (_, leftover, outcome) in ended {
+        tracing::info!(
+            kind = leftover.kind,
+            namespace = leftover.namespace,
+            name = leftover.name,
+            ?outcome,
+            "keys are not left behind any more"
+        );
+        if outcome == Outcome::Withdrawn {
+            let event = ObjectEvent::CleanupDone;
+            context.events.publish(&leftover.reference(), &event).await;
+        }
+    }
+    is_done
+}
+
+impl Leftover {
+    async fn withdraw(&self, context: &Context) -> Result<Outcome, Failure> {
+        match self.kind.as_str() {
+            LockPool::CRD_KIND => self.withdraw_unless_declared::<LockPool>(context).await,
+            _ => self.withdraw_unless_declared::<Semaphore>(context).await,
+        }
+    }
+
+    async fn withdraw_unless_declared<K: Declared>(&self, context: &Context) -> Result<Outcome, Failure> {
+        let object = ObjectRef::new(K::KIND, &self.namespace, &self.name)?;
+        // A custom resource that is applied now is reconciled afterwards.
+        let Some(_turn) = context.tracker.take_turn(&object) else {
+            return Ok(Outcome::Busy);
+        };
+        let api = Api::<K>::namespaced(context.client.clone(), &self.namespace);
+        let params = ListParams::default().fields(&format!("metadata.name={}", self.name));
+        if !bounded(api.list_metadata(&params)).await?.items.is_empty() {
+            return Ok(Outcome::Declared);
+        }
+        let (deleted_at, now) = (self.deleted_at.0, Timestamp::now());
+        let how = withdrawal::how(self.deletion_policy, deleted_at, now, context.limits);
+        let outcome = match context.control.withdraw(&object, how).await? {
+            0 => Outcome::Withdrawn,
+            _ => Outcome::Busy,
+        };
+        Ok(outcome)
+    }
+
+    fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(Semaphore::api_version(&()).into_owned()),
+            kind: Some(self.kind.clone()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(self.name.clone()),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_change_only_with_their_own_annotations() {
+        let mut records = Records::default();
+        let mut annotations = BTreeMap::from([("tenure.dev/redis-asked".to_owned(), "a".to_owned())]);
+        assert!(!records.note(Some("1".to_owned()), &annotations));
+        annotations.insert(format!("{PREFIX}uid"), "{}".to_owned());
+        assert!(records.note(Some("2".to_owned()), &annotations));
+        assert!(!records.note(Some("3".to_owned()), &annotations));
+        assert_eq!(records.version.as_deref(), Some("3"));
+        assert!(records.note(Some("4".to_owned()), &BTreeMap::new()));
+    }
+}
