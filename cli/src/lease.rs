@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, IsTerminal, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -20,6 +19,7 @@ use crate::{
     connect::Connection,
     exec,
     exit::{Code, Failure},
+    file,
     kubernetes::{Kubernetes, objects},
     object::{Object, shown},
     report,
@@ -126,6 +126,7 @@ pub(crate) async fn acquire(connection: &Connection, args: Acquire) -> Result<u8
         let fix = "no process renews the lease, so give it a length, such as --ttl 60s";
         return Err(Failure::usage(format!("--ttl is missing: {fix}")));
     }
+    check_output(args.lease_file.as_deref())?;
     let mut signals = exec::listen()?;
     let (client, spent) = exec::connect(connection, args.request.timeout, &mut signals).await?;
     let acquired = args.request.acquire(&client, &args.object, &args.amount, spent);
@@ -134,6 +135,7 @@ pub(crate) async fn acquire(connection: &Connection, args: Acquire) -> Result<u8
 }
 
 pub(crate) async fn renew(connection: &Connection, args: Renew) -> Result<u8, Failure> {
+    check_output(args.known.lease_file.as_deref())?;
     let (client, object, held) = take_over(connection, &args.known).await?;
     detach(&client, held, &object, args.known.lease_file.as_deref()).await
 }
@@ -147,8 +149,17 @@ pub(crate) async fn release(connection: &Connection, args: Release) -> Result<u8
     Ok(0)
 }
 
+/// Fails if the secret of the lease would be lost, before the lease is changed.
+fn check_output(path: Option<&Path>) -> Result<(), Failure> {
+    if path.is_none() && file::stdout_is_closed() {
+        let fix = "the secret of the lease would be lost: give --lease-file";
+        return Err(Failure::usage(format!("standard output is closed: {fix}")));
+    }
+    Ok(())
+}
+
 /// Stops renewing the lease, after it got its full length: one that was granted from the queue runs for less at first.
-async fn detach(client: &Client, held: Held, object: &Object, file: Option<&Path>) -> Result<u8, Failure> {
+async fn detach(client: &Client, held: Held, object: &Object, path: Option<&Path>) -> Result<u8, Failure> {
     let Held { lease, resources } = held;
     lease.renew().await?;
     let mut detached = Detached {
@@ -161,8 +172,8 @@ async fn detach(client: &Client, held: Held, object: &Object, file: Option<&Path
     };
     detached.lease = lease.detach();
     let shown = serde_json::to_string(&detached).map_err(|error| Failure::new(Code::Failed, error))?;
-    let written = match file {
-        Some(file) => write_private(file, &shown),
+    let written = match path {
+        Some(path) => file::write_line(path, &shown, file::PRIVATE),
         None => writeln!(io::stdout(), "{shown}"),
     };
     if let Err(error) = written {
@@ -170,7 +181,7 @@ async fn detach(client: &Client, held: Held, object: &Object, file: Option<&Path
         if let Ok(held) = adopt(client, object, &detached.lease).await {
             exec::give_back(held).await;
         }
-        let place = file.map_or_else(|| "standard output".to_owned(), |file| file.display().to_string());
+        let place = path.map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
         return Err(Failure::new(
             Code::Failed,
             format!("{place}: {error}; the lease is released"),
@@ -341,17 +352,4 @@ fn confirmed(leases: usize) -> Result<bool, Failure> {
     // No answer is a no.
     let _ = io::stdin().read_line(&mut answer);
     Ok(matches!(answer.trim(), "y" | "yes"))
-}
-
-/// Writes a file that only its owner can read, in one step.
-fn write_private(file: &Path, text: &str) -> io::Result<()> {
-    let mut next = file.as_os_str().to_owned();
-    next.push(format!(".{}", std::process::id()));
-    let mut written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&next)?;
-    writeln!(written, "{text}")?;
-    fs::rename(&next, file)
 }

@@ -18,6 +18,7 @@
 //! | [`doctor`] | checks Redis and the objects |
 //! | [`install`] | copies the program into a folder |
 //! | [`exit`] | exit codes |
+//! | [`file`] | files that other programs read |
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ mod drain;
 mod duration;
 mod exec;
 mod exit;
+mod file;
 mod install;
 mod kubernetes;
 mod lease;

@@ -11,14 +11,7 @@
 //! | [`supervise`] | the loop that watches command and lease |
 //! | [`environment`] | the variables that the command gets |
 
-use std::{
-    convert::Infallible,
-    ffi::OsString,
-    fs, io,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{convert::Infallible, ffi::OsString, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use tenure::{Client, Error};
 use tokio::time::Instant;
@@ -28,6 +21,7 @@ use crate::{
     connect::Connection,
     duration,
     exit::{Code, Failure},
+    file,
     object::Object,
     report, view,
 };
@@ -195,9 +189,9 @@ pub(crate) async fn run_command(
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
     let failed = |what: &str, error: io::Error| Failure::new(Code::Failed, format!("{what}: {error}"));
-    if let Some(file) = &running.fence_file {
-        write_whole(file, &held.lease.fencing_token().to_string())
-            .map_err(|error| failed(&format!("--fence-file {}", file.display()), error))?;
+    if let Some(path) = &running.fence_file {
+        file::write_line(path, &held.lease.fencing_token().to_string(), file::SHARED)
+            .map_err(|error| failed(&format!("--fence-file {}", path.display()), error))?;
     }
     let policy = Policy {
         on_loss: running.on_loss(),
@@ -273,12 +267,4 @@ pub(crate) fn this_program() -> io::Result<PathBuf> {
     } else {
         std::env::current_exe()
     }
-}
-
-/// Writes a file in one step: a reader finds the old text or the new one.
-fn write_whole(file: &Path, text: &str) -> io::Result<()> {
-    let mut next = file.as_os_str().to_owned();
-    next.push(format!(".{}", std::process::id()));
-    fs::write(&next, format!("{text}\n"))?;
-    fs::rename(&next, file)
 }

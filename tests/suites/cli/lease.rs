@@ -1,10 +1,14 @@
 //! `tenure acquire`, `renew` and `release`: leases that scripts keep.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tenure::{Kind, control::Resource};
-use tenure_tests::{Context, Result, ensure};
+use tenure_tests::{Context, Result, ensure, eventually};
 
 use super::{Bench, SOON, code, output, printed, text};
 
@@ -85,6 +89,81 @@ async fn a_lease_file_is_private_and_follows_the_renewals() -> Result {
         bench.look(Kind::Lock, "x").await?.is_none(),
         "a lease without its secret was left"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_is_written_through_what_is_no_file_and_is_released_where_that_fails() -> Result {
+    let bench = Bench::shared().await?;
+    let acquire = |name: &str, file: &str| {
+        bench.tenure(&format!(
+            "acquire lock/{name} --ttl 20s --timeout 0 --lease-file {file}"
+        ))
+    };
+    let path = |name: &str| bench.folder.join(name);
+    // A link stays, and leads to the file.
+    fs::write(path("target"), "old")?;
+    symlink("target", path("link"))?;
+    ensure!(code(&output(acquire("link", "link")?).await?)? == 0, "a link");
+    ensure!(fs::symlink_metadata(path("link"))?.is_symlink(), "it is replaced");
+    ensure!(
+        fs::read_to_string(path("target"))?.contains("fencingToken"),
+        "no lease"
+    );
+    // A descriptor, and a pipe with a reader.
+    let shown = output(acquire("stdout", "/dev/stdout")?).await?;
+    ensure!(text(&shown.stdout).contains("fencingToken"), "{shown:?}");
+    let pipe = bench.pipe("pipe")?;
+    let reader = std::thread::spawn(move || fs::read_to_string(pipe));
+    eventually("the reader", SOON, async || {
+        let ended = output(acquire("pipe", "pipe")?).await?;
+        ensure!(code(&ended)? == 0, "{ended:?}");
+        Ok(())
+    })
+    .await?;
+    let read = reader.join().ok().context("the reader")??;
+    ensure!(read.contains("fencingToken"), "{read}");
+
+    fs::create_dir(path("folder"))?;
+    fs::write(path("fixed"), "old")?;
+    fs::set_permissions(path("fixed"), fs::Permissions::from_mode(0o444))?;
+    symlink("none", path("dangling"))?;
+    for file in ["folder", "fixed", "dangling", "pipe"] {
+        let failed = output(acquire("failed", file)?).await?;
+        ensure!(
+            code(&failed)? == 70 && text(&failed.stderr).contains("is released"),
+            "{file}: {failed:?}"
+        );
+        ensure!(bench.look(Kind::Lock, "failed").await?.is_none(), "{file}: held");
+    }
+    ensure!(fs::read_to_string(path("fixed"))? == "old", "it is replaced");
+    let names = fs::read_dir(&bench.folder)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    let left: Vec<_> = names.collect::<Result<Vec<_>>>()?;
+    let pid = |name: &&Option<String>| {
+        name.as_ref()
+            .and_then(|name| name.rsplit('.').next()?.parse::<u32>().ok())
+            .is_some()
+    };
+    ensure!(!left.iter().any(|name| pid(&name)), "{left:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_that_nobody_would_read_is_not_made() -> Result {
+    let bench = Bench::shared().await?;
+    let mut command = std::process::Command::new("sh");
+    let tenure = bench.tenure("")?;
+    command
+        .args(["-c", "exec \"$0\" acquire lock/x --ttl 20s >&-"])
+        .arg(tenure.get_program())
+        .env("TENURE_REDIS_URL", &bench.url)
+        .env("TENURE_NAMESPACE", &bench.namespace);
+    let ended = output(command).await?;
+    ensure!(
+        code(&ended)? == 77 && text(&ended.stderr).contains("is closed"),
+        "{ended:?}"
+    );
+    ensure!(bench.look(Kind::Lock, "x").await?.is_none(), "it is held");
     Ok(())
 }
 
