@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::{
+        Path, Query, State,
+        rejection::{BytesRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -17,11 +20,16 @@ use crate::{
     duration,
     exit::{Code, Failure},
     object::Object,
-    serve::held::{Entry, Leases, Owned},
+    serve::held::{ENDS, Entry, Leases, Owned},
 };
 
 /// The default: a lease is released after this time without a request that names it.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// A shorter one would be over before the answer is read.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
+const NO_PATH: &str = "there is no such path: use /v1/leases or /v1/leases/ID";
+const NO_METHOD: &str = "the path does not take this method: docs/sidecar.md has all requests";
 
 /// A request for a lease.
 #[derive(Debug, Deserialize)]
@@ -74,10 +82,17 @@ pub(crate) fn router(leases: Leases) -> Router {
     Router::new()
         .route("/v1/leases", post(acquire).get(list))
         .route("/v1/leases/{id}", get(look).delete(release))
+        .fallback(async || Problem::status(StatusCode::NOT_FOUND, NO_PATH))
+        .method_not_allowed_fallback(async || Problem::status(StatusCode::METHOD_NOT_ALLOWED, NO_METHOD))
         .with_state(leases)
 }
 
-async fn acquire(State(leases): State<Leases>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
+async fn acquire(
+    State(leases): State<Leases>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let body = body.map_err(|error| Problem::status(error.status(), error.body_text()))?;
     // No form of a web page can send it.
     let kind = headers
         .get(header::CONTENT_TYPE)
@@ -85,12 +100,15 @@ async fn acquire(State(leases): State<Leases>, headers: HeaderMap, body: Bytes) 
     if kind.is_none_or(|kind| !kind.starts_with("application/json")) {
         return Err(usage("the Content-Type is not application/json"));
     }
-    let wanted: Wanted = serde_json::from_slice(&body).map_err(usage)?;
+    let wanted: Wanted = serde_json::from_slice(&body).map_err(unreadable)?;
+    if wanted.heartbeat.is_some_and(|time| time < SHORTEST_HEARTBEAT) {
+        return Err(usage("heartbeat is too short: use 1s or more"));
+    }
     let object: Object = wanted.object.parse().map_err(usage)?;
     let (request, amount) = (wanted.request(), wanted.amount());
     let held = tokio::select! {
-        held = request.acquire(&leases.client, &object, &amount, Duration::ZERO) => held.map_err(Problem)?,
-        () = leases.closing() => return Err(Problem(Failure::new(Code::Unreachable, "tenure serve ends"))),
+        held = request.acquire(&leases.client, &object, &amount, Duration::ZERO) => held?,
+        () = leases.closing() => return Err(Failure::new(Code::Unreachable, ENDS).into()),
     };
     let heartbeat = (!wanted.stream).then(|| wanted.heartbeat.unwrap_or(HEARTBEAT));
     let entry = leases.keep(held, &object, heartbeat);
@@ -109,8 +127,10 @@ async fn list(State(leases): State<Leases>) -> Response {
 async fn look(
     State(leases): State<Leases>,
     Path(id): Path<String>,
-    Query(watching): Query<Watching>,
+    watching: Result<Query<Watching>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Query(watching) =
+        watching.map_err(|error| usage(std::error::Error::source(&error).unwrap_or(&error)))?;
     let mut entry = leases.get(&id).ok_or_else(|| unknown(&id))?;
     entry.name();
     if let Some(wait) = watching.wait {
@@ -179,25 +199,62 @@ impl Wanted {
 }
 
 /// An error, as it is answered.
-struct Problem(Failure);
+pub(crate) struct Problem {
+    status: StatusCode,
+    error: &'static str,
+    message: String,
+}
+
+impl Problem {
+    /// An error of the request itself, with a status that no exit code has.
+    pub(crate) fn status(status: StatusCode, message: impl std::fmt::Display) -> Self {
+        let error = match status {
+            StatusCode::FORBIDDEN => "refused",
+            StatusCode::NOT_FOUND => "notFound",
+            _ => "usage",
+        };
+        Self {
+            status,
+            error,
+            message: message.to_string(),
+        }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let (status, error) = status(failure.code);
+        Self {
+            status,
+            error,
+            message: failure.message.unwrap_or_default(),
+        }
+    }
+}
 
 fn usage(problem: impl std::fmt::Display) -> Problem {
-    Problem(Failure::usage(problem))
+    Failure::usage(problem).into()
+}
+
+/// The error of a body, in terms of JSON.
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn unreadable(error: serde_json::Error) -> Problem {
+    let text = error.to_string();
+    let text = text
+        .replace("expected i8", "expected an integer from -128 to 127")
+        .replace("expected u32", "expected an integer from 0 to 4294967295")
+        .replace("expected struct Wanted with 11 elements", "expected an object");
+    usage(text.replace("expected struct Wanted", "expected an object"))
 }
 
 fn unknown(id: &str) -> Problem {
-    Problem(Failure::new(Code::NotDeclared, format!("there is no lease {id}")))
+    Failure::new(Code::NotDeclared, format!("there is no lease {id}")).into()
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, error) = status(self.0.code);
-        let message = self.0.message.unwrap_or_default();
-        (
-            status,
-            json(&serde_json::json!({"error": error, "message": message})),
-        )
-            .into_response()
+        let body = serde_json::json!({"error": self.error, "message": self.message});
+        (self.status, json(&body)).into_response()
     }
 }
 

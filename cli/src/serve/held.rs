@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The state of an ended lease is kept so long, for its owner to read.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
+/// The cause of a release, and of a refusal, when this process ends.
+pub(crate) const ENDS: &str = "tenure serve ends";
+
 /// All leases. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Leases {
@@ -54,6 +57,7 @@ pub(crate) struct Entry {
     /// A request has named the lease.
     named: Arc<Notify>,
     release: Arc<Notify>,
+    closing: watch::Receiver<Closing>,
 }
 
 /// The part of a lease that does not change.
@@ -144,6 +148,7 @@ impl Leases {
             state,
             named: Arc::default(),
             release: Arc::default(),
+            closing: self.shared.closing.subscribe(),
         };
         let id = entry.facts.id.clone();
         self.entries().insert(id.clone(), entry.clone());
@@ -210,7 +215,7 @@ impl Entry {
                     .max(Duration::from_millis(50));
             tokio::select! {
                 cause = lease.lost() => return State::Lost { cause },
-                () = self.release.notified() => break "by request".to_owned(),
+                () = self.release.notified() => break self.why_released().to_owned(),
                 () = self.named.notified() => silent_at = heartbeat.map(|time| Instant::now() + time),
                 () = sleep_until(silent_at.unwrap_or(refresh)), if silent_at.is_some() => {
                     break "no request named it for the time of its heartbeat".to_owned();
@@ -222,6 +227,13 @@ impl Entry {
             Ok(Err(tenure::Error::Lost { cause, .. })) => State::Lost { cause },
             // One that has no answer runs out.
             _ => State::Released { cause },
+        }
+    }
+
+    fn why_released(&self) -> &'static str {
+        match *self.closing.borrow() {
+            Closing::Open => "by request",
+            Closing::Releasing | Closing::Closed => ENDS,
         }
     }
 

@@ -24,7 +24,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::serve::{api, held::Leases};
+use crate::serve::{
+    api::{self, Problem},
+    held::Leases,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -102,7 +105,19 @@ impl Address {
 
 /// Binds the socket, in place of one that a killed process has left behind.
 async fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.exists()) {
+        let problem = format!(
+            "there is no folder {}: make it, or listen on another path",
+            folder.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::NotFound, problem));
+    }
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            let problem = "a file that is no socket is there: remove it, or listen on another path";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
+        }
         match UnixStream::connect(path).await {
             Ok(_) => {
                 return Err(io::Error::new(
@@ -123,7 +138,7 @@ async fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
 
 async fn refuse_others(request: Request, next: Next) -> Response {
     match foreign(request.headers()) {
-        Some(problem) => (StatusCode::FORBIDDEN, format!("{problem}\n")).into_response(),
+        Some(problem) => Problem::status(StatusCode::FORBIDDEN, problem).into_response(),
         None => next.run(request).await,
     }
 }

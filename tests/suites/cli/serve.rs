@@ -81,6 +81,15 @@ impl Sidecar {
         self.ask(self.curl("", Some(body))).await
     }
 
+    /// The same, with a body that may be too long for an argument.
+    async fn acquire_from_file(&self, body: &Value) -> Result<(u16, Value)> {
+        let file = self.bench.folder.join("body.json");
+        fs::write(&file, body.to_string())?;
+        let mut command = self.curl("", None);
+        command.arg("--json").arg(format!("@{}", file.display()));
+        self.ask(command).await
+    }
+
     async fn held(&self, name: &str) -> Result<u64> {
         Ok(self
             .bench
@@ -173,12 +182,22 @@ async fn each_error_has_a_status_and_a_name() -> Result {
         (json!({"object": "lock/x", "permits": 2}), 400, "usage"),
         (json!({"object": "lock/x", "time_out": "1s"}), 400, "usage"),
         (json!({"object": "lock/x", "timeout": "5"}), 400, "usage"),
+        (json!({"object": "lock/x", "heartbeat": "1ms"}), 400, "usage"),
+        (json!({"object": "lock/x", "priority": "high"}), 400, "usage"),
+        (
+            json!({"object": "lock/x", "reason": "x".repeat(3 << 20)}),
+            413,
+            "usage",
+        ),
+        (json!([]), 400, "usage"),
     ] {
-        let (found, answer) = sidecar.acquire(&body).await?;
+        let (found, answer) = sidecar.acquire_from_file(&body).await?;
+        let shown = answer.to_string();
         ensure!(
             found == status && answer["error"] == error,
-            "{body}: {found} {answer}"
+            "{status} {error}: {found} {shown}"
         );
+        ensure!(!shown.contains("i8") && !shown.contains("struct"), "{shown}");
         ensure!(
             answer["message"].as_str().is_some_and(|text| !text.is_empty()),
             "{answer}"
@@ -189,6 +208,21 @@ async fn each_error_has_a_status_and_a_name() -> Result {
         status == 404 && answer["error"] == "notDeclared",
         "{status} {answer}"
     );
+    for (path, method, status, error) in [
+        ("/none?wait=zz", "GET", 400, "usage"),
+        ("/none?until=1s", "GET", 400, "usage"),
+        ("/none/more", "GET", 404, "notFound"),
+        ("", "PUT", 405, "usage"),
+    ] {
+        let mut command = sidecar.curl(path, None);
+        command.args(["--request", method]);
+        let (found, answer) = sidecar.ask(command).await?;
+        ensure!(
+            found == status && answer["error"] == error,
+            "{path} {method}: {found} {answer}"
+        );
+        ensure!(answer["message"].is_string(), "{answer}");
+    }
     let mut form = sidecar.curl("", None);
     form.args(["--data", r#"{"object": "lock/x"}"#]);
     let (status, answer) = sidecar.ask(form).await?;
@@ -296,7 +330,8 @@ async fn at_sigterm_all_leases_are_released_and_their_owners_are_told() -> Resul
         ensure!(sidecar.held(name).await? == 0, "{name} is held");
     }
     sidecar.bench.waiting("queue", 0).await?;
-    printed(&mut stream, "released").await?;
+    let released = printed(&mut stream, "released").await?;
+    ensure!(released.contains("tenure serve ends"), "{released}");
     printed(&mut waits, "unreachable").await?;
     ensure!(!sidecar.socket.exists(), "the socket is left");
     held.release().await?;
@@ -351,18 +386,26 @@ async fn a_web_page_cannot_use_the_port() -> Result {
         ("Origin: null", "403"),
     ] {
         let mut command = Command::new("curl");
-        command.args([
-            "--silent",
-            "--output",
-            "/dev/null",
-            "--write-out",
-            "%{http_code}",
-            "--header",
-            header,
-        ]);
+        command.args(["--silent", "--write-out", "%{http_code}", "--header", header]);
         command.arg(format!("http://{address}/v1/leases"));
         let ended = output(command).await?;
-        ensure!(text(&ended.stdout) == status, "{header}: {ended:?}");
+        let shown = text(&ended.stdout);
+        ensure!(shown.ends_with(status), "{header}: {ended:?}");
+        ensure!(
+            status == "200" || shown.contains(r#""error":"refused""#),
+            "{shown}"
+        );
+    }
+    fs::write(bench.folder.join("file"), "")?;
+    for (path, problem) in [
+        ("none/tenure.sock", "there is no folder none"),
+        ("file", "a file that is no socket"),
+    ] {
+        let refused = output(bench.tenure(&format!("serve --listen unix:{path}"))?).await?;
+        ensure!(
+            code(&refused)? == 70 && text(&refused.stderr).contains(problem),
+            "{refused:?}"
+        );
     }
     let refused = output(bench.tenure("serve --listen 0.0.0.0:8377")?).await?;
     ensure!(code(&refused)? == 77, "{refused:?}");
@@ -384,20 +427,25 @@ async fn a_lease_that_redis_does_not_renew_is_lost() -> Result {
     Ok(())
 }
 
+/// The blocks of that language on the page, for the socket of the sidecar.
+fn blocks(sidecar: &Sidecar, language: &str) -> Result<Vec<String>> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sidecar.md"))?;
+    let socket = sidecar.socket.display().to_string();
+    let begin = format!("```{language}\n");
+    let blocks = page.split(&begin).skip(1);
+    Ok(blocks
+        .filter_map(|block| Some(block.split_once("```")?.0))
+        .map(|block| block.replace("/run/tenure/tenure.sock", &socket))
+        .collect())
+}
+
 #[tokio::test]
 async fn the_commands_of_the_page_work() -> Result {
     let sidecar = Sidecar::shared().await?;
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sidecar.md"))?;
-    let blocks = page.split("```sh\n").skip(1);
-    let blocks: Vec<_> = blocks
-        .filter_map(|block| Some(block.split_once("```")?.0))
-        .collect();
+    let blocks = blocks(&sidecar, "sh")?;
     ensure!(blocks.len() == 3, "{} blocks", blocks.len());
-    let script = blocks
-        .concat()
-        .replace("/run/tenure/tenure.sock", &sidecar.socket.display().to_string());
     let mut command = Command::new("bash");
-    command.args(["-euc", &script]);
+    command.args(["-euc", &blocks.concat()]);
     let ended = output(command).await?;
     let shown = text(&ended.stdout);
     ensure!(code(&ended)? == 0, "{ended:?}");
@@ -407,5 +455,60 @@ async fn the_commands_of_the_page_work() -> Result {
         .collect();
     ensure!(states == ["held", "released", "held"], "{shown}");
     ensure!(!shown.contains("ended:"), "{shown}");
-    sidecar.free("report").await
+    sidecar.free("report").await?;
+
+    // The last one, whose lease is lost while it works.
+    let script = (blocks[0].clone() + &blocks[2]).replace("-t 0.1", "-t 60");
+    let mut command = Command::new("bash");
+    command.args(["-euc", &script]);
+    let mut process = sidecar.bench.start("script", &command)?;
+    printed(&mut process, "granted:").await?;
+    sidecar.bench.reclaim("report").await?;
+    printed(&mut process, "ended:").await?;
+    ensure!(process.wait(SOON).await?.success(), "{}", process.tail());
+    ensure!(process.log()?.is_empty(), "{}", process.tail());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_container_of_the_page_works_under_its_lease() -> Result {
+    let sidecar = Sidecar::shared().await?;
+    let pipe = sidecar.bench.pipe("work")?;
+    let manifest = blocks(&sidecar, "yaml")?;
+    let manifest: Value = serde_saphyr::from_str(manifest.first().context("no manifest")?)?;
+    let script = manifest["spec"]["template"]["spec"]["containers"][0]["args"][0]
+        .as_str()
+        .context("no script")?;
+    ensure!(script.contains("echo the work"), "{script}");
+    // Each look is short, so that the lease ends without the loop.
+    let script = script
+        .replace("echo the work", &format!("exec cat {}", pipe.display()))
+        .replace("\"maxHold\"", "\"heartbeat\": \"2s\", \"maxHold\"");
+    let work = |name: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        sidecar.bench.start(name, &command)
+    };
+    let holding = async || {
+        eventually("the lease", SOON, async || {
+            let held = sidecar.held("report").await?;
+            ensure!(held == 1, "{held} are held");
+            Ok(())
+        })
+        .await
+    };
+
+    let mut done = work("done")?;
+    holding().await?;
+    fs::write(&pipe, "done\n")?;
+    ensure!(done.wait(SOON).await?.success(), "{}", done.tail());
+    printed(&mut done, "released").await?;
+    ensure!(sidecar.held("report").await? == 0, "it is not released");
+
+    let mut lost = work("lost")?;
+    holding().await?;
+    sidecar.bench.reclaim("report").await?;
+    let status = lost.wait(SOON).await?;
+    ensure!(status.code() == Some(143), "{status}: {}", lost.tail());
+    Ok(())
 }
