@@ -53,7 +53,11 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Exi
     }
     command
         .try_get_matches_from(args)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .and_then(|matches| {
+            let mut cli = Cli::from_arg_matches(&matches)?;
+            cli.connection.prefer_flags(&matches)?;
+            Ok(cli)
+        })
         .map_err(|error| {
             // A reader that has gone needs no help.
             let _ = error.print();

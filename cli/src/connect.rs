@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{ArgMatches, Args, error::ErrorKind, parser::ValueSource};
 use tenure::{Client, ClientBuilder};
 
 use crate::{
@@ -19,9 +19,9 @@ pub(crate) struct Connection {
         global = true,
         value_name = "URL",
         help = "Where Redis is: redis://[user][:password@]host[:port][/database], with TLS rediss://; Sentinels: \
-                redis+sentinel://host[:port][,host[:port]]/service. If absent, the environment has it: TENURE_REDIS_URL, or \
-                the Secret tenure-access, mounted below SERVICE_BINDING_ROOT; else the kubeconfig leads to that Secret. Other \
-                users can see arguments: a password is safer in the environment"
+                redis+sentinel://host[:port][,host[:port]]/service. If absent, --kubeconfig or --context leads to the Secret \
+                tenure-access; without them, the environment has the URL: TENURE_REDIS_URL, or that Secret, mounted below \
+                SERVICE_BINDING_ROOT; else the kubeconfig leads to the Secret. Other users can see arguments: a password is safer in the environment"
     )]
     redis_url: Option<String>,
 
@@ -59,6 +59,27 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Ignores the environment where a flag names the cluster: its settings belong to the Redis of the environment.
+    pub(crate) fn prefer_flags(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        if !self.kubernetes.is_given() {
+            return Ok(());
+        }
+        if self.redis_url.is_some() {
+            let problem =
+                "--redis-url, and --kubeconfig or --context, name two ways to Redis: give one of them\n";
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, problem));
+        }
+        for (id, value) in [
+            ("namespace", &mut self.namespace),
+            ("key_prefix", &mut self.key_prefix),
+        ] {
+            if matches.value_source(id) == Some(ValueSource::EnvVariable) {
+                *value = None;
+            }
+        }
+        Ok(())
+    }
+
     /// Connects, for at most as long as the caller can wait.
     pub(crate) async fn connect(&self, at_most: Option<Duration>) -> Result<Client, Failure> {
         self.connect_as(at_most, |builder| builder).await
@@ -135,7 +156,8 @@ impl Connection {
         let is_in_environment = is_set("TENURE_REDIS_URL") || is_set("SERVICE_BINDING_ROOT");
         // A pod has the Secret itself, or no access.
         let has_cluster = !kubernetes::in_pod() || self.kubernetes.is_given();
-        if !is_in_environment
+        // A flag has precedence over the environment.
+        if (!is_in_environment || self.kubernetes.is_given())
             && has_cluster
             && let Some(kubernetes) = self.kubernetes.find().await?
         {

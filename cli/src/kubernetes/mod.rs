@@ -31,12 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Kubernetes")]
 pub(crate) struct Settings {
-    /// Kubeconfig file; if absent, those of KUBECONFIG, else ~/.kube/config. Without a Redis URL, its user reads the Secret
-    /// tenure-access of the namespace, and reaches a Redis inside of the cluster by port-forward
+    /// Kubeconfig file; if absent, those of KUBECONFIG, else ~/.kube/config. Its user reads the Secret tenure-access of the
+    /// namespace, and reaches a Redis inside of the cluster by port-forward: with this flag or --context always, else without
+    /// a Redis URL
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
-    /// Context of the kubeconfig; its namespace is that of the objects, unless --namespace is given
+    /// Context of the kubeconfig; its namespace is that of the objects, unless --namespace is given as a flag
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
 }

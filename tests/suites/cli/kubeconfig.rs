@@ -54,7 +54,37 @@ async fn a_kubeconfig_alone_leads_to_redis() -> Result {
     let by_flag = format!("{args} --kubeconfig {file} --context tests");
     let by_flag = output(tenure(&bench, Path::new("/nowhere"), &by_flag)?).await?;
     ensure!(text(&by_flag.stdout).contains(&held), "{by_flag:?}");
-    // The environment has precedence.
+    // A flag has precedence over the environment, and the environment over a kubeconfig that no flag names.
+    let of_environment = |args: &str| -> Result<Command> {
+        let mut command = tenure(&bench, Path::new("/nowhere"), args)?;
+        command
+            .env("TENURE_REDIS_URL", "redis://127.0.0.1:1")
+            .env("TENURE_NAMESPACE", "other");
+        Ok(command)
+    };
+    let flags = format!("{args} --kubeconfig {file}");
+    let by_flag = output(of_environment(&flags)?).await?;
+    ensure!(text(&by_flag.stdout).contains(&held), "{by_flag:?}");
+    let without_namespace = format!("get lock/x --kubeconfig {file}");
+    let of_context = output(of_environment(&without_namespace)?).await?;
+    ensure!(
+        text(&of_context.stderr).contains("the namespace default has no Secret"),
+        "{of_context:?}"
+    );
+    for (args, part) in [
+        (format!("{flags} --context none"), "the kubeconfig cannot be used"),
+        (
+            "release lock/x --force --yes --reason x --kubeconfig /nowhere".to_owned(),
+            "the kubeconfig cannot be used",
+        ),
+        (format!("{flags} --redis-url {}", bench.url), "two ways to Redis"),
+    ] {
+        let ended = output(of_environment(&args)?).await?;
+        ensure!(
+            code(&ended)? == 77 && text(&ended.stderr).contains(part),
+            "{args}: {ended:?}"
+        );
+    }
     let mut other = tenure(&bench, plane.kubeconfig(), &args)?;
     other.env("TENURE_REDIS_URL", "redis://127.0.0.1:1");
     other.arg("--connect-timeout=100ms");
