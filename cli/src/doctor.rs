@@ -6,12 +6,14 @@ use std::{
 };
 
 use anstyle::AnsiColor;
+use kube::api::DynamicObject;
 use serde::Serialize;
 use tenure::{Client, Error, ObjectRef, control::Snapshot};
 
 use crate::{
     connect::Connection,
     exit::{Code, Failure},
+    kubernetes::objects::unapplied,
     object::shown,
     view::{all_objects, namespace, table::coloured, time::until, write},
 };
@@ -24,7 +26,8 @@ const EXAMPLES: &str = "Examples:
 
 /// Checks the connection, the servers, the rights of the user and the objects of the namespace, and names the fix of each problem.
 ///
-/// It acquires and releases a lock of its own. The exit code is 0 if there is no problem; a warning is none.
+/// It acquires and releases a lock of its own. The exit code is 0 if there is no problem, also with warnings. If Redis
+/// cannot be reached, the exit code is that of the reason.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -59,11 +62,22 @@ impl Finding {
 }
 
 pub(crate) async fn run(connection: &Connection, args: &Args) -> Result<u8, Failure> {
-    let client = connection.connect(None).await?;
-    let mut findings = of_servers(&client).await?;
-    findings.push(of_clock(&client).await?);
-    findings.push(of_rights(&client).await);
-    findings.extend(of_objects(connection, &client).await?);
+    let mut findings = Vec::new();
+    let mut unchecked = None;
+    match connection.connect(None).await {
+        Ok(client) => {
+            findings.extend(of_servers(&client).await?);
+            findings.push(of_clock(&client).await?);
+            findings.push(of_rights(&client).await);
+            findings.extend(of_objects(connection, &client).await?);
+        }
+        // The other checks need the connection.
+        Err(failure) => {
+            let message = failure.message.unwrap_or_default();
+            findings.push(Finding::new(Level::Problem, "connection", message));
+            unchecked = Some(failure.code);
+        }
+    }
     let text = if args.json {
         serde_json::to_string_pretty(&findings).map_err(|error| Failure::new(Code::Failed, error))?
     } else {
@@ -71,7 +85,8 @@ pub(crate) async fn run(connection: &Connection, args: &Args) -> Result<u8, Fail
     };
     write(&text);
     let has_problem = findings.iter().any(|finding| finding.level == Level::Problem);
-    Ok(if has_problem { Code::Failed as u8 } else { 0 })
+    let code = if has_problem { Code::Failed as u8 } else { 0 };
+    Ok(unchecked.unwrap_or(code))
 }
 
 fn line(finding: &Finding) -> String {
@@ -200,7 +215,7 @@ async fn of_objects(connection: &Connection, client: &Client) -> Result<Vec<Find
             return Ok(vec![Finding::new(Level::Warning, "objects", message)]);
         }
     };
-    let cluster = of_cluster(connection, &namespace(client)?).await?;
+    let cluster = of_cluster(connection, &namespace(client)?).await;
     let mut findings = Vec::new();
     let mut damaged = BTreeSet::new();
     for object in &objects {
@@ -224,44 +239,61 @@ async fn of_objects(connection: &Connection, client: &Client) -> Result<Vec<Find
             }
         }
     }
-    for object in cluster.declared.iter().flatten() {
-        if client
-            .control()
-            .look(object, 0)
-            .await
-            .is_ok_and(|seen| seen.is_none())
-        {
-            let message = "is declared, and Redis does not have it: check its conditions (tenure describe) and that the controller runs";
-            findings.push(Finding::new(Level::Problem, &shown(object), message));
+    let mut all: BTreeSet<_> = objects.iter().collect();
+    for (object, resource) in cluster.declared.iter().flatten() {
+        all.insert(object);
+        let seen = client.control().look(object, 0).await;
+        let problem = match unapplied(resource) {
+            _ if seen.is_ok_and(|seen| seen.is_none()) => Some(
+                "is declared, and Redis does not have it: check its conditions (tenure describe) and that the controller runs"
+                    .to_owned(),
+            ),
+            problem => problem.map(|problem| format!("the controller {problem}")),
+        };
+        if let Some(problem) = problem {
+            damaged.insert(object);
+            findings.push(Finding::new(Level::Problem, &shown(object), problem));
         }
     }
     findings.extend(cluster.problem);
     findings.extend(partly.map(|message| Finding::new(Level::Warning, "objects", message)));
-    let sound = objects.len() - damaged.len();
-    findings.push(Finding::new(
-        Level::Ok,
-        "objects",
-        format!("{sound} of {} are sound", objects.len()),
-    ));
+    let sound = all.len() - damaged.len();
+    let level = if damaged.is_empty() {
+        Level::Ok
+    } else {
+        Level::Warning
+    };
+    let message = format!("{sound} of {} are sound", all.len());
+    findings.push(Finding::new(level, "objects", message));
     Ok(findings)
 }
 
 /// The objects and pods that the API server has.
 #[derive(Default)]
 struct Cluster {
-    declared: Option<BTreeSet<ObjectRef>>,
+    declared: Option<BTreeMap<ObjectRef, DynamicObject>>,
     pods: Option<BTreeSet<String>>,
     /// They could not be read.
     problem: Option<Finding>,
 }
 
-async fn of_cluster(connection: &Connection, namespace: &str) -> Result<Cluster, Failure> {
-    let Some(kubernetes) = connection.kubernetes().await? else {
+async fn of_cluster(connection: &Connection, namespace: &str) -> Cluster {
+    let found = match connection.kubernetes().await {
+        Ok(found) => found,
+        Err(failure) => {
+            let message = failure.message.unwrap_or_default();
+            return Cluster {
+                problem: Some(Finding::new(Level::Warning, "kubernetes", message)),
+                ..Cluster::default()
+            };
+        }
+    };
+    let Some(kubernetes) = found else {
         let message = "without a kubeconfig, objects that no resource declares and leases of pods that do not exist are not found";
-        return Ok(Cluster {
+        return Cluster {
             problem: Some(Finding::new(Level::Ok, "kubernetes", message)),
             ..Cluster::default()
-        });
+        };
     };
     let declared = kubernetes.declared(namespace).await;
     let pods = kubernetes.pods(namespace).await;
@@ -270,11 +302,11 @@ async fn of_cluster(connection: &Connection, namespace: &str) -> Result<Cluster,
         let message = failure.message.clone().unwrap_or_default();
         Finding::new(Level::Warning, "kubernetes", message)
     });
-    Ok(Cluster {
-        declared: declared.ok().map(BTreeSet::from_iter),
+    Cluster {
+        declared: declared.ok(),
         pods: pods.ok(),
         problem,
-    })
+    }
 }
 
 impl Cluster {
@@ -283,7 +315,10 @@ impl Cluster {
         let mut findings = Vec::new();
         let is_orphan = snapshot.digest.is_some()
             && !snapshot.withdrawing
-            && self.declared.as_ref().is_some_and(|all| !all.contains(object));
+            && self
+                .declared
+                .as_ref()
+                .is_some_and(|all| !all.contains_key(object));
         if is_orphan {
             let message = format!(
                 "no resource declares it any more: apply its resource again, or remove it with all leases: {}",

@@ -3,6 +3,7 @@
 //! The patch tests that each resource still stands where it was read, so that a list that was changed meanwhile is read again.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     io::{self, Write},
     time::Duration,
@@ -16,6 +17,7 @@ use crate::{
     connect::Connection,
     duration,
     exit::{Code, Failure},
+    kubernetes::objects::unapplied,
     object::{Object, shown},
     report,
 };
@@ -27,16 +29,20 @@ const EXAMPLES: &str = "Examples:
   # Afterwards
   tenure undrain lockpool/gpu-seats seat-a";
 
+/// The controller applies a spec within this time, if it runs.
+const APPLIED: Duration = Duration::from_secs(5);
+
 /// Takes resources of a lockpool out of service: their holders keep them, and they are not granted again.
 ///
-/// It sets `disabled` in the spec of the LockPool, which takes a kubeconfig with the right to patch it. A spec that is kept in Git has to be
+/// It sets `disabled` in the spec of the LockPool, which takes a kubeconfig with the right to patch it, and the controller applies the
+/// spec to Redis: only --wait waits for that. A spec that is kept in Git has to be
 /// changed there, too, or the next sync may undo the drain.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Drain {
     #[command(flatten)]
     resources: Resources,
-    /// Waits until no resource is held
+    /// Waits until the controller has applied it, and no resource is held
     #[arg(long)]
     wait: bool,
     /// With --wait: the time to wait. Without it, the wait has no end
@@ -65,16 +71,22 @@ pub(crate) async fn drain(connection: &Connection, args: Drain) -> Result<u8, Fa
     let object = set(connection, &args.resources, true).await?;
     if args.wait {
         let client = connection.connect_with_events().await?;
-        let names = args.resources.resources.iter().map(String::as_str).collect();
-        let wait = until_free(&client, &object, &names);
+        let names: BTreeSet<_> = args.resources.resources.iter().map(String::as_str).collect();
+        let is_applied = Cell::new(false);
+        let wait = until_free(&client, &object, &names, &is_applied);
         match args.timeout {
             None => wait.await?,
             Some(timeout) => tokio::time::timeout(timeout, wait).await.map_err(|_| {
-                let message = format!("{} still has a holder of one of them", shown(&object));
+                let message = if is_applied.get() {
+                    format!("{} still has a holder of one of them", shown(&object))
+                } else {
+                    not_applied(&object)
+                };
                 Failure::new(Code::Timeout, message)
             })??,
         }
-        print(format_args!("{} is drained", args.resources));
+        let resources = &args.resources;
+        print(format_args!("{resources} {} drained", resources.verb()));
     }
     Ok(0)
 }
@@ -108,9 +120,19 @@ async fn set(connection: &Connection, args: &Resources, disabled: bool) -> Resul
         let patch = patch(&args.pool, &declared.data["spec"], &args.resources, disabled)?;
         let is_changed = !patch.is_empty();
         if !is_changed || kubernetes.patch(&object, Value::Array(patch)).await? {
-            let state = if disabled { "out of" } else { "in" };
-            let already = if is_changed { "" } else { " already" };
-            print(format_args!("{args} is{already} {state} service"));
+            let service = if disabled { "out of service" } else { "in service" };
+            let verb = args.verb();
+            // Only the controller can grant a resource again, or grant it no longer.
+            if is_changed {
+                print(format_args!(
+                    "requested, for the controller: {args} {verb} {service}"
+                ));
+            } else if unapplied(&declared).is_none() {
+                print(format_args!("{args} {verb} already {service}"));
+            } else {
+                print(format_args!("already requested: {args} {verb} {service}"));
+                report(not_applied(&object));
+            }
             return Ok(object);
         }
     }
@@ -150,40 +172,75 @@ fn patch(pool: &Object, spec: &Value, names: &[String], disabled: bool) -> Resul
     Ok(operations)
 }
 
+fn not_applied(pool: &ObjectRef) -> String {
+    let pool = shown(pool);
+    format!(
+        "the controller has not applied the spec of {pool} yet: check that it runs, and the conditions (tenure describe {pool})"
+    )
+}
+
 /// Waits until the resources are out of service in Redis, and no lease has them.
-async fn until_free(client: &Client, pool: &ObjectRef, names: &BTreeSet<&str>) -> Result<(), Failure> {
+async fn until_free(
+    client: &Client,
+    pool: &ObjectRef,
+    names: &BTreeSet<&str>,
+    is_applied: &Cell<bool>,
+) -> Result<(), Failure> {
     let mut changes = Changes::of(client)?;
     let mut reported = 0;
+    let mut is_late = false;
     loop {
-        let seen = client.control().observe(pool, usize::MAX).await?;
+        // The next change is published.
+        client.control().observe(pool, 0).await?;
         let states = client.lock_pool(pool.name())?.list().await?;
-        let mut in_service = states.iter().filter(|one| one.state != ResourceState::Disabled);
-        let is_declared = !in_service.any(|one| names.contains(one.name.as_str()));
+        // A resource that Redis does not have is not out of service: the controller may declare it in service.
+        is_applied.set(names.iter().all(|name| {
+            let mut states = states.iter();
+            states.any(|one| one.name == *name && one.state == ResourceState::Disabled)
+        }));
+        // After the states: what is out of service is not granted again.
+        let seen = client.control().look(pool, usize::MAX).await?;
         let holders = seen.as_ref().map_or(&[][..], |seen| &seen.holders);
         let held: Vec<_> = holders
             .iter()
             .filter(|view| view.resources.iter().any(|one| names.contains(one.as_str())))
             .collect();
-        if is_declared && held.is_empty() {
+        if is_applied.get() && held.is_empty() {
             return Ok(());
         }
         if held.len() != reported {
             for view in &held {
                 report(format_args!(
                     "{} is held by {}",
-                    view.resources.join(","),
+                    view.resources.join(", "),
                     view.holder
                 ));
             }
             reported = held.len();
         }
-        changes.next([pool], [seen.as_ref()]).await?;
+        let change = changes.next([pool], [seen.as_ref()]);
+        if is_applied.get() || is_late {
+            change.await?;
+        } else {
+            let Ok(heard) = tokio::time::timeout(APPLIED, change).await else {
+                report(not_applied(pool));
+                is_late = true;
+                continue;
+            };
+            heard?;
+        }
+    }
+}
+
+impl Resources {
+    fn verb(&self) -> &'static str {
+        if self.resources.len() == 1 { "is" } else { "are" }
     }
 }
 
 impl std::fmt::Display for Resources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {}", self.resources.join(","), self.pool)
+        write!(f, "{} of {}", self.resources.join(", "), self.pool)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     kubernetes::{Kubernetes, objects},
     object::{Object, shown},
     report,
-    view::time,
+    view::{table::reason as reason_of, time},
 };
 
 const EXAMPLES: &str = "Examples:
@@ -34,6 +34,11 @@ const EXAMPLES: &str = "Examples:
 
   # A longer one renews the lease before it runs out, and stops if that fails
   tenure renew --lease-file lease.json || exit";
+const RELEASE_EXAMPLES: &str = "Examples:
+  tenure release --lease-file lease.json
+
+  # From a holder that hangs
+  tenure release lockpool/gpu-seats --force --holder training-x7k2p --reason 'hangs since noon'";
 
 /// Acquires a lease that no process renews, and prints it as JSON.
 ///
@@ -70,11 +75,11 @@ pub(crate) struct Renew {
 /// queue is granted the object at once, so that two may work at the same time if a holder does not notice. Take a lease where its
 /// holder is known to hang.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = RELEASE_EXAMPLES)]
 pub(crate) struct Release {
     #[command(flatten)]
     known: Known,
-    /// Takes the object from its holders
+    /// Takes the object from its holders; needs KIND/NAME and --reason
     #[arg(long, requires_all = ["object", "reason"], conflicts_with_all = ["lease", "lease_file"])]
     force: bool,
     /// With --force: only the lease of this pod or process
@@ -288,18 +293,16 @@ async fn take(connection: &Connection, args: &Release) -> Result<u8, Failure> {
         ));
     }
     for view in &meant {
-        report(format_args!(
-            "{object} is held by {}: {}",
-            view.holder, view.reason
-        ));
+        let why = reason_of(&view.reason).map_or_else(String::new, |reason| format!(": {reason}"));
+        report(format_args!("{object} is held by {}{why}", view.holder));
     }
     if !args.yes && !confirmed(meant.len())? {
         return Err(Failure::new(Code::Failed, "nothing was released"));
     }
-    let kubernetes = connection.kubernetes().await.ok().flatten();
+    let kubernetes = connection.kubernetes().await;
     let who = match &kubernetes {
-        Some(kubernetes) => kubernetes.user().await,
-        None => None,
+        Ok(Some(kubernetes)) => kubernetes.user().await,
+        _ => None,
     };
     let who = who
         .or_else(|| std::env::var("USER").ok())
@@ -307,10 +310,15 @@ async fn take(connection: &Connection, args: &Release) -> Result<u8, Failure> {
     let tokens: Vec<_> = meant.iter().map(|view| view.token.clone()).collect();
     let cause = format!("released by force by {who}: {reason}");
     let ended = client.control().reclaim(&full, &tokens, &cause).await?;
-    report(format_args!("{ended} leases of {object} were {cause}"));
+    let leases = match ended {
+        1 => "1 lease of".to_owned(),
+        ended => format!("{ended} leases of"),
+    };
+    let were = if ended == 1 { "was" } else { "were" };
+    report(format_args!("{leases} {object} {were} {cause}"));
     if ended > 0 {
         let holders: Vec<_> = meant.into_iter().map(|view| view.holder).collect();
-        match record(kubernetes.as_ref(), &full, &holders, &cause).await {
+        match record(kubernetes, &full, &holders, &cause).await {
             Ok(()) => report("the event ForcedRelease was written"),
             Err(reason) => report(format_args!("no event was written: {reason}")),
         }
@@ -320,13 +328,13 @@ async fn take(connection: &Connection, args: &Release) -> Result<u8, Failure> {
 
 /// Writes the event about a release by force: of the object, or, where no resource declares it, of the pods that held it.
 async fn record(
-    kubernetes: Option<&Kubernetes>,
+    kubernetes: Result<Option<Kubernetes>, Failure>,
     object: &ObjectRef,
     holders: &[Identity],
     cause: &str,
 ) -> Result<(), String> {
     let text = |failure: Failure| failure.message.unwrap_or_default();
-    let kubernetes = kubernetes.ok_or("there is no kubeconfig")?;
+    let kubernetes = kubernetes.map_err(text)?.ok_or("there is no kubeconfig")?;
     let involved = match kubernetes.declaration(object).await.map_err(text)? {
         Some(resource) => vec![objects::reference(&resource)],
         None => holders.iter().filter_map(objects::pod_reference).collect(),
@@ -347,7 +355,11 @@ fn confirmed(leases: usize) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage("--yes is missing: there is no terminal to ask on"));
     }
-    let _ = write!(io::stderr(), "Take {leases} leases from their holders? [y/N] ");
+    let whose = match leases {
+        1 => "1 lease from its holder".to_owned(),
+        leases => format!("{leases} leases from their holders"),
+    };
+    let _ = write!(io::stderr(), "Take {whose}? [y/N] ");
     let mut answer = String::new();
     // No answer is a no.
     let _ = io::stdin().read_line(&mut answer);

@@ -34,6 +34,11 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
+/// Returns whether objects of the kind need a declaration; others are created by their first users.
+pub(crate) fn needs_declaration(kind: Kind) -> bool {
+    matches!(kind, Kind::Pool | Kind::Semaphore)
+}
+
 /// An object as it stands on the command line.
 pub(crate) fn shown(object: &ObjectRef) -> String {
     format!("{}/{}", kind_name(object.kind()), object.name())

@@ -1,9 +1,13 @@
 //! The custom resources of objects, their events, and the pods of a namespace.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
+    NamespaceResourceScope,
     api::{
         authentication::v1::SelfSubjectReview,
         core::v1::{Event, EventSource, ObjectReference, Pod},
@@ -11,9 +15,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{
-    Api,
+    Api, Resource,
     api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tenure::{Kind, ObjectRef};
 
@@ -61,19 +66,23 @@ impl Kubernetes {
         found.map_err(|error| failure(&format!("get {object}"), &error))
     }
 
-    /// The objects of a namespace that custom resources declare.
-    pub(crate) async fn declared(&self, namespace: &str) -> Result<Vec<ObjectRef>, Failure> {
-        let mut objects = Vec::new();
+    /// The objects of a namespace that custom resources declare, with those resources.
+    pub(crate) async fn declared(
+        &self,
+        namespace: &str,
+    ) -> Result<BTreeMap<ObjectRef, DynamicObject>, Failure> {
+        let mut objects = BTreeMap::new();
         for kind in DECLARED {
             let Some(resource) = resource(kind) else { continue };
             let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
             let what = format!("list {} in the namespace {namespace}", resource.plural);
             let found = within(api.list(&ListParams::default())).await;
             let found = found.map_err(|error| failure(&what, &error))?;
-            let names = found.items.into_iter().filter_map(|one| one.metadata.name);
-            objects.extend(names.filter_map(|name| ObjectRef::new(kind, namespace, &name).ok()));
+            objects.extend(found.items.into_iter().filter_map(|one| {
+                let name = one.metadata.name.as_deref()?;
+                Some((ObjectRef::new(kind, namespace, name).ok()?, one))
+            }));
         }
-        objects.sort();
         Ok(objects)
     }
 
@@ -109,6 +118,15 @@ impl Kubernetes {
             .into_iter()
             .filter_map(|pod| pod.metadata.name)
             .collect())
+    }
+
+    /// Returns whether there is such an object. `true`, too, where that cannot be read.
+    pub(crate) async fn exists<T>(&self, namespace: &str, name: &str) -> bool
+    where
+        T: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let api: Api<T> = Api::namespaced(self.client.clone(), namespace);
+        !matches!(within(api.get_metadata_opt(name)).await, Ok(None))
     }
 
     /// The events of an object, the newest first.
@@ -167,6 +185,19 @@ impl Kubernetes {
         let created = within(api.create(&PostParams::default(), &event)).await;
         let what = format!("create events in the namespace {namespace}");
         created.map(drop).map_err(|error| failure(&what, &error))
+    }
+}
+
+/// The text about a resource whose newest spec the controller has not applied, if that is so.
+pub(crate) fn unapplied(resource: &DynamicObject) -> Option<String> {
+    let generation = resource.metadata.generation?;
+    let check = "check the conditions, and that the controller runs";
+    match resource.data["status"]["observedGeneration"].as_i64() {
+        None => Some(format!("has not handled it: {check}")),
+        Some(applied) if applied < generation => Some(format!(
+            "has applied generation {applied} of the spec, which has {generation}: {check}"
+        )),
+        Some(_) => None,
     }
 }
 

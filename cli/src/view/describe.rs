@@ -13,10 +13,10 @@ use crate::{
     connect::Connection,
     duration::age,
     exit::Failure,
-    kubernetes::objects::last_seen,
+    kubernetes::objects::{last_seen, unapplied},
     object::{Object, shown},
     view::{
-        HOLDERS, Output, Seen, Table, WAITERS, look,
+        HOLDERS, Output, Seen, Table, WAITERS, limit, look,
         model::{self, name, state},
         serialized,
         table::{self, or_dash},
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
     /// Most holders and waiters that are shown
-    #[arg(long, default_value_t = 100, value_name = "NUMBER")]
+    #[arg(long, default_value = "100", value_parser = limit, value_name = "NUMBER")]
     limit: usize,
 }
 
@@ -121,7 +121,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
         }
         Output::Table | Output::Wide => {
             let mut lines = summary(&seen);
-            lines.extend(of_declaration(&declaration));
+            lines.extend(of_declaration(&declaration, seen.snapshot.is_some()));
             let rows = resources.into_iter().map(|one| {
                 let properties: Vec<_> = one
                     .properties
@@ -206,7 +206,7 @@ fn summary(seen: &Seen) -> Vec<String> {
     let mut fields = vec![
         ("Object", model.name.clone()),
         ("Namespace", model.namespace.clone()),
-        ("State", state(snapshot, now).to_owned()),
+        ("State", state(&seen.object, snapshot, now).to_owned()),
         (
             "Held",
             match model.draining {
@@ -227,19 +227,37 @@ fn summary(seen: &Seen) -> Vec<String> {
         .collect()
 }
 
-fn of_declaration(declaration: &Result<Option<Declaration>, String>) -> Vec<String> {
+/// A resource in the spec.
+fn declared(resource: &Value) -> String {
+    let name = plain(&resource["name"]);
+    match resource["disabled"].as_bool() {
+        Some(true) => format!("{name} (disabled)"),
+        _ => name,
+    }
+}
+
+fn of_declaration(declaration: &Result<Option<Declaration>, String>, is_in_redis: bool) -> Vec<String> {
     let found = match declaration {
         Ok(Some(found)) => found,
         Ok(None) => return Vec::new(),
         Err(reason) => return vec![format!("{:15}not read: {reason}", "Spec:")],
     };
     let data = &found.resource.data;
-    let mut lines = vec!["Spec:".to_owned()];
+    let is_missing =
+        || "Redis does not have the object: check the conditions, and that the controller runs".to_owned();
+    let problem = unapplied(&found.resource).or_else(|| (!is_in_redis).then(is_missing));
+    let mut lines: Vec<_> = problem
+        .map(|problem| format!("{:15}{problem}", "Controller:"))
+        .into_iter()
+        .collect();
+    lines.push("Spec:".to_owned());
     for (key, value) in data["spec"].as_object().into_iter().flatten() {
-        // They have a table of their own.
-        if key != "resources" {
-            lines.push(format!("  {key}: {}", plain(value)));
-        }
+        let value = match (key.as_str(), value.as_array()) {
+            // Their properties are those in the table of Redis.
+            ("resources", Some(resources)) => resources.iter().map(declared).collect::<Vec<_>>().join(", "),
+            _ => plain(value),
+        };
+        lines.push(format!("  {key}: {value}"));
     }
     let conditions = data["status"]["conditions"].as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

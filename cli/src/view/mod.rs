@@ -8,7 +8,7 @@
 //! | [`watch`] | each change as it happens |
 //! | [`why`] | the reason for which a pod waits |
 
-use std::{collections::BTreeMap, io::Write, str::FromStr, time::SystemTime};
+use std::{collections::BTreeMap, io::Write, num::NonZeroUsize, str::FromStr, time::SystemTime};
 
 use serde::Serialize;
 use tenure::{
@@ -20,7 +20,7 @@ use crate::{
     changes::Changes,
     connect::Connection,
     exit::{Code, Failure},
-    object::{self, Object, shown},
+    object::{self, Object, needs_declaration, shown},
     report,
 };
 
@@ -88,11 +88,17 @@ struct Shown {
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
     /// Most holders and waiters that are shown
-    #[arg(long, default_value_t = 100_000, value_name = "NUMBER")]
+    #[arg(long, default_value = "100000", value_parser = limit, value_name = "NUMBER")]
     limit: usize,
     /// Shows them again after each change
     #[arg(short, long)]
     watch: bool,
+}
+
+/// The number of `--limit`.
+fn limit(text: &str) -> Result<usize, String> {
+    let number: NonZeroUsize = text.parse().map_err(|error| format!("{error}: give 1 or more"))?;
+    Ok(number.get())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -133,22 +139,35 @@ struct Seen {
 
 /// A table with a row for each thing: its head, the columns of `wide`, and the rows of an object.
 struct Table {
+    /// The noun for the rows.
+    what: &'static str,
     head: &'static [&'static str],
     wide: &'static [&'static str],
     rows: fn(&Seen) -> Vec<Vec<String>>,
 }
 
 const OBJECTS: Table = Table {
-    head: &["OBJECT", "STATE", "HELD", "TOTAL", "WAITING"],
-    wide: &["DRAINING", "FENCING TOKEN", "DECLARED"],
+    what: "objects",
+    head: &["OBJECT", "STATE", "HELD", "DRAINING", "TOTAL", "WAITING"],
+    wide: &["FENCING TOKEN", "DECLARED"],
     rows: object_row,
 };
 const HOLDERS: Table = Table {
-    head: &["OBJECT", "HOLDER", "RESOURCE", "HELD", "EXPIRES IN", "REASON"],
-    wide: &["PROCESS", "PERMITS", "FENCING TOKEN", "LEASE"],
+    what: "holders",
+    head: &[
+        "OBJECT",
+        "HOLDER",
+        "RESOURCE",
+        "PERMITS",
+        "HELD",
+        "EXPIRES IN",
+        "REASON",
+    ],
+    wide: &["RENEWABLE FOR", "PROCESS", "FENCING TOKEN", "LEASE"],
     rows: holder_rows,
 };
 const WAITERS: Table = Table {
+    what: "waiters",
     head: &["OBJECT", "POSITION", "WAITER", "WAITS", "REASON"],
     wide: &["PROCESS", "PERMITS", "REQUEST"],
     rows: waiter_rows,
@@ -173,7 +192,7 @@ async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8,
         connection.connect(None).await?
     };
     // The list is that of the start.
-    let targets = targets(connection, &client, &args.objects).await?;
+    let targets = targets(connection, &client, &args.objects).await?.objects;
     let mut changes = None;
     let mut before = None;
     loop {
@@ -191,7 +210,15 @@ async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8,
             .map(|seen| seen.snapshot.clone().map(timeless))
             .collect();
         if before.as_ref() != Some(&state) {
-            if !write(&rendered(&all, args.output, table)?) {
+            let is_one = matches!(args.objects[..], [Target::One(_)]);
+            let text = rendered(&all, args.output, table, is_one)?;
+            if text.is_empty() {
+                report(format_args!(
+                    "no {} in the namespace {}",
+                    table.what,
+                    namespace(&client)?
+                ));
+            } else if !write(&text) {
                 return Ok(0);
             }
             before = Some(state);
@@ -212,34 +239,42 @@ async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8,
     }
 }
 
-/// The objects that are meant, and whether each was named.
-async fn targets(
-    connection: &Connection,
-    client: &Client,
-    targets: &[Target],
-) -> Result<Vec<(ObjectRef, bool)>, Failure> {
+/// The objects that are meant.
+struct Targets {
+    /// And whether each was named.
+    objects: Vec<(ObjectRef, bool)>,
+    /// Only the objects that custom resources declare could be listed.
+    is_partial: bool,
+}
+
+async fn targets(connection: &Connection, client: &Client, targets: &[Target]) -> Result<Targets, Failure> {
     let mut objects = Vec::new();
+    let mut is_partial = false;
     for target in targets {
         if let Target::One(object) = target {
-            objects.push((object.of(client)?, true));
+            let object = (object.of(client)?, true);
+            if !objects.contains(&object) {
+                objects.push(object);
+            }
         }
     }
     let is_meant = |kind: Kind| {
         let of_kind = |target: &Target| matches!(target, Target::All(all) if *all == kind);
         targets.is_empty() || targets.iter().any(of_kind)
     };
-    if targets.is_empty() || objects.len() < targets.len() {
+    if targets.is_empty() || targets.iter().any(|target| matches!(target, Target::All(_))) {
         let (all, problem) = all_objects(connection, client).await?;
+        is_partial = problem.is_some();
         if let Some(problem) = problem {
             report(problem);
         }
         let all = all.into_iter();
-        objects.extend(
-            all.filter(|object| is_meant(object.kind()))
-                .map(|object| (object, false)),
-        );
+        let meant: Vec<_> = all
+            .filter(|object| is_meant(object.kind()) && !objects.contains(&(object.clone(), true)))
+            .collect();
+        objects.extend(meant.into_iter().map(|object| (object, false)));
     }
-    Ok(objects)
+    Ok(Targets { objects, is_partial })
 }
 
 /// All objects of the namespace that Redis has; if its user may not list them, those that custom resources declare, and the text about
@@ -265,9 +300,9 @@ pub(crate) async fn all_objects(
         return Err(refused(""));
     };
     match kubernetes.declared(&namespace).await {
-        Ok(objects) => Ok((
-            objects,
-            Some("the Redis user may not list objects: those without a custom resource, such as locks, are shown by name alone".to_owned()),
+        Ok(declared) => Ok((
+            declared.into_keys().collect(),
+            Some("the Redis user may not list objects: those without a custom resource, such as locks, are left out. Name them as KIND/NAME".to_owned()),
         )),
         Err(failure) => Err(refused(&format!("; and {}", failure.message.unwrap_or_default()))),
     }
@@ -288,10 +323,9 @@ async fn look(
 ) -> Result<Option<Seen>, Failure> {
     let control = client.control();
     let snapshot = control.look(&object, limit).await?;
-    let needs_declaration = matches!(object.kind(), Kind::Pool | Kind::Semaphore);
     match snapshot {
         None if !is_named => return Ok(None),
-        None if needs_declaration => return Err(Error::NotDeclared { object }.into()),
+        None if needs_declaration(object.kind()) => return Err(Error::NotDeclared { object }.into()),
         _ => {}
     }
     let has_waiters = snapshot
@@ -319,20 +353,28 @@ fn timeless(mut snapshot: Snapshot) -> Snapshot {
     snapshot
 }
 
-fn rendered(all: &[Seen], output: Output, table: &Table) -> Result<String, Failure> {
+/// `is_one`: an object that is named alone is no list. No text: there is nothing to be shown.
+fn rendered(all: &[Seen], output: Output, table: &Table, is_one: bool) -> Result<String, Failure> {
     let models = all
         .iter()
         .map(|seen| model::Object::of(&seen.object, seen.snapshot.as_ref()));
     match output {
         Output::Json | Output::Yaml => match &models.collect::<Vec<_>>()[..] {
-            [one] => serialized(one, output),
+            [one] if is_one => serialized(one, output),
             several => serialized(&several, output),
         },
-        Output::Name => Ok(models.map(|model| model.name).collect::<Vec<_>>().join("\n")),
+        Output::Name => {
+            let with_rows = all.iter().filter(|seen| !(table.rows)(seen).is_empty());
+            let names: Vec<_> = with_rows.map(|seen| shown(&seen.object)).collect();
+            Ok(names.join("\n"))
+        }
         Output::Table | Output::Wide => {
             let wide = if output == Output::Wide { table.wide } else { &[] };
             let head: Vec<_> = table.head.iter().chain(wide).copied().collect();
             let rows: Vec<_> = all.iter().flat_map(table.rows).collect();
+            if rows.is_empty() {
+                return Ok(String::new());
+            }
             let longest = table::terminal().filter(|_| output == Output::Table);
             Ok(table::lines(&head, &rows, longest).join("\n"))
         }
@@ -360,11 +402,11 @@ fn object_row(seen: &Seen) -> Vec<Vec<String>> {
     let now = snapshot.map_or(SystemTime::UNIX_EPOCH, |snapshot| snapshot.now);
     vec![vec![
         shown(&seen.object),
-        state(snapshot, now).to_owned(),
+        state(&seen.object, snapshot, now).to_owned(),
         number(|snapshot| snapshot.held, 0),
+        number(Snapshot::draining, 0),
         number(|snapshot| snapshot.limit, 1),
         number(|snapshot| snapshot.waiting, 0),
-        number(Snapshot::draining, 0),
         number(|snapshot| snapshot.last_fence, 0),
         snapshot
             .is_some_and(|snapshot| snapshot.digest.is_some())
@@ -381,11 +423,16 @@ fn holder_rows(seen: &Seen) -> Vec<Vec<String>> {
             shown(&seen.object),
             name(&view.holder),
             or_dash(&view.resources.join(",")),
+            view.permits.to_string(),
             since(snapshot.now, view.since),
             until(snapshot.now, view.expires),
             or_dash(&view.reason),
+            or_dash(
+                &view
+                    .renewable_until
+                    .map_or_else(String::new, |end| until(snapshot.now, end)),
+            ),
             view.holder.process.clone(),
-            view.permits.to_string(),
             view.fence.to_string(),
             view.token.clone(),
         ]

@@ -9,7 +9,10 @@ use tenure::{
     control::{HolderView, Snapshot, WaiterView},
 };
 
-use crate::{object::shown, view::time::rfc3339};
+use crate::{
+    object::{needs_declaration, shown},
+    view::time::rfc3339,
+};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,6 +46,9 @@ pub(crate) struct Holder {
     pub(crate) resources: Vec<String>,
     pub(crate) acquired_at: String,
     pub(crate) expires_at: String,
+    /// The end of the longest hold: no renewal extends the lease beyond it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) renewable_until: Option<String>,
     /// Names the lease.
     pub(crate) token: String,
 }
@@ -79,18 +85,20 @@ impl Who {
 }
 
 impl Object {
-    /// Without a snapshot: an object that Redis does not have, because its first user makes it.
+    /// Without a snapshot: an object that Redis does not have.
     pub(crate) fn of(object: &ObjectRef, snapshot: Option<&Snapshot>) -> Self {
         let number = |of: fn(&Snapshot) -> u64| snapshot.map_or(0, of);
         let holders = snapshot.map_or(&[][..], |seen| &seen.holders);
         let waiters = snapshot.map_or(&[][..], |seen| &seen.waiters).iter().enumerate();
+        // A lock without a client is free; an object without a declaration cannot be granted.
+        let absent = u64::from(!needs_declaration(object.kind()));
         Self {
             name: shown(object),
             namespace: object.namespace().to_owned(),
             declared: snapshot.is_some_and(|seen| seen.digest.is_some()),
-            total: snapshot.map_or(1, |seen| seen.limit),
+            total: snapshot.map_or(absent, |seen| seen.limit),
             held: number(|seen| seen.held),
-            free: snapshot.map_or(1, |seen| seen.free),
+            free: snapshot.map_or(absent, |seen| seen.free),
             draining: number(Snapshot::draining),
             waiting: number(|seen| seen.waiting),
             last_fencing_token: number(|seen| seen.last_fence),
@@ -111,6 +119,7 @@ impl Holder {
             resources: view.resources.clone(),
             acquired_at: rfc3339(view.since),
             expires_at: rfc3339(view.expires),
+            renewable_until: view.renewable_until.map(rfc3339),
             token: view.token.clone(),
         }
     }
@@ -134,8 +143,9 @@ pub(crate) fn name(identity: &Identity) -> String {
 }
 
 /// The state for tables.
-pub(crate) fn state(snapshot: Option<&Snapshot>, now: SystemTime) -> &'static str {
+pub(crate) fn state(object: &ObjectRef, snapshot: Option<&Snapshot>, now: SystemTime) -> &'static str {
     match snapshot {
+        None if needs_declaration(object.kind()) => "NotDeclared",
         Some(snapshot) if snapshot.withdrawing => "Withdrawing",
         Some(snapshot) if snapshot.recovering_until.is_some_and(|until| until > now) => "Recovering",
         Some(snapshot) if snapshot.digest.is_some() && !snapshot.current => "Stale",

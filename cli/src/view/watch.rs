@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use tenure::{
-    ObjectRef,
+    Error, ObjectRef,
     control::{HolderView, Snapshot, WaiterView},
 };
 
@@ -11,7 +11,7 @@ use crate::{
     changes::Changes,
     connect::Connection,
     exit::Failure,
-    object::{Object, shown},
+    object::{Object, needs_declaration, shown},
     view::{
         model::{name, state},
         table::reason,
@@ -50,7 +50,13 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
         for object in &objects {
             let seen = client.control().observe(object, usize::MAX).await?;
             let lines = match before.get(object) {
-                None => vec![format!("{}: {}", shown(object), summary(seen.as_ref()))],
+                None if seen.is_none() && needs_declaration(object.kind()) => {
+                    return Err(Error::NotDeclared {
+                        object: object.clone(),
+                    }
+                    .into());
+                }
+                None => vec![format!("{}: {}", shown(object), summary(object, seen.as_ref()))],
                 Some(before) => differences(object, before.as_ref(), seen.as_ref()),
             };
             before.insert(object, seen);
@@ -68,11 +74,14 @@ fn now(seen: Option<&Snapshot>) -> SystemTime {
     seen.map_or(SystemTime::UNIX_EPOCH, |seen| seen.now)
 }
 
-fn summary(seen: Option<&Snapshot>) -> String {
+fn summary(object: &ObjectRef, seen: Option<&Snapshot>) -> String {
+    if seen.is_none() && needs_declaration(object.kind()) {
+        return state(object, seen, now(seen)).to_owned();
+    }
     let number = |of: fn(&Snapshot) -> u64, none: u64| seen.map_or(none, of);
     format!(
         "{}, {} of {} held, {} waiting",
-        state(seen, now(seen)),
+        state(object, seen, now(seen)),
         number(|seen| seen.held, 0),
         number(|seen| seen.limit, 1),
         number(|seen| seen.waiting, 0)
@@ -83,6 +92,7 @@ fn summary(seen: Option<&Snapshot>) -> String {
 fn differences(object: &ObjectRef, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Vec<String> {
     let (holders_before, waiters_before) = parts(before);
     let (holders, waiters) = parts(after);
+    let full = object;
     let object = shown(object);
     let mut lines = Vec::new();
     let what = |view: &HolderView| {
@@ -128,10 +138,10 @@ fn differences(object: &ObjectRef, before: Option<&Snapshot>, after: Option<&Sna
             ));
         }
     }
-    let is_same = state(before, now(before)) == state(after, now(after))
+    let is_same = state(full, before, now(before)) == state(full, after, now(after))
         && before.map(|seen| seen.limit) == after.map(|seen| seen.limit);
     if !is_same {
-        lines.push(format!("{object}: {}", summary(after)));
+        lines.push(format!("{object}: {}", summary(full, after)));
     }
     lines
 }

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use tenure::{
-    Identity, Kind, ResourceState, ResourceView,
+    Client, Identity, Kind, ResourceState, ResourceView,
     control::{HolderView, Snapshot, WaiterRequest, WaiterView},
 };
 
@@ -14,6 +15,7 @@ use crate::{
     view::{
         Target, look,
         model::name,
+        namespace,
         table::reason,
         targets,
         time::{since, until},
@@ -96,7 +98,8 @@ fn is_of_job(rest: &str) -> bool {
 pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failure> {
     let client = connection.connect(None).await?;
     let mut found = Vec::new();
-    for (object, is_named) in targets(connection, &client, &args.objects).await? {
+    let targets = targets(connection, &client, &args.objects).await?;
+    for (object, is_named) in targets.objects {
         let Some(seen) = look(&client, object, is_named, 100_000).await? else {
             continue;
         };
@@ -116,11 +119,40 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
         found.extend(situation.explain(&args.who));
     }
     if found.is_empty() {
-        let message = format!("{} neither holds nor waits for any of these objects", args.who);
+        let message = unknown(connection, &client, &args.who, targets.is_partial).await?;
         return Err(Failure::new(Code::NotDeclared, message));
     }
     write(&found.join("\n"));
     Ok(0)
+}
+
+/// The text about a waiter that was not found.
+async fn unknown(
+    connection: &Connection,
+    client: &Client,
+    who: &Who,
+    is_partial: bool,
+) -> Result<String, Failure> {
+    let namespace = namespace(client)?;
+    // Without a kubeconfig or the right to get it, it may exist.
+    if let Ok(Some(kubernetes)) = connection.kubernetes().await {
+        let exists = match who {
+            Who::Pod(name) => kubernetes.exists::<Pod>(&namespace, name).await,
+            Who::Job(name) => kubernetes.exists::<Job>(&namespace, name).await,
+            Who::Process(_) => true,
+        };
+        if !exists {
+            return Ok(format!("the namespace {namespace} has no {who}"));
+        }
+    }
+    Ok(if is_partial {
+        format!(
+            "{who} neither holds nor waits for an object of a custom resource; whether it does for another, such as a lock, \
+             shows only its name: tenure why {who} lock/NAME"
+        )
+    } else {
+        format!("{who} neither holds nor waits for any of these objects")
+    })
 }
 
 /// An object as it was seen.
@@ -250,8 +282,11 @@ impl Situation<'_> {
             none if none.is_empty() => String::new(),
             names => format!(" ({names})"),
         };
+        let bound = view.renewable_until.map_or_else(String::new, |end| {
+            format!(" (for at most {} more)", until(self.snapshot.now, end))
+        });
         format!(
-            "{named} for {}, and for {} more unless it is renewed",
+            "{named} for {}, and for {} more unless it is renewed{bound}",
             since(self.snapshot.now, view.since),
             until(self.snapshot.now, view.expires),
         )

@@ -77,7 +77,11 @@ async fn a_drained_resource_is_not_granted_and_its_holder_is_waited_for() -> Res
     let seat = holder.lock_pool("seats")?.named(["a"])?.acquire().await?;
     let drain = declared.command("drain lp/seats a --wait")?;
     let mut drain = declared.bench.start("drain", &drain)?;
-    printed(&mut drain, "a of lockpool/seats is out of service").await?;
+    printed(
+        &mut drain,
+        "requested, for the controller: a of lockpool/seats is out of service",
+    )
+    .await?;
     eventually("the drain", SOON, async || {
         let shown = declared.tenure("describe lp/seats").await?;
         ensure!(
@@ -91,12 +95,21 @@ async fn a_drained_resource_is_not_granted_and_its_holder_is_waited_for() -> Res
     seat.release().await?;
     printed(&mut drain, "is drained").await?;
     ensure!(drain.wait(SOON).await?.success(), "{}", drain.tail());
+    eventually("the status", SOON, async || {
+        let said = declared.tenure("drain lp/seats a").await?;
+        ensure!(
+            said.contains("a of lockpool/seats is already out of service"),
+            "{said}"
+        );
+        Ok(())
+    })
+    .await?;
     ensure!(
         declared
-            .tenure("drain lp/seats a")
+            .tenure("describe lp/seats")
             .await?
-            .contains("already out of service"),
-        "drain"
+            .contains("resources: a (disabled), b"),
+        "describe"
     );
     declared.tenure("undrain lp/seats a").await?;
     eventually("the seat to be granted again", SOON, async || {
@@ -113,13 +126,92 @@ async fn a_drained_resource_is_not_granted_and_its_holder_is_waited_for() -> Res
 }
 
 #[tokio::test]
+async fn without_a_controller_nothing_is_drained_and_the_cause_is_named() -> Result {
+    let Declared {
+        bench,
+        plane,
+        _controller: controller,
+    } = Declared::new().await?;
+    drop(controller);
+    let run = async |args: &str| {
+        let mut command = bench.tenure(args)?;
+        command.env("KUBECONFIG", plane.kubeconfig());
+        output(command).await
+    };
+    let unknown = serde_json::json!({
+        "apiVersion": "tenure.dev/v1alpha1", "kind": "LockPool",
+        "metadata": {"name": "unknown", "namespace": bench.namespace},
+        "spec": {"resources": [{"name": "a", "disabled": true}]},
+    });
+    plane.apply(&unknown.to_string()).await?;
+    let not_applied = "the controller has not applied the spec of";
+    for (args, expected) in [
+        ("drain lp/seats a", 0),
+        ("drain lp/seats a --wait --timeout 1s", 72),
+        ("drain lp/unknown a --wait --timeout 1s", 72),
+    ] {
+        let ended = run(args).await?;
+        let is_first = expected == 0;
+        ensure!(
+            code(&ended)? == expected && text(&ended.stderr).contains(not_applied) != is_first,
+            "{args}: {ended:?}"
+        );
+        ensure!(
+            text(&ended.stdout).contains("requested") && !text(&ended.stdout).contains("drained"),
+            "{args}: {ended:?}"
+        );
+    }
+    for (object, problem) in [
+        ("lp/seats", "has applied generation 1 of the spec, which has 2"),
+        ("lp/unknown", "has not handled it"),
+    ] {
+        let ended = run(&format!("describe {object}")).await?;
+        let shown = text(&ended.stdout);
+        ensure!(
+            code(&ended)? == 0 && shown.contains(problem) && shown.contains("disabled"),
+            "{object}: {ended:?}"
+        );
+        ensure!(
+            shown.contains("NotDeclared") == (object == "lp/unknown"),
+            "{shown}"
+        );
+    }
+    let ended = run("doctor").await?;
+    let shown = text(&ended.stdout);
+    for part in [
+        "PROBLEM  lockpool/seats: the controller has applied generation 1",
+        "PROBLEM  lockpool/unknown: is declared, and Redis does not have it",
+        "0 of 2 are sound",
+    ] {
+        ensure!(code(&ended)? == 70 && shown.contains(part), "{part}: {ended:?}");
+    }
+    for (args, part) in [
+        ("why job/typo", "has no job/typo"),
+        ("why pod/typo", "has no pod/typo"),
+        ("why process/vm/1", "neither holds nor waits"),
+        ("watch lp/none", "is not declared"),
+    ] {
+        let ended = run(args).await?;
+        ensure!(
+            code(&ended)? == 75 && text(&ended.stderr).contains(part),
+            "{args}: {ended:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_release_by_force_is_an_event_of_the_object() -> Result {
     let declared = Declared::new().await?;
     let holder = declared.pod("holder").await?;
     let seat = holder.lock_pool("seats")?.named(["b"])?.acquire().await?;
     let release = "release lp/seats --force --yes --holder holder --reason hangs";
     let said = declared.tenure(release).await?;
-    ensure!(said.contains("the event ForcedRelease was written"), "{said}");
+    ensure!(
+        said.contains("the event ForcedRelease was written")
+            && said.contains("1 lease of lockpool/seats was released"),
+        "{said}"
+    );
     let shown = declared.tenure("describe lp/seats").await?;
     for part in [
         "Ready",

@@ -1,5 +1,7 @@
 //! `tenure get`, `holders`, `queue` and `why`.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tenure::{Client, Identity, Options, control::Resource};
 use tenure_tests::{Context, Redis, Result, ensure, eventually};
@@ -114,20 +116,60 @@ async fn objects_are_listed_and_shown_in_each_format() -> Result {
         .map(|line| line.split_whitespace().collect())
         .collect();
     ensure!(
-        lines[0] == ["OBJECT", "STATE", "HELD", "TOTAL", "WAITING"],
+        lines[0] == ["OBJECT", "STATE", "HELD", "DRAINING", "TOTAL", "WAITING"],
         "{table}"
     );
-    ensure!(lines[2] == ["semaphore/api", "Free", "1", "3", "0"], "{table}");
+    ensure!(
+        lines[2] == ["semaphore/api", "Free", "1", "0", "3", "0"],
+        "{table}"
+    );
     let one: Value = serde_json::from_str(&shown(&bench, "get lock/a/b -o json").await?)?;
     ensure!(one["holders"][0]["reason"] == "by hand", "{one}");
     ensure!(one["holders"][0]["fencingToken"] == lock.fencing_token(), "{one}");
     let both: Value = serde_json::from_str(&shown(&bench, "get lock/a/b sem/api -o json").await?)?;
     ensure!(both[1]["free"] == 2, "{both}");
+    // A kind is a list of any length.
+    for (args, length) in [("get sem -o json", 1), ("get rwlocks -o json", 0)] {
+        let list: Value = serde_json::from_str(&shown(&bench, args).await?)?;
+        ensure!(list.as_array().map(Vec::len) == Some(length), "{args}: {list}");
+    }
+    ensure!(
+        shown(&bench, "get lock/a/b lock/a/b locks -o name").await? == "lock/a/b\n",
+        "an object twice"
+    );
+    for (args, what) in [
+        ("get rwlocks", "objects"),
+        ("queue", "waiters"),
+        ("queue -o name", "waiters"),
+        ("holders lock/free", "holders"),
+    ] {
+        let none = output(bench.tenure(args)?).await?;
+        let said = text(&none.stderr);
+        ensure!(
+            code(&none)? == 0
+                && none.stdout.is_empty()
+                && said.contains(&format!("no {what} in the namespace")),
+            "{args}: {none:?}"
+        );
+    }
+    let limit = output(bench.tenure("get --limit 0")?).await?;
+    ensure!(code(&limit)? == 77, "{limit:?}");
     let yaml = shown(&bench, "get lock/a/b -o yaml").await?;
     ensure!(
         yaml.contains("object: lock/a/b\n") && yaml.contains("reason: by hand\n"),
         "{yaml}"
     );
+    let bounded = bench
+        .client
+        .lock("bounded")?
+        .with(Options::new().max_hold(Duration::from_secs(3600)))
+        .acquire()
+        .await?;
+    let one: Value = serde_json::from_str(&shown(&bench, "get lock/bounded -o json").await?)?;
+    ensure!(one["holders"][0]["renewableUntil"].is_string(), "{one}");
+    let wide = shown(&bench, "holders lock/bounded -o wide").await?;
+    ensure!(wide.contains("RENEWABLE FOR") && wide.contains("59m"), "{wide}");
+    bounded.release().await?;
     // A lock that no client uses is free, and needs no declaration.
     ensure!(
         shown(&bench, "get lock/free").await?.contains("Free"),
