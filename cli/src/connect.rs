@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgMatches, Args, error::ErrorKind, parser::ValueSource};
-use tenure::{Client, ClientBuilder};
+use tenure::{Client, ClientBuilder, Error};
 
 use crate::{
     duration,
@@ -105,9 +105,9 @@ impl Connection {
         let (builder, forwards) = self.builder().await?;
         let connected = set(builder).connect_timeout(timeout).connect();
         match forwards {
-            None => Ok(connected.await?),
+            None => connected.await.map_err(|error| self.unconnected(error)),
             Some(forwards) => tokio::select! {
-                connected = connected => Ok(connected?),
+                connected = connected => connected.map_err(|error| self.unconnected(error)),
                 // Redis would count as unreachable until the timeout.
                 refused = forwards.refused() => Err(refused),
             },
@@ -122,6 +122,47 @@ impl Connection {
     /// The namespace that the user has named.
     pub(crate) fn namespace(&self) -> Option<&String> {
         self.namespace.as_ref().filter(|name| !name.is_empty())
+    }
+
+    /// The failure to connect. A server of another protocol, or TLS on one side alone, shows only as data that cannot be read, and a user
+    /// of another namespace as a channel that is refused.
+    fn unconnected(&self, error: Error) -> Failure {
+        let text = error.to_string().lines().collect::<Vec<_>>().join(" ");
+        let is_clear = ["refused", "lookup", "certificate"]
+            .iter()
+            .any(|part| text.contains(part));
+        let fix = match error {
+            Error::Unreachable { .. } if !is_clear => {
+                ": check that Redis has this port, and that the URL begins with rediss:// if Redis has TLS, and only then".to_owned()
+            }
+            Error::Refused { .. } => self.other_namespace().unwrap_or_default(),
+            _ => String::new(),
+        };
+        Failure {
+            message: Some(text + &fix),
+            ..Failure::from(error)
+        }
+    }
+
+    /// The text about a Redis user of another namespace, if that is what the settings have.
+    fn other_namespace(&self) -> Option<String> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let url = match &self.redis_url {
+            Some(url) => url.clone(),
+            None if self.kubernetes.is_given() => return None,
+            None => variable("TENURE_REDIS_URL")?,
+        };
+        let user = user_of(&url)
+            .map(str::to_owned)
+            .or_else(|| variable("TENURE_REDIS_USERNAME"))?;
+        let own = user.strip_prefix(self.prefix())?.strip_prefix('.')?;
+        let namespace = self.namespace().cloned().or_else(|| variable("POD_NAMESPACE"));
+        let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+        (own != namespace).then(|| {
+            format!(
+                "; the Redis user {user} is that of the namespace {own}, and the command works in {namespace}: add --namespace {own}"
+            )
+        })
     }
 
     /// The prefix of all keys, as far as it is known here.
@@ -174,5 +215,29 @@ impl Connection {
             Failure::usage(format!("{error}{fix}"))
         })?;
         Ok((builder, None))
+    }
+}
+
+/// The user of a URL, if it has one.
+fn user_of(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    let (login, _) = authority.rsplit_once('@')?;
+    login.split(':').next().filter(|user| !user.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_of_a_url_is_found() {
+        for (url, user) in [
+            ("redis://tenure.ml:secret@redis:6379/0", Some("tenure.ml")),
+            ("redis://:secret@redis", None),
+            ("redis://redis:6379", None),
+        ] {
+            assert_eq!(user_of(url), user, "{url}");
+        }
     }
 }

@@ -13,9 +13,11 @@ pub(crate) struct Object {
 
 const KINDS: &str = "lockpool (lp, pool), semaphore (sem), lock or rwlock";
 
-/// The kind of that name: singular, plural or short, as kubectl accepts them.
+/// The kind of that name: singular, plural, short, or with the group, as kubectl accepts them.
 pub(crate) fn kind(text: &str) -> Option<Kind> {
-    Some(match text.to_ascii_lowercase().as_str() {
+    let text = text.to_ascii_lowercase();
+    let text = text.strip_suffix(".tenure.dev").unwrap_or(&text);
+    Some(match text {
         "lockpool" | "lockpools" | "lp" | "pool" | "pools" => Kind::Pool,
         "semaphore" | "semaphores" | "sem" => Kind::Semaphore,
         "lock" | "locks" => Kind::Lock,
@@ -49,6 +51,9 @@ impl FromStr for Object {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((before, name)) = text.split_once('/') else {
+            if kind(text).is_some() {
+                return Err(format!("the name is missing: write {text}/NAME"));
+            }
             return Err(format!(
                 "the kind is missing: write KIND/{text}, where KIND is {KINDS}"
             ));
@@ -87,6 +92,7 @@ mod tests {
             ("lockpool/gpu", "lockpool/gpu"),
             ("lp/gpu", "lockpool/gpu"),
             ("LockPools/gpu", "lockpool/gpu"),
+            ("lockpools.tenure.dev/gpu", "lockpool/gpu"),
             ("pool/gpu", "lockpool/gpu"),
             ("sem/api", "semaphore/api"),
             ("lock/migration/42", "lock/migration/42"),
@@ -109,6 +115,7 @@ mod tests {
                 "{text}: {error}"
             );
         }
+        assert!("lp".parse::<Object>().unwrap_err().contains("write lp/NAME"));
         for text in ["lock/", "lock/a b", "lock/a}b"] {
             let error = text.parse::<Object>().unwrap_err();
             assert!(error.starts_with("name "), "{text}: {error}");

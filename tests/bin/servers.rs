@@ -32,7 +32,9 @@ async fn main() -> Result {
         );
     }
     println!(
-        "# Ctrl-C stops them. No controller runs: with these variables, `cargo run --bin tenure-controller` starts one."
+        "# Ctrl-C stops them. No controller runs: with these variables, `cargo run --bin tenure-controller` starts one. With --access \
+         it makes the Secret tenure-access in each namespace with the label tenure.dev/access=true, by which `kubectl tenure` needs no \
+         TENURE_REDIS_URL."
     );
     loop {
         std::thread::park();

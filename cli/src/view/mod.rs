@@ -111,11 +111,12 @@ enum Output {
     Name,
 }
 
-/// One object, or all of a kind.
+/// One object, all of a kind, or a name after its kind.
 #[derive(Debug, Clone)]
 enum Target {
     One(Object),
     All(Kind),
+    Name(String),
 }
 
 impl FromStr for Target {
@@ -124,9 +125,41 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         match object::kind(text) {
             Some(kind) => Ok(Self::All(kind)),
-            None => text.parse().map(Self::One),
+            None if text.contains('/') => text.parse().map(Self::One),
+            None => Ok(Self::Name(text.to_owned())),
         }
     }
+}
+
+/// The targets with each `KIND NAME...` as `KIND/NAME...`, as kubectl reads them.
+fn with_kinds(targets: Vec<Target>) -> Result<Vec<Target>, Failure> {
+    let mut read = Vec::new();
+    let mut kind = None;
+    for target in targets {
+        match (target, kind) {
+            (Target::Name(name), Some(of)) => {
+                // The kind alone was no target.
+                if matches!(read.last(), Some(Target::All(_))) {
+                    read.pop();
+                }
+                let object: Result<Object, _> = format!("{}/{name}", object::kind_name(of)).parse();
+                read.push(Target::One(object.map_err(Failure::usage)?));
+            }
+            (Target::Name(name), None) => {
+                // It fails, and the error names the kinds.
+                let object: Result<Object, _> = name.parse();
+                read.push(Target::One(object.map_err(Failure::usage)?));
+            }
+            (target, _) => {
+                kind = match target {
+                    Target::All(of) => Some(of),
+                    _ => None,
+                };
+                read.push(target);
+            }
+        }
+    }
+    Ok(read)
 }
 
 /// An object, and the state that Redis has of it, if any.
@@ -186,13 +219,14 @@ pub(crate) async fn queue(connection: &Connection, args: Queue) -> Result<u8, Fa
 }
 
 async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8, Failure> {
+    let named = with_kinds(args.objects)?;
     let client = if args.watch {
         connection.connect_with_events().await?
     } else {
         connection.connect(None).await?
     };
     // The list is that of the start.
-    let targets = targets(connection, &client, &args.objects).await?.objects;
+    let targets = targets(connection, &client, &named).await?.objects;
     let mut changes = None;
     let mut before = None;
     loop {
@@ -210,7 +244,7 @@ async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8,
             .map(|seen| seen.snapshot.clone().map(timeless))
             .collect();
         if before.as_ref() != Some(&state) {
-            let is_one = matches!(args.objects[..], [Target::One(_)]);
+            let is_one = matches!(named[..], [Target::One(_)]);
             let text = rendered(&all, args.output, table, is_one)?;
             if text.is_empty() {
                 report(format_args!(

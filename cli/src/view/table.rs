@@ -24,14 +24,15 @@ pub(crate) fn lines(head: &[&str], rows: &[Vec<String>], longest: Option<usize>)
         .skip(1)
         .map(|width| width + BETWEEN.len())
         .sum();
-    // A column of less is left out, and `-o wide` has it.
-    let left = longest.map(|longest| longest.saturating_sub(before_last));
-    let shown = head.len() - usize::from(left.is_some_and(|left| left < 8));
+    // Less than this shows that there is more, and `-o wide` has it.
+    let left = longest.map(|longest| match longest.saturating_sub(before_last) {
+        ..8 => 1,
+        left => left,
+    });
     let line = |cells: &mut dyn Iterator<Item = &str>, is_head: bool| {
         let padded: Vec<String> = cells
             .zip(&widths)
             .enumerate()
-            .take(shown)
             .map(|(column, (cell, width))| match left {
                 Some(left) if column + 1 == widths.len() => cut(cell, left),
                 _ if is_head => format!("{cell:width$}"),
@@ -92,10 +93,13 @@ pub(crate) fn coloured(colour: AnsiColor, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// The columns of the terminal, if standard output is one.
+/// The columns of the terminal, if standard output is one. `COLUMNS` has precedence.
 pub(crate) fn terminal() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    columns
+        .or(Some(usize::from(size.ws_col)))
+        .filter(|columns| *columns > 0)
 }
 
 /// The text, or `-` where there is none.
@@ -142,7 +146,7 @@ mod tests {
         let row = ["a", "-", "reason"].map(str::to_owned).to_vec();
         assert_eq!(
             lines(&["NAME", "RESOURCE", "REASON"], &[row], Some(10)),
-            ["NAME", "a"]
+            ["NAME   …", "a      …"]
         );
         assert_eq!(
             (or_dash(" "), or_dash("a\nb\x1b[2J")),

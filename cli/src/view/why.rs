@@ -19,7 +19,7 @@ use crate::{
         table::reason,
         targets,
         time::{since, until},
-        write,
+        with_kinds, write,
     },
 };
 
@@ -96,9 +96,10 @@ fn is_of_job(rest: &str) -> bool {
 }
 
 pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failure> {
+    let named = with_kinds(args.objects)?;
     let client = connection.connect(None).await?;
     let mut found = Vec::new();
-    let targets = targets(connection, &client, &args.objects).await?;
+    let targets = targets(connection, &client, &named).await?;
     for (object, is_named) in targets.objects {
         let Some(seen) = look(&client, object, is_named, 100_000).await? else {
             continue;

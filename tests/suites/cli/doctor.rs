@@ -41,3 +41,27 @@ async fn problems_are_named_with_their_fix() -> Result {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn without_a_connection_the_list_has_the_reason() -> Result {
+    let bench = Bench::shared().await?;
+    let mut nowhere = bench.tenure("doctor --connect-timeout 1s")?;
+    nowhere.env("TENURE_REDIS_URL", "redis://127.0.0.1:1");
+    let mut without_tls = bench.tenure("doctor --connect-timeout 2s")?;
+    without_tls.env("TENURE_REDIS_URL", bench.url.replace("redis://", "rediss://"));
+    for (command, part) in [
+        (nowhere, "Connection refused"),
+        (
+            without_tls,
+            "begins with rediss:// if Redis has TLS, and only then",
+        ),
+    ] {
+        let ended = output(command).await?;
+        let shown = text(&ended.stdout);
+        ensure!(
+            code(&ended)? == 74 && shown.starts_with("PROBLEM  connection: ") && shown.contains(part),
+            "{part}: {ended:?}"
+        );
+    }
+    Ok(())
+}

@@ -152,6 +152,15 @@ async fn objects_are_listed_and_shown_in_each_format() -> Result {
             "{args}: {none:?}"
         );
     }
+    // kubectl reads the same arguments.
+    for args in ["get semaphores.tenure.dev/api -o name", "get sem api -o name"] {
+        ensure!(shown(&bench, args).await? == "semaphore/api\n", "{args}");
+    }
+    let bare = output(bench.tenure("get api")?).await?;
+    ensure!(
+        code(&bare)? == 77 && text(&bare.stderr).contains("write KIND/api"),
+        "{bare:?}"
+    );
     let limit = output(bench.tenure("get --limit 0")?).await?;
     ensure!(code(&limit)? == 77, "{limit:?}");
     let yaml = shown(&bench, "get lock/a/b -o yaml").await?;
@@ -221,6 +230,19 @@ async fn without_the_right_to_list_the_error_names_the_fix() -> Result {
         code(&ended)? == 76 && text(&ended.stderr).contains("Name them as KIND/NAME"),
         "{ended:?}"
     );
+    // The cause of what another namespace's user may not do.
+    for args in ["exec lock/x -- true", "doctor"] {
+        let mut other = bench.tenure(args)?;
+        other
+            .env("TENURE_REDIS_URL", &url)
+            .env("TENURE_NAMESPACE", "other");
+        let ended = output(other).await?;
+        let said = text(&ended.stdout) + &text(&ended.stderr);
+        ensure!(
+            code(&ended)? == 76 && said.contains(&format!("add --namespace {}", bench.namespace)),
+            "{args}: {ended:?}"
+        );
+    }
     // All else works with the rights of a namespace.
     for args in [
         "get lock/x",
