@@ -13,7 +13,7 @@ use tenure::{Client, Error, ObjectRef, control::Snapshot};
 use crate::{
     connect::Connection,
     exit::{Code, Failure},
-    kubernetes::{DOCS, objects::unapplied},
+    kubernetes::objects::unapplied,
     object::shown,
     view::{all_objects, namespace, table::coloured, time::until, write},
 };
@@ -201,7 +201,7 @@ async fn of_rights(client: &Client) -> Finding {
     match tried.await {
         Ok(()) => Finding::new(Level::Ok, "rights", "the user may acquire, renew and release"),
         Err(error) => {
-            let message = format!("{error}. {DOCS}redis.md#rights has the smallest rights");
+            let message = format!("{error}. docs/redis.md, section \"Rights\", has the smallest rights");
             Finding::new(Level::Problem, "rights", message)
         }
     }

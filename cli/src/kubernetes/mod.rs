@@ -24,8 +24,7 @@ pub(crate) use forward::Forwards;
 
 /// The Secret with the credentials of a namespace.
 const SECRET: &str = "tenure-access";
-/// The documentation, for who has only the program.
-pub(crate) const DOCS: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/");
+const RIGHTS: &str = "docs/kubectl.md, section \"Rights\", has the Role";
 /// For the response to one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -166,7 +165,7 @@ pub(crate) fn failure(what: &str, error: &kube::Error) -> Failure {
         ),
         Some(403) => Failure::new(
             Code::Refused,
-            format!("cannot {what}: {reason}: this right is missing; {DOCS}kubectl.md#rights has the Role"),
+            format!("cannot {what}: {reason}: this right is missing; {RIGHTS}"),
         ),
         Some(404) => Failure::new(Code::NotDeclared, format!("cannot {what}: {reason}")),
         Some(_) => Failure::new(Code::Failed, format!("cannot {what}: {reason}")),
