@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
     acquire::{Amount, Request},
-    duration,
+    duration, exec,
     exit::{Code, Failure},
     object::Object,
     serve::held::{ENDS, Entry, Leases, Owned},
@@ -106,12 +106,20 @@ async fn acquire(
     }
     let object: Object = wanted.object.parse().map_err(usage)?;
     let (request, amount) = (wanted.request(), wanted.amount());
+    let ends = || Problem::from(Failure::new(Code::Unreachable, ENDS));
     let held = tokio::select! {
+        biased;
+        () = leases.closing() => return Err(ends()),
         held = request.acquire(&leases.client, &object, &amount, Duration::ZERO) => held?,
-        () = leases.closing() => return Err(Failure::new(Code::Unreachable, ENDS).into()),
     };
     let heartbeat = (!wanted.stream).then(|| wanted.heartbeat.unwrap_or(HEARTBEAT));
-    let entry = leases.keep(held, &object, heartbeat);
+    let entry = match leases.keep(held, &object, heartbeat) {
+        Ok(entry) => entry,
+        Err(held) => {
+            exec::give_back(held).await;
+            return Err(ends());
+        }
+    };
     if wanted.stream {
         Ok(streamed(entry))
     } else {

@@ -1,7 +1,7 @@
 //! The leases that the sidecar holds. Each has a task that keeps it: until it is released, lost, or left by its owner.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +22,8 @@ use crate::{acquire::Held, object::Object, view::time::rfc3339};
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The state of an ended lease is kept so long, for its owner to read.
 const REMEMBERED: Duration = Duration::from_secs(300);
+/// The states of so many ended leases are kept at most.
+const MOST_REMEMBERED: usize = 1000;
 
 /// The cause of a release, and of a refusal, when this process ends.
 pub(crate) const ENDS: &str = "tenure serve ends";
@@ -34,11 +36,18 @@ pub(crate) struct Leases {
 }
 
 struct Shared {
-    entries: Mutex<HashMap<String, Entry>>,
+    entries: Mutex<Entries>,
     closing: watch::Sender<Closing>,
     /// Ids of this process begin with it, so that those of one before it are unknown.
     started: String,
     next: AtomicU64,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_id: HashMap<String, Entry>,
+    /// The ids of those that have ended, and when: the oldest first.
+    ended: VecDeque<(Instant, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -91,6 +100,11 @@ pub(crate) enum State {
     Released {
         cause: String,
     },
+    /// It was to be released, and Redis did not answer: it may be held until then.
+    Unreleased {
+        expires: String,
+        cause: String,
+    },
 }
 
 /// A lease, as it is answered.
@@ -117,22 +131,35 @@ impl Leases {
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        let mut entries = self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.forget();
+        entries
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<Entry> {
-        self.entries().get(id).cloned()
+        self.entries().by_id.get(id).cloned()
     }
 
     pub(crate) fn all(&self) -> Vec<Entry> {
-        let mut all: Vec<_> = self.entries().values().cloned().collect();
+        let mut all: Vec<_> = self.entries().by_id.values().cloned().collect();
         all.sort_by_key(|entry| entry.facts.fencing_token);
         all
     }
 
     /// Keeps a lease, until its owner leaves it: no request names it for the time of its heartbeat.
-    pub(crate) fn keep(&self, held: Held, object: &Object, heartbeat: Option<Duration>) -> Entry {
+    /// Returns it if no lease is granted any more.
+    pub(crate) fn keep(
+        &self,
+        held: Held,
+        object: &Object,
+        heartbeat: Option<Duration>,
+    ) -> Result<Entry, Held> {
+        // `close` sets the state first and reads the entries then, so that it finds each that is kept here.
+        let mut entries = self.entries();
+        if *self.shared.closing.borrow() != Closing::Open {
+            return Err(held);
+        }
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let Held { lease, resources } = held;
         let facts = Facts {
@@ -151,15 +178,15 @@ impl Leases {
             closing: self.shared.closing.subscribe(),
         };
         let id = entry.facts.id.clone();
-        self.entries().insert(id.clone(), entry.clone());
+        entries.by_id.insert(id.clone(), entry.clone());
+        drop(entries);
         let (leases, kept) = (self.clone(), entry.clone());
         tokio::spawn(async move {
             let ended = kept.keep(lease, heartbeat, &sender).await;
             sender.send_replace(ended);
-            tokio::time::sleep(REMEMBERED).await;
-            leases.entries().remove(&id);
+            leases.entries().ended.push_back((Instant::now(), id));
         });
-        entry
+        Ok(entry)
     }
 
     /// Waits until no lease is granted any more.
@@ -197,6 +224,17 @@ impl Leases {
     }
 }
 
+impl Entries {
+    fn forget(&mut self) {
+        while let Some((since, _)) = self.ended.front()
+            && (since.elapsed() > REMEMBERED || self.ended.len() > MOST_REMEMBERED)
+            && let Some((_, id)) = self.ended.pop_front()
+        {
+            self.by_id.remove(&id);
+        }
+    }
+}
+
 impl Entry {
     async fn keep(
         &self,
@@ -223,10 +261,11 @@ impl Entry {
                 () = sleep_until(refresh) => {}
             }
         };
+        let expires = rfc3339(SystemTime::now() + lease.remaining());
         match timeout(PATIENCE, lease.release()).await {
+            Ok(Ok(())) => State::Released { cause },
             Ok(Err(tenure::Error::Lost { cause, .. })) => State::Lost { cause },
-            // One that has no answer runs out.
-            _ => State::Released { cause },
+            _ => State::Unreleased { expires, cause },
         }
     }
 
@@ -250,7 +289,7 @@ impl Entry {
 
     /// Waits until the lease is lost or released. Cancel safe.
     pub(crate) async fn ended(&mut self) {
-        let over = |state: &State| matches!(state, State::Lost { .. } | State::Released { .. });
+        let over = |state: &State| !matches!(state, State::Held { .. } | State::Unsure { .. });
         // An error means that its task has ended, and the state is the last one.
         let _ = self.state.wait_for(over).await;
     }
@@ -284,5 +323,38 @@ fn state(lease: &tenure::Lease) -> State {
             cause: reason,
         },
         _ => State::Held { expires },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_ended_leases_are_forgotten() {
+        let mut entries = Entries::default();
+        for number in 0..=MOST_REMEMBERED {
+            let id = number.to_string();
+            let facts = Facts {
+                id: id.clone(),
+                object: "lock/x".to_owned(),
+                namespace: "default".to_owned(),
+                fencing_token: 1,
+                resources: BTreeMap::new(),
+            };
+            let released = State::Released { cause: String::new() };
+            let entry = Entry {
+                facts: Arc::new(facts),
+                state: watch::channel(released).1,
+                named: Arc::default(),
+                release: Arc::default(),
+                closing: watch::channel(Closing::Open).1,
+            };
+            entries.by_id.insert(id.clone(), entry);
+            entries.ended.push_back((Instant::now(), id));
+        }
+        entries.forget();
+        assert_eq!(entries.by_id.len(), MOST_REMEMBERED);
+        assert!(!entries.by_id.contains_key("0") && entries.by_id.contains_key("1"));
     }
 }

@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use axum::{
@@ -20,14 +21,19 @@ use axum::{
 };
 use rustix::{fs::Mode, process::umask};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     task::JoinHandle,
 };
 
 use crate::serve::{
     api::{self, Problem},
+    closed::Watching,
     held::Leases,
 };
+
+/// The time for the answer to a check.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -62,11 +68,17 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    pub(crate) async fn connect(&self) -> io::Result<()> {
-        match self {
-            Self::Unix(path) => UnixStream::connect(path).await.map(drop),
-            Self::Tcp(address) => TcpStream::connect(address).await.map(drop),
-        }
+    /// Checks that requests are answered there.
+    pub(crate) async fn check(&self) -> io::Result<()> {
+        let answered = async {
+            match self {
+                Self::Unix(path) => answers(UnixStream::connect(path).await?).await,
+                Self::Tcp(address) => answers(TcpStream::connect(address).await?).await,
+            }
+        };
+        tokio::time::timeout(PATIENCE, answered)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
     }
 
     /// Answers requests until the leases are closed.
@@ -78,7 +90,7 @@ impl Address {
             Self::Unix(path) => {
                 let listener = bind(path, mode).await?;
                 tokio::spawn(
-                    axum::serve(listener, router)
+                    axum::serve(Watching(listener), router)
                         .with_graceful_shutdown(closed)
                         .into_future(),
                 )
@@ -87,7 +99,7 @@ impl Address {
                 let listener = TcpListener::bind(address).await?;
                 let router = router.layer(middleware::from_fn(refuse_others));
                 tokio::spawn(
-                    axum::serve(listener, router)
+                    axum::serve(Watching(listener), router)
                         .with_graceful_shutdown(closed)
                         .into_future(),
                 )
@@ -100,6 +112,20 @@ impl Address {
             // It may be gone with its folder.
             let _ = fs::remove_file(path);
         }
+    }
+}
+
+async fn answers(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    const EXPECTED: &[u8] = b"HTTP/1.1 200 ";
+    stream
+        .write_all(b"GET /v1/leases HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await?;
+    let mut found = [0; EXPECTED.len()];
+    stream.read_exact(&mut found).await?;
+    if found == EXPECTED {
+        Ok(())
+    } else {
+        Err(io::Error::other("another program listens there"))
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`listen`] | the socket, and who may use it |
 //! | [`api`] | requests and answers |
+//! | [`closed`] | connections end when their client has closed them |
 //! | [`held`] | the leases, each with a task that keeps it |
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::{
 };
 
 mod api;
+mod closed;
 mod held;
 mod listen;
 
@@ -54,7 +56,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failure> {
     let failed = |error| Failure::new(Code::Failed, format!("--listen {}: {error}", args.listen));
     if args.check {
-        args.listen.connect().await.map_err(failed)?;
+        args.listen.check().await.map_err(failed)?;
         return Ok(0);
     }
     let mut signals = exec::listen()?;
@@ -68,6 +70,8 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
         .map_err(failed)?;
     report(format_args!("listens on {}", args.listen));
     let signal = signals.ending().await;
+    // While this process still listens: the next one would make its own there, and lose it.
+    args.listen.remove();
     report(format_args!(
         "all leases are released: signal {}",
         signal.as_raw()
@@ -78,7 +82,6 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
         _ = signals.ending() => return Err(Failure::signal(signal.as_raw())),
     }
     let _ = tokio::time::timeout(PATIENCE, server).await;
-    args.listen.remove();
     client.close().await;
     Ok(0)
 }

@@ -11,6 +11,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tenure::Kind;
 use tenure_tests::{Context, Process, Redis, Result, ensure, eventually, process::free_port, unique};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 
 use super::{Bench, SOON, code, output, printed, text};
 
@@ -90,6 +94,22 @@ impl Sidecar {
         self.ask(command).await
     }
 
+    async fn send(&self, request: &str) -> Result<UnixStream> {
+        let mut stream = UnixStream::connect(&self.socket).await?;
+        stream.write_all(request.as_bytes()).await?;
+        Ok(stream)
+    }
+
+    /// A request for a lease, with bytes after it.
+    async fn post(&self, body: &Value, more: &str) -> Result<UnixStream> {
+        let body = body.to_string();
+        self.send(&format!(
+            "POST /v1/leases HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}{more}",
+            body.len()
+        ))
+        .await
+    }
+
     async fn held(&self, name: &str) -> Result<u64> {
         Ok(self
             .bench
@@ -106,6 +126,14 @@ impl Sidecar {
         })
         .await
     }
+}
+
+async fn read_until(stream: &mut UnixStream, expected: &str) -> Result {
+    let mut seen = Vec::new();
+    while !text(&seen).contains(expected) {
+        ensure!(stream.read_buf(&mut seen).await? > 0, "{}", text(&seen));
+    }
+    Ok(())
 }
 
 fn id(lease: &Value) -> Result<String> {
@@ -311,6 +339,39 @@ async fn a_request_that_is_given_up_leaves_the_queue() -> Result {
     Ok(())
 }
 
+/// The server has bytes of the next request, and reads nothing more while it answers.
+#[tokio::test]
+async fn a_connection_that_ends_after_more_bytes_than_its_request_ends_the_request() -> Result {
+    const MORE: [&str; 2] = ["\r\n", "GET /v1/leases HTTP/1.1\r\nHost: localhost\r\n\r\n"];
+    let sidecar = Sidecar::shared().await?;
+    let held = sidecar.bench.client.lock("queue")?.acquire().await?;
+    for more in MORE {
+        let mut streamed = sidecar
+            .post(&json!({"object": "lock/x", "stream": true}), more)
+            .await?;
+        read_until(&mut streamed, "\"held\"").await?;
+        let queued = sidecar.post(&json!({"object": "lock/queue"}), more).await?;
+        sidecar.bench.waiting("queue", 1).await?;
+        let (_, lease) = sidecar
+            .acquire(&json!({"object": "lock/y", "heartbeat": "1s"}))
+            .await?;
+        let path = format!("/{}?wait=50m", id(&lease)?);
+        let waits = sidecar
+            .send(&format!(
+                "GET /v1/leases{path} HTTP/1.1\r\nHost: localhost\r\n\r\n{more}"
+            ))
+            .await?;
+        // A connection of its own, so that the others were read by now.
+        sidecar.ask(sidecar.curl("", None)).await?;
+        drop((streamed, queued, waits));
+        sidecar.free("x").await?;
+        sidecar.free("y").await?;
+        sidecar.bench.waiting("queue", 0).await?;
+    }
+    held.release().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn at_sigterm_all_leases_are_released_and_their_owners_are_told() -> Result {
     let mut sidecar = Sidecar::shared().await?;
@@ -437,6 +498,65 @@ fn blocks(sidecar: &Sidecar, language: &str) -> Result<Vec<String>> {
         .filter_map(|block| Some(block.split_once("```")?.0))
         .map(|block| block.replace("/run/tenure/tenure.sock", &socket))
         .collect())
+}
+
+#[tokio::test]
+async fn a_release_that_redis_does_not_answer_is_told() -> Result {
+    let mut redis = Redis::start().await?;
+    let sidecar = Sidecar::start(Bench::on(&redis).await?, "").await?;
+    let (_, lease) = sidecar
+        .acquire(&json!({"object": "lock/x", "ttl": "50s"}))
+        .await?;
+    redis.kill9()?;
+    let mut release = sidecar.curl(&format!("/{}", id(&lease)?), None);
+    release.args(["--request", "DELETE"]);
+    let (status, answer) = sidecar.ask(release).await?;
+    ensure!(
+        status == 200 && answer["state"] == "unreleased" && answer["expires"].is_string(),
+        "{status} {answer}"
+    );
+    Ok(())
+}
+
+/// A connection that is never answered keeps the one that ends busy while its socket is closed already.
+#[tokio::test]
+async fn a_process_that_ends_leaves_the_socket_of_the_next_one_alone() -> Result {
+    let Sidecar {
+        bench,
+        mut process,
+        socket,
+    } = Sidecar::shared().await?;
+    let mut partial = UnixStream::connect(&socket).await?;
+    partial.write_all(b"POST /v1/leases HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{").await?;
+    process.signal(Signal::TERM)?;
+    let command = bench.tenure(&format!("serve --listen unix:{}", socket.display()))?;
+    let mut next = bench.start("next", &command)?;
+    eventually("the next one", SOON, async || {
+        if next.exited()?.is_some() {
+            next = bench.start("next", &command)?;
+        }
+        let log = next.log()?;
+        ensure!(log.contains("listens on"), "{log}");
+        Ok(())
+    })
+    .await?;
+    let status = process.wait(SOON).await?;
+    ensure!(status.success(), "{status}: {}", process.tail());
+    ensure!(socket.exists(), "its socket was removed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_check_fails_if_nothing_is_answered() -> Result {
+    let sidecar = Sidecar::shared().await?;
+    sidecar.process.signal(Signal::STOP)?;
+    let check = format!("serve --check --listen unix:{}", sidecar.socket.display());
+    let ended = output(sidecar.bench.tenure(&check)?).await?;
+    ensure!(
+        code(&ended)? == 70 && text(&ended.stderr).contains("no answer"),
+        "{ended:?}"
+    );
+    Ok(())
 }
 
 #[tokio::test]
