@@ -11,11 +11,11 @@ use std::{
 
 use rustix::{
     io::{FdFlags, fcntl_setfd},
-    process::{Pid, Signal, WaitOptions, WaitStatus, getpgrp, wait},
+    process::{Pid, Signal, WaitOptions, WaitStatus, getpgrp, kill_process, wait, waitpid},
 };
 
 use crate::exec::{
-    children,
+    children::{self, Killed},
     guardian::{self, Settings, now},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Child {
     pipe: PipeWriter,
     sent: Option<Duration>,
     status: Option<WaitStatus>,
+    /// Children of the program that this process was before, such as a shell.
+    inherited: Vec<Pid>,
 }
 
 /// The limits of a command.
@@ -44,6 +46,7 @@ impl Child {
         variables: Vec<(String, String)>,
         limits: Limits,
     ) -> io::Result<Self> {
+        let inherited = children::list();
         // A killed guardian leaves its children to this process.
         children::adopt_orphans()?;
         let (read, pipe) = io::pipe()?;
@@ -70,6 +73,7 @@ impl Child {
             pipe,
             sent: None,
             status: None,
+            inherited,
         };
         if let Some(remaining) = limits.tied {
             child.guard_until(remaining);
@@ -77,24 +81,53 @@ impl Child {
         Ok(child)
     }
 
-    /// Waits for all children that have ended: as the first process of a container, this one gets the orphans of all others.
-    /// Returns whether the command, and all that it has left behind, have ended.
+    /// Waits for the guardian if it has ended. Returns whether the command, and all that it has left behind, have ended.
     pub(crate) fn reap(&mut self) -> bool {
-        let more = loop {
-            match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == self.guardian => self.status = Some(status),
-                Ok(Some(_)) => {}
-                Ok(None) => break true,
-                Err(_) => break false,
-            }
-        };
+        if self.status.is_none() {
+            // Other children, such as programs that a kubeconfig names, are waited for by those who have started them.
+            let ended = waitpid(Some(self.guardian), WaitOptions::NOHANG);
+            self.status = ended.ok().flatten().map(|(_, status)| status);
+        }
+        if std::process::id() == 1 {
+            self.reap_orphans();
+        }
         match self.status {
             // Nothing guards them any more.
-            Some(status) if more && status.terminating_signal().is_some() => {
-                children::kill_all();
-                false
-            }
+            Some(status) if status.terminating_signal().is_some() => self.kill_left() != Killed::Some,
             status => status.is_some(),
+        }
+    }
+
+    /// The first process of a container gets the orphans of all others.
+    fn reap_orphans(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            if pid == self.guardian {
+                self.status = Some(status);
+            }
+        }
+    }
+
+    /// Kills the children that a killed guardian has left to this process.
+    fn kill_left(&self) -> Killed {
+        let mut left = children::list();
+        left.retain(|child| {
+            let ended = || matches!(waitpid(Some(*child), WaitOptions::NOHANG), Ok(Some(_)));
+            !self.inherited.contains(child) && !ended()
+        });
+        children::kill(&left)
+    }
+
+    /// Kills a guardian that does not do its work, because it is stopped. [`Child::reap`] then ends the command in its place.
+    pub(crate) fn kill_guardian(&self) {
+        if self.status.is_none() {
+            let _ = kill_process(self.guardian, Signal::KILL);
+        }
+    }
+
+    /// Continues a guardian that is stopped: it would pass no signal on.
+    pub(crate) fn continue_guardian(&self) {
+        if self.status.is_none() {
+            let _ = kill_process(self.guardian, Signal::CONT);
         }
     }
 
@@ -136,4 +169,30 @@ pub(crate) fn code(status: WaitStatus) -> u8 {
 fn is_in_foreground() -> bool {
     let stdin = io::stdin();
     stdin.is_terminal() && rustix::termios::tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_that_others_have_started_are_left_to_them() {
+        let mut guardian = Command::new("sleep").arg("600").spawn().unwrap();
+        let mut child = Child {
+            guardian: Pid::from_child(&guardian),
+            pipe: io::pipe().unwrap().1,
+            sent: None,
+            status: None,
+            inherited: Vec::new(),
+        };
+        let mut other = Command::new("true").spawn().unwrap();
+        let stat = format!("/proc/{}/stat", other.id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        assert!(!child.reap());
+        assert!(other.wait().unwrap().success());
+        guardian.kill().unwrap();
+        guardian.wait().unwrap();
+    }
 }

@@ -2,7 +2,12 @@
 
 use std::io;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
+
+use crate::report;
 
 /// Makes orphans of the command, also those of other groups and sessions, children of this process, which has to wait for them.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
@@ -11,11 +16,33 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
 
-/// Kills all children. Their own children become those of this process, so that the caller repeats it until there is none.
-pub(crate) fn kill_all() {
-    for child in list() {
-        // No other process waits for it, so that its number is not that of another one.
-        let _ = kill_process(child, Signal::KILL);
+/// The children that are left after a kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Killed {
+    None,
+    /// Some have yet to end, and to be waited for.
+    Some,
+    /// Only processes that have become those of other users, and that this one may not kill. They are reported.
+    OnlyForeign,
+}
+
+/// Kills children. Their own children become those of this process, so that the caller repeats it until there is none.
+pub(crate) fn kill(children: &[Pid]) -> Killed {
+    // No other process waits for them, so that their numbers are not those of others.
+    let foreign = |child: &&Pid| kill_process(**child, Signal::KILL) == Err(Errno::PERM);
+    let foreign: Vec<_> = children.iter().filter(foreign).collect();
+    if children.is_empty() {
+        Killed::None
+    } else if foreign.len() < children.len() {
+        Killed::Some
+    } else {
+        for child in foreign {
+            report(format_args!(
+                "process {} of another user cannot be ended, and goes on without the lease",
+                child.as_raw_nonzero()
+            ));
+        }
+        Killed::OnlyForeign
     }
 }
 

@@ -35,7 +35,11 @@ use tokio::{
 };
 
 use crate::{
-    exec::{child, children, launcher, signals},
+    exec::{
+        child,
+        children::{self, Killed},
+        launcher, signals,
+    },
     exit::Code,
     report,
 };
@@ -124,6 +128,9 @@ async fn guard(settings: Settings, command: &[OsString]) -> io::Result<u8> {
     let mut buffer = [0; 512];
     while !guarded.reap() {
         let sleep = guarded.act(now());
+        if guarded.given_up {
+            break;
+        }
         tokio::select! {
             _ = ended.recv() => {}
             ready = messages.readable(), if !guarded.alone => match ready.and_then(|()| messages.try_read(&mut buffer)) {
@@ -158,6 +165,8 @@ struct Guarded {
     asked: HashSet<Pid>,
     /// An exit code in place of the command's.
     code: Option<Code>,
+    /// All that is left belongs to other users, and cannot be killed.
+    given_up: bool,
     /// `tenure` has ended.
     alone: bool,
     unread: Vec<u8>,
@@ -195,6 +204,7 @@ impl Guarded {
             kill_at: None,
             asked: HashSet::new(),
             code: None,
+            given_up: false,
             alone: false,
             unread: Vec::new(),
         }
@@ -279,9 +289,9 @@ impl Guarded {
             self.kill_at = Some(now + self.settings.kill_after.min(left / 2));
         }
         if self.kill_at.is_some_and(|at| at <= now) {
-            self.signal_left(Signal::KILL);
+            self.kill_left();
         } else if self.status.is_some() {
-            self.signal_left(Signal::TERM);
+            self.ask_left();
         }
         self.sleep(now)
     }
@@ -360,8 +370,8 @@ impl Guarded {
     }
 
     fn kill(&mut self, cause: &str, now: Duration) {
-        report(format_args!("the command is killed: {cause}"));
         self.kill_at = Some(now);
+        report(format_args!("the command is killed: {cause}"));
     }
 
     fn signal_group(&self, signal: Signal) {
@@ -372,24 +382,40 @@ impl Guarded {
         }
     }
 
-    /// Sends a signal to the command's group and to all children; SIGTERM once to each. The children of a child that has
-    /// ended follow as children of this process.
-    fn signal_left(&mut self, signal: Signal) {
+    /// Sends SIGTERM, once to each, to the command's group and to all children. The children of a child that has ended follow as
+    /// children of this process.
+    fn ask_left(&mut self) {
         let left = children::list();
-        let in_group = |child: Pid| getpgid(Some(child)).is_ok_and(|group| group == self.group);
-        // The number of a group without a child of this process may be that of another one.
-        let has_group = cfg!(not(target_os = "linux")) || left.iter().any(|child| in_group(*child));
-        if has_group && (signal == Signal::KILL || self.asked.insert(self.group)) {
-            self.signal_group(signal);
+        if self.has_group(&left) && self.asked.insert(self.group) {
+            self.signal_group(Signal::TERM);
         }
         for child in left {
-            if signal == Signal::KILL {
-                let _ = kill_process(child, signal);
-            } else if !in_group(child) && self.asked.insert(child) {
-                let _ = kill_process(child, signal);
+            if !self.is_in_group(child) && self.asked.insert(child) {
+                let _ = kill_process(child, Signal::TERM);
                 let _ = kill_process(child, Signal::CONT);
             }
         }
+    }
+
+    /// Kills the command's group and all children, as [`Guarded::ask_left`] asks them.
+    fn kill_left(&mut self) {
+        let left = children::list();
+        if self.has_group(&left) {
+            self.signal_group(Signal::KILL);
+        }
+        if children::kill(&left) == Killed::OnlyForeign {
+            self.given_up = true;
+            self.code = Some(Code::Lost);
+        }
+    }
+
+    /// The number of a group without a child of this process may be that of another one.
+    fn has_group(&self, left: &[Pid]) -> bool {
+        cfg!(not(target_os = "linux")) || left.iter().any(|child| self.is_in_group(*child))
+    }
+
+    fn is_in_group(&self, child: Pid) -> bool {
+        getpgid(Some(child)).is_ok_and(|group| group == self.group)
     }
 }
 

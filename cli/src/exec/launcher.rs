@@ -8,7 +8,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::process::{getpgrp, getppid};
 
 use crate::{exec::guardian, report};
@@ -80,9 +80,10 @@ pub(crate) fn give_terminal(group: rustix::process::Pid) -> io::Result<()> {
     }
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTTOU);
-    stop.thread_block()?;
+    // The caller may block it, too.
+    let before = stop.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let given = rustix::termios::tcsetpgrp(&stdin, group);
-    stop.thread_unblock()?;
+    before.thread_set_mask()?;
     Ok(given?)
 }
 

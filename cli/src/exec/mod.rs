@@ -63,10 +63,12 @@ const EXAMPLES: &str = "Examples:
 ///
 /// Processes that the command leaves behind are ended before the lease is released: on Linux all descendants, also those that
 /// have made a session or process group of their own, as daemons do; elsewhere those of its group. Processes that
-/// another program starts for the command, such as a daemon of containers or systemd, are not among them.
+/// another program starts for the command, such as a daemon of containers or systemd, are not among them. A process that has
+/// become one of another user, as `sudo` and setuid programs do, cannot be killed: it is reported, and the code is 73.
 ///
 /// When the lease is lost, or cannot be renewed, the command gets SIGTERM, and SIGKILL before the lease's deadline
-/// (--on-loss). When tenure itself is killed or stopped, all of them are killed by the lease's deadline at the latest.
+/// (--on-loss). When tenure itself is killed or stopped, all of them are killed by the lease's deadline at the latest. When
+/// tenure and its child process, which guards the command, are killed together, only the command is: what it has started may go on.
 ///
 /// Ctrl-Z does not stop the command, for others wait. A command that is stopped in another way, or by its use of the terminal while it is in the
 /// background, is ended after --max-stop with the code 73; `fg` gives it the terminal.

@@ -28,6 +28,8 @@ pub(crate) struct Ended {
 
 /// The shortest time between two steps.
 const POLL: Duration = Duration::from_millis(10);
+/// The time that the guardian has to kill the command, and to end.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 pub(crate) async fn supervise(
     child: &mut Child,
@@ -49,6 +51,7 @@ pub(crate) async fn supervise(
             signal = signals.passed_on.next() => {
                 interrupted |= signals::ends(signal);
                 child.signal(signal);
+                child.continue_guardian();
             }
             cause = lease.lost(), if watched.lost.is_none() => watched.lose(child, lease, policy, cause),
             () = sleep_until(wake) => {}
@@ -78,10 +81,14 @@ impl Watched {
         let now = Instant::now();
         if self.lost.is_some() {
             return match self.kill_at {
-                Some(at) if at <= now => {
-                    child.signal(Signal::KILL);
+                Some(at) if at + PATIENCE <= now => {
+                    child.kill_guardian();
                     self.kill_at = None;
                     now
+                }
+                Some(at) if at <= now => {
+                    child.signal(Signal::KILL);
+                    at + PATIENCE
                 }
                 Some(at) => at,
                 None => now + Duration::from_secs(5),

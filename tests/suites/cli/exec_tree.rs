@@ -119,6 +119,65 @@ async fn all_ends_when_the_guardian_is_killed() -> Result {
     Ok(())
 }
 
+/// A stopped guardian kills nothing.
+#[tokio::test]
+async fn a_lease_that_is_lost_ends_all_although_the_guardian_is_stopped() -> Result {
+    let bench = Bench::shared().await?;
+    let command = scatter(&bench, "exec lock/tree --kill-after 500ms", true)?;
+    let mut process = bench.start("tree", &command)?;
+    printed(&mut process, "ready").await?;
+    signal(&parent(&bench.pid("command")?)?, Signal::STOP)?;
+    bench.reclaim("tree").await?;
+    let status = process.wait(SOON).await?;
+    none_runs(&bench)?;
+    ensure!(!runs(&bench.pid("command")?), "the command was left running");
+    ensure!(status.code() == Some(73), "{status}: {}", process.tail());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stopped_guardian_passes_a_signal_on() -> Result {
+    let bench = Bench::shared().await?;
+    let script =
+        "trap 'echo asked; exit 5' TERM; echo $$ > command; echo ready; while :; do sleep 0.01; done";
+    let mut process = bench.start("stopped", &bench.script("exec lock/stopped", script)?)?;
+    printed(&mut process, "ready").await?;
+    signal(&parent(&bench.pid("command")?)?, Signal::STOP)?;
+    process.signal(Signal::TERM)?;
+    let status = process.wait(SOON).await?;
+    ensure!(status.code() == Some(5), "{status}: {}", process.tail());
+    ensure!(process.output()?.contains("asked"), "{}", process.tail());
+    Ok(())
+}
+
+/// A shell that starts a background process, and becomes `tenure`, leaves it that child.
+#[tokio::test]
+async fn a_child_from_before_is_left_alone_when_the_guardian_is_killed() -> Result {
+    let bench = Bench::shared().await?;
+    bench.pipe("pipe")?;
+    let tenure = bench.tenure("")?;
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg("sleep 600 & echo $! > before; exec $TENURE exec lock/x -- sh -c 'echo $$ > command; echo ready; read -r _ < pipe'")
+        .env("TENURE", tenure.get_program())
+        .current_dir(&bench.folder);
+    for (name, value) in tenure.get_envs() {
+        command.env(name, value.unwrap_or(OsStr::new("")));
+    }
+    let mut process = bench.start("before", &command)?;
+    printed(&mut process, "ready").await?;
+    signal(&parent(&bench.pid("command")?)?, Signal::KILL)?;
+    let status = process.wait(SOON).await?;
+    let before = bench.pid("before")?;
+    let left = runs(&before);
+    // An error means that it has ended.
+    let _ = signal(&before, Signal::KILL);
+    ensure!(left, "it was ended");
+    ensure!(status.code() == Some(137), "{status}: {}", process.tail());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_second_signal_does_not_wait_for_what_is_left() -> Result {
     let bench = Bench::shared().await?;
@@ -162,10 +221,10 @@ async fn a_command_that_is_stopped_for_too_long_is_ended() -> Result {
 async fn a_command_that_is_continued_in_time_goes_on() -> Result {
     let bench = Bench::shared().await?;
     bench.pipe("pipe")?;
-    let script = "echo $$ > command; echo ready; read -r line < pipe; echo $line; exit 4";
+    let script = "echo $$ > command; echo ready; read -r line < pipe; sleep 2; echo $line; exit 4";
     let mut process = bench.start(
         "stopped",
-        &bench.script("exec lock/stopped --max-stop 3s", script)?,
+        &bench.script("exec lock/stopped --max-stop 1s", script)?,
     )?;
     printed(&mut process, "ready").await?;
     let command = bench.pid("command")?;
@@ -227,6 +286,23 @@ async fn a_command_that_is_brought_to_the_foreground_gets_the_terminal() -> Resu
     let shown = on_terminal(&bench, script).await?;
     ensure!(
         shown.contains("got hello") && shown.contains("code 0") && shown.contains("back"),
+        "{shown}"
+    );
+    Ok(())
+}
+
+/// The guardian writes its notice while the command has the terminal.
+#[tokio::test]
+async fn a_terminal_on_which_the_background_cannot_write_does_not_stop_the_guardian() -> Result {
+    let bench = Bench::shared().await?;
+    let script = "
+        stty tostop
+        $TENURE exec lock/tty --kill-after 100ms -- sh -c 'echo $$ > command; read -r line; setsid sleep 600 & echo got $line' &
+        until [ -s command ] && grep -q ') T ' /proc/$(cat command)/stat; do sleep 0.01; done
+        fg; echo code $?";
+    let shown = on_terminal(&bench, script).await?;
+    ensure!(
+        shown.contains("left processes behind") && shown.contains("code 0"),
         "{shown}"
     );
     Ok(())
