@@ -3,27 +3,28 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
-use tenure::{Client, Kind, Lease, Options};
+use tenure::{Client, Kind, Lease, Options, ResourceState, control::Snapshot};
 
 use crate::{
     duration,
     exit::{Code, Failure},
     object::Object,
+    view::{model, table::reason, time::since},
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Request {
-    /// Length of the lease: others wait for this long after a crash. A declared object's lease is the upper bound; 30s for a
-    /// lock
-    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    /// Length of the lease, such as 30s: others wait for this long after a crash. If absent, that of the declared object, which is
+    /// also the longest; 30s for a lock
+    #[arg(long, allow_hyphen_values = true, value_parser = duration::parse, value_name = "DURATION")]
     pub(crate) ttl: Option<Duration>,
 
-    /// Time to wait for the object; 0 does not wait. Without it, the wait has no end
-    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    /// Time to wait for the object, such as 10m; 0 does not wait. If absent, the wait has no end
+    #[arg(long, allow_hyphen_values = true, value_parser = duration::parse, value_name = "DURATION")]
     pub(crate) timeout: Option<Duration>,
 
-    /// Time for which the lease is renewed in all, so that a hung command lets go
-    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    /// Longest time that the lease is held, with all renewals, such as 1h30m: it bounds the hold of a hung command
+    #[arg(long, allow_hyphen_values = true, value_parser = duration::parse, value_name = "DURATION")]
     pub(crate) max_hold: Option<Duration>,
 
     /// Priority in the queue, from -128 to 127: a larger one is granted first
@@ -43,11 +44,16 @@ pub(crate) struct Amount {
     pub(crate) matching: Vec<(String, String)>,
 
     /// Permits of the semaphore, or resources of the lockpool, in one lease
-    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    #[arg(
+        long,
+        default_value_t = 1,
+        allow_negative_numbers = true,
+        value_name = "NUMBER"
+    )]
     pub(crate) permits: u32,
 
-    /// Makes the semaphore with this many permits if no resource declares it
-    #[arg(long, value_name = "NUMBER")]
+    /// Makes the semaphore with this many permits if no custom resource declares it
+    #[arg(long, allow_negative_numbers = true, value_name = "NUMBER")]
     pub(crate) or_permits: Option<u32>,
 }
 
@@ -59,6 +65,10 @@ pub(crate) struct Held {
 
 /// The longest possible wait stands for no limit.
 const FOREVER: Duration = Duration::MAX;
+/// For the answers that only explain a wait.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The most entries of a queue of which the own position is looked for.
+const LOOKED_AT: usize = 1000;
 
 impl Request {
     pub(crate) fn options(&self) -> Options {
@@ -115,22 +125,70 @@ impl Request {
         };
         match lease {
             Some(lease) => Ok(Held { lease, resources }),
-            None => Err(self.not_granted(object)),
+            None => Err(self.not_granted(client, object, amount).await),
         }
     }
 
-    fn not_granted(&self, object: &Object) -> Failure {
+    async fn not_granted(&self, client: &Client, object: &Object, amount: &Amount) -> Failure {
+        let cause = tokio::time::timeout(PATIENCE, amount.obstacle(client, object)).await;
+        let cause = cause.unwrap_or_default();
         match self.timeout {
-            Some(timeout) if !timeout.is_zero() => Failure::new(
-                Code::Timeout,
-                format!("{object} was not granted within {}", duration::exact(timeout)),
-            ),
-            _ => Failure::new(
-                Code::Busy,
-                format!("{object} is busy: others hold it or wait for it"),
-            ),
+            Some(timeout) if !timeout.is_zero() => {
+                let cause = match cause {
+                    Some(cause) => Some(cause),
+                    None => holder(client, object).await,
+                };
+                let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+                let timeout = duration::exact(timeout);
+                Failure::new(
+                    Code::Timeout,
+                    format!("{object} was not granted within {timeout}{cause}"),
+                )
+            }
+            _ => {
+                let cause = cause.unwrap_or_else(|| "others hold it or wait for it".to_owned());
+                Failure::new(Code::Busy, format!("{object} is busy: {cause}"))
+            }
         }
     }
+}
+
+/// The holder of an object that was not granted, if Redis answers soon.
+async fn holder(client: &Client, object: &Object) -> Option<String> {
+    let full = object.of(client).ok()?;
+    let control = client.control();
+    let looked = tokio::time::timeout(PATIENCE, control.look(&full, 1)).await;
+    held_by(&looked.ok()?.ok()??)
+}
+
+fn held_by(snapshot: &Snapshot) -> Option<String> {
+    let holder = snapshot.holders.first()?;
+    let reason = reason(&holder.reason).map_or_else(String::new, |reason| format!(" ({reason})"));
+    let age = since(snapshot.now, holder.since);
+    Some(format!(
+        "held for {age} by {}{reason}",
+        model::name(&holder.holder)
+    ))
+}
+
+/// One line about the wait of this client: its position in the queue, a holder, and the reason for which nothing is granted.
+pub(crate) async fn wait(client: &Client, object: &Object, amount: &Amount) -> Option<String> {
+    let full = object.of(client).ok()?;
+    let snapshot = client.control().look(&full, LOOKED_AT).await.ok()??;
+    let own = |view: &tenure::control::WaiterView| view.holder == *client.identity();
+    let waiting = match snapshot.waiters.iter().position(own) {
+        Some(index) => format!("position {} of {} in the queue", index + 1, snapshot.waiting),
+        None => format!("{} in the queue", snapshot.waiting),
+    };
+    let parts = [held_by(&snapshot), amount.obstacle(client, object).await];
+    Some(
+        parts
+            .into_iter()
+            .flatten()
+            .fold(format!("waiting, {waiting}"), |line, part| {
+                format!("{line}; {part}")
+            }),
+    )
 }
 
 impl Amount {
@@ -139,6 +197,40 @@ impl Amount {
             matching: Vec::new(),
             permits: 1,
             or_permits: None,
+        }
+    }
+
+    /// Why a lockpool cannot grant the request even if all holders released: its resources do not match, or are out of service.
+    async fn obstacle(&self, client: &Client, object: &Object) -> Option<String> {
+        if object.kind != Kind::Pool {
+            return None;
+        }
+        let resources = client.lock_pool(&object.name).ok()?.list().await.ok()?;
+        let asked = usize::try_from(self.permits).ok()?;
+        let matching = resources.iter().filter(|resource| {
+            let has = |(key, value): &(String, String)| resource.properties.get(key) == Some(value);
+            self.matching.iter().all(has)
+        });
+        let matching: Vec<_> = matching.collect();
+        let disabled = matching
+            .iter()
+            .filter(|resource| resource.state == ResourceState::Disabled);
+        let in_service = matching.len() - disabled.count();
+        let pairs = self.matching.iter().map(|(key, value)| format!("{key}={value}"));
+        let which = match pairs.collect::<Vec<_>>().join(",") {
+            none if none.is_empty() => String::new(),
+            pairs => format!(" with {pairs}"),
+        };
+        if in_service >= asked {
+            None
+        } else if matching.is_empty() {
+            Some(format!("it has no resource{which}"))
+        } else if in_service == 0 {
+            Some(format!("all its resources{which} are out of service"))
+        } else {
+            Some(format!(
+                "of its resources{which}, {in_service} are in service, and {asked} are asked for"
+            ))
         }
     }
 

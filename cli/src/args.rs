@@ -115,6 +115,17 @@ mod tests {
     }
 
     #[test]
+    fn examples_fit_a_terminal() {
+        let mut command = Cli::command();
+        for one in command.get_subcommands_mut() {
+            let examples = one.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in examples.lines() {
+                assert!(line.chars().count() <= 80, "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn the_name_of_the_program_decides_whether_it_is_a_plugin() {
         assert!(is_plugin(Path::new("/usr/local/bin/kubectl-tenure")));
         assert!(!is_plugin(Path::new("./tenure")));

@@ -23,7 +23,7 @@ use crate::{
 };
 
 const EXAMPLES: &str = "Examples:
-  # Before the maintenance of a host: no new holder, and wait until the present one has released it
+  # Before the maintenance of a host: no new holder, and wait for the release
   tenure drain lockpool/gpu-seats seat-a --wait
 
   # Afterwards

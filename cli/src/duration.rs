@@ -10,9 +10,13 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    let span: jiff::Span = text
-        .parse()
-        .map_err(|_| format!("{text:?} is no duration: {FIX}"))?;
+    let span: jiff::Span = text.parse().map_err(|error: jiff::Error| {
+        if error.is_range() {
+            format!("{text:?} is too long: {FIX}")
+        } else {
+            format!("{text:?} is no duration: {FIX}")
+        }
+    })?;
     let signed: SignedDuration = span
         .to_duration(SpanRelativeTo::days_are_24_hours())
         .map_err(|_| format!("{text:?} has no fixed length: {FIX}"))?;
@@ -66,6 +70,8 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains("such as 500ms"), "{text}: {error}");
         }
+        assert!(parse("-5s").unwrap_err().contains("is negative"));
+        assert!(parse("99999999999d").unwrap_err().contains("is too long"));
     }
 
     #[test]

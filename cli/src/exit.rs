@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use tenure::Error;
+use tenure::{Error, Kind, ObjectRef};
+
+use crate::object::{kind_name, shown};
 
 /// An exit code of `tenure`. A command that runs under a lease has its own codes, which are passed on; these lie where few
 /// programs have theirs.
@@ -28,8 +30,10 @@ pub(crate) enum Code {
     FailedBefore = 78,
 }
 
-/// The table in `--help`.
-pub(crate) const TABLE: &str = "Exit codes:
+/// The format of durations and the table of codes in `--help`.
+pub(crate) const TABLE: &str = "Durations are numbers with units, such as 500ms, 30s, 10m, 1h30m or 2d; or 0.
+
+Exit codes:
   70  error that has no code of its own
   71  busy: the object is held, and --timeout 0 does not wait
   72  timeout: the object was not granted within --timeout
@@ -84,8 +88,54 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::new(of_error(&error), error)
+        Self::new(of_error(&error), text(&error))
     }
+}
+
+/// The text of an error, with the names of the command line in place of those of the library.
+fn text(error: &Error) -> String {
+    match error {
+        Error::InvalidInput { field: "secret", .. } => {
+            "--lease is no secret of a lease: use `lease` in the JSON of `tenure acquire`".to_owned()
+        }
+        Error::InvalidInput { field, problem, fix } => {
+            let flag = match *field {
+                "lease" => "--ttl",
+                "max_hold" => "--max-hold",
+                "reason" => "--reason",
+                "connect_timeout" => "--connect-timeout",
+                "tls_ca" => "the certificate authority of Redis (--redis-ca-file, TENURE_REDIS_CA)",
+                other => other,
+            };
+            format!("{flag} {problem}: {fix}")
+        }
+        Error::NotDeclared { object } => not_declared(object),
+        Error::TooLarge { object, .. }
+        | Error::NoSuchResource { object, .. }
+        | Error::Damaged { object, .. }
+        | Error::Lost { object, .. } => error.to_string().replace(&object.to_string(), &shown(object)),
+        other => other.to_string(),
+    }
+}
+
+fn not_declared(object: &ObjectRef) -> String {
+    let (resource, other) = match object.kind() {
+        Kind::Pool => ("LockPool", ""),
+        Kind::Semaphore => ("Semaphore", "; without Kubernetes, give --or-permits"),
+        kind => {
+            return format!(
+                "the {} {} is gone: ask for it again",
+                kind_name(kind),
+                object.name()
+            );
+        }
+    };
+    format!(
+        "{} is not declared: apply a {resource} named {} in the namespace {}, and check that the controller runs{other}",
+        shown(object),
+        object.name(),
+        object.namespace(),
+    )
 }
 
 /// 128 and the number of the signal.
@@ -136,6 +186,37 @@ mod tests {
         ] {
             assert_eq!(Failure::from(error.clone()).code, code, "{error}");
             assert!(TABLE.contains(&format!("  {code}  ")), "{code}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_flag_and_the_object_as_they_are_typed() {
+        let object = tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "seats").unwrap();
+        for (error, begin) in [
+            (
+                Error::NotDeclared {
+                    object: object.clone(),
+                },
+                "lockpool/seats is not declared",
+            ),
+            (
+                Error::InvalidInput {
+                    field: "max_hold",
+                    problem: "is 0ns".to_owned(),
+                    fix: "use more".to_owned(),
+                },
+                "--max-hold is 0ns",
+            ),
+            (
+                Error::Lost {
+                    object,
+                    cause: "gone".to_owned(),
+                },
+                "the lease of lockpool/seats is lost",
+            ),
+        ] {
+            let text = text(&error);
+            assert!(text.starts_with(begin) && !text.contains("LockPool::"), "{text}");
         }
     }
 

@@ -38,7 +38,8 @@ const RELEASE_EXAMPLES: &str = "Examples:
   tenure release --lease-file lease.json
 
   # From a holder that hangs
-  tenure release lockpool/gpu-seats --force --holder training-x7k2p --reason 'hangs since noon'";
+  tenure release lockpool/gpu-seats --force --holder training-x7k2p \\
+    --reason 'hangs since noon'";
 
 /// Acquires a lease that no process renews, and prints it as JSON.
 ///
@@ -135,7 +136,7 @@ pub(crate) async fn acquire(connection: &Connection, args: Acquire) -> Result<u8
     let mut signals = exec::listen()?;
     let (client, spent) = exec::connect(connection, args.request.timeout, &mut signals).await?;
     let acquired = args.request.acquire(&client, &args.object, &args.amount, spent);
-    let held = exec::until_signal(&client, &args.object, acquired, &mut signals).await?;
+    let held = exec::until_signal(&client, &args.object, &args.amount, acquired, &mut signals).await?;
     detach(&client, held, &args.object, args.lease_file.as_deref()).await
 }
 

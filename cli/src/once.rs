@@ -31,8 +31,8 @@ const EXAMPLES: &str = "Examples:
 /// has succeeded. If it fails, its own process returns its exit code, and the next one tries. If its process is killed, the
 /// next one tries when the lease has run out (--ttl). A run that a signal has interrupted is not remembered.
 ///
-/// Redis remembers the success in the register `once:NAME@VERSION`. A Redis that loses its data forgets it, so that the command
-/// should do no harm when it runs again.
+/// Redis remembers the success in the register `once:NAME@VERSION`. A Redis that loses its data forgets it: the command
+/// should be idempotent.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -112,6 +112,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     let register = args.register(&client)?;
     if args.reset {
         register.delete().await?;
+        report(format_args!("the outcome of {} is forgotten", args.named()));
         return Ok(0);
     }
     if let Some(code) = args.settled(register.get().await?.as_ref()) {
@@ -123,7 +124,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     };
     let amount = Amount::one();
     let acquired = args.request.acquire(&client, &lock, &amount, spent);
-    let held = exec::until_signal(&client, &lock, acquired, &mut signals).await?;
+    let held = exec::until_signal(&client, &lock, &amount, acquired, &mut signals).await?;
     let on_loss = args.running.on_loss();
     let before = register.get().await?;
     if let Some(code) = args.settled(before.as_ref()) {
@@ -152,9 +153,13 @@ impl Args {
         })
     }
 
+    fn named(&self) -> String {
+        format!("{} of version {}", self.name, self.version)
+    }
+
     /// The end of a process that need not run the command.
     fn settled(&self, stored: Option<&RegisterValue>) -> Option<Result<u8, Failure>> {
-        let named = format!("{} of version {}", self.name, self.version);
+        let named = self.named();
         match decide(stored, self.retry_failed) {
             Decision::Run => None,
             Decision::Succeeded => {

@@ -17,13 +17,13 @@ use tenure::{Client, Error};
 use tokio::time::Instant;
 
 use crate::{
-    acquire::{Amount, Held, Request},
+    acquire::{self, Amount, Held, Request},
     connect::Connection,
     duration,
     exit::{Code, Failure},
     file,
     object::Object,
-    report, view,
+    report,
 };
 
 mod child;
@@ -46,11 +46,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const ANNOUNCED_AFTER: Duration = Duration::from_secs(2);
 
 const EXAMPLES: &str = "Examples:
-  # One run of the migration at a time, in the whole namespace; the lock needs no declaration
+  # One run of the migration at a time; the lock needs no declaration
   tenure exec lock/migration -- ./migrate.sh
 
   # A seat of a pool in zone a, or give up after ten minutes
-  tenure exec lockpool/gpu-seats --matching zone=a --timeout 10m -- sh -c 'train --host $TENURE_PROPERTY_HOST'
+  tenure exec lockpool/gpu-seats --matching zone=a --timeout 10m -- \\
+    sh -c 'train --host \"$TENURE_PROPERTY_HOST\"'
 
   # Nothing to do if another run is under way
   tenure exec lock/backup --timeout 0 --conflict-exit-code 0 -- backup";
@@ -58,8 +59,8 @@ const EXAMPLES: &str = "Examples:
 /// Runs a command under a lease: waits for the object, runs the command, renews the lease, and releases it at the end.
 ///
 /// The command runs in a process group of its own. SIGTERM, SIGINT, SIGHUP and SIGQUIT are passed on to the group, SIGUSR1 and
-/// SIGUSR2 to the command. While it waits in the queue, tenure leaves the queue at SIGTERM or SIGINT, and does not wait for Redis
-/// at the second one.
+/// SIGUSR2 to the command. While it waits in the queue, tenure leaves the queue at SIGTERM or SIGINT. At a second signal it ends
+/// at once, without the answer of Redis.
 ///
 /// Processes that the command leaves behind are ended before the lease is released: on Linux all descendants, also those that
 /// have made a session or process group of their own, as daemons do; elsewhere those of its group. Processes that
@@ -103,10 +104,10 @@ pub(crate) struct Running {
     #[arg(long, conflicts_with = "on_loss")]
     keep_on_loss: bool,
     /// Longest time from SIGTERM to SIGKILL; at most a third of the lease
-    #[arg(long, default_value = "5s", value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, default_value = "5s", allow_hyphen_values = true, value_parser = duration::parse, value_name = "DURATION")]
     kill_after: Duration,
     /// Longest time for which the command may be stopped, as by SIGSTOP, before it is ended: others wait for it
-    #[arg(long, default_value = "30s", value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, default_value = "30s", allow_hyphen_values = true, value_parser = duration::parse, value_name = "DURATION")]
     max_stop: Duration,
     /// File to which the fencing token is written before the command starts
     #[arg(long, value_name = "FILE")]
@@ -127,7 +128,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     let mut signals = listen()?;
     let (client, spent) = connect(connection, args.request.timeout, &mut signals).await?;
     let acquired = args.request.acquire(&client, &args.object, &args.amount, spent);
-    let held = until_signal(&client, &args.object, acquired, &mut signals).await;
+    let held = until_signal(&client, &args.object, &args.amount, acquired, &mut signals).await;
     let held = held.map_err(|failure| failure.on_conflict(args.conflict_exit_code))?;
     let ended = run_command(&held, &args.object, &args.command, &args.running, &mut signals).await;
     finish(held, args.running.on_loss(), ended).await
@@ -155,6 +156,7 @@ pub(crate) async fn connect(
 pub(crate) async fn until_signal<T>(
     client: &Client,
     object: &Object,
+    amount: &Amount,
     waiting: impl Future<Output = Result<T, Failure>>,
     signals: &mut Signals,
 ) -> Result<T, Failure> {
@@ -162,7 +164,7 @@ pub(crate) async fn until_signal<T>(
         biased;
         signal = signals.ending() => signal,
         done = waiting => return done,
-        never = announce(client, object) => match never {},
+        never = announce(client, object, amount) => match never {},
     };
     tokio::select! {
         () = client.clone().close() => {}
@@ -171,13 +173,11 @@ pub(crate) async fn until_signal<T>(
     Err(Failure::signal(signal.as_raw()))
 }
 
-/// Reports once who holds the object, if the wait takes a while. Never completes.
-async fn announce(client: &Client, object: &Object) -> Infallible {
+/// Reports once why the object is not granted, if the wait takes a while. Never completes.
+async fn announce(client: &Client, object: &Object, amount: &Amount) -> Infallible {
     tokio::time::sleep(ANNOUNCED_AFTER).await;
-    if let Ok(full) = object.of(client)
-        && let Ok(Some(snapshot)) = client.control().look(&full, 1).await
-    {
-        report(format_args!("{object}: {}", view::why::summary(&snapshot)));
+    if let Some(line) = acquire::wait(client, object, amount).await {
+        report(format_args!("{object}: {line}"));
     }
     std::future::pending().await
 }
@@ -224,7 +224,9 @@ pub(crate) async fn finish(
     let released = tokio::time::timeout(PATIENCE, held.lease.release()).await;
     let Ended { code, lost, .. } = ended?;
     let lost = match (lost, released) {
-        (Some(cause), _) | (None, Ok(Err(Error::Lost { cause, .. }))) => Some(cause),
+        // It was reported when it was lost.
+        (Some(_), _) => Some(None),
+        (None, Ok(Err(Error::Lost { cause, .. }))) => Some(Some(cause)),
         (None, Ok(Ok(()))) => None,
         (None, Ok(Err(error))) => {
             report(format_args!("{object} is not released, and runs out: {error}"));
@@ -238,10 +240,10 @@ pub(crate) async fn finish(
         }
     };
     match lost {
-        Some(cause) if on_loss != OnLoss::Keep => Err(Failure::new(
-            Code::Lost,
-            format!("the lease of {object} was lost: {cause}"),
-        )),
+        Some(cause) if on_loss != OnLoss::Keep => Err(Failure {
+            code: Code::Lost as u8,
+            message: cause.map(|cause| format!("the lease of {object} was lost: {cause}")),
+        }),
         _ => Ok(code),
     }
 }

@@ -60,6 +60,9 @@ pub(crate) async fn supervise(
     if watched.lost.is_none() {
         // It may have been the guardian that has ended the command.
         watched.lost = lease.check().err().map(|_| cause(lease));
+        if let Some(cause) = &watched.lost {
+            report(format_args!("the lease of {} was lost: {cause}", lease.object()));
+        }
     }
     Ended {
         code: child.code().unwrap_or(1),
@@ -102,8 +105,7 @@ impl Watched {
             // The guardian hears of a renewal long before the end that it knows.
             Step::Wait(time) => now + time.min((guarded / 2).max(POLL)),
             step => {
-                let cause = cause(lease);
-                self.begin_to_end(child, step, policy, cause);
+                self.begin_to_end(child, lease, step, policy, cause(lease));
                 now
             }
         }
@@ -111,10 +113,10 @@ impl Watched {
 
     fn lose(&mut self, child: &mut Child, lease: &Lease, policy: Policy, cause: String) {
         let step = policy.lost(lease.remaining(), self.longest);
-        self.begin_to_end(child, step, policy, cause);
+        self.begin_to_end(child, lease, step, policy, cause);
     }
 
-    fn begin_to_end(&mut self, child: &mut Child, step: Step, policy: Policy, cause: String) {
+    fn begin_to_end(&mut self, child: &mut Child, lease: &Lease, step: Step, policy: Policy, cause: String) {
         match step {
             Step::Wait(_) => {}
             Step::Term { kill_in } => {
@@ -130,7 +132,8 @@ impl Watched {
             OnLoss::Keep => "the command goes on without it",
             OnLoss::Term | OnLoss::Kill => "the command is ended",
         };
-        report(format_args!("the lease is lost, {action}: {cause}"));
+        let object = lease.object();
+        report(format_args!("the lease of {object} is lost, {action}: {cause}"));
         self.lost = Some(cause);
     }
 }

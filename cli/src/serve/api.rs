@@ -110,7 +110,7 @@ async fn acquire(
     let held = tokio::select! {
         biased;
         () = leases.closing() => return Err(ends()),
-        held = request.acquire(&leases.client, &object, &amount, Duration::ZERO) => held?,
+        held = request.acquire(&leases.client, &object, &amount, Duration::ZERO) => held.map_err(in_fields)?,
     };
     let heartbeat = (!wanted.stream).then(|| wanted.heartbeat.unwrap_or(HEARTBEAT));
     let entry = match leases.keep(held, &object, heartbeat) {
@@ -253,6 +253,22 @@ fn unreadable(error: serde_json::Error) -> Problem {
         .replace("expected u32", "expected an integer from 0 to 4294967295")
         .replace("expected struct Wanted with 11 elements", "expected an object");
     usage(text.replace("expected struct Wanted", "expected an object"))
+}
+
+/// The failure of an acquisition, with fields in place of flags.
+fn in_fields(failure: Failure) -> Problem {
+    let mut problem = Problem::from(failure);
+    for (flag, field) in [
+        ("--ttl", "ttl"),
+        ("--max-hold", "maxHold"),
+        ("--matching", "matching"),
+        ("--permits", "permits"),
+        ("--or-permits", "orPermits"),
+        ("--reason", "reason"),
+    ] {
+        problem.message = problem.message.replace(flag, field);
+    }
+    problem
 }
 
 fn unknown(id: &str) -> Problem {

@@ -27,11 +27,14 @@ use listen::Address;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "Examples:
-  # Listens on a socket that only processes of the same user can open
+  # Listens on a socket that only processes of the same user can open; the
+  # folder has to exist
   tenure serve --listen unix:/run/tenure/tenure.sock
 
-  # Takes a lease that is released when curl ends; the first line is printed when it is granted, and another one if it is lost
-  curl --no-buffer --unix-socket /run/tenure/tenure.sock http://localhost/v1/leases \\
+  # Takes a lease that is released when curl ends. curl prints a line when it is
+  # granted, and another one if it is lost
+  curl --no-buffer --unix-socket /run/tenure/tenure.sock \\
+    http://localhost/v1/leases \\
     --json '{\"object\": \"lock/migration\", \"stream\": true}'";
 
 /// Holds leases for a program in any language, over HTTP on a Unix socket or a port of the loopback interface.

@@ -294,19 +294,6 @@ impl Situation<'_> {
     }
 }
 
-/// One line about an object that is waited for.
-pub(crate) fn summary(snapshot: &Snapshot) -> String {
-    let waiting = format!("waiting, {} in the queue", snapshot.waiting);
-    match snapshot.holders.first() {
-        Some(holder) => {
-            let reason = reason(&holder.reason).map_or_else(String::new, |reason| format!(" ({reason})"));
-            let age = since(snapshot.now, holder.since);
-            format!("{waiting}; held for {age} by {}{reason}", name(&holder.holder))
-        }
-        None => waiting,
-    }
-}
-
 /// The most that a line or a list names.
 const SHOWN: usize = 10;
 

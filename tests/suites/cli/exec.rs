@@ -53,8 +53,32 @@ async fn each_failure_has_a_code_of_its_own_and_says_why() -> Result {
     let bench = Bench::shared().await?;
     let held = bench.client.lock("held")?.acquire().await?;
     fs::write(bench.folder.join("plain"), "no program")?;
+    let seat = Resource::new("seat-a").property("zone", "a");
+    bench.client.lock_pool("seats")?.extend([seat]).await?;
     for (args, expected, named) in [
-        ("exec lock/held --timeout 0 -- true", 71, "lock/held is busy"),
+        (
+            "exec lock/held --timeout 0 -- true",
+            71,
+            "lock/held is busy: others hold it",
+        ),
+        (
+            "exec lp/seats --matching zone=b --timeout 0 -- true",
+            71,
+            "lockpool/seats is busy: it has no resource with zone=b",
+        ),
+        (
+            "exec lp/seats --matching zone=b --timeout 100ms -- true",
+            72,
+            "within 100ms: it has no resource with zone=b",
+        ),
+        (
+            "exec lock/held --timeout 100ms -- true",
+            72,
+            "within 100ms: held for",
+        ),
+        ("exec lock/x --timeout -1s -- true", 77, "is negative"),
+        ("exec sem/x --permits -1 -- true", 77, "-1 is not in"),
+        ("exec lock/x --max-hold 0 -- true", 77, "--max-hold is"),
         (
             "exec lock/held --timeout 0 --conflict-exit-code 0 -- true",
             0,
@@ -87,7 +111,7 @@ async fn each_failure_has_a_code_of_its_own_and_says_why() -> Result {
             "--permits is for a semaphore",
         ),
         ("exec lock/x --timeout 5 -- true", 77, "such as 500ms"),
-        ("exec lock/x --ttl 1ms -- true", 77, "lease"),
+        ("exec lock/x --ttl 1ms -- true", 77, "--ttl is"),
         ("exec lock/x", 77, "COMMAND"),
         ("exec lock/x -- ./no-such-program", 127, "no-such-program"),
         ("exec lock/x -- ./plain", 126, "./plain"),
@@ -275,7 +299,7 @@ async fn a_wait_that_takes_a_while_names_the_holder() -> Result {
     eventually("the notice", SOON, async || {
         let log = process.log()?;
         ensure!(
-            log.contains("1 in the queue; held for") && log.contains("(by hand)"),
+            log.contains("position 1 of 1 in the queue; held for") && log.contains("(by hand)"),
             "{log}"
         );
         Ok(())

@@ -25,8 +25,9 @@ async fn a_lease_that_is_taken_back_ends_the_command() -> Result {
     let status = process.wait(SOON).await?;
     ensure!(status.code() == Some(73), "{status}: {}", process.tail());
     ensure!(process.output()?.contains("asked"), "{}", process.tail());
+    // Once.
     ensure!(
-        process.log()?.contains("reclaimed by the test"),
+        process.log()?.matches("reclaimed by the test").count() == 1,
         "{}",
         process.tail()
     );
