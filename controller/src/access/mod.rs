@@ -265,13 +265,12 @@ impl Access {
             Ok(servers) => servers,
             Err(error) => return Some(self.failed_at_redis(&error)),
         };
-        let watched = &self.watches;
-        let users = self.surplus.plan(
-            &wanted,
-            &servers,
-            |namespace| watched.is_watched(namespace),
-            Instant::now(),
-        );
+        let watches = &self.watches;
+        let is_of_others = |namespace: &str| {
+            let decision = decisions.get(namespace);
+            !watches.is_watched(namespace) || decision.is_some_and(|decision| decision.is_of_another)
+        };
+        let users = self.surplus.plan(&wanted, &servers, is_of_others, Instant::now());
         if users.waits {
             pass.after(plan::SURPLUS_FOR);
         }
@@ -332,7 +331,7 @@ impl Access {
                         tracing::warn!(
                             server,
                             error,
-                            "a replica does not get the users of namespaces, trying on"
+                            "a replica does not get the users of namespaces, trying again"
                         );
                         self.reported.insert(key, error);
                     }
@@ -412,7 +411,7 @@ impl Access {
         }
         self.count(failure.class());
         if is_new {
-            tracing::warn!(namespace, error = %failure, "the Secret tenure-access cannot be written, trying on");
+            tracing::warn!(namespace, error = %failure, "the Secret tenure-access cannot be written, trying again");
             let error = failure.to_string();
             self.publish(namespace, ObjectEvent::AccessFailed { error });
         }
@@ -436,7 +435,7 @@ impl Access {
             Err(error) => {
                 let error = error.to_string();
                 if self.reported.get("--redis-ca-file") != Some(&error) {
-                    tracing::warn!(path = %path.display(), error, "the certificate authorities of Redis cannot be read, trying on");
+                    tracing::warn!(path = %path.display(), error, "the certificate authorities of Redis cannot be read, trying again");
                     self.reported.insert("--redis-ca-file".to_owned(), error);
                 }
             }
@@ -465,7 +464,7 @@ impl Access {
             return self.health.well(CHECK, &remark);
         };
         if self.health.bad(CHECK, &problem) {
-            tracing::warn!(problem, "namespaces do not get their access, trying on");
+            tracing::warn!(problem, "namespaces do not get their access, trying again");
         }
     }
 

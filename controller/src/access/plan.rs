@@ -62,6 +62,8 @@ pub(crate) struct Decision {
     pub(crate) write: Option<Write>,
     /// The Secret is not the controller's, and stays as it is.
     pub(crate) foreign: Option<Foreign>,
+    /// The Secret is another installation's, and so is the user, if both have one Redis.
+    pub(crate) is_of_another: bool,
     /// The decision may be another one then, even if nothing happens.
     pub(crate) next: Option<Timestamp>,
 }
@@ -108,10 +110,12 @@ pub(crate) fn decide<E>(
     } = *facts;
     let foreign = facts.secret.and_then(|secret| foreign(secret, facts));
     let ours = facts.secret.filter(|_| foreign.is_none());
+    let is_of_another = matches!(foreign, Some(Foreign::Installation(_)));
     if !facts.allowed {
         let deleted = ours.filter(|secret| secret.metadata.deletion_timestamp.is_none());
         return Ok(Decision {
             write: deleted.map(|_| Write::Delete),
+            is_of_another,
             ..Decision::default()
         });
     }
@@ -122,6 +126,7 @@ pub(crate) fn decide<E>(
     if foreign.is_some() {
         return Ok(Decision {
             foreign,
+            is_of_another,
             ..Decision::default()
         });
     }
@@ -181,6 +186,7 @@ pub(crate) fn decide<E>(
         },
         write: is_written.then(|| Write::Apply(Box::new(rendered), reason, passwords)),
         foreign: None,
+        is_of_another: false,
         next: Some(next).filter(|next| *next < Timestamp::MAX),
     })
 }
@@ -257,12 +263,12 @@ pub(crate) struct Users {
 pub(crate) struct Surplus(HashMap<(String, Option<String>), Instant>);
 
 impl Surplus {
-    /// Compares the users that servers have with those that they should have. Users of namespaces that are not watched are others'.
+    /// Compares the users that servers have with those that they should have. Users of others are left alone.
     pub(crate) fn plan(
         &mut self,
         wanted: &BTreeMap<String, BTreeSet<String>>,
         servers: &[ServerTenants],
-        is_watched: impl Fn(&str) -> bool,
+        is_of_others: impl Fn(&str) -> bool,
         now: Instant,
     ) -> Users {
         let (mut users, mut seen) = (Users::default(), HashMap::new());
@@ -286,7 +292,7 @@ impl Surplus {
                 }
             }
             for namespace in found.keys() {
-                if wanted.contains_key(namespace) || !is_watched(namespace) {
+                if wanted.contains_key(namespace) || is_of_others(namespace) {
                     continue;
                 }
                 if self.is_over(&mut seen, (namespace, None), now) {

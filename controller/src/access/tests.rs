@@ -272,7 +272,7 @@ fn set(passwords: &[&str]) -> Users {
 #[test]
 fn a_user_that_a_server_lacks_or_has_otherwise_is_made() {
     let plan = |servers: &[ServerTenants]| {
-        Surplus::default().plan(&wanted(&["one"]), servers, |_| true, Instant::now())
+        Surplus::default().plan(&wanted(&["one"]), servers, |_| false, Instant::now())
     };
     let good = server(&["one"]);
     assert_eq!(plan(std::slice::from_ref(&good)), Users::default());
@@ -307,7 +307,7 @@ fn a_user_that_a_server_lacks_or_has_otherwise_is_made() {
 fn what_another_controller_may_just_have_made_stays_for_a_moment() {
     let (mut surplus, start) = (Surplus::default(), Instant::now());
     let mut plan = |passwords: &[&str], found: &[&str], after| {
-        surplus.plan(&wanted(passwords), &[server(found)], |_| true, start + after)
+        surplus.plan(&wanted(passwords), &[server(found)], |_| false, start + after)
     };
     let waits = Users {
         waits: true,
@@ -327,19 +327,20 @@ fn what_another_controller_may_just_have_made_stays_for_a_moment() {
 }
 
 #[test]
-fn a_user_without_permission_goes_and_one_that_is_not_watched_stays() {
+fn a_user_without_permission_goes_and_one_of_others_stays() {
     let (mut surplus, start) = (Surplus::default(), Instant::now());
-    let mut plan = |is_watched: bool, after| {
+    let mut plan = |is_of_others: bool, after| {
         surplus.plan(
             &BTreeMap::new(),
             &[server(&["one"])],
-            |_| is_watched,
+            |_| is_of_others,
             start + after,
         )
     };
-    assert_eq!(plan(false, Duration::ZERO), Users::default());
-    assert!(plan(true, Duration::ZERO).waits);
-    let removed = plan(true, SURPLUS_FOR);
+    assert_eq!(plan(true, Duration::ZERO), Users::default());
+    assert_eq!(plan(true, SURPLUS_FOR), Users::default());
+    assert!(plan(false, SURPLUS_FOR).waits);
+    let removed = plan(false, SURPLUS_FOR * 2);
     assert_eq!(removed.remove, BTreeSet::from(["team-a".to_owned()]));
     assert!(removed.set.is_empty() && !removed.waits);
 }
@@ -352,12 +353,17 @@ fn a_secret_of_another_installation_is_left_alone_until_that_is_gone() {
     for allowed in [true, false] {
         let left = other(&[], allowed);
         assert_eq!((left.write, left.passwords), (None, None));
+        assert!(left.is_of_another, "its Redis user would be removed");
         let foreign = allowed.then(|| Foreign::Installation("tenure/a".to_owned()));
         assert_eq!(left.foreign, foreign);
     }
     let taken = applied(&other(&["tenure/a"], true), Reason::Changed);
     assert_eq!(secret::installation(&taken), Some("tenure/b"));
-    assert_eq!(other(&["tenure/a"], false).write, Some(Write::Delete));
+    let deleted = other(&["tenure/a"], false);
+    assert_eq!(
+        (deleted.write, deleted.is_of_another),
+        (Some(Write::Delete), false)
+    );
 
     let mut before_an_upgrade = made.clone();
     before_an_upgrade
