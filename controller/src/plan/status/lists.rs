@@ -97,6 +97,8 @@ pub(in crate::plan) fn named(holds: &[Hold], held: u64) -> String {
     let text = names.join(", ");
     match held.saturating_sub(permits) {
         0 => text,
+        // A status without a list, as of an object that was held without holders that are known.
+        more if text.is_empty() => format!("{more} that are not listed"),
         more => format!("{text} and {more} more"),
     }
 }

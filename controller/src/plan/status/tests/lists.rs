@@ -145,4 +145,5 @@ fn the_note_of_an_event_names_ten_holders_and_counts_the_others() {
     assert!(shown.ends_with("worker-10 (a) and 3 more"), "{shown}");
     let report = declared(&StatusDraft::default(), &many);
     assert_eq!(named(&report.holds, 40), shown.replace("3 more", "30 more"));
+    assert_eq!(named(&[], 3), "3 that are not listed");
 }
