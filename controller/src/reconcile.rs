@@ -19,6 +19,7 @@ use crate::{
     installations::Installations,
     kinds::Declared,
     plan::{self, Facts, finalizer, withdrawal::Limits},
+    redis_health,
     replicas::Replicas,
     telemetry::{Metrics, OfFailure},
     tracker::ObjectTracker,
@@ -47,10 +48,18 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Returns whether the reconciliation of an object has failed because this controller has no connection to its server.
-    fn is_cut_off(&self, object: &ObjectRef, failure: &Failure) -> bool {
-        let is_disconnected = || matches!(self.control.server_of(object), Server::Disconnected { .. });
-        matches!(failure, Failure::Redis(error) if error.is_unreachable() || is_disconnected())
+    /// Returns whether the reconciliation of an object has failed because this controller has no connection to its server, which was
+    /// in this state before. An object that alone gets no answer is no sign of that: others would not get one either.
+    async fn is_cut_off(&self, object: &ObjectRef, failure: &Failure, before: &Server) -> bool {
+        let Failure::Redis(error) = failure else {
+            return false;
+        };
+        let now = self.control.server_of(object);
+        if matches!(now, Server::Disconnected { .. }) {
+            return true;
+        }
+        // A connection that was lost meanwhile is no fault of the object.
+        error.is_unreachable() && (now != *before || redis_health::look(&self.control).await.is_err())
     }
 
     /// Forgets an object that is gone.
@@ -130,13 +139,16 @@ async fn run<K: Declared>(
     if let Some(wait) = tracker.begin_look(&name, Instant::now()) {
         return Ok(Action::requeue(wait));
     }
+    let server = context.control.server_of(&name);
     match plan_and_apply(applier, facts).await {
         Ok(action) => {
             tracker.succeeded(&name);
             Ok(action)
         }
         Err(failure) => {
-            if context.is_cut_off(&name, &failure) && context.replicas.another_reaches_redis().await {
+            if context.is_cut_off(&name, &failure, &server).await
+                && context.replicas.another_reaches_redis().await
+            {
                 // Status and finalizer of the object are left to the other one.
                 tracker.reached_by_another(&name);
                 return Err(failure);
