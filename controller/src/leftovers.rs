@@ -14,7 +14,7 @@
 use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Resource, api::ListParams};
 use serde::{Deserialize, Serialize};
 use tenure::{ObjectRef, control::Server};
@@ -24,7 +24,7 @@ use crate::{
     events::ObjectEvent,
     failure::{Failure, bounded},
     kinds::{Declared, Desired},
-    plan::withdrawal,
+    plan::{finalizer::FINALIZER, withdrawal},
     reconcile::Context,
 };
 
@@ -56,6 +56,35 @@ impl Records {
     }
 }
 
+/// A custom resource of the name of an object whose keys were left behind.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Found {
+    /// There is none that declares the object.
+    None,
+    /// The deletion that was given up has not ended.
+    Ending,
+    /// It declares the object again.
+    Another,
+}
+
+impl Found {
+    /// `uid` is that of the custom resource that was deleted.
+    fn of(meta: Option<&ObjectMeta>, uid: &str) -> Self {
+        let Some(meta) = meta else {
+            return Self::None;
+        };
+        let has_finalizer = meta.finalizers.iter().flatten().any(|name| name == FINALIZER);
+        if meta.deletion_timestamp.is_some() && !has_finalizer {
+            // Another finalizer keeps it.
+            Self::None
+        } else if meta.uid.as_deref() == Some(uid) {
+            Self::Ending
+        } else {
+            Self::Another
+        }
+    }
+}
+
 /// An object whose keys were left behind.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -73,6 +102,8 @@ enum Outcome {
     Withdrawn,
     /// A custom resource declares it again.
     Declared,
+    /// Programs have made it again, after Redis had lost it.
+    OfPrograms,
     /// Leases of it are running, or it is being reconciled.
     Busy,
 }
@@ -106,11 +137,12 @@ pub(crate) async fn record<K: Declared>(context: &Context, desired: &Desired, ui
 /// Withdraws recorded objects whenever Redis is reachable. Never ends.
 pub(crate) async fn follow(context: Arc<Context>) -> &'static str {
     let mut leftovers = context.replicas.leftovers();
+    let mut reported = BTreeMap::new();
     loop {
         let server = context.control.server();
         let records = leftovers.borrow_and_update().clone();
         let is_away = matches!(server, Server::Disconnected { .. });
-        let waits = is_away || withdraw_all(&context, &records).await;
+        let waits = is_away || withdraw_all(&context, &records, &mut reported).await;
         let again = async {
             if waits {
                 pending::<()>().await;
@@ -126,21 +158,37 @@ pub(crate) async fn follow(context: Arc<Context>) -> &'static str {
     }
 }
 
-/// Withdraws recorded objects, and returns whether none is left to another attempt.
-async fn withdraw_all(context: &Context, records: &Records) -> bool {
+/// Withdraws recorded objects, and returns whether none is left to another attempt. `reported`: the failures that the log has.
+async fn withdraw_all(context: &Context, records: &Records, reported: &mut BTreeMap<String, String>) -> bool {
     let (mut ended, mut is_done) = (Vec::new(), true);
+    reported.retain(|annotation, _| records.by_annotation.contains_key(annotation));
     for (annotation, text) in &records.by_annotation {
         // A record of a newer version is left to that.
         let Ok(leftover) = serde_json::from_str::<Leftover>(text) else {
             continue;
         };
-        match leftover.withdraw(context).await {
+        let uid = annotation.strip_prefix(PREFIX).unwrap_or_default();
+        match leftover.withdraw(context, uid).await {
             Ok(Outcome::Busy) => is_done = false,
             Ok(outcome) => ended.push((annotation, leftover, outcome)),
+            // The others would wait for an answer, too, one after the other.
+            Err(Failure::Redis(error)) if error.is_unreachable() => {
+                is_done = false;
+                break;
+            }
             Err(failure) => {
                 is_done = false;
-                tracing::warn!(kind = leftover.kind, namespace = leftover.namespace, name = leftover.name, error = %failure,
-                    "the keys that were left behind cannot be removed yet");
+                let error = failure.to_string();
+                if reported.get(annotation) != Some(&error) {
+                    tracing::warn!(
+                        kind = leftover.kind,
+                        namespace = leftover.namespace,
+                        name = leftover.name,
+                        error,
+                        "the keys that were left behind cannot be removed yet"
+                    );
+                    reported.insert(annotation.clone(), error);
+                }
             }
         }
     }
@@ -171,14 +219,20 @@ async fn withdraw_all(context: &Context, records: &Records) -> bool {
 }
 
 impl Leftover {
-    async fn withdraw(&self, context: &Context) -> Result<Outcome, Failure> {
+    async fn withdraw(&self, context: &Context, uid: &str) -> Result<Outcome, Failure> {
         match self.kind.as_str() {
-            LockPool::CRD_KIND => self.withdraw_unless_declared::<LockPool>(context).await,
-            _ => self.withdraw_unless_declared::<Semaphore>(context).await,
+            LockPool::CRD_KIND => self.withdraw_unless_declared::<LockPool>(context, uid).await,
+            Semaphore::CRD_KIND => self.withdraw_unless_declared::<Semaphore>(context, uid).await,
+            // As a record of a newer version.
+            _ => Ok(Outcome::Busy),
         }
     }
 
-    async fn withdraw_unless_declared<K: Declared>(&self, context: &Context) -> Result<Outcome, Failure> {
+    async fn withdraw_unless_declared<K: Declared>(
+        &self,
+        context: &Context,
+        uid: &str,
+    ) -> Result<Outcome, Failure> {
         let object = ObjectRef::new(K::KIND, &self.namespace, &self.name)?;
         // A custom resource that is applied now is reconciled afterwards.
         let Some(_turn) = context.tracker.take_turn(&object) else {
@@ -186,8 +240,15 @@ impl Leftover {
         };
         let api = Api::<K>::namespaced(context.client.clone(), &self.namespace);
         let params = ListParams::default().fields(&format!("metadata.name={}", self.name));
-        if !bounded(api.list_metadata(&params)).await?.items.is_empty() {
-            return Ok(Outcome::Declared);
+        let listed = bounded(api.list_metadata(&params)).await?;
+        match Found::of(listed.items.first().map(|item| &item.metadata), uid) {
+            Found::None => {}
+            Found::Ending => return Ok(Outcome::Busy),
+            Found::Another => return Ok(Outcome::Declared),
+        }
+        let snapshot = context.control.look(&object, 0).await?;
+        if snapshot.is_some_and(|snapshot| snapshot.digest.is_none()) {
+            return Ok(Outcome::OfPrograms);
         }
         let (deleted_at, now) = (self.deleted_at.0, Timestamp::now());
         let how = withdrawal::how(self.deletion_policy, deleted_at, now, context.limits);
@@ -223,5 +284,28 @@ mod tests {
         assert!(!records.note(Some("3".to_owned()), &annotations));
         assert_eq!(records.version.as_deref(), Some("3"));
         assert!(records.note(Some("4".to_owned()), &BTreeMap::new()));
+    }
+
+    #[test]
+    fn only_a_custom_resource_that_declares_the_object_keeps_its_keys() {
+        let found = |uid: &str, is_deleted: bool, finalizer: &str| {
+            let meta = ObjectMeta {
+                uid: Some(uid.to_owned()),
+                deletion_timestamp: is_deleted.then_some(Time(Timestamp::UNIX_EPOCH)),
+                finalizers: Some(vec![finalizer.to_owned()]),
+                ..ObjectMeta::default()
+            };
+            Found::of(Some(&meta), "left")
+        };
+        assert_eq!(Found::of(None, "left"), Found::None);
+        assert_eq!(found("left", true, FINALIZER), Found::Ending);
+        assert_eq!(found("left", true, "others/keep"), Found::None);
+        assert_eq!(
+            found("new", false, "others/keep"),
+            Found::Another,
+            "not reconciled yet"
+        );
+        assert_eq!(found("new", false, FINALIZER), Found::Another);
+        assert_eq!(found("new", true, FINALIZER), Found::Another);
     }
 }
