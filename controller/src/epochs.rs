@@ -188,7 +188,7 @@ impl EpochRecord {
         let mut known = self.known.lock().await;
         while self.api.is_some() && known.read_at.is_none() && !known.refused {
             if let Err(failure) = self.read(&mut known).await {
-                tracing::warn!(error = %failure, "the record of epochs cannot be read, trying on");
+                tracing::warn!(error = %failure, "the record of epochs cannot be read, trying again");
                 tokio::time::sleep(RETRY).await;
             }
             lock(&self.state).epochs.abandoned();
@@ -201,7 +201,7 @@ impl EpochRecord {
         loop {
             tokio::time::sleep(TICK).await;
             if let Err(failure) = self.tick().await {
-                tracing::warn!(error = %failure, "the record of epochs cannot be brought up to date, trying on");
+                tracing::warn!(error = %failure, "the record of epochs cannot be brought up to date, trying again");
             }
         }
     }

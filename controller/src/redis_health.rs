@@ -32,7 +32,7 @@ pub(crate) async fn follow(context: Arc<Context>, health: Arc<Health>) -> &'stat
             // The connection logs that it is lost.
             tracing::warn!(
                 problem = message,
-                "Redis refuses to let the controller work, trying on"
+                "Redis refuses to let the controller work, trying again"
             );
         }
         // A state that keeps changing, as in a cluster with a master that fails now and then, does not keep it from looking.

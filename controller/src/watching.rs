@@ -152,7 +152,7 @@ impl WatchCheck {
                     tracing::warn!(
                         check = self.name,
                         problem,
-                        "the watch does not deliver, trying on"
+                        "the watch does not deliver, trying again"
                     );
                 }
             }

@@ -62,7 +62,7 @@ async fn pass<T: Task>(task: &mut T, health: &Health) -> Option<Instant> {
         }
         Err(problem) => {
             if health.bad(T::CHECK, &problem) {
-                tracing::warn!(problem, "{}, trying on", T::PROBLEM);
+                tracing::warn!(problem, "{}, trying again", T::PROBLEM);
             }
             None
         }

@@ -38,13 +38,13 @@ impl World {
         self.plane.kubectl(&all).await
     }
 
-    /// A controller for the Redis at this port.
     /// Changes the Secret.
     async fn patch(&self, fields: &str) -> Result {
         let args = ["patch", "secret", NAME, "--patch", fields];
         self.kubectl(&args).await.map(drop)
     }
 
+    /// Starts a controller for the Redis at this port.
     async fn controller(&self, port: u16, args: &[&str]) -> Result<Controller> {
         let url = format!("redis://127.0.0.1:{port}");
         let secret = format!("{}/{NAME}", self.namespace);
