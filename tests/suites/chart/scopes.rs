@@ -3,7 +3,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use kube::config::Kubeconfig;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tenure_tests::{
     Context, ControlPlane, Process, Redis, Result, binaries, ensure, eventually, process::folder,
 };
@@ -35,6 +35,24 @@ async fn each_watched_namespace_has_the_rules_of_the_cluster_role() -> Result {
     let kinds = watched.iter().filter_map(|object| object["kind"].as_str());
     let of_the_cluster: Vec<&str> = kinds.filter(|kind| OF_THE_CLUSTER.contains(kind)).collect();
     ensure!(of_the_cluster.is_empty(), "{of_the_cluster:?}");
+    Ok(())
+}
+
+/// The controller reports problems of the Secret of its Redis, whose namespace need not be watched.
+#[tokio::test]
+async fn the_controller_may_publish_events_about_its_own_secrets() -> Result {
+    let args = ["--namespace", "kube-system"];
+    let rendered = objects(&render(&mode_file("watched"), &args).await?)?;
+    let found = rendered
+        .iter()
+        .find(|object| object["kind"] == "Role" && object["metadata"]["namespace"] == "kube-system");
+    let rules = found.context("no Role")?["rules"]
+        .as_array()
+        .context("no rules")?;
+    let events = rules.iter().find(|rule| rule["resources"] == json!(["events"]));
+    let events = events.context("no right to events")?;
+    assert_eq!(events["apiGroups"], json!(["events.k8s.io"]));
+    assert_eq!(events["verbs"], json!(["create", "patch"]));
     Ok(())
 }
 

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, fs};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tenure_tests::{Context, Result, ensure, process::folder};
 
-use super::{modes, read, render};
+use super::{mode_file, modes, objects, read, render};
 
 /// Helm itself holds `values.yaml` against the schema, so a key that is in neither of them is refused.
 #[test]
@@ -51,6 +51,26 @@ async fn each_value_has_an_effect() -> Result {
     }
     let without: Vec<_> = keys.iter().filter(|key| !effects.contains(key)).collect();
     ensure!(without.is_empty(), "no file of tests/values sets {without:?}");
+    Ok(())
+}
+
+/// Server-side apply refuses a list in which a name is there twice.
+#[tokio::test]
+async fn a_variable_of_the_chart_gives_way_to_one_of_the_user() -> Result {
+    let rendered = objects(&render(&mode_file("every-value"), &[]).await?)?;
+    let is_controller = |object: &&Value| {
+        object["kind"] == "Deployment"
+            && !object["spec"]["template"]["spec"]["containers"][0]["env"].is_null()
+    };
+    let deployment = rendered.iter().find(is_controller).context("no Deployment")?;
+    let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
+    let env = env.as_array().context("no variables")?;
+    let named = |name: &str| env.iter().filter(|one| one["name"] == name).collect::<Vec<_>>();
+    assert_eq!(
+        named("MALLOC_ARENA_MAX"),
+        [&json!({"name": "MALLOC_ARENA_MAX", "value": "2"})]
+    );
+    assert_eq!(named("MALLOC_TRIM_THRESHOLD_").len(), 1, "{env:?}");
     Ok(())
 }
 
