@@ -215,15 +215,20 @@ async fn of_objects(connection: &Connection, client: &Client) -> Result<Vec<Find
             return Ok(vec![Finding::new(Level::Warning, "objects", message)]);
         }
     };
+    let mut seen = Vec::new();
+    for object in &objects {
+        seen.push((object, client.control().look(object, usize::MAX).await));
+    }
+    // After the holders: a pod that has started since is listed, too.
     let cluster = of_cluster(connection, &namespace(client)?).await;
     let mut findings = Vec::new();
     let mut damaged = BTreeSet::new();
-    for object in &objects {
-        match client.control().look(object, usize::MAX).await {
+    for (object, seen) in seen {
+        match seen {
             Ok(Some(snapshot)) => {
                 let found: Vec<_> = of_object(object, &snapshot)
                     .into_iter()
-                    .chain(cluster.of_object(object, &snapshot, connection.prefix()))
+                    .chain(cluster.of_object(object, &snapshot, client.key_prefix()))
                     .collect();
                 if !found.is_empty() {
                     damaged.insert(object);

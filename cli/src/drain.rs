@@ -20,6 +20,7 @@ use crate::{
     kubernetes::objects::unapplied,
     object::{Object, shown},
     report,
+    view::namespace,
 };
 
 const EXAMPLES: &str = "Examples:
@@ -31,6 +32,9 @@ const EXAMPLES: &str = "Examples:
 
 /// The controller applies a spec within this time, if it runs.
 const APPLIED: Duration = Duration::from_secs(5);
+/// A patch is tried again this often if the spec has changed since it was read.
+const TRIES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Takes resources of a lockpool out of service: their holders keep them, and they are not granted again.
 ///
@@ -71,6 +75,14 @@ pub(crate) async fn drain(connection: &Connection, args: Drain) -> Result<u8, Fa
     let object = set(connection, &args.resources, true).await?;
     if args.wait {
         let client = connection.connect_with_events().await?;
+        let of_redis = namespace(&client)?;
+        if of_redis != object.namespace() {
+            return Err(Failure::usage(format!(
+                "{} is drained, and cannot be waited for: the connection to Redis is for the namespace {of_redis}: add --namespace {}",
+                shown(&object),
+                object.namespace()
+            )));
+        }
         let names: BTreeSet<_> = args.resources.resources.iter().map(String::as_str).collect();
         let is_applied = Cell::new(false);
         let wait = until_free(&client, &object, &names, &is_applied);
@@ -110,7 +122,7 @@ async fn set(connection: &Connection, args: &Resources, disabled: bool) -> Resul
     };
     let namespace = connection.namespace().unwrap_or(&kubernetes.namespace);
     let object = ObjectRef::new(Kind::Pool, namespace, &args.pool.name)?;
-    loop {
+    for _ in 0..TRIES {
         let Some(declared) = kubernetes.declaration(&object).await? else {
             return Err(Failure::new(
                 Code::NotDeclared,
@@ -135,7 +147,12 @@ async fn set(connection: &Connection, args: &Resources, disabled: bool) -> Resul
             }
             return Ok(object);
         }
+        tokio::time::sleep(PAUSE).await;
     }
+    Err(Failure::new(
+        Code::Failed,
+        format!("{} is changed by another user all the time: try again", args.pool),
+    ))
 }
 
 /// The operations that change those resources of the spec that have another state.
@@ -148,7 +165,7 @@ fn patch(pool: &Object, spec: &Value, names: &[String], disabled: bool) -> Resul
     }
     let resources = spec["resources"].as_array().map_or(&[][..], Vec::as_slice);
     let mut operations = Vec::new();
-    for name in names {
+    for name in BTreeSet::from_iter(names) {
         let found = resources.iter().position(|one| one["name"] == name.as_str());
         let Some(index) = found else {
             let known: Vec<_> = resources.iter().filter_map(|one| one["name"].as_str()).collect();

@@ -70,5 +70,8 @@ fn main() -> ExitCode {
 /// Writes a line to standard error. A reader that has gone is no reason to lose a lease.
 fn report(line: impl std::fmt::Display) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "tenure: {line}");
+    // Texts of Redis may contain anything, and a terminal would obey it.
+    let line = line.to_string();
+    let plain = line.replace(|c: char| c.is_control() && c != '\n', " ");
+    let _ = writeln!(std::io::stderr(), "tenure: {plain}");
 }

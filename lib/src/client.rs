@@ -36,6 +36,17 @@ pub struct Client {
 }
 
 impl Client {
+    /// The prefix of all keys: `tenure`, unless [`ClientBuilder::key_prefix`](crate::ClientBuilder::key_prefix) has set another one.
+    ///
+    /// ```no_run
+    /// # fn run(client: tenure::Client, seats: tenure::ObjectRef) {
+    /// println!("{}", seats.removal_command(client.key_prefix()));
+    /// # }
+    /// ```
+    pub fn key_prefix(&self) -> &str {
+        &self.session.prefix
+    }
+
     /// A lock of this name in the client's namespace. Locks need no declaration. No command is sent.
     ///
     /// # Errors

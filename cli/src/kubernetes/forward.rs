@@ -10,6 +10,7 @@ use std::{
     error::Error as StdError,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::{
@@ -30,6 +31,9 @@ use crate::{
     exit::Failure,
     kubernetes::{failure, status, within},
 };
+
+/// Between two tries to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Finds the servers, and forwards connections to them for as long as the runtime lives.
 #[derive(Clone)]
@@ -97,37 +101,47 @@ impl AddressResolver for Forwards {
 impl Forwards {
     async fn find(&self, host: &str, port: u16) -> Answer<Vec<SocketAddr>> {
         if let Some(name) = in_cluster(host) {
-            return self.service(&name, port).await;
+            let missing = || {
+                format!(
+                    "there is no Service {} in the namespace {}",
+                    name.service, name.namespace
+                )
+            };
+            return self.service(&name, port).await?.ok_or_else(|| missing().into());
         }
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![self.pod_at(address, port).await?]);
         }
-        let found = tokio::net::lookup_host((host, port)).await;
-        match (found, host.split_once('.')) {
-            (Ok(addresses), _) => Ok(addresses.collect()),
-            // Pods may leave `svc` out.
-            (Err(error), Some((service, namespace))) if !namespace.contains('.') => {
-                let name = ServiceName {
-                    pod: None,
-                    service,
-                    namespace,
-                };
-                self.service(&name, port)
-                    .await
-                    .map_err(|other| format!("{host}: {error}; and {other}").into())
+        // Pods may leave `svc` out, and look into the cluster first, as this does: the name may be one of the internet, too, and
+        // the password is not for that.
+        if let Some((service, namespace)) = host.split_once('.')
+            && !namespace.contains('.')
+        {
+            let name = ServiceName {
+                pod: None,
+                service,
+                namespace,
+            };
+            if let Some(addresses) = self.service(&name, port).await? {
+                return Ok(addresses);
             }
-            (Err(error), _) => Err(format!("{host}: {error}").into()),
         }
+        let found = tokio::net::lookup_host((host, port)).await;
+        let addresses = found.map_err(|error| format!("{host}: {error}"))?;
+        Ok(addresses.collect())
     }
 
-    async fn service(&self, name: &ServiceName<'_>, port: u16) -> Answer<Vec<SocketAddr>> {
+    /// The way to a Service, or to one pod behind it; `None`: there is no such Service.
+    async fn service(&self, name: &ServiceName<'_>, port: u16) -> Answer<Option<Vec<SocketAddr>>> {
         let ServiceName {
             service, namespace, ..
         } = name;
         let services: Api<Service> = Api::namespaced(self.0.client.clone(), namespace);
         let what = format!("get the Service {service} in the namespace {namespace}");
-        let found = within(services.get(service)).await;
-        let found = found.map_err(|error| self.problem(&what, &error))?;
+        let found = within(services.get_opt(service)).await;
+        let Some(found) = found.map_err(|error| self.problem(&what, &error))? else {
+            return Ok(None);
+        };
         let ports = found.spec.and_then(|spec| spec.ports).unwrap_or_default();
         let meant = ports.iter().find(|one| one.port == i32::from(port));
         // Ports of a headless Service lead to the pods without it.
@@ -169,11 +183,11 @@ impl Forwards {
                         pod,
                         port: number,
                     };
-                    return Ok(vec![self.listen(target).await?]);
+                    return Ok(Some(vec![self.listen(target).await?]));
                 }
                 // Servers outside of the cluster may have a Service, too.
                 if let Some(address) = endpoint.addresses.first() {
-                    return Ok(vec![SocketAddr::new(address.parse()?, number)]);
+                    return Ok(Some(vec![SocketAddr::new(address.parse()?, number)]));
                 }
             }
         }
@@ -217,9 +231,15 @@ impl Forwards {
         listening.insert(target.clone(), address);
         let this = self.clone();
         tokio::spawn(async move {
-            while let Ok((connection, _)) = listener.accept().await {
-                let (this, target) = (this.clone(), target.clone());
-                tokio::spawn(async move { this.forward(connection, &target).await });
+            loop {
+                match listener.accept().await {
+                    Ok((connection, _)) => {
+                        let (this, target) = (this.clone(), target.clone());
+                        tokio::spawn(async move { this.forward(connection, &target).await });
+                    }
+                    // No file descriptor is left, for a while.
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                }
             }
         });
         Ok(address)

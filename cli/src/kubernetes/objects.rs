@@ -29,6 +29,8 @@ use crate::{
 
 /// Kinds that have a custom resource.
 const DECLARED: [Kind; 2] = [Kind::Pool, Kind::Semaphore];
+/// The text of the API server for a JSON patch of which a `test` has failed.
+const FAILED_TEST: &str = "the server rejected our request due to an error in our request";
 const COMPONENT: &str = "kubectl-tenure";
 
 /// The resource of the API; `None`: objects of the kind are made by their first users.
@@ -102,7 +104,8 @@ impl Kubernetes {
             Ok(_) => Ok(true),
             // A failed `test` of a JSON patch; a changed object.
             Err(error) if status(&error) == Some(409) => Ok(false),
-            Err(error) if status(&error) == Some(422) && reason(&error).contains("test") => Ok(false),
+            // Other refusals, such as those of a policy, name the object or the policy.
+            Err(error) if status(&error) == Some(422) && reason(&error) == FAILED_TEST => Ok(false),
             Err(error) => Err(failure(&what, &error)),
         }
     }

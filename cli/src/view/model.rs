@@ -11,7 +11,7 @@ use tenure::{
 
 use crate::{
     object::{needs_declaration, shown},
-    view::time::rfc3339,
+    view::{table::or_dash, time::rfc3339},
 };
 
 #[derive(Debug, Serialize)]
@@ -139,7 +139,7 @@ impl Waiter {
 
 /// The name of a holder or waiter in a table: its pod where there is one.
 pub(crate) fn name(identity: &Identity) -> String {
-    identity.pod.clone().unwrap_or_else(|| identity.process.clone())
+    or_dash(identity.pod.as_ref().unwrap_or(&identity.process))
 }
 
 /// The state for tables.

@@ -47,7 +47,8 @@ async fn one_of_twenty_runs_the_command_and_the_others_succeed_with_it() -> Resu
 #[tokio::test]
 async fn when_the_one_that_runs_is_killed_another_runs() -> Result {
     let bench = Bench::shared().await?;
-    let script = format!("echo $PPID > parent; {RUN}");
+    // The parent of the command is its guardian, and the parent of that is `tenure`.
+    let script = format!("sed -n 's/^PPid:[[:space:]]*//p' /proc/$PPID/status > parent; {RUN}");
     let mut all = twenty(&bench, "once migrate --ttl 2s", &script)?;
     in_the_queue(&bench, 19).await?;
     let parent: i32 = fs::read_to_string(bench.folder.join("parent"))?.trim().parse()?;
