@@ -43,6 +43,7 @@ impl Client {
     /// println!("{}", seats.removal_command(client.key_prefix()));
     /// # }
     /// ```
+    #[must_use]
     pub fn key_prefix(&self) -> &str {
         &self.session.prefix
     }

@@ -93,7 +93,7 @@ pub enum Withdrawal {
 /// match client.control().server() {
 ///     Server::Connected { version, .. } => println!("{version}"),
 ///     Server::Degraded { error, .. } => println!("some objects are not served: {error}"),
-///     Server::Disconnected { error, transient: true } => println!("trying on: {error}"),
+///     Server::Disconnected { error, transient: true } => println!("trying again: {error}"),
 ///     Server::Disconnected { error, .. } => println!("the URL or the server must be changed: {error}"),
 /// }
 /// # }

@@ -97,7 +97,7 @@ impl ConnectionDriver {
                         State::Up(_) => false,
                     };
                     if !known {
-                        warn!(%error, "cannot connect to Redis, trying on");
+                        warn!(%error, "cannot connect to Redis, trying again");
                     }
                     self.node.set(State::Down { error });
                 }
@@ -394,7 +394,7 @@ async fn authenticated(session: &Session, endpoint: &Endpoint, config: &Connecti
                 current = Some(credentials);
             }
             Err(error) => {
-                warn!(address, %error, "changed credentials are denied, trying on");
+                warn!(address, %error, "changed credentials are denied, trying again");
             }
         }
     }
