@@ -113,7 +113,8 @@ fn text(error: &Error) -> String {
         Error::TooLarge { object, .. }
         | Error::NoSuchResource { object, .. }
         | Error::Damaged { object, .. }
-        | Error::Lost { object, .. } => error.to_string().replace(&object.to_string(), &shown(object)),
+        // Their texts name the object first. Keys of Redis that follow contain its name, too, and stay.
+        | Error::Lost { object, .. } => error.to_string().replacen(&object.to_string(), &shown(object), 1),
         other => other.to_string(),
     }
 }
@@ -192,6 +193,15 @@ mod tests {
     #[test]
     fn an_error_names_the_flag_and_the_object_as_they_are_typed() {
         let object = tenure::ObjectRef::new(tenure::Kind::Pool, "ml", "seats").unwrap();
+        let reason = format!("to mend it: {}", object.removal_command("tenure"));
+        let damaged = Error::Damaged {
+            object: object.clone(),
+            reason: reason.clone(),
+        };
+        assert_eq!(
+            text(&damaged),
+            format!("lockpool/seats is damaged in Redis: {reason}")
+        );
         for (error, begin) in [
             (
                 Error::NotDeclared {

@@ -12,7 +12,7 @@ use tenure::{Kind, ResourceState, ResourceView};
 use crate::{
     connect::Connection,
     duration::age,
-    exit::Failure,
+    exit::{Code, Failure},
     kubernetes::objects::{last_seen, unapplied},
     object::{Object, shown},
     view::{
@@ -93,7 +93,7 @@ pub(crate) async fn run(connection: &Connection, args: Args) -> Result<u8, Failu
     let seen = match look(&client, object.clone(), true, args.limit).await {
         Ok(seen) => seen,
         // The conditions have the reason why Redis does not have it.
-        Err(_) if matches!(declaration, Ok(Some(_))) => None,
+        Err(failure) if failure.code == Code::NotDeclared as u8 && matches!(declaration, Ok(Some(_))) => None,
         Err(failure) => return Err(failure),
     };
     let seen = seen.unwrap_or_else(|| Seen {

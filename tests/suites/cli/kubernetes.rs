@@ -200,6 +200,22 @@ async fn without_a_controller_nothing_is_drained_and_the_cause_is_named() -> Res
     Ok(())
 }
 
+/// Only an object that Redis does not have is described by its resource alone.
+#[tokio::test]
+async fn a_damaged_object_is_not_described_as_one_that_redis_does_not_have() -> Result {
+    let declared = Declared::new().await?;
+    let object = declared.bench.object(Kind::Pool, "seats")?;
+    let key = format!("tenure:{{{object}}}:obj");
+    Redis::shared().await?.cli(&["SET", &key, "no object"]).await?;
+    let ended = output(declared.command("describe lp/seats")?).await?;
+    let error = text(&ended.stderr);
+    ensure!(
+        code(&ended)? == 70 && error.contains(&key) && ended.stdout.is_empty(),
+        "{ended:?}"
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_release_by_force_is_an_event_of_the_object() -> Result {
     let declared = Declared::new().await?;
