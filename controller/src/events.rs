@@ -199,12 +199,23 @@ impl ObjectEvent {
             return None;
         };
         let (first, _) = pods.first()?;
-        Some(ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            name: Some(first.clone()),
-            ..ObjectReference::default()
-        })
+        Some(reference("v1", "Pod", None, first))
+    }
+}
+
+/// A resource that events are about, without its uid.
+pub(crate) fn reference(
+    api_version: &str,
+    kind: &str,
+    namespace: Option<&str>,
+    name: &str,
+) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace: namespace.map(str::to_owned),
+        name: Some(name.to_owned()),
+        ..ObjectReference::default()
     }
 }
 

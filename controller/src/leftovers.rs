@@ -21,7 +21,7 @@ use tenure::{ObjectRef, control::Server};
 use tenure_crds::{DeletionPolicy, LockPool, Semaphore, Time};
 
 use crate::{
-    events::ObjectEvent,
+    events::{self, ObjectEvent},
     failure::{Failure, bounded},
     kinds::{Declared, Desired},
     plan::{finalizer::FINALIZER, withdrawal},
@@ -260,13 +260,8 @@ impl Leftover {
     }
 
     fn reference(&self) -> ObjectReference {
-        ObjectReference {
-            api_version: Some(Semaphore::api_version(&()).into_owned()),
-            kind: Some(self.kind.clone()),
-            namespace: Some(self.namespace.clone()),
-            name: Some(self.name.clone()),
-            ..ObjectReference::default()
-        }
+        let api_version = Semaphore::api_version(&());
+        events::reference(&api_version, &self.kind, Some(&self.namespace), &self.name)
     }
 }
 

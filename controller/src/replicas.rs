@@ -21,7 +21,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tenure::{Control, control::Server};
 use tokio::{sync::watch, time::Instant};
 
@@ -46,6 +46,9 @@ const ANSWERED_FOR: Duration = Duration::from_secs(15);
 
 /// The Lease, whose annotations are all that is read and written.
 type LeaseMeta = PartialObjectMeta<Lease>;
+
+/// Annotations to be written, and those without a value to be removed.
+type Annotations = BTreeMap<String, Option<String>>;
 
 /// The questions and answers of the controllers of an installation.
 pub(crate) struct Replicas {
@@ -123,16 +126,12 @@ impl Replicas {
     pub(crate) async fn annotate(
         &self,
         version: Option<&str>,
-        annotations: &BTreeMap<String, Option<String>>,
+        annotations: &Annotations,
     ) -> Result<bool, Failure> {
         let Some((api, name)) = &self.lease else {
             return Ok(false);
         };
-        let mut patch = json!({ "metadata": { "annotations": annotations } });
-        if let Some(version) = version {
-            patch["metadata"]["resourceVersion"] = version.into();
-        }
-        patch_lease(api, name, &patch).await?;
+        patch(api, name, version, annotations).await?;
         Ok(true)
     }
 
@@ -171,7 +170,13 @@ impl Replicas {
         if self.seen.borrow().open(Instant::now(), ANSWER_LIMIT).is_some() {
             return Ok(());
         }
-        annotate(api, name, ASKED, &format!("{:016x}", fastrand::u64(..))).await
+        patch(
+            api,
+            name,
+            None,
+            &one(ASKED, format!("{:016x}", fastrand::u64(..))),
+        )
+        .await
     }
 
     /// Follows the Lease, and answers while Redis is reachable. Never ends.
@@ -226,7 +231,7 @@ impl Replicas {
             if let Some(question) = question
                 && matches!(server, Server::Connected { .. })
                 && redis_health::look(control).await.is_ok()
-                && let Err(failure) = annotate(api, name, ANSWERED, &question).await
+                && let Err(failure) = patch(api, name, None, &one(ANSWERED, question)).await
             {
                 tracing::warn!(error = %failure, "another controller does not reach Redis, and does not learn that this one does");
             }
@@ -238,12 +243,21 @@ impl Replicas {
     }
 }
 
-async fn annotate(api: &Api<LeaseMeta>, name: &str, key: &str, value: &str) -> Result<(), Failure> {
-    let patch = json!({ "metadata": { "annotations": { key: value } } });
-    patch_lease(api, name, &patch).await
+/// One annotation to be written.
+fn one(key: &str, value: String) -> Annotations {
+    BTreeMap::from([(key.to_owned(), Some(value))])
 }
 
-async fn patch_lease(api: &Api<LeaseMeta>, name: &str, patch: &Value) -> Result<(), Failure> {
+async fn patch(
+    api: &Api<LeaseMeta>,
+    name: &str,
+    version: Option<&str>,
+    annotations: &Annotations,
+) -> Result<(), Failure> {
+    let mut patch = json!({ "metadata": { "annotations": annotations } });
+    if let Some(version) = version {
+        patch["metadata"]["resourceVersion"] = version.into();
+    }
     bounded(api.patch_metadata(name, &merge_params(), &Patch::Merge(patch)))
         .await
         .map(drop)

@@ -30,7 +30,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use tenure::control::ServerTenants;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
@@ -42,7 +42,7 @@ use crate::{
         watches::Watches,
     },
     config::{Config, ConfigError},
-    events::ObjectEvent,
+    events::{self, ObjectEvent},
     failure::Failure,
     http::Health,
     installations::Owner,
@@ -470,13 +470,7 @@ impl Access {
 
     /// Publishes an event about the Secret of a namespace. Nothing waits for it.
     fn publish(&self, namespace: &str, event: ObjectEvent) {
-        let regarding = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Secret".to_owned()),
-            name: Some(secret::NAME.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            ..ObjectReference::default()
-        };
+        let regarding = events::reference("v1", "Secret", Some(namespace), secret::NAME);
         let context = self.context.clone();
         tokio::spawn(async move { context.events.publish(&regarding, &event).await });
     }

@@ -13,6 +13,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     apply::FIELD_MANAGER,
+    events,
     failure::{Failure, bounded},
     http::Health,
     run::WATCH_SECONDS,
@@ -100,13 +101,7 @@ impl Followed {
 
     /// The Secret, for events.
     pub(crate) fn reference(&self) -> ObjectReference {
-        ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Secret".to_owned()),
-            name: Some(self.name.clone()),
-            namespace: self.api.namespace().map(str::to_owned),
-            ..ObjectReference::default()
-        }
+        events::reference("v1", "Secret", self.api.namespace(), &self.name)
     }
 }
 
