@@ -11,7 +11,7 @@ use serde_json::Value;
 use tenure::{Kind, Options, control::Resource};
 use tenure_tests::{Context, Redis, Result, ensure, eventually};
 
-use super::{Bench, SOON, code, gone, output, output_of, printed, runs, text};
+use super::{Bench, SOON, code, gone, on_terminal, output, output_of, printed, runs, text};
 
 #[tokio::test]
 async fn the_command_has_the_lease_in_its_environment_and_returns_its_code() -> Result {
@@ -391,36 +391,15 @@ async fn standard_streams_are_those_of_the_command() -> Result {
     Ok(())
 }
 
-/// `script` runs a command on a terminal of its own.
 #[tokio::test]
 async fn the_command_has_the_use_of_the_terminal() -> Result {
     let bench = Bench::shared().await?;
-    let tenure = bench.tenure("exec lock/tty -- sh inner")?;
     // A program in the background is stopped when it reads from the terminal.
     let inner = "test -t 0 && read -r line && echo \"got $line\"; kill -TSTP $$; echo continued\n";
     fs::write(bench.folder.join("inner"), inner)?;
-    let typed = bench.folder.join("typed");
-    fs::write(&typed, "hello\n")?;
-    let line: Vec<_> = std::iter::once(tenure.get_program())
-        .chain(tenure.get_args())
-        .collect();
-    let line = line.join(std::ffi::OsStr::new(" "));
-    let mut command = Command::new("script");
     // The rest of the line shows that the shell has the terminal again.
-    let line = format!(
-        "{}; echo code $?; stty -a >/dev/null && echo back",
-        line.to_string_lossy()
-    );
-    command
-        .args(["-qec", &line, "/dev/null"])
-        .current_dir(&bench.folder);
-    for (name, value) in tenure.get_envs() {
-        if let Some(value) = value {
-            command.env(name, value);
-        }
-    }
-    let ended = output_of(command, fs::File::open(&typed)?).await?;
-    let shown = text(&ended.stdout);
+    let line = "$TENURE exec lock/tty -- sh inner; echo code $?; stty -a >/dev/null && echo back";
+    let shown = on_terminal(&bench, line).await?;
     ensure!(shown.contains("continued"), "{shown}");
     ensure!(
         shown.contains("got hello") && shown.contains("code 0") && shown.contains("back"),

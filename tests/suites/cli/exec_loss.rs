@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tenure::Kind;
 use tenure_tests::{Context, Redis, Result, ensure, redis::Persistence};
 
-use super::{Bench, SOON, code, gone, output, printed, runs};
+use super::{Bench, SOON, code, gone, output, printed, runs, stopped_until_the_next_holds};
 
 /// Writes its process id, and what happens to it.
 const WORK: &str = "trap 'echo asked; exit 5' TERM; echo $$ > pid; echo ready; while :; do sleep 0.01; done";
@@ -162,15 +162,11 @@ async fn a_stopped_tenure_does_not_let_the_command_run_beyond_the_deadline() -> 
     let mut process = bench.start("stopped", &bench.script("exec lock/x --ttl 2s", WORK)?)?;
     printed(&mut process, "ready").await?;
     let pid = fs::read_to_string(bench.folder.join("pid"))?;
-    process.signal(Signal::STOP)?;
-    // The server grants the lock to the next when the lease has run out. By then the command has ended.
-    let next = bench.client.lock("x")?.acquire().await?;
-    ensure!(!runs(&pid), "the command runs while another has the lock");
-    next.release().await?;
-    process.signal(Signal::CONT)?;
-    let status = process.wait(SOON).await?;
-    ensure!(status.code() == Some(73), "{status}: {}", process.tail());
-    Ok(())
+    stopped_until_the_next_holds(&bench, &mut process, "x", || {
+        ensure!(!runs(&pid), "the command runs while another has the lock");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

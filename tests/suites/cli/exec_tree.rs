@@ -1,11 +1,14 @@
 //! `tenure exec`: all that the command starts ends before the lease does, and a command that is stopped does not keep it.
 
-use std::{ffi::OsStr, fs, process::Command};
+use std::{fs, process::Command};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tenure_tests::{Context, Result, ensure, eventually};
+use rustix::process::Signal;
+use tenure_tests::{Result, ensure, eventually};
 
-use super::{Bench, SOON, code, gone, output, output_of, printed, runs, text};
+use super::{
+    Bench, SOON, code, gone, on_terminal, output, parent, printed, runs, signal,
+    stopped_until_the_next_holds, text,
+};
 
 /// Starts processes outside of the command's group: of another session, of another group, and a daemon. Each is deaf to
 /// SIGTERM but the last one, which leaves a zombie in the group of the command.
@@ -39,18 +42,6 @@ fn none_runs(bench: &Bench) -> Result {
         ensure!(!runs(&bench.pid(file)?), "{file} was left running");
     }
     Ok(())
-}
-
-fn signal(pid: &str, signal: Signal) -> Result {
-    kill_process(Pid::from_raw(pid.parse()?).context("no pid")?, signal)?;
-    Ok(())
-}
-
-/// The parent of a process: of the command, its guardian.
-fn parent(pid: &str) -> Result<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    Ok(line.context("no parent")?.trim().to_owned())
 }
 
 #[tokio::test]
@@ -95,14 +86,7 @@ async fn descendants_end_at_the_deadline_of_a_stopped_tenure() -> Result {
     let bench = Bench::shared().await?;
     let mut process = bench.start("tree", &scatter(&bench, "exec lock/tree --ttl 2s", true)?)?;
     printed(&mut process, "ready").await?;
-    process.signal(Signal::STOP)?;
-    let next = bench.client.lock("tree")?.acquire().await?;
-    none_runs(&bench)?;
-    next.release().await?;
-    process.signal(Signal::CONT)?;
-    let status = process.wait(SOON).await?;
-    ensure!(status.code() == Some(73), "{status}: {}", process.tail());
-    Ok(())
+    stopped_until_the_next_holds(&bench, &mut process, "tree", || none_runs(&bench)).await
 }
 
 /// Without its guardian, the command would outlive a `tenure` that is killed.
@@ -155,16 +139,10 @@ async fn a_stopped_guardian_passes_a_signal_on() -> Result {
 async fn a_child_from_before_is_left_alone_when_the_guardian_is_killed() -> Result {
     let bench = Bench::shared().await?;
     bench.pipe("pipe")?;
-    let tenure = bench.tenure("")?;
-    let mut command = Command::new("sh");
-    command
-        .arg("-c")
-        .arg("sleep 600 & echo $! > before; exec $TENURE exec lock/x -- sh -c 'echo $$ > command; echo ready; read -r _ < pipe'")
-        .env("TENURE", tenure.get_program())
-        .current_dir(&bench.folder);
-    for (name, value) in tenure.get_envs() {
-        command.env(name, value.unwrap_or(OsStr::new("")));
-    }
+    let mut command = bench.program("sh")?;
+    command.arg("-c").arg(
+        "sleep 600 & echo $! > before; exec $TENURE exec lock/x -- sh -c 'echo $$ > command; echo ready; read -r _ < pipe'",
+    );
     let mut process = bench.start("before", &command)?;
     printed(&mut process, "ready").await?;
     signal(&parent(&bench.pid("command")?)?, Signal::KILL)?;
@@ -246,28 +224,16 @@ async fn a_command_that_is_continued_in_time_goes_on() -> Result {
 }
 
 /// Runs a script of bash with job control on a terminal of its own.
-async fn on_terminal(bench: &Bench, script: &str) -> Result<String> {
-    let tenure = bench.tenure("")?;
+async fn with_jobs(bench: &Bench, script: &str) -> Result<String> {
     fs::write(bench.folder.join("jobs"), format!("set -m\n{script}"))?;
-    let typed = bench.folder.join("typed");
-    fs::write(&typed, "hello\n")?;
-    let mut command = Command::new("script");
-    command
-        .args(["-qec", "bash jobs", "/dev/null"])
-        .env("TENURE", tenure.get_program())
-        .current_dir(&bench.folder);
-    for (name, value) in tenure.get_envs() {
-        command.env(name, value.unwrap_or(OsStr::new("")));
-    }
-    let ended = output_of(command, fs::File::open(&typed)?).await?;
-    Ok(text(&ended.stdout))
+    on_terminal(bench, "bash jobs").await
 }
 
 #[tokio::test]
 async fn a_command_that_reads_from_the_terminal_in_the_background_is_ended() -> Result {
     let bench = Bench::shared().await?;
     let script = "$TENURE exec lock/tty --max-stop 500ms -- sh -c 'read -r line; echo got $line' & wait $!; echo code $?";
-    let shown = on_terminal(&bench, script).await?;
+    let shown = with_jobs(&bench, script).await?;
     ensure!(
         shown.contains("bring it to the foreground") && shown.contains("code 73"),
         "{shown}"
@@ -283,7 +249,7 @@ async fn a_command_that_is_brought_to_the_foreground_gets_the_terminal() -> Resu
         $TENURE exec lock/tty -- sh -c 'echo $$ > command; read -r line; echo got $line' &
         until [ -s command ] && grep -q ') T ' /proc/$(cat command)/stat; do sleep 0.01; done
         fg; echo code $?; stty -a >/dev/null && echo back";
-    let shown = on_terminal(&bench, script).await?;
+    let shown = with_jobs(&bench, script).await?;
     ensure!(
         shown.contains("got hello") && shown.contains("code 0") && shown.contains("back"),
         "{shown}"
@@ -300,7 +266,7 @@ async fn a_terminal_on_which_the_background_cannot_write_does_not_stop_the_guard
         $TENURE exec lock/tty --kill-after 100ms -- sh -c 'echo $$ > command; read -r line; setsid sleep 600 & echo got $line' &
         until [ -s command ] && grep -q ') T ' /proc/$(cat command)/stat; do sleep 0.01; done
         fg; echo code $?";
-    let shown = on_terminal(&bench, script).await?;
+    let shown = with_jobs(&bench, script).await?;
     ensure!(
         shown.contains("left processes behind") && shown.contains("code 0"),
         "{shown}"

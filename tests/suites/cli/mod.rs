@@ -29,12 +29,14 @@ mod serve;
 mod view;
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tenure::{Client, Kind, ObjectRef, control::Snapshot};
 use tenure_tests::{Context, Process, Redis, Result, binaries, ensure, eventually, process::folder, unique};
 
@@ -83,6 +85,19 @@ impl Bench {
     fn script(&self, args: &str, script: &str) -> Result<Command> {
         let mut command = self.tenure(args)?;
         command.args(["--", "sh", "-c", script]);
+        Ok(command)
+    }
+
+    /// Another program, with the settings of `tenure`, which it finds as `$TENURE`.
+    fn program(&self, name: &str) -> Result<Command> {
+        let tenure = self.tenure("")?;
+        let mut command = Command::new(name);
+        command
+            .env("TENURE", tenure.get_program())
+            .current_dir(&self.folder);
+        for (name, value) in tenure.get_envs() {
+            command.env(name, value.unwrap_or(OsStr::new("")));
+        }
         Ok(command)
     }
 
@@ -196,4 +211,45 @@ async fn gone(pid: &str) -> Result {
         Ok(())
     })
     .await
+}
+
+fn signal(pid: &str, signal: Signal) -> Result {
+    kill_process(Pid::from_raw(pid.parse()?).context("no pid")?, signal)?;
+    Ok(())
+}
+
+/// The parent of a process: of the command, its guardian.
+fn parent(pid: &str) -> Result<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    Ok(line.context("no parent")?.trim().to_owned())
+}
+
+/// Stops a `tenure` that holds the lock until the lease has run out and the next has the lock: `check` looks at what is left then. The
+/// continued one ends, and reports the loss.
+async fn stopped_until_the_next_holds(
+    bench: &Bench,
+    process: &mut Process,
+    lock: &str,
+    check: impl FnOnce() -> Result,
+) -> Result {
+    process.signal(Signal::STOP)?;
+    // The server grants the lock to the next when the lease has run out. By then the command has ended.
+    let next = bench.client.lock(lock)?.acquire().await?;
+    check()?;
+    next.release().await?;
+    process.signal(Signal::CONT)?;
+    let status = process.wait(SOON).await?;
+    ensure!(status.code() == Some(73), "{status}: {}", process.tail());
+    Ok(())
+}
+
+/// Runs a line of a shell on a terminal of its own, at which `hello` is typed. `$TENURE` is the program.
+async fn on_terminal(bench: &Bench, line: &str) -> Result<String> {
+    let typed = bench.folder.join("typed");
+    fs::write(&typed, "hello\n")?;
+    let mut command = bench.program("script")?;
+    command.args(["-qec", line, "/dev/null"]);
+    let ended = output_of(command, fs::File::open(&typed)?).await?;
+    Ok(text(&ended.stdout))
 }

@@ -2,10 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tenure_tests::{Context, Process, Result, ensure, eventually};
+use rustix::process::Signal;
+use tenure_tests::{Process, Result, ensure, eventually};
 
-use super::{Bench, SOON, code, output, printed, text};
+use super::{Bench, SOON, code, output, parent, printed, signal, text};
 
 const RUN: &str = "echo run >> runs; while ! [ -e end ]; do sleep 0.01; done";
 
@@ -47,12 +47,10 @@ async fn one_of_twenty_runs_the_command_and_the_others_succeed_with_it() -> Resu
 #[tokio::test]
 async fn when_the_one_that_runs_is_killed_another_runs() -> Result {
     let bench = Bench::shared().await?;
-    // The parent of the command is its guardian, and the parent of that is `tenure`.
-    let script = format!("sed -n 's/^PPid:[[:space:]]*//p' /proc/$PPID/status > parent; {RUN}");
+    let script = format!("echo $PPID > guardian; {RUN}");
     let mut all = twenty(&bench, "once migrate --ttl 2s", &script)?;
     in_the_queue(&bench, 19).await?;
-    let parent: i32 = fs::read_to_string(bench.folder.join("parent"))?.trim().parse()?;
-    kill_process(Pid::from_raw(parent).context("no process")?, Signal::KILL)?;
+    signal(&parent(&bench.pid("guardian")?)?, Signal::KILL)?;
     eventually("the next run", SOON, async || {
         ensure!(runs(&bench) == 2, "{} runs", runs(&bench));
         Ok(())
