@@ -240,7 +240,7 @@ fn adapt(value: &mut Value, script: &str) {
                             fields.remove("args");
                         }
                     }
-                    // The program of the recipe's reader, which goes on.
+                    // The program that a reader of the recipe writes: it continues.
                     None => drop(fields.insert("command".to_owned(), json!(["sleep", "3600"]))),
                 }
             }
