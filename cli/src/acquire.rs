@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
-use tenure::{Client, Kind, Lease, Options, ResourceState, control::Snapshot};
+use tenure::{Client, Kind, Lease, Options, PoolLease, ResourceState, control::Snapshot};
 
 use crate::{
     duration,
@@ -63,6 +63,24 @@ pub(crate) struct Held {
     pub(crate) resources: Vec<(String, BTreeMap<String, String>)>,
 }
 
+impl From<Lease> for Held {
+    fn from(lease: Lease) -> Self {
+        Self {
+            lease,
+            resources: Vec::new(),
+        }
+    }
+}
+
+impl From<PoolLease> for Held {
+    fn from(lease: PoolLease) -> Self {
+        Self {
+            resources: lease.resources().to_vec(),
+            lease: lease.into_lease(),
+        }
+    }
+}
+
 /// The longest possible wait stands for no limit.
 const FOREVER: Duration = Duration::MAX;
 /// For the answers that only explain a wait.
@@ -102,29 +120,29 @@ impl Request {
     ) -> Result<Held, Failure> {
         amount.check(object).map_err(Failure::usage)?;
         let (options, within, name) = (self.options(), self.patience(spent), &object.name);
-        let mut resources = Vec::new();
-        let lease = match object.kind {
+        let held = match object.kind {
             Kind::Pool => {
                 let mut pool = client.lock_pool(name)?.with(options).many(amount.permits);
                 if !amount.matching.is_empty() {
                     pool = pool.matching(amount.matching.iter().map(|(key, value)| (key, value)))?;
                 }
-                pool.acquire_timeout(within).await?.map(|lease| {
-                    resources = lease.resources().to_vec();
-                    lease.into_lease()
-                })
+                pool.acquire_timeout(within).await?.map(Held::from)
             }
             Kind::Semaphore => {
                 let mut semaphore = client.semaphore(name)?.with(options);
                 if let Some(permits) = amount.or_permits {
                     semaphore = semaphore.or_permits(permits)?;
                 }
-                semaphore.acquire_many_timeout(amount.permits, within).await?
+                let lease = semaphore.acquire_many_timeout(amount.permits, within).await?;
+                lease.map(Held::from)
             }
-            _ => client.lock(name)?.with(options).acquire_timeout(within).await?,
+            _ => {
+                let lock = client.lock(name)?.with(options);
+                lock.acquire_timeout(within).await?.map(Held::from)
+            }
         };
-        match lease {
-            Some(lease) => Ok(Held { lease, resources }),
+        match held {
+            Some(held) => Ok(held),
             None => Err(self.not_granted(client, object, amount).await),
         }
     }

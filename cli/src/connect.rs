@@ -166,7 +166,7 @@ impl Connection {
     }
 
     /// The prefix of all keys, as far as it is known here.
-    pub(crate) fn prefix(&self) -> &str {
+    fn prefix(&self) -> &str {
         self.key_prefix
             .as_deref()
             .filter(|prefix| !prefix.is_empty())

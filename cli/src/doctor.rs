@@ -15,7 +15,7 @@ use crate::{
     exit::{Code, Failure},
     kubernetes::objects::unapplied,
     object::shown,
-    view::{all_objects, namespace, table::coloured, time::until, write},
+    view::{all_objects, table::coloured, time::until, write},
 };
 
 const EXAMPLES: &str = "Examples:
@@ -220,10 +220,13 @@ async fn of_objects(connection: &Connection, client: &Client) -> Result<Vec<Find
         seen.push((object, client.control().look(object, usize::MAX).await));
     }
     // After the holders: a pod that has started since is listed, too.
-    let cluster = of_cluster(connection, &namespace(client)?).await;
+    let cluster = of_cluster(connection, client.namespace()).await;
     let mut findings = Vec::new();
-    let mut damaged = BTreeSet::new();
+    let (mut present, mut damaged) = (BTreeSet::new(), BTreeSet::new());
     for (object, seen) in seen {
+        if !matches!(seen, Ok(None)) {
+            present.insert(object);
+        }
         match seen {
             Ok(Some(snapshot)) => {
                 let found: Vec<_> = of_object(object, &snapshot)
@@ -247,9 +250,11 @@ async fn of_objects(connection: &Connection, client: &Client) -> Result<Vec<Find
     let mut all: BTreeSet<_> = objects.iter().collect();
     for (object, resource) in cluster.declared.iter().flatten() {
         all.insert(object);
-        let seen = client.control().look(object, 0).await;
+        // One that was applied since the objects were listed may be there now.
+        let is_missing =
+            !present.contains(object) && matches!(client.control().look(object, 0).await, Ok(None));
         let problem = match unapplied(resource) {
-            _ if seen.is_ok_and(|seen| seen.is_none()) => Some(
+            _ if is_missing => Some(
                 "is declared, and Redis does not have it: check its conditions (tenure describe) and that the controller runs"
                     .to_owned(),
             ),

@@ -20,7 +20,6 @@ use crate::{
     kubernetes::objects::unapplied,
     object::{Object, shown},
     report,
-    view::namespace,
 };
 
 const EXAMPLES: &str = "Examples:
@@ -75,7 +74,7 @@ pub(crate) async fn drain(connection: &Connection, args: Drain) -> Result<u8, Fa
     let object = set(connection, &args.resources, true).await?;
     if args.wait {
         let client = connection.connect_with_events().await?;
-        let of_redis = namespace(&client)?;
+        let of_redis = client.namespace();
         if of_redis != object.namespace() {
             return Err(Failure::usage(format!(
                 "{} is drained, and cannot be waited for: the connection to Redis is for the namespace {of_redis}: add --namespace {}",

@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tenure::{Client, Identity, Kind, Lease, ObjectRef};
+use tenure::{Client, Identity, Kind, ObjectRef};
 
 use crate::{
     acquire::{Amount, Held, Request},
@@ -23,7 +23,7 @@ use crate::{
     kubernetes::{Kubernetes, objects},
     object::{Object, shown},
     report,
-    view::{table::reason as reason_of, time},
+    view::{table::because, time},
 };
 
 const EXAMPLES: &str = "Examples:
@@ -200,21 +200,17 @@ async fn detach(client: &Client, held: Held, object: &Object, path: Option<&Path
 async fn take_over(connection: &Connection, known: &Known) -> Result<(Client, Object, Held), Failure> {
     let (object, secret, namespace) = known.read()?;
     let client = connection.connect(None).await?;
-    check_namespace(&client, &object, namespace.as_deref())?;
+    check_namespace(&client, namespace.as_deref())?;
     let held = adopt(&client, &object, &secret).await?;
     Ok((client, object, held))
 }
 
 async fn adopt(client: &Client, object: &Object, secret: &str) -> Result<Held, Failure> {
     let name = &object.name;
-    let mut resources = Vec::new();
-    let lease: Option<Lease> = match object.kind {
-        Kind::Pool => client.lock_pool(name)?.adopt(secret).await?.map(|lease| {
-            resources = lease.resources().to_vec();
-            lease.into_lease()
-        }),
-        Kind::Semaphore => client.semaphore(name)?.adopt(secret).await?,
-        Kind::Lock => client.lock(name)?.adopt(secret).await?,
+    let held: Option<Held> = match object.kind {
+        Kind::Pool => client.lock_pool(name)?.adopt(secret).await?.map(Held::from),
+        Kind::Semaphore => client.semaphore(name)?.adopt(secret).await?.map(Held::from),
+        Kind::Lock => client.lock(name)?.adopt(secret).await?.map(Held::from),
         _ => return Err(Failure::usage(format!("{object} cannot be held here"))),
     };
     let lost = || {
@@ -225,7 +221,7 @@ async fn adopt(client: &Client, object: &Object, secret: &str) -> Result<Held, F
             ),
         )
     };
-    lease.map(|lease| Held { lease, resources }).ok_or_else(lost)
+    held.ok_or_else(lost)
 }
 
 impl Known {
@@ -259,12 +255,11 @@ impl Known {
 }
 
 /// Fails if the lease is one of another namespace than the client's, where it would not be found.
-fn check_namespace(client: &Client, object: &Object, namespace: Option<&str>) -> Result<(), Failure> {
-    let own = object.of(client)?;
+fn check_namespace(client: &Client, namespace: Option<&str>) -> Result<(), Failure> {
     match namespace {
-        Some(other) if other != own.namespace() => Err(Failure::usage(format!(
+        Some(other) if other != client.namespace() => Err(Failure::usage(format!(
             "the lease is in the namespace {other}, and the command works in {}: add --namespace {other}",
-            own.namespace()
+            client.namespace()
         ))),
         _ => Ok(()),
     }
@@ -294,7 +289,7 @@ async fn take(connection: &Connection, args: &Release) -> Result<u8, Failure> {
         ));
     }
     for view in &meant {
-        let why = reason_of(&view.reason).map_or_else(String::new, |reason| format!(": {reason}"));
+        let why = because(&view.reason);
         report(format_args!("{object} is held by {}{why}", view.holder));
     }
     if !args.yes && !confirmed(meant.len())? {

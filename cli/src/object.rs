@@ -71,8 +71,7 @@ impl FromStr for Object {
 impl Object {
     /// The object in the namespace of the client.
     pub(crate) fn of(&self, client: &Client) -> Result<ObjectRef, Error> {
-        let namespaced = client.lock(&self.name)?;
-        ObjectRef::new(self.kind, namespaced.object().namespace(), &self.name)
+        ObjectRef::new(self.kind, client.namespace(), &self.name)
     }
 }
 

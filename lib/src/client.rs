@@ -48,6 +48,18 @@ impl Client {
         &self.session.prefix
     }
 
+    /// The namespace of the client's objects.
+    ///
+    /// ```no_run
+    /// # fn run(client: tenure::Client) {
+    /// println!("the objects are those of {}", client.namespace());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.session.namespace
+    }
+
     /// A lock of this name in the client's namespace. Locks need no declaration. No command is sent.
     ///
     /// # Errors

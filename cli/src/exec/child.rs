@@ -165,7 +165,7 @@ pub(crate) fn code(status: WaitStatus) -> u8 {
     code.unwrap_or_else(|| crate::exit::of_signal(status.terminating_signal().unwrap_or(0)))
 }
 
-/// Does this process read from a terminal, and has no other process the use of it?
+/// Returns whether this process reads from a terminal, and its process group has the use of it.
 fn is_in_foreground() -> bool {
     let stdin = io::stdin();
     stdin.is_terminal() && rustix::termios::tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp())

@@ -12,7 +12,8 @@
 //! | `until N` | the deadline in milliseconds, by the clock that counts suspends; each replaces the last |
 //! | `signal N` | for the command: a signal that ends programs goes to its group, another one to it alone |
 //!
-//! The end of the pipe means that `tenure` has ended: everything is killed at once, unless it goes on without the lease.
+//! The end of the pipe means that `tenure` has ended: everything is killed at once, unless the command
+//! continues without the lease.
 
 use std::{
     collections::HashSet,

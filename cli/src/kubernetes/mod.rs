@@ -74,19 +74,18 @@ impl Settings {
             Err(KubeconfigError::FindPath | KubeconfigError::ReadConfig(..)) if !self.is_given() => {
                 return Ok(None);
             }
-            read => read.map_err(unusable)?,
+            read => read.map_err(|error| unusable(&error))?,
         };
         // A file without a context is as none.
         if read.current_context.as_ref().is_none_or(String::is_empty) && !self.is_given() {
             return Ok(None);
         }
         let config = kube::Config::from_custom_kubeconfig(read, &options).await;
-        client(config.map_err(unusable)?).map(Some)
+        client(config.map_err(|error| unusable(&error))?).map(Some)
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unusable(error: KubeconfigError) -> Failure {
+fn unusable(error: &KubeconfigError) -> Failure {
     let fix = "check --kubeconfig, --context and KUBECONFIG, or give --redis-url";
     Failure::usage(format!("the kubeconfig cannot be used: {error}: {fix}"))
 }

@@ -33,7 +33,7 @@ const NO_METHOD: &str = "the path does not take this method: docs/sidecar.md has
 
 /// A request for a lease.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 struct Wanted {
     object: String,
     #[serde(default)]
@@ -100,7 +100,7 @@ async fn acquire(
     if kind.is_none_or(|kind| !kind.starts_with("application/json")) {
         return Err(usage("the Content-Type is not application/json"));
     }
-    let wanted: Wanted = serde_json::from_slice(&body).map_err(unreadable)?;
+    let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
     if wanted.heartbeat.is_some_and(|time| time < SHORTEST_HEARTBEAT) {
         return Err(usage("heartbeat is too short: use 1s or more"));
     }
@@ -245,14 +245,12 @@ fn usage(problem: impl std::fmt::Display) -> Problem {
 }
 
 /// The error of a body, in terms of JSON.
-#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unreadable(error: serde_json::Error) -> Problem {
+fn unreadable(error: &serde_json::Error) -> Problem {
     let text = error.to_string();
-    let text = text
-        .replace("expected i8", "expected an integer from -128 to 127")
-        .replace("expected u32", "expected an integer from 0 to 4294967295")
-        .replace("expected struct Wanted with 11 elements", "expected an object");
-    usage(text.replace("expected struct Wanted", "expected an object"))
+    usage(
+        text.replace("expected i8", "expected an integer from -128 to 127")
+            .replace("expected u32", "expected an integer from 0 to 4294967295"),
+    )
 }
 
 /// The failure of an acquisition, with fields in place of flags.

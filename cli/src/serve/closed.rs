@@ -56,7 +56,7 @@ impl<S: AsFd> Watched<S> {
     }
 }
 
-/// Has the other side closed the connection, whether or not all that it has sent was read?
+/// Returns whether the other side has closed the connection, also if some of what it has sent is unread.
 fn is_closed(stream: &impl AsFd) -> bool {
     #[cfg(target_os = "linux")]
     let events = PollFlags::RDHUP;

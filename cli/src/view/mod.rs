@@ -250,7 +250,7 @@ async fn show(connection: &Connection, args: Shown, table: &Table) -> Result<u8,
                 report(format_args!(
                     "no {} in the namespace {}",
                     table.what,
-                    namespace(&client)?
+                    client.namespace()
                 ));
             } else if !write(&text) {
                 return Ok(0);
@@ -317,8 +317,8 @@ pub(crate) async fn all_objects(
     connection: &Connection,
     client: &Client,
 ) -> Result<(Vec<ObjectRef>, Option<String>), Failure> {
-    let namespace = namespace(client)?;
-    let reason = match client.control().objects(&namespace).await {
+    let namespace = client.namespace();
+    let reason = match client.control().objects(namespace).await {
         Ok(objects) => return Ok((objects, None)),
         Err(Error::Refused { reason }) => reason,
         Err(error) => return Err(error.into()),
@@ -333,18 +333,13 @@ pub(crate) async fn all_objects(
     let Some(kubernetes) = connection.kubernetes().await? else {
         return Err(refused(""));
     };
-    match kubernetes.declared(&namespace).await {
+    match kubernetes.declared(namespace).await {
         Ok(declared) => Ok((
             declared.into_keys().collect(),
             Some("the Redis user may not list objects: those without a custom resource, such as locks, are left out. Name them as KIND/NAME".to_owned()),
         )),
         Err(failure) => Err(refused(&format!("; and {}", failure.message.unwrap_or_default()))),
     }
-}
-
-/// The namespace of the client.
-pub(crate) fn namespace(client: &Client) -> Result<String, Error> {
-    Ok(client.lock("x")?.object().namespace().to_owned())
 }
 
 /// Looks at an object. One that was named, must be declared and is not, is an error; one that is gone since it was listed is left

@@ -105,10 +105,7 @@ pub(crate) fn terminal() -> Option<usize> {
 /// The text, or `-` where there is none.
 pub(crate) fn or_dash(text: &str) -> String {
     // A reason may have several lines.
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let text = text.replace(char::is_control, " ");
     if text.trim().is_empty() {
         "-".to_owned()
     } else {
@@ -119,6 +116,11 @@ pub(crate) fn or_dash(text: &str) -> String {
 /// The reason that a holder or waiter has given, if it has.
 pub(crate) fn reason(text: &str) -> Option<String> {
     Some(or_dash(text)).filter(|text| text != "-")
+}
+
+/// The same behind what it explains: a colon and the reason, or nothing.
+pub(crate) fn because(text: &str) -> String {
+    reason(text).map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! `tenure watch`: the changes of objects, a line each, as they happen.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::SystemTime,
+};
 
 use tenure::{
     Error, ObjectRef,
@@ -14,7 +17,7 @@ use crate::{
     object::{Object, needs_declaration, shown},
     view::{
         model::{name, state},
-        table::reason,
+        table::because,
         time::rfc3339,
         why::some,
         write,
@@ -103,15 +106,21 @@ fn differences(object: &ObjectRef, before: Option<&Snapshot>, after: Option<&Sna
             (_, permits) => format!("{permits} of {object}"),
         }
     };
+    let (held_before, held) = (
+        tokens_of(holders_before, |view| &view.token),
+        tokens_of(holders, |view| &view.token),
+    );
+    let waited_before = tokens_of(waiters_before, |view| &view.token);
+    let waited = tokens_of(waiters, |view| &view.token);
     for view in holders_before
         .iter()
-        .filter(|view| !holders.iter().any(|one| one.token == view.token))
+        .filter(|view| !held.contains(view.token.as_str()))
     {
         lines.push(format!("{} holds {} no longer", name(&view.holder), what(view)));
     }
     for view in holders
         .iter()
-        .filter(|view| !holders_before.iter().any(|one| one.token == view.token))
+        .filter(|view| !held_before.contains(view.token.as_str()))
     {
         lines.push(format!(
             "{} holds {}{}",
@@ -120,17 +129,14 @@ fn differences(object: &ObjectRef, before: Option<&Snapshot>, after: Option<&Sna
             because(&view.reason)
         ));
     }
-    let is_holder = |token: &str| holders.iter().any(|view| view.token == token);
-    for view in waiters_before
-        .iter()
-        .filter(|view| !waiters.iter().any(|one| one.token == view.token))
-    {
-        if !is_holder(&view.token) {
+    for view in waiters_before {
+        let token = view.token.as_str();
+        if !waited.contains(token) && !held.contains(token) {
             lines.push(format!("{} waits for {object} no longer", name(&view.holder)));
         }
     }
     for (index, view) in waiters.iter().enumerate() {
-        if !waiters_before.iter().any(|one| one.token == view.token) {
+        if !waited_before.contains(view.token.as_str()) {
             let (who, reason) = (name(&view.holder), because(&view.reason));
             lines.push(format!(
                 "{who} waits for {object}, at position {}{reason}",
@@ -146,10 +152,10 @@ fn differences(object: &ObjectRef, before: Option<&Snapshot>, after: Option<&Sna
     lines
 }
 
-fn parts(seen: Option<&Snapshot>) -> (&[HolderView], &[WaiterView]) {
-    seen.map_or((&[], &[]), |seen| (&seen.holders, &seen.waiters))
+fn tokens_of<T>(views: &[T], token: fn(&T) -> &String) -> HashSet<&str> {
+    views.iter().map(|view| token(view).as_str()).collect()
 }
 
-fn because(text: &str) -> String {
-    reason(text).map_or_else(String::new, |reason| format!(": {reason}"))
+fn parts(seen: Option<&Snapshot>) -> (&[HolderView], &[WaiterView]) {
+    seen.map_or((&[], &[]), |seen| (&seen.holders, &seen.waiters))
 }

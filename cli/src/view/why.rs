@@ -15,8 +15,7 @@ use crate::{
     view::{
         Target, look,
         model::name,
-        namespace,
-        table::reason,
+        table::because,
         targets,
         time::{since, until},
         with_kinds, write,
@@ -134,12 +133,12 @@ async fn unknown(
     who: &Who,
     is_partial: bool,
 ) -> Result<String, Failure> {
-    let namespace = namespace(client)?;
+    let namespace = client.namespace();
     // Without a kubeconfig or the right to get it, it may exist.
     if let Ok(Some(kubernetes)) = connection.kubernetes().await {
         let exists = match who {
-            Who::Pod(name) => kubernetes.exists::<Pod>(&namespace, name).await,
-            Who::Job(name) => kubernetes.exists::<Job>(&namespace, name).await,
+            Who::Pod(name) => kubernetes.exists::<Pod>(namespace, name).await,
+            Who::Job(name) => kubernetes.exists::<Job>(namespace, name).await,
             Who::Process(_) => true,
         };
         if !exists {
@@ -271,7 +270,7 @@ impl Situation<'_> {
                     .any(|resource| holder.resources.contains(&resource.name) && matches(request, resource))
         };
         let line = |holder: &HolderView| {
-            let reason = reason(&holder.reason).map_or_else(String::new, |reason| format!(": {reason}"));
+            let reason = because(&holder.reason);
             format!("Held by {}{}{reason}.", name(&holder.holder), self.hold(holder))
         };
         self.snapshot.holders.iter().filter(blocks).take(SHOWN).map(line)

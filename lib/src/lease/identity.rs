@@ -81,9 +81,7 @@ impl Identity {
         }
         Ok(())
     }
-}
 
-impl Identity {
     /// The JSON that is stored in Redis about this holder or waiter.
     pub(crate) fn holder(&self, reason: &str) -> Result<Arc<str>, Error> {
         let holder = Holder {
